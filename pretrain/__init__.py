@@ -1,0 +1,1 @@
+"""Pretraining: sampler, loader, views, objectives, loop. ``torchrun -m pretrain CONFIG``."""

@@ -1,0 +1,64 @@
+"""What a sensor measured: its bands, the quantity behind the numbers, and how stored numbers become physical ones."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from specfm.bands import BandGrid
+from specfm.errors import SpecfmError
+
+QUANTITIES = ("dn", "radiance", "toa_reflectance", "surface_reflectance")
+LEVELS = ("raw", "L1", "L2")
+
+
+@dataclass(frozen=True)
+class Sensor:
+    """One sensor as a model is told about it.
+
+    Attributes:
+        bands: the band grid (nm).
+        quantity: one of :data:`QUANTITIES`, or None if unknown.
+        scale, offset: ``physical = stored * scale + offset``.
+        level: processing level, one of :data:`LEVELS`, or None.
+        gsd_m: ground sampling distance in metres, or None.
+        name: instrument name, or None.
+    """
+
+    bands: BandGrid
+    quantity: str | None = None
+    scale: float = 1.0
+    offset: float = 0.0
+    level: str | None = None
+    gsd_m: float | None = None
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.quantity is not None and self.quantity not in QUANTITIES:
+            raise SpecfmError(f"unknown quantity {self.quantity!r}; give one of {', '.join(QUANTITIES)}")
+        if self.level is not None and self.level not in LEVELS:
+            raise SpecfmError(f"unknown processing level {self.level!r}; give one of {', '.join(LEVELS)}")
+        if not self.scale > 0:
+            raise SpecfmError(f"sensor scale must be positive, got {self.scale!r}")
+        if self.gsd_m is not None and not self.gsd_m > 0:
+            raise SpecfmError(f"gsd_m must be positive, got {self.gsd_m!r}")
+
+    def replace(self, **changes: Any) -> Sensor:
+        """A copy with some attributes changed."""
+        return replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe description."""
+        return {**asdict(replace(self)), "bands": self.bands.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Sensor:
+        """Inverse of :meth:`to_dict`."""
+        return cls(**{**data, "bands": BandGrid.from_dict(data["bands"])})
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits over everything a model is told."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,361 @@
+"""Publishing files and folders so that a crash never leaves a half-written one under its final name.
+
+This is the only module that renames anything. The order is always the same: write to a temporary name in the same folder,
+flush to disk, rename, flush the parent folder. Folders that carry weights or training state also hold a ``MANIFEST.json``
+(name, size and SHA-256 of every file, written last): a folder is valid if and only if it has its final name and its manifest
+verifies. A flipped byte in a safetensors payload loads silently; only these hashes catch it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import socket
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Any
+
+from specfm.errors import SpecfmError, UsageError
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "MANIFEST.json"
+MANIFEST_FORMAT = 1
+TEMPORARY_PREFIX = ".tmp-"
+_CHUNK = 1 << 22
+
+
+class IntegrityError(SpecfmError):
+    """A file or folder is missing, cut short or altered."""
+
+
+class LockedError(UsageError):
+    """Another live process works in this folder."""
+
+
+def fsync_path(path: Path) -> None:
+    """Flush one file or folder entry to disk (folders: the names in it)."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:  # some network file systems refuse fsync on folders; the rename itself is still atomic there
+        if not Path(path).is_dir():
+            raise
+        log.debug("cannot fsync folder %s: %s", path, error)
+    finally:
+        os.close(descriptor)
+
+
+def temporary_sibling(final: Path) -> Path:
+    """A fresh hidden name beside ``final`` (same file system, so that the later rename is atomic)."""
+    return final.parent / f"{TEMPORARY_PREFIX}{final.name}-{uuid.uuid4().hex[:8]}"
+
+
+def atomic_write_bytes(path: Path | str, data: bytes) -> None:
+    """Write ``data`` so that ``path`` holds either its old content or all of the new one.
+
+    Args:
+        path: Final name; its folder is made if needed. An existing file is replaced, so callers refuse first where they must.
+        data: The whole content.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_sibling(path)
+    try:
+        with open(temporary, "wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_path(path.parent)
+
+
+def atomic_write_text(path: Path | str, text: str) -> None:
+    """As :func:`atomic_write_bytes`, for UTF-8 text."""
+    atomic_write_bytes(path, text.encode())
+
+
+def atomic_write_json(path: Path | str, value: Any) -> None:
+    """As :func:`atomic_write_bytes`, for strict JSON (NaN and infinity are refused)."""
+    atomic_write_bytes(path, (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())
+
+
+def publish_file(temporary: Path | str, final: Path | str, overwrite: bool = False) -> None:
+    """Flush a finished temporary file and give it its final name in one rename.
+
+    Raises:
+        UsageError: ``final`` exists and ``overwrite`` is false.
+    """
+    temporary, final = Path(temporary), Path(final)
+    if final.exists() and not overwrite:
+        raise UsageError(f"{final} exists; choose another --out or pass --overwrite")
+    fsync_path(temporary)
+    os.replace(temporary, final)
+    fsync_path(final.parent)
+
+
+def publish_folder(temporary: Path | str, final: Path | str) -> None:
+    """Flush every file below ``temporary``, then give the folder its final name in one rename.
+
+    Raises:
+        UsageError: ``final`` exists (a published folder is never replaced).
+    """
+    temporary, final = Path(temporary), Path(final)
+    if final.exists() or final.is_symlink():
+        raise UsageError(f"{final} exists; choose another --out")
+    for root, _, names in os.walk(temporary):
+        for name in names:
+            fsync_path(Path(root) / name)
+        fsync_path(Path(root))
+    os.rename(temporary, final)
+    fsync_path(final.parent)
+
+
+@contextmanager
+def staged_folder(final: Path | str) -> Iterator[Path]:
+    """Give a temporary folder to fill; publish it as ``final`` on success, remove it on failure.
+
+    Example:
+        >>> with staged_folder(Path("out/model")) as folder:      # doctest: +SKIP
+        ...     (folder / "config.json").write_text("{}")
+        ...     write_manifest(folder)
+    """
+    final = Path(final)
+    if final.exists() or final.is_symlink():
+        raise UsageError(f"{final} exists; choose another --out")
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_sibling(final)
+    temporary.mkdir()
+    try:
+        yield temporary
+        publish_folder(temporary, final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a published folder: first take its final name away, so that a kill half-way leaves nothing that looks valid."""
+    doomed = temporary_sibling(folder)
+    os.rename(folder, doomed)
+    shutil.rmtree(doomed)
+
+
+def remove_temporaries(folder: Path) -> list[Path]:
+    """Remove what a killed process left under temporary names in ``folder``; returns what was removed."""
+    found = sorted(p for p in folder.glob(f"{TEMPORARY_PREFIX}*")) if folder.is_dir() else []
+    for path in found:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    return found
+
+
+def sha256_file(path: Path | str) -> str:
+    """SHA-256 of a file's bytes, as 64 hex digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        while chunk := handle.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_manifest(folder: Path | str, **extra: Any) -> dict[str, Any]:
+    """Flush every file below ``folder`` and write ``MANIFEST.json`` (name, size, sha256), last.
+
+    Args:
+        folder: Folder to describe; files in subfolders are listed as ``sub/name``.
+        extra: JSON-safe facts to keep beside the list (kind, version, ...).
+
+    Returns:
+        The manifest as written.
+    """
+    folder = Path(folder)
+    files = []
+    for path in sorted(p for p in folder.rglob("*") if not p.is_dir()):
+        if path == folder / MANIFEST:
+            continue
+        if path.is_symlink():
+            raise IntegrityError(f"{path} is a symbolic link; a manifest lists plain files only")
+        fsync_path(path)
+        name = path.relative_to(folder).as_posix()
+        files.append({"name": name, "size": path.stat().st_size, "sha256": sha256_file(path)})
+    from specfm import __version__
+
+    manifest = {"format": MANIFEST_FORMAT, "specfm": __version__, **extra, "files": files}
+    atomic_write_json(folder / MANIFEST, manifest)
+    return manifest
+
+
+def read_manifest(folder: Path | str) -> dict[str, Any]:
+    """Parse ``MANIFEST.json`` and check its shape and every name in it, without hashing anything.
+
+    Raises:
+        IntegrityError: no manifest, unreadable, a newer format, or a name that leaves the folder.
+    """
+    path = Path(folder) / MANIFEST
+    if path.is_symlink():
+        raise IntegrityError(f"{path} is a symbolic link; refusing to follow it")
+    try:
+        manifest = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise IntegrityError(f"{path} is missing, so {folder} is not a complete folder") from None
+    except (OSError, ValueError) as error:
+        raise IntegrityError(f"{path} cannot be read ({error})") from None
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
+        raise IntegrityError(f"{path} is not a manifest written by specfm")
+    if manifest["format"] > MANIFEST_FORMAT:
+        writer = manifest.get("specfm", "a later version")
+        raise IntegrityError(
+            f"{path} was written by specfm {writer} (format {manifest['format']} > {MANIFEST_FORMAT}); update specfm"
+        )
+    files = manifest.get("files")
+    keys = {"name": str, "size": int, "sha256": str}
+    if not isinstance(files, list) or not all(
+        isinstance(row, dict) and all(isinstance(row.get(key), kind) for key, kind in keys.items()) for row in files
+    ):
+        raise IntegrityError(f"{path} has no proper list of files")
+    for row in files:
+        name = row["name"]
+        parts = PurePosixPath(name).parts
+        if not parts or PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name or "\0" in name:
+            raise IntegrityError(f"{path} lists {name!r}, which would leave the folder; refusing it")
+    return manifest
+
+
+def verify_manifest(folder: Path | str) -> dict[str, Any]:
+    """Check that every listed file is there with its size and hash; returns the manifest.
+
+    Files that the manifest does not list are ignored, and readers never open them.
+
+    Raises:
+        IntegrityError: one sentence that names the file and what is wrong with it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise IntegrityError(f"{folder} is not a folder")
+    manifest = read_manifest(folder)
+    for row in manifest["files"]:
+        path = folder / row["name"]
+        for step in [path, *path.parents]:
+            if step == folder:
+                break
+            if step.is_symlink():
+                raise IntegrityError(f"{step} is a symbolic link; refusing to follow it")
+        if not path.is_file():
+            raise IntegrityError(f"{path} is missing")
+        size = path.stat().st_size
+        if size != row["size"]:
+            raise IntegrityError(f"{path} has {size} bytes, its manifest says {row['size']}")
+        if sha256_file(path) != row["sha256"]:
+            raise IntegrityError(f"{path} does not match the sha256 in its manifest; its bytes were changed")
+    return manifest
+
+
+def require_free_space(folder: Path | str, needed_bytes: int) -> None:
+    """Refuse to start a write that cannot fit.
+
+    Raises:
+        OSError: fewer than ``needed_bytes`` are free on the file system of ``folder`` (errno ENOSPC).
+    """
+    import errno
+
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise OSError(errno.ENOSPC, f"{free} bytes free, {needed_bytes} needed", str(folder))
+
+
+class RunLock:
+    """One process (group) at a time in a run folder; holds host and pid, and takes over a lock whose process has died.
+
+    The lock is a small JSON file made with ``O_EXCL``: it works on file systems without ``flock``. A lock from another host
+    cannot be checked for life, so it is refused with a sentence that says how to remove it.
+
+    Example:
+        >>> with RunLock(Path("runs/a")):      # doctest: +SKIP
+        ...     train()
+    """
+
+    def __init__(self, folder: Path | str, name: str = "run.lock") -> None:
+        self.path = Path(folder) / name
+        self._token = uuid.uuid4().hex
+
+    def acquire(self) -> RunLock:
+        """Take the lock or raise :class:`LockedError` naming host and pid of its holder."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        pid = os.getpid()
+        text = {"host": socket.gethostname(), "pid": pid, "started": _process_start(pid), "token": self._token}
+        for _ in range(2):
+            try:
+                descriptor = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            except FileExistsError:
+                self._drop_if_stale()
+                continue
+            with os.fdopen(descriptor, "w") as handle:
+                json.dump(text, handle)
+                handle.flush()
+                os.fsync(handle.fileno())
+            return self
+        raise LockedError(f"{self.path} was taken by another process at the same moment; try again")
+
+    def _drop_if_stale(self) -> None:
+        try:
+            holder = json.loads(self.path.read_text())
+            host, pid, started = str(holder["host"]), int(holder["pid"]), holder.get("started")
+        except FileNotFoundError:
+            return
+        except (ValueError, KeyError, TypeError):
+            log.warning("removing unreadable lock %s", self.path)
+            self.path.unlink(missing_ok=True)
+            return
+        if host != socket.gethostname():
+            raise LockedError(
+                f"{self.path} is held by pid {pid} on host {host}; if that job is gone, delete the file and start again"
+            )
+        # The start time tells a live holder from an unrelated process that was given the same pid later.
+        if _alive(pid) and (started is None or _process_start(pid) in (None, started)):
+            raise LockedError(f"{self.path} is held by pid {pid} on this host ({host}); stop it or choose another --out")
+        log.warning("removing stale lock %s of dead pid %d", self.path, pid)
+        self.path.unlink(missing_ok=True)
+
+    def release(self) -> None:
+        """Remove the lock if it is still ours."""
+        try:
+            if json.loads(self.path.read_text()).get("token") == self._token:
+                self.path.unlink()
+        except (OSError, ValueError):
+            log.warning("lock %s was removed or changed while held", self.path)
+
+    def __enter__(self) -> RunLock:
+        return self.acquire()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.release()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _process_start(pid: int) -> str | None:
+    """Kernel start time of a process (clock ticks since boot: immune to clock jumps); None where /proc is absent."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return None

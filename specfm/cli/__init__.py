@@ -1,0 +1,87 @@
+"""The ``specfm`` command: one small file per subcommand, imported only when that subcommand (or the help) is asked for.
+
+A subcommand is a function ``command`` in ``specfm/cli/<name>.py`` whose docstring is its help; everything it uses of the
+library is imported inside it, so ``specfm --help`` starts no torch. To add one: write the file, name it in ``COMMANDS``.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from specfm.errors import SpecfmError
+
+COMMANDS: dict[str, str] = {
+    "demo": "specfm.cli.demo",
+    "inspect": "specfm.cli.inspect",
+    "sensors": "specfm.cli.sensors",
+    "simulate": "specfm.cli.simulate",
+    "shard": "specfm.cli.shard",
+    "verify": "specfm.cli.verify",
+    "pretrain": "specfm.cli.pretrain",
+    "probe": "specfm.cli.probe",
+    "embed": "specfm.cli.embed",
+    "report": "specfm.cli.report",
+}
+INTERRUPTED = 130  # the shell's code for a process ended by SIGINT
+
+
+class LazyGroup(TyperGroup):
+    """A command group that imports a subcommand's module when it is looked up, and turns errors into one line."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None  # the parser then reports the unknown name and exits with 2
+        if cmd_name not in self.commands:
+            single = typer.Typer(add_completion=False, rich_markup_mode=None)
+            single.command(cmd_name)(import_module(COMMANDS[cmd_name]).command)
+            self.commands[cmd_name] = typer.main.get_command(single)
+        return self.commands[cmd_name]
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the subcommand; an error the user can mend becomes one sentence on stderr and its exit code."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise SystemExit(INTERRUPTED) from None
+        except BrokenPipeError:
+            raise  # a closed pipe (`specfm sensors | head`) is the reader's choice, handled by the parser
+        except (SpecfmError, OSError) as error:
+            if ctx.params.get("debug"):
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(getattr(error, "exit_code", 1)) from None
+
+
+app = typer.Typer(cls=LazyGroup, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from specfm import __version__
+
+        print(f"specfm {__version__}")
+        raise typer.Exit()
+
+
+@app.callback(no_args_is_help=True)
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Self-supervised pretraining for imaging spectrometers: read, shard, pretrain, probe, embed."""
+
+
+def main() -> None:
+    """Entry point of the ``specfm`` command and of ``python -m specfm``."""
+    app(prog_name="specfm")

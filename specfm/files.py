@@ -1,9 +1,9 @@
 """Publishing files and folders so that a crash never leaves a half-written one under its final name.
 
-This is the only module that renames anything. The order is always the same: write to a temporary name in the same folder,
-flush to disk, rename, flush the parent folder. Folders that carry weights or training state also hold a ``MANIFEST.json``
-(name, size and SHA-256 of every file, written last): a folder is valid if and only if it has its final name and its manifest
-verifies. A flipped byte in a safetensors payload loads silently; only these hashes catch it.
+This is the only module that renames anything. The order is always the same: write to a temporary name in the same
+folder, flush to disk, rename, flush the parent folder. Folders that carry weights or training state also hold a
+``MANIFEST.json`` (name, size and SHA-256 of every file, written last): a folder is valid if and only if it has its final
+name and its manifest verifies. A flipped byte in a safetensors payload loads silently; only these hashes catch it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def fsync_path(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
-    except OSError as error:  # some network file systems refuse fsync on folders; the rename itself is still atomic there
+    except OSError as error:  # some network file systems refuse fsync on folders; the rename is still atomic there
         if not Path(path).is_dir():
             raise
         log.debug("cannot fsync folder %s: %s", path, error)
@@ -61,7 +61,7 @@ def atomic_write_bytes(path: Path | str, data: bytes) -> None:
     """Write ``data`` so that ``path`` holds either its old content or all of the new one.
 
     Args:
-        path: Final name; its folder is made if needed. An existing file is replaced, so callers refuse first where they must.
+        path: Final name; its folder is made if needed. An existing file is replaced: callers refuse first where needed.
         data: The whole content.
     """
     path = Path(path)
@@ -144,10 +144,15 @@ def staged_folder(final: Path | str) -> Iterator[Path]:
 
 
 def remove_folder(folder: Path) -> None:
-    """Delete a published folder: first take its final name away, so that a kill half-way leaves nothing that looks valid."""
+    """Delete a published folder; its final name goes first, so a kill half-way leaves nothing that looks valid."""
+    shutil.rmtree(unpublish_folder(folder))
+
+
+def unpublish_folder(folder: Path) -> Path:
+    """Take a folder's final name away (one rename) and return the temporary name it has now."""
     doomed = temporary_sibling(folder)
     os.rename(folder, doomed)
-    shutil.rmtree(doomed)
+    return doomed
 
 
 def remove_temporaries(folder: Path) -> list[Path]:
@@ -276,10 +281,11 @@ def require_free_space(folder: Path | str, needed_bytes: int) -> None:
 
 
 class RunLock:
-    """One process (group) at a time in a run folder; holds host and pid, and takes over a lock whose process has died.
+    """One process (group) at a time in a run folder; holds host and pid, takes over a lock whose process has died.
 
-    The lock is a small JSON file made with ``O_EXCL``: it works on file systems without ``flock``. A lock from another host
-    cannot be checked for life, so it is refused with a sentence that says how to remove it.
+    The lock is a small JSON file put in place by a hard link (or ``O_EXCL``), complete from its first moment, and works
+    on file systems without ``flock``. A lock from another host cannot be checked for life, so it is refused with a
+    sentence that says how to remove it.
 
     Example:
         >>> with RunLock(Path("runs/a")):      # doctest: +SKIP
@@ -295,28 +301,29 @@ class RunLock:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         pid = os.getpid()
         text = {"host": socket.gethostname(), "pid": pid, "started": _process_start(pid), "token": self._token}
-        for _ in range(2):
-            try:
-                descriptor = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-            except FileExistsError:
-                self._drop_if_stale()
-                continue
-            with os.fdopen(descriptor, "w") as handle:
-                json.dump(text, handle)
-                handle.flush()
-                os.fsync(handle.fileno())
-            return self
+        temporary = temporary_sibling(self.path)
+        atomic_write_json(temporary, text)
+        try:
+            for _ in range(3):
+                try:
+                    _place(temporary, self.path)
+                    return self
+                except FileExistsError:
+                    self._drop_if_stale()
+        finally:
+            temporary.unlink(missing_ok=True)
         raise LockedError(f"{self.path} was taken by another process at the same moment; try again")
 
     def _drop_if_stale(self) -> None:
         try:
-            holder = json.loads(self.path.read_text())
+            content = self.path.read_bytes()
+            holder = json.loads(content)
             host, pid, started = str(holder["host"]), int(holder["pid"]), holder.get("started")
         except FileNotFoundError:
             return
         except (ValueError, KeyError, TypeError):
             log.warning("removing unreadable lock %s", self.path)
-            self.path.unlink(missing_ok=True)
+            self._take_away(content)
             return
         if host != socket.gethostname():
             raise LockedError(
@@ -324,9 +331,20 @@ class RunLock:
             )
         # The start time tells a live holder from an unrelated process that was given the same pid later.
         if _alive(pid) and (started is None or _process_start(pid) in (None, started)):
-            raise LockedError(f"{self.path} is held by pid {pid} on this host ({host}); stop it or choose another --out")
+            raise LockedError(f"{self.path} is held by pid {pid} on this host ({host}); stop it or choose another out")
         log.warning("removing stale lock %s of dead pid %d", self.path, pid)
-        self.path.unlink(missing_ok=True)
+        self._take_away(content)
+
+    def _take_away(self, content: bytes) -> None:
+        """Remove the lock only if it is still the one judged stale: another process may have replaced it meanwhile."""
+        aside = temporary_sibling(self.path)
+        try:
+            os.rename(self.path, aside)
+        except FileNotFoundError:
+            return
+        if aside.read_bytes() != content:
+            _place(aside, self.path)
+        aside.unlink()
 
     def release(self) -> None:
         """Remove the lock if it is still ours."""
@@ -339,8 +357,22 @@ class RunLock:
     def __enter__(self) -> RunLock:
         return self.acquire()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.release()
+
+
+def _place(source: Path, final: Path) -> None:
+    """Give ``final`` the content of ``source`` unless it exists (FileExistsError); complete from its first moment."""
+    try:
+        os.link(source, final)
+    except FileExistsError:
+        raise
+    except OSError:  # no hard links here (some network and FAT file systems)
+        descriptor = os.open(final, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        with os.fdopen(descriptor, "wb") as handle:
+            handle.write(source.read_bytes())
 
 
 def _alive(pid: int) -> bool:

@@ -1,0 +1,233 @@
+"""Typed configurations: YAML and ``key=value`` overrides in, a checked pydantic model out; strict about every key.
+
+A configuration is a :class:`Strict` model. An unknown key, a value of the wrong type or a duplicated key ends in one
+sentence that names the file, the dotted key and, for a mistyped key, the nearest valid name; it is raised before any work.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from specfm.errors import UsageError
+
+
+class Strict(BaseModel):
+    """Base of every configuration section: unknown keys are refused, values are checked, instances are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def load_config(path: Path | str | None, model: type[Model], overrides: list[str] | None = None) -> Model:
+    """Read a YAML file into ``model`` and apply dotted ``key=value`` overrides (values are YAML).
+
+    Args:
+        path: YAML file, as given or relative to ``configs/`` (see :func:`find_config`); None starts from the defaults.
+        model: The pydantic class (sections are nested classes) that says which keys exist.
+        overrides: Such as ``["optim.lr=1e-3", "data.shards=[a, b]"]``; later ones win.
+
+    Raises:
+        UsageError: the file is missing or is not YAML, a key is unknown or given twice, a value has the wrong type.
+
+    Example:
+        >>> class C(Strict):
+        ...     steps: int = 10
+        >>> load_config(None, C, ["steps=20"]).steps
+        20
+    """
+    source = "the command line"
+    values: dict[str, Any] = {}
+    if path is not None:
+        path = find_config(path)
+        source = str(path)
+        values = read_yaml(path)
+    for text in overrides or []:
+        _apply_override(values, text)
+    return build_config(values, model, source)
+
+
+def build_config(values: dict[str, Any], model: type[Model], source: str) -> Model:
+    """Check plain values against ``model``; problems are reported in one sentence that begins with ``source``."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(f"{source}: {_explain(error, model)}") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Parse one YAML mapping (safe types only); duplicated keys are refused, an empty file is an empty mapping."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read as text ({error})") from None
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path} is not plain YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} holds a {type(values).__name__}, not a mapping of keys to values")
+    _refuse_duplicates(node, path, "")
+    return values
+
+
+def find_config(relative: Path | str) -> Path:
+    """Find a configuration file: as given, else below ``configs/`` of the checkout, else inside the installed package.
+
+    Raises:
+        UsageError: found nowhere; the message offers the nearest names.
+    """
+    given = Path(relative)
+    if given.is_file():
+        return given
+    inner = Path(*given.parts[1:]) if given.parts[:1] == ("configs",) else given
+    if given.is_absolute() or ".." in inner.parts or not inner.parts:
+        raise UsageError(f"{given} does not exist")
+    roots = config_roots()
+    for root in roots:
+        for candidate in (inner, inner.with_name(inner.name + ".yaml")):
+            if (root / candidate).is_file():
+                return root / candidate
+    known = sorted(
+        {p.relative_to(root).as_posix() for root in roots for p in root.rglob("*.yaml") if not p.name.startswith(".")}
+    )
+    close = difflib.get_close_matches(inner.as_posix(), known, n=3, cutoff=0.5)
+    raise UsageError(f"{given} does not exist{'; did you mean ' + ' or '.join(close) + '?' if close else ''}")
+
+
+def config_roots() -> list[Path]:
+    """Folders that hold shipped configurations: ``configs/`` beside the package in a checkout, ``_configs`` in a wheel."""
+    package = Path(__file__).resolve().parent
+    checkout = package.parent
+    roots = [checkout / "configs"] if (checkout / "pyproject.toml").is_file() else []
+    return [root for root in [*roots, package / "_configs"] if root.is_dir()]
+
+
+def to_dict(config: BaseModel) -> dict[str, Any]:
+    """The resolved configuration as JSON-safe values."""
+    return config.model_dump(mode="json")
+
+
+def to_yaml(config: BaseModel) -> str:
+    """The resolved configuration as YAML that :func:`load_config` reads back to an equal object."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=None, width=120)
+
+
+def digest(config: BaseModel | dict[str, Any]) -> str:
+    """16 hex digits over the resolved values; equal for equal configurations whatever the order of keys."""
+    values = config if isinstance(config, dict) else to_dict(config)
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ, as ``{key: (old, new)}``; a key on one side only is paired with None."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in sorted(set(old) | set(new)):
+        left, right, dotted = old.get(key), new.get(key), f"{prefix}{key}"
+        if isinstance(left, dict) and isinstance(right, dict):
+            found |= differences(left, right, f"{dotted}.")
+        elif left != right:
+            found[dotted] = (left, right)
+    return found
+
+
+def _apply_override(values: dict[str, Any], text: str) -> None:
+    key, sign, raw = text.partition("=")
+    if not sign or not key.strip():
+        raise UsageError(f"override {text!r} is not of the form key=value")
+    try:
+        value = yaml.safe_load(raw)
+    except yaml.YAMLError:
+        raise UsageError(f"the value of override {text!r} is not plain YAML") from None
+    *sections, last = key.strip().split(".")
+    place = values
+    for index, section in enumerate(sections):
+        inner = place.setdefault(section, {})
+        if inner is None:
+            inner = place[section] = {}
+        if not isinstance(inner, dict):
+            raise UsageError(f"override {text!r}: {'.'.join(sections[: index + 1])} is a value, not a section")
+        place = inner
+    place[last] = value
+
+
+def _refuse_duplicates(node: yaml.Node | None, path: Path, prefix: str) -> None:
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            name = str(key.value)
+            if name in seen:
+                raise UsageError(f"{path}: {prefix}{name} is given twice (line {key.start_mark.line + 1})")
+            seen.add(name)
+            _refuse_duplicates(value, path, f"{prefix}{name}.")
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            _refuse_duplicates(value, path, f"{prefix}{index}.")
+
+
+def _explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """One sentence for the first problem (unknown keys first: they often cause the others)."""
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    problem = problems[0]
+    dotted = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        names = _keys_at(model, problem["loc"][:-1])
+        close = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1, cutoff=0.4)
+        hint = f"did you mean {close[0]}?" if close else f"known keys here: {', '.join(names)}"
+        sentence = f"unknown key {dotted}; {hint}"
+    elif problem["type"] == "missing":
+        sentence = f"key {dotted} is missing"
+    else:
+        message = problem["msg"].removeprefix("Value error, ").rstrip(".")
+        place = f"{dotted}: " if dotted else ""
+        given = f" (given: {_short(problem['input'])})" if dotted else ""
+        sentence = f"{place}{message[:1].lower()}{message[1:]}{given}"
+    more = len(problems) - 1
+    return sentence + (f" (and {more} more problem{'s' if more > 1 else ''})" if more else "")
+
+
+def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """Names of the fields of the section at ``location``, walking through Optional, unions, lists and mappings."""
+    candidates: list[Any] = [model]
+    for part in location:
+        following: list[Any] = []
+        for candidate in candidates:
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel) and part in candidate.model_fields:
+                following += _classes_in(candidate.model_fields[str(part)].annotation)
+        # A part that is no field is a list index, a mapping key or the tag of a union: the classes stay the same.
+        candidates = following or candidates
+    return sorted(
+        {
+            name
+            for candidate in candidates
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel)
+            for name in candidate.model_fields
+        }
+    )
+
+
+def _classes_in(annotation: Any) -> list[Any]:
+    origin = typing.get_origin(annotation)
+    if origin is None:
+        return [annotation]
+    if origin in (typing.Union, types.UnionType, list, tuple, dict) or typing.get_args(annotation):
+        return [inner for argument in typing.get_args(annotation) for inner in _classes_in(argument)]
+    return []
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,1 @@
+"""What any training loop needs: run folder, checkpoints, guard against bad steps, metrics, distributed helpers."""

@@ -1,7 +1,8 @@
-"""The ``specfm`` command: one small file per subcommand, imported only when that subcommand (or the help) is asked for.
+"""The ``specfm`` command: one small file per subcommand, imported only when it (or the help) is asked for.
 
-A subcommand is a function ``command`` in ``specfm/cli/<name>.py`` whose docstring is its help; everything it uses of the
-library is imported inside it, so ``specfm --help`` starts no torch. To add one: write the file, name it in ``COMMANDS``.
+A subcommand is a function ``command`` in ``specfm/cli/<name>.py`` whose docstring is its help; everything it uses of
+the library is imported inside it, so ``specfm --help`` starts no torch. To add one: write the file, name it in
+``COMMANDS``.
 """
 
 from __future__ import annotations

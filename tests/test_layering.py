@@ -1,0 +1,220 @@
+"""Who may import whom, where heavy packages may be imported, and what is never used: read from the source by AST."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("specfm", "downstream", "pretrain")
+
+# Rooms of the library from the ground up. A module imports from its own level and from those below it.
+LEVELS: tuple[tuple[str, ...], ...] = (
+    ("errors", "bands", "sensors", "sensor_table", "config", "files"),
+    ("scene", "batch"),
+    ("readers", "shards", "simulate", "cards", "tiles"),
+    ("models",),
+    ("checkpoint",),
+    ("engine",),
+    ("cli", "__main__"),
+)
+LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
+STORES = {"readers", "shards"}  # never imported by models, and never import them
+
+HEAVY = {
+    "torch", "torchvision", "timm", "lightly", "sklearn", "matplotlib", "wandb", "rasterio", "rioxarray", "h5py",
+    "hdf5plugin", "scipy", "spectral", "xarray", "pandas", "jinja2", "PIL",
+}  # fmt: skip
+# Where a heavy package is what the module is about, and may be imported at its top.
+AT_TOP = {
+    "torch": ("specfm.batch", "specfm.models", "specfm.checkpoint", "specfm.engine", "downstream", "pretrain"),
+    "timm": ("specfm.models", "specfm.engine"),
+    "lightly": ("pretrain.objectives",),
+}
+DISTRIBUTED = ("specfm.engine", "pretrain.objectives", "pretrain.ds_sync", "downstream.knn")
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported name as seen from ``module``; ``at_top`` = runs when the module is imported."""
+
+    module: str
+    target: str
+    line: int
+    at_top: bool
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.line} imports {self.target}"
+
+
+def module_name(path: Path) -> str:
+    parts = list(path.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def sources() -> dict[str, ast.Module]:
+    files = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+    return {module_name(path): ast.parse(path.read_text(encoding="utf-8"), str(path)) for path in files}
+
+
+def only_for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+
+
+def imports_in(module: str, is_package: bool, tree: ast.AST, at_top: bool = True) -> Iterator[Import]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(module, alias.name, node.lineno, at_top)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = module.split(".")
+                keep = len(parents) - node.level + (1 if is_package else 0)
+                base = ".".join([*parents[:keep], *([base] if base else [])])
+            for alias in node.names:
+                yield Import(module, f"{base}.{alias.name}", node.lineno, at_top)
+        else:
+            function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from imports_in(module, is_package, node, at_top and not function and not only_for_types(node))
+
+
+SOURCES = sources()
+IMPORTS = [
+    found
+    for module, tree in SOURCES.items()
+    for found in imports_in(module, (ROOT / Path(*module.split(".")) / "__init__.py").exists(), tree)
+]
+
+
+def inside(name: str, rooms: tuple[str, ...]) -> bool:
+    return any(name == room or name.startswith(room + ".") for room in rooms)
+
+
+def room(name: str) -> str:
+    """``specfm.readers.envi`` -> ``readers``; the face ``specfm`` itself -> ``""``."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 else ""
+
+
+def report(bad: list[Import]) -> str:
+    return "\n".join(str(found) for found in bad)
+
+
+def test_packages_point_one_way() -> None:
+    bad = []
+    for found in IMPORTS:
+        importer, imported = found.module.split(".")[0], found.target.split(".")[0]
+        if imported not in PACKAGES or PACKAGES.index(imported) <= PACKAGES.index(importer):
+            continue
+        if found.module.startswith("specfm.cli.") and not found.at_top:
+            continue  # a subcommand reaches what it runs, inside its function
+        bad.append(found)
+    assert not bad, "specfm <- downstream <- pretrain, never the other way:\n" + report(bad)
+
+
+def test_every_module_of_the_library_has_a_level() -> None:
+    unplaced = sorted({room(name) for name in SOURCES if name.startswith("specfm.")} - set(LEVEL_OF))
+    assert not unplaced, f"place {unplaced} in LEVELS (and in the README's folder tree)"
+
+
+def test_levels_inside_the_library() -> None:
+    bad = []
+    for found in IMPORTS:
+        if not found.module.startswith("specfm.") or not found.target.startswith("specfm."):
+            continue
+        importer, imported = room(found.module), room(found.target)
+        if imported in LEVEL_OF and LEVEL_OF[imported] > LEVEL_OF.get(importer, 0):
+            bad.append(found)
+    assert not bad, "imports from a level above:\n" + report(bad)
+
+
+def test_models_and_stores_do_not_know_each_other() -> None:
+    bad = [
+        found
+        for found in IMPORTS
+        if found.target.startswith("specfm.") and found.module.startswith("specfm.")
+        if (room(found.module) == "models" and room(found.target) in STORES)
+        or (room(found.module) in STORES and room(found.target) == "models")
+    ]
+    assert not bad, report(bad)
+
+
+def test_heavy_packages_are_imported_where_they_are_used() -> None:
+    bad = []
+    for found in IMPORTS:
+        package = found.target.split(".")[0]
+        if found.at_top and package in HEAVY and not inside(found.module, AT_TOP.get(package, ())):
+            bad.append(found)
+    assert not bad, "import these inside the function that needs them:\n" + report(bad)
+
+
+def test_subcommands_import_the_library_inside_their_function() -> None:
+    allowed = ("specfm.errors", "specfm.cli")
+    bad = [
+        found
+        for found in IMPORTS
+        if found.module.startswith("specfm.cli") and found.at_top
+        if found.target.split(".")[0] in PACKAGES and not inside(found.target, allowed)
+    ]
+    assert not bad, report(bad)
+
+
+def test_process_groups_stay_in_their_rooms() -> None:
+    bad = [f for f in IMPORTS if inside(f.target, ("torch.distributed",)) and not inside(f.module, DISTRIBUTED)]
+    assert not bad, "torch.distributed belongs in " + ", ".join(DISTRIBUTED) + ":\n" + report(bad)
+    used = [
+        f"{module}:{node.lineno}"
+        for module, tree in SOURCES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.distributed"
+        if not inside(module, DISTRIBUTED)
+    ]
+    assert not used, used
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def unsafe(tree: ast.AST) -> list[str]:
+    """Ways to run code that a file brings along, as ``line: what``."""
+    found = []
+    for name, node in calls(tree):
+        keywords = {keyword.arg: keyword.value for keyword in node.keywords}
+        trusting = keywords.get("allow_pickle")
+        if name in ("torch.load", "torch.save", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "eval", "exec"):
+            found.append(f"{node.lineno}: {name}")
+        elif trusting is not None and not (isinstance(trusting, ast.Constant) and trusting.value is False):
+            found.append(f"{node.lineno}: allow_pickle")
+    for node in ast.walk(tree):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        banned = {"pickle", "cPickle", "dill", "joblib", "cloudpickle", "shelve", "marshal"}
+        found += [f"{node.lineno}: {name}" for name in names if name.split(".")[0] in banned]
+    return found
+
+
+def test_nothing_that_runs_code_from_a_file() -> None:
+    bad = {module: unsafe(tree) for module, tree in SOURCES.items() if unsafe(tree)}
+    assert not bad, bad
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["torch.load('x')", "import pickle", "from joblib import load", "yaml.load(f)", "np.load(f, allow_pickle=True)"],
+)
+def test_the_rule_finds_what_it_forbids(line: str) -> None:
+    assert unsafe(ast.parse(line))
+
+
+def test_the_walk_sees_functions_and_relative_imports() -> None:
+    tree = ast.parse("from . import b\ndef f():\n    import h5py\nif TYPE_CHECKING:\n    import torch\n")
+    found = {(f.target, f.at_top) for f in imports_in("specfm.readers", True, tree)}
+    assert found == {("specfm.readers.b", True), ("h5py", False), ("torch", False)}

@@ -1,0 +1,139 @@
+"""Release folders: ``config.json`` + ``model.safetensors`` + ``card.json`` + ``README.md`` + ``MANIFEST.json``.
+
+Nothing but safetensors and JSON is ever read, and the hashes of the manifest are checked before anything is parsed. A
+training checkpoint holds a release folder as ``model/``, and a run folder holds its last one as ``model``, so
+:func:`load` takes any of the three.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from specfm.errors import SpecfmError
+from specfm.files import MANIFEST, IntegrityError, atomic_write_bytes, atomic_write_json, staged_folder
+from specfm.files import verify_manifest, write_manifest
+
+if TYPE_CHECKING:
+    from specfm.models.encoder import Encoder
+
+FORMAT = 1
+FILES = ("config.json", "model.safetensors", "card.json", "README.md")
+
+
+def write_release(encoder: Encoder, folder: Path, card: dict[str, Any] | None = None) -> None:
+    """Write the files of a release into ``folder``, which exists; the manifest comes last."""
+    from safetensors.torch import save as to_bytes
+
+    card = dict(encoder.card if card is None else card)
+    config = {"format": FORMAT, "encoder": encoder.config}
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    atomic_write_json(folder / "config.json", config)
+    atomic_write_json(folder / "card.json", card)
+    atomic_write_bytes(folder / "README.md", _model_card(encoder, card).encode())
+    atomic_write_bytes(folder / "model.safetensors", to_bytes(weights))
+    write_manifest(folder, kind="specfm-encoder")
+
+
+def save(encoder: Encoder, folder: str | Path, card: dict[str, Any] | None = None) -> Path:
+    """Publish an encoder as a release folder, by one rename.
+
+    Args:
+        card: JSON-safe facts about its training (scenes, sensors, domains, digests); default: the encoder's own.
+
+    Raises:
+        UsageError: ``folder`` exists.
+    """
+    with staged_folder(folder) as temporary:
+        write_release(encoder, temporary, card)
+    return Path(folder)
+
+
+def load(path: str | Path, device: str = "cpu") -> Encoder:
+    """Load an encoder from a release folder, a training checkpoint or a finished run; strict in every respect.
+
+    The encoder comes back in evaluation mode, with its model card as ``encoder.card``.
+
+    Raises:
+        SpecfmError: nothing to load there, a changed byte, an unknown format, or weights that do not fit.
+    """
+    from safetensors.torch import load as from_bytes
+
+    from specfm.models.registry import create_encoder
+
+    folder = find_release(path)
+    verify_manifest(folder)
+    config, card = _read_json(folder / "config.json"), _read_json(folder / "card.json")
+    if config.get("format") != FORMAT or not isinstance(config.get("encoder"), dict):
+        raise SpecfmError(f"{folder / 'config.json'} has format {config.get('format')!r}, this specfm reads {FORMAT}")
+    encoder = create_encoder(**config["encoder"])
+    weights = from_bytes((folder / "model.safetensors").read_bytes())
+    expected = encoder.state_dict()
+    missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
+    shapes = sorted(n for n in expected.keys() & weights.keys() if expected[n].shape != weights[n].shape)
+    if missing or unknown or shapes:
+        raise SpecfmError(
+            f"{folder / 'model.safetensors'} does not fit its config.json: "
+            f"missing {missing[:3]}, unknown {unknown[:3]}, other shape {shapes[:3]}"
+        )
+    encoder.load_state_dict(weights, strict=True)
+    encoder.card = card
+    return encoder.to(device).eval()
+
+
+def find_release(path: str | Path) -> Path:
+    """The release folder meant by ``path``: itself, its ``model/``, or the newest checkpoint of a run folder.
+
+    Raises:
+        SpecfmError: there is none.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise SpecfmError(f"{path} is not a folder; give a release folder, a training checkpoint or a run folder")
+    for candidate in (path, path / "model"):
+        if (candidate / "config.json").is_file() and (candidate / "model.safetensors").is_file():
+            return candidate
+    steps = sorted((path / "checkpoints").glob("step-*/model"), reverse=True)
+    for candidate in steps:
+        try:
+            verify_manifest(candidate)
+        except IntegrityError:
+            continue
+        return candidate
+    raise SpecfmError(f"{path} holds no encoder (config.json with model.safetensors, or checkpoints/step-*/model)")
+
+
+def release_digest(path: str | Path) -> str:
+    """16 hex digits that name the weights and config of a release (from its manifest)."""
+    import hashlib
+
+    return hashlib.sha256((find_release(path) / MANIFEST).read_bytes()).hexdigest()[:16]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise SpecfmError(f"{path} cannot be read ({error})") from None
+    if not isinstance(value, dict):
+        raise SpecfmError(f"{path} does not hold a JSON object")
+    return value
+
+
+def _model_card(encoder: Encoder, card: dict[str, Any]) -> str:
+    count = sum(p.numel() for p in encoder.parameters())
+    lines = [
+        "# A specfm encoder",
+        "",
+        "```python",
+        "import specfm",
+        'encoder = specfm.load("this folder")',
+        "features = encoder(x_BHWC, bands)   # bands: specfm.BandGrid or specfm.Sensor",
+        "```",
+        "",
+        f"* parameters: {count:,}",
+        f"* config: `{json.dumps(encoder.config)}`",
+    ]
+    lines += [f"* {key}: {json.dumps(value)}" for key, value in sorted(card.items())]
+    return "\n".join(lines) + "\n"

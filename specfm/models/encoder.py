@@ -1,0 +1,211 @@
+"""The encoder: patches of any sensor -> generated tokens -> a timm ViT trunk -> features.
+
+Shapes: B samples, H W pixels, C bands, N tokens, K kept tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from specfm.bands import BandGrid
+from specfm.batch import BandTensors, Batch
+from specfm.errors import SpecfmError
+from specfm.models.patches import Patches, patchify
+from specfm.models.position import position_embedding
+from specfm.sensors import Sensor
+
+Bands = BandGrid | Sensor | Sequence[BandGrid | Sensor] | BandTensors
+
+
+@dataclass(frozen=True)
+class Features:
+    """What an encoder returns.
+
+    Attributes:
+        tokens_BND: one feature per patch, row-major; parts of fewer tokens are padded. Undefined where masked out.
+        pooled_BD: mean over a sample's valid tokens.
+        token_mask_BN: True = the token exists and has a valid pixel.
+        grid_hw: token grid per part, (rows, cols).
+    """
+
+    tokens_BND: Tensor
+    pooled_BD: Tensor
+    token_mask_BN: Tensor
+    grid_hw: tuple[tuple[int, int], ...]
+
+
+class Encoder(nn.Module):
+    """A ViT over generated tokens. Build it with :func:`specfm.create_encoder`.
+
+    Args:
+        embedding: module from :class:`Patches` to tokens_BND.
+        patch_size, dim, depth, heads: of the trunk. mlp_ratio, drop_path: as in timm.
+        level: input scaling, ``sample`` or ``none`` (pass ``level_B`` for another, such as the scene's).
+        gsd_reference_m: ground sampling distance at which positions are one patch apart.
+        config: JSON description from which the same encoder can be built.
+    """
+
+    def __init__(
+        self,
+        embedding: nn.Module,
+        patch_size: int,
+        dim: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+        level: str = "sample",
+        gsd_reference_m: float = 10.0,
+        config: dict[str, Any] | None = None,
+    ):
+        super().__init__()
+        self.embedding = embedding
+        self.patch_size, self.num_features = patch_size, dim
+        self.level, self.gsd_reference_m = level, gsd_reference_m
+        self.config = dict(config or {})
+        self.card: dict[str, Any] = {}
+        rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
+        self.blocks = nn.ModuleList(
+            Block(dim, heads, mlp_ratio=mlp_ratio, qkv_bias=True, drop_path=rate) for rate in rates
+        )
+        self.norm = nn.LayerNorm(dim)
+        self.grad_checkpointing = False
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade compute for memory in the trunk (as in timm)."""
+        self.grad_checkpointing = enable
+
+    def compile_blocks(self) -> None:
+        """torch.compile each block; the embedding stays eager because its band count varies."""
+        for block in self.blocks:
+            block.compile(dynamic=True)
+
+    @property
+    def device(self) -> torch.device:
+        return self.norm.weight.device
+
+    def prepare(
+        self,
+        x_BHWC: Tensor,
+        bands: Bands,
+        mask_BHW: Tensor | None = None,
+        keep_BK: Tensor | None = None,
+        level_B: Tensor | None = None,
+    ) -> Patches:
+        """Clean and cut a cube into patches on the encoder's device."""
+        tensors = bands if isinstance(bands, BandTensors) else BandTensors.from_sensors(bands, x_BHWC.shape[-1])
+        x_BHWC, tensors = x_BHWC.to(self.device), tensors.to(self.device)
+        mask_BHW = None if mask_BHW is None else mask_BHW.to(self.device)
+        return patchify(x_BHWC, tensors, mask_BHW, self.patch_size, level=self.level, level_B=level_B, keep_BK=keep_BK)
+
+    def embed_patches(self, patches: Patches) -> Tensor:
+        """tokens_BND before the trunk: generated tokens plus GSD-aware positions."""
+        position = position_embedding(
+            patches.position_BN2, patches.grid_hw, patches.bands.gsd_m_G, self.gsd_reference_m, self.num_features
+        )
+        return self.embedding(patches) + position
+
+    def forward(
+        self,
+        x: Tensor | Batch,
+        bands: Bands | None = None,
+        mask_BHW: Tensor | None = None,
+        *,
+        keep_BK: Tensor | None = None,
+        level_B: Tensor | None = None,
+    ) -> Features:
+        """Encode a cube or a mixed batch in one call.
+
+        Args:
+            x: x_BHWC as stored (any dtype; the sensor's scale applies), or a :class:`Batch`.
+            bands: one BandGrid or Sensor for all samples, one per sample (x padded to the widest), or BandTensors.
+            mask_BHW: True = valid pixel; None = all valid (non-finite values are always invalid).
+            keep_BK: indices of the tokens to encode; the others are as if invalid.
+            level_B: physical level that divides each sample, instead of its own.
+
+        Raises:
+            SpecfmError: no bands given, or shapes that do not fit.
+        """
+        tokens, mask, grids = self._embed(x, bands, mask_BHW, keep_BK, level_B)
+        for block in self.blocks:
+            tokens = self._run(block, tokens, mask)
+        return self._finish(tokens, mask, grids)
+
+    def forward_features(self, x: Tensor | Batch, bands: Bands | None = None, mask_BHW: Tensor | None = None) -> Tensor:
+        """tokens_BND after the final norm (as in timm)."""
+        return self(x, bands, mask_BHW).tokens_BND
+
+    def get_intermediate_layers(
+        self,
+        x: Tensor | Batch,
+        bands: Bands | None = None,
+        mask_BHW: Tensor | None = None,
+        *,
+        n: int | Sequence[int] = 1,
+        norm: bool = True,
+    ) -> tuple[Features, ...]:
+        """Features after chosen blocks: the last ``n``, or those of the listed indices."""
+        chosen = range(len(self.blocks) - n, len(self.blocks)) if isinstance(n, int) else n
+        wanted = {i % len(self.blocks) for i in chosen}
+        tokens, mask, grids = self._embed(x, bands, mask_BHW, None, None)
+        found = []
+        for i, block in enumerate(self.blocks):
+            tokens = self._run(block, tokens, mask)
+            if i in wanted:
+                found.append(self._finish(tokens, mask, grids, norm))
+        return tuple(found)
+
+    def embed(self, scene: Any, sensor: Sensor | BandGrid | None = None, **options: Any) -> Any:
+        """Dense features of a scene or (H, W, C) array with coordinates; see :func:`specfm.dense.embed_scene`."""
+        from specfm.dense import embed_scene
+
+        return embed_scene(self, scene, sensor, **options)
+
+    def _embed(
+        self,
+        x: Tensor | Batch,
+        bands: Bands | None,
+        mask_BHW: Tensor | None,
+        keep_BK: Tensor | None,
+        level_B: Tensor | None,
+    ) -> tuple[Tensor, Tensor, tuple[tuple[int, int], ...]]:
+        if isinstance(x, Batch):
+            prepared = [self.prepare(part.x_BHWC, part.bands, part.mask_BHW) for part in x.parts]
+        elif bands is None:
+            raise SpecfmError("the encoder needs to know the bands: pass a BandGrid or Sensor, or one per sample")
+        else:
+            x_BHWC = torch.from_numpy(x) if isinstance(x, np.ndarray) else x
+            prepared = [self.prepare(x_BHWC, bands, mask_BHW, keep_BK, level_B)]
+        tokens = [self.embed_patches(patches) for patches in prepared]
+        widest = max(t.shape[1] for t in tokens)
+        if len(tokens) == 1:
+            return tokens[0], prepared[0].token_mask_BN, (prepared[0].grid_hw,)
+        tokens_BND = torch.cat([nn.functional.pad(t, (0, 0, 0, widest - t.shape[1])) for t in tokens])
+        masks = [p.token_mask_BN for p in prepared]
+        mask_BN = torch.cat([nn.functional.pad(m, (0, widest - m.shape[1])) for m in masks])
+        return tokens_BND, mask_BN, tuple(p.grid_hw for p in prepared)
+
+    def _run(self, block: nn.Module, tokens_BND: Tensor, mask_BN: Tensor) -> Tensor:
+        # A sample without any valid token attends everywhere rather than to nothing (softmax of nothing is NaN).
+        allowed = (mask_BN | ~mask_BN.any(1, keepdim=True))[:, None, None, :]
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, tokens_BND, allowed, use_reentrant=False)
+        return block(tokens_BND, attn_mask=allowed)
+
+    def _finish(
+        self, tokens_BND: Tensor, mask_BN: Tensor, grids: tuple[tuple[int, int], ...], norm: bool = True
+    ) -> Features:
+        tokens_BND = self.norm(tokens_BND) if norm else tokens_BND
+        share_BN = mask_BN / mask_BN.sum(1, keepdim=True).clamp_min(1)
+        pooled_BD = torch.einsum(
+            "bnd,bn->bd", torch.where(mask_BN[..., None], tokens_BND, 0.0), share_BN.to(tokens_BND)
+        )
+        return Features(tokens_BND, pooled_BD, mask_BN, grids)

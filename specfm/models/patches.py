@@ -1,0 +1,147 @@
+"""From a cube as stored to clean, scaled patches: the part of every embedding that is not an embedding.
+
+Shapes: B samples, H W pixels, C bands, N tokens (K kept of them), P = p*p pixels of a patch, G = 1 or B band grids.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from specfm.batch import BandTensors
+from specfm.errors import SpecfmError
+from specfm.models.quadrature import quadrature_weights
+
+
+@dataclass(frozen=True)
+class Patches:
+    """What an embedding reads.
+
+    Attributes:
+        x_BCNP: float32, physical values divided by the sample's level; 0 in unusable bands and empty tokens. Invalid
+            pixels of a partly valid patch hold the mean of its valid ones.
+        pixels_BN: share of valid pixels per token (float32). token_mask_BN: True = token has a valid pixel.
+        position_BN2: (row, col) of each token in the token grid. grid_hw: its size.
+        bands: metadata, G = 1 or B. weights_GC: float32 quadrature weights.
+        log_level_B: natural log of the level that was divided out.
+    """
+
+    x_BCNP: Tensor
+    pixels_BN: Tensor
+    token_mask_BN: Tensor
+    position_BN2: Tensor
+    grid_hw: tuple[int, int]
+    bands: BandTensors
+    weights_GC: Tensor
+    log_level_B: Tensor
+
+
+def patchify(
+    x_BHWC: Tensor,
+    bands: BandTensors,
+    mask_BHW: Tensor | None,
+    patch_size: int,
+    *,
+    level: str = "sample",
+    level_B: Tensor | None = None,
+    keep_BK: Tensor | None = None,
+) -> Patches:
+    """Cut, clean and scale a cube.
+
+    Physical values are ``stored * scale + offset``. Unusable bands, masked pixels and pixels with a non-finite value in
+    a usable band never enter arithmetic. A side that ``patch_size`` does not divide is padded with invalid pixels.
+    Tokens outside ``keep_BK`` are dropped before anything is computed, level included, so they cannot leak.
+
+    Args:
+        x_BHWC: stored values, any numeric dtype. bands: G = 1 or B. mask_BHW: True = valid.
+        level: ``sample`` divides by the quadrature-weighted mean magnitude of the sample, ``none`` by 1.
+        level_B: physical level to divide by instead (``scene`` scaling of tiled maps).
+        keep_BK: token indices to embed (masked pretraining).
+
+    Raises:
+        SpecfmError: shapes that do not fit.
+    """
+    if x_BHWC.ndim != 4:
+        raise SpecfmError(f"expected a cube of shape (batch, rows, cols, bands), got {tuple(x_BHWC.shape)}")
+    batch, height, width, channels = x_BHWC.shape
+    if bands.channels != channels:
+        raise SpecfmError(f"the cube has {channels} bands but its metadata describes {bands.channels}")
+    if len(bands) not in (1, batch):
+        raise SpecfmError(f"{len(bands)} band grids given for {batch} samples; give one, or one per sample")
+    p = patch_size
+    pad_rows, pad_cols = -height % p, -width % p
+    rows, cols = (height + pad_rows) // p, (width + pad_cols) // p
+
+    valid_G11C = bands.valid_GC[:, None, None, :]
+    scale_G, offset_G = bands.scale_G[:, None, None, None], bands.offset_G[:, None, None, None]
+    x_BHWC = torch.where(valid_G11C, x_BHWC.to(torch.float32) * scale_G + offset_G, 0.0)
+    pixel_BHW = x_BHWC.sum(-1).isfinite()
+    if mask_BHW is not None:
+        pixel_BHW = pixel_BHW & mask_BHW.to(torch.bool)
+    if pad_rows or pad_cols:
+        x_BHWC = F.pad(x_BHWC, (0, 0, 0, pad_cols, 0, pad_rows))
+        pixel_BHW = F.pad(pixel_BHW, (0, pad_cols, 0, pad_rows))
+
+    x_BNPC = _cut(x_BHWC, rows, cols, p)
+    pixel_BNP = _cut(pixel_BHW.unsqueeze(-1), rows, cols, p).squeeze(-1)
+    position_BN2 = _positions(batch, rows, cols, x_BHWC.device)
+    if keep_BK is not None:
+        take = keep_BK[:, :, None]
+        x_BNPC = x_BNPC.gather(1, take[..., None].expand(-1, -1, *x_BNPC.shape[2:]))
+        pixel_BNP = pixel_BNP.gather(1, take.expand(-1, -1, pixel_BNP.shape[2]))
+        position_BN2 = position_BN2.gather(1, take.expand(-1, -1, 2))
+
+    weights_GC = quadrature_weights(bands).to(torch.float32)
+    x_BNPC = torch.where(pixel_BNP[..., None], x_BNPC, 0.0)
+    if level_B is None:
+        level_B = torch.ones(batch, device=x_BNPC.device) if level == "none" else _level(x_BNPC, pixel_BNP, weights_GC)
+    level_B = level_B.to(torch.float32).clamp_min(1e-12)
+
+    count_BN = pixel_BNP.sum(-1)
+    x_BCNP = (x_BNPC / level_B[:, None, None, None]).permute(0, 3, 1, 2).contiguous()
+    mean_BCN = x_BCNP.sum(-1) / count_BN.clamp_min(1)[:, None]
+    x_BCNP = torch.where(pixel_BNP[:, None], x_BCNP, mean_BCN[..., None])
+    return Patches(
+        x_BCNP,
+        count_BN / float(p * p),
+        count_BN > 0,
+        position_BN2,
+        (rows, cols),
+        bands,
+        weights_GC,
+        level_B.log(),
+    )
+
+
+def sample_level(x_BHWC: Tensor, bands: BandTensors, mask_BHW: Tensor | None = None) -> Tensor:
+    """level_B: quadrature-weighted mean magnitude (physical units) over valid pixels and bands; 1 where there is none."""
+    shape = (-1, 1, 1, 1)
+    x_BHWC = x_BHWC.to(torch.float32) * bands.scale_G.view(shape) + bands.offset_G.view(shape)
+    x_BHWC = torch.where(bands.valid_GC[:, None, None], x_BHWC, 0.0)
+    pixel_BHW = x_BHWC.sum(-1).isfinite()
+    if mask_BHW is not None:
+        pixel_BHW = pixel_BHW & mask_BHW
+    x_BHWC = torch.where(pixel_BHW[..., None], x_BHWC, 0.0)
+    return _level(
+        x_BHWC.flatten(1, 2).unsqueeze(1), pixel_BHW.flatten(1).unsqueeze(1), quadrature_weights(bands).float()
+    )
+
+
+def _level(x_BNPC: Tensor, pixel_BNP: Tensor, weights_GC: Tensor) -> Tensor:
+    total_B = torch.einsum("bnpc,bc->b", x_BNPC.abs(), weights_GC.expand(len(x_BNPC), -1))
+    level_B = total_B / pixel_BNP.sum((1, 2)).clamp_min(1)
+    return torch.where(level_B > 0, level_B, 1.0)
+
+
+def _cut(x_BHWC: Tensor, rows: int, cols: int, p: int) -> Tensor:
+    batch, _, _, channels = x_BHWC.shape
+    x = x_BHWC.view(batch, rows, p, cols, p, channels).permute(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, rows * cols, p * p, channels)
+
+
+def _positions(batch: int, rows: int, cols: int, device: torch.device) -> Tensor:
+    row, col = torch.meshgrid(torch.arange(rows, device=device), torch.arange(cols, device=device), indexing="ij")
+    return torch.stack([row.flatten(), col.flatten()], dim=-1).expand(batch, -1, -1)

@@ -1,0 +1,31 @@
+"""Sine-cosine positions that know how large a pixel is on the ground (after Scale-MAE).
+
+Shapes: B samples, N tokens, D width, G = 1 or B.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+RATIO_LIMIT = 4.0  # a lab scan and a satellite differ by 3e5; beyond this the ratio says nothing useful
+
+
+def position_embedding(
+    position_BN2: Tensor, grid_hw: tuple[int, int], gsd_m_G: Tensor, reference_m: float, dim: int
+) -> Tensor:
+    """position_BND (float32): sin and cos of the centred row and column, in units of the reference distance.
+
+    Coordinates are (position - grid centre) times gsd / reference, the ratio clamped to [1/4, 4]; unknown GSD = 1.
+
+    Raises:
+        ValueError: ``dim`` is not a multiple of 4 (a programmer's error).
+    """
+    if dim % 4:
+        raise ValueError(f"position embedding needs a width divisible by 4, got {dim}")
+    ratio_G = torch.where(gsd_m_G.isfinite(), gsd_m_G / reference_m, 1.0).clamp(1 / RATIO_LIMIT, RATIO_LIMIT)
+    centre_2 = position_BN2.new_tensor(grid_hw, dtype=torch.float32).sub(1).div(2)
+    place_BN2 = (position_BN2 - centre_2) * ratio_G[:, None, None]
+    frequency_F = 10_000.0 ** -(torch.arange(dim // 4, device=position_BN2.device) / (dim // 4))
+    angle_BN2F = place_BN2[..., None] * frequency_F
+    return torch.cat([angle_BN2F.sin(), angle_BN2F.cos()], dim=-1).flatten(2)

@@ -1,0 +1,67 @@
+"""Names to modules: sizes of the trunk, registered embeddings, and the function that builds an encoder from both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from specfm.errors import UsageError
+from specfm.models.encoder import Encoder
+from specfm.models.hyper import HyperEmbedding
+
+
+@dataclass(frozen=True)
+class Size:
+    """Width, depth and heads of a trunk."""
+
+    dim: int
+    depth: int
+    heads: int
+
+
+SIZES = {
+    "nano": Size(192, 4, 3),
+    "tiny": Size(192, 12, 3),
+    "small": Size(384, 12, 6),
+    "base": Size(768, 12, 12),
+    "large": Size(1024, 24, 16),
+}
+
+EMBEDDINGS: dict[str, Callable[..., nn.Module]] = {"hyper": HyperEmbedding}
+
+
+def create_encoder(size: str = "nano", embedding: str = "hyper", patch_size: int = 8, **options: Any) -> Encoder:
+    """Build an encoder with random weights (torch's global generator; nothing is downloaded).
+
+    Args:
+        size: one of :data:`SIZES`. embedding: one of :data:`EMBEDDINGS`. patch_size: 1 and up.
+        options: ``dim``, ``depth``, ``heads``, ``mlp_ratio``, ``drop_path``, ``level``, ``gsd_reference_m`` go to the
+            trunk, everything else to the embedding.
+
+    Raises:
+        UsageError: an unknown size, embedding or option.
+    """
+    if size not in SIZES:
+        raise UsageError(f"unknown encoder size {size!r}; choose one of {', '.join(SIZES)}")
+    if embedding not in EMBEDDINGS:
+        raise UsageError(f"unknown embedding {embedding!r}; choose one of {', '.join(EMBEDDINGS)}")
+    if patch_size < 1:
+        raise UsageError(f"patch_size must be at least 1, got {patch_size}")
+    trunk = {"dim": SIZES[size].dim, "depth": SIZES[size].depth, "heads": SIZES[size].heads}
+    trunk |= {
+        k: options[k]
+        for k in ("dim", "depth", "heads", "mlp_ratio", "drop_path", "level", "gsd_reference_m")
+        if k in options
+    }
+    if trunk.get("level", "sample") not in ("sample", "none"):
+        raise UsageError(f"unknown level {trunk['level']!r}; choose sample or none")
+    rest = {k: v for k, v in options.items() if k not in trunk}
+    try:
+        module = EMBEDDINGS[embedding](trunk["dim"], patch_size, **rest)
+    except TypeError as error:
+        raise UsageError(f"embedding {embedding!r} does not take these options ({error})") from None
+    config = {"size": size, "embedding": embedding, "patch_size": patch_size, **options}
+    return Encoder(module, patch_size, config=config, **trunk)

@@ -12,8 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specfm.errors import SpecfmError
-from specfm.files import MANIFEST, IntegrityError, atomic_write_bytes, atomic_write_json, staged_folder
-from specfm.files import verify_manifest, write_manifest
+from specfm.files import (
+    MANIFEST,
+    IntegrityError,
+    atomic_write_bytes,
+    atomic_write_json,
+    staged_folder,
+    verify_manifest,
+    write_manifest,
+)
 
 if TYPE_CHECKING:
     from specfm.models.encoder import Encoder

@@ -2,7 +2,7 @@
 
 Shapes: B samples, N tokens, C bands, P = p*p pixels of a patch, D token width, R rank of the spatial basis, K width of
 the hypernetwork's last hidden layer, E band-code width, G = 1 or B (codes shared by all samples, or one set each).
-Source: SpecAware (arXiv 2510.27219), equations for HyperEmbedding; the factored contraction and the quadrature are ours.
+Source: HyperEmbedding of SpecAware (arXiv 2510.27219); the factored contraction and the quadrature are ours.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ def patchify(
 
 
 def sample_level(x_BHWC: Tensor, bands: BandTensors, mask_BHW: Tensor | None = None) -> Tensor:
-    """level_B: quadrature-weighted mean magnitude (physical units) over valid pixels and bands; 1 where there is none."""
+    """level_B: weighted mean magnitude (physical units) over valid pixels and bands; 1 where there is none."""
     shape = (-1, 1, 1, 1)
     x_BHWC = x_BHWC.to(torch.float32) * bands.scale_G.view(shape) + bands.offset_G.view(shape)
     x_BHWC = torch.where(bands.valid_GC[:, None, None], x_BHWC, 0.0)

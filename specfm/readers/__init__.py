@@ -1,0 +1,136 @@
+"""Readers: one call opens any supported cube, by what the file holds and not by its extension alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from specfm.errors import SpecfmError
+from specfm.readers.found import Found
+from specfm.scene import Scene
+from specfm.sensors import Sensor
+
+__all__ = ["read_scene"]
+
+_ARCHIVES = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"7z\xbc\xaf": "7z"}
+_OTHER = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP", b"HEAD74": "ERDAS 7.4", b"CDF": "NetCDF 3"}
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_HDF = b"\x89HDF\r\n\x1a\n"
+
+
+def read_scene(
+    path: str | Path,
+    *,
+    variable: str | None = None,
+    layout: str | None = None,
+    sensor: Sensor | str | None = None,
+    wavelengths: str | Path | None = None,
+    units: str | None = None,
+    quantity: str | None = None,
+    scale: float | None = None,
+    offset: float | None = None,
+    nodata: float | None = None,
+    name: str | None = None,
+) -> Scene:
+    """Open a cube; no pixel is read yet.
+
+    ENVI (header or data file), GeoTIFF, MATLAB v5 and v7.3, HDF5 / NetCDF 4 and ``.npy`` are told apart by their
+    content. Wavelengths come from the file; where it is silent from ``wavelengths`` or ``sensor`` (logged); else the
+    file is refused. Units are never guessed.
+
+    Args:
+        path: data or header file.
+        variable: name of the cube in a MATLAB or HDF5 file; None = the only one that fits.
+        layout: axes of a MATLAB, HDF5 or npy array: ``HWC`` (default), ``CHW``, ``bands_by_pixels:HxW`` (MATLAB
+            column-major, as unmixing scenes are stored) or ``spectra`` (N x C, read as (N, 1, C)).
+        sensor: a Sensor or the name of a known one, for what the file does not say.
+        wavelengths: CSV file with columns band, centre_nm, fwhm_nm, for a file without wavelengths.
+        units: unit of the file's wavelengths where it does not say it (nm, um, cm-1).
+        quantity, scale, offset: radiometry, where the file is silent or wrong; these win over the file.
+        nodata: stored value that means "not measured"; wins over the file.
+        name: name of the scene; None = the file's.
+
+    Raises:
+        SpecfmError: unreadable, cut short, inconsistent, without wavelengths; the message names file and remedy.
+    """
+    path = Path(path)
+    found = _open(path, variable, layout)
+    resolved_nodata = found.nodata if nodata is None else float(nodata)
+    from specfm.readers.resolve import resolve_sensor
+
+    return Scene(
+        source=found.source,
+        sensor=resolve_sensor(found, sensor, wavelengths, units, quantity, scale, offset),
+        name=name or found.name or path.stem,
+        path=found.path,
+        geo=found.geo,
+        nodata=resolved_nodata,
+        labels_HW=found.labels_HW,
+        label_names=found.label_names,
+    )
+
+
+def _open(path: Path, variable: str | None, layout: str | None) -> Found:
+    """Choose the reader by the first bytes, then by a header beside the file."""
+    if not path.exists():
+        raise SpecfmError(f"{path}: no such file")
+    if path.is_dir():
+        raise SpecfmError(f"{path}: is a folder; name the data or header file in it")
+    try:
+        with path.open("rb") as handle:
+            start = handle.read(1024)
+    except OSError as error:
+        raise SpecfmError(f"{path}: cannot be read ({error.strerror})") from error
+    options: dict[str, Any] = {"variable": variable, "layout": layout}
+    if start.startswith(b"MATLAB 5.0"):
+        from specfm.readers.matlab import read_matlab
+
+        return read_matlab(path, hdf=False, **options)
+    if start.startswith(b"MATLAB 7.3"):
+        from specfm.readers.matlab import read_matlab
+
+        return read_matlab(path, hdf=True, **options)
+    if start.startswith(_HDF):
+        from specfm.readers.hdf import read_hdf
+
+        return read_hdf(path, **options)
+    if start.startswith(b"\x93NUMPY"):
+        from specfm.readers.npy import read_npy
+
+        _only_layout(path, "npy", variable)
+        return read_npy(path, layout)
+    if start.startswith(_TIFF):
+        from specfm.readers.geotiff import read_geotiff
+
+        _no_options(path, "GeoTIFF", variable, layout)
+        return read_geotiff(path)
+    from specfm.readers.envi import find_header, read_envi
+
+    _no_options(path, "ENVI", variable, layout)
+    text = start.lstrip(b"\xef\xbb\xbf \r\n\t")
+    if (text.startswith(b"ENVI") and path.suffix.lower() != ".sli") or path.suffix.lower() == ".hdr":
+        return read_envi(path)
+    header = find_header(path)
+    if header is not None:
+        return read_envi(path, header)
+    for magic, kind in {**_ARCHIVES, **_OTHER}.items():
+        if start.startswith(magic):
+            advice = "unpack it first" if magic in _ARCHIVES else "convert it to ENVI or GeoTIFF"
+            raise SpecfmError(f"{path}: is a {kind} file, which is not read; {advice}")
+    if path.stat().st_size == 0:
+        raise SpecfmError(f"{path}: is empty (0 bytes)")
+    raise SpecfmError(
+        f"{path}: neither ENVI, GeoTIFF, MATLAB, HDF5 nor npy by its content, and no header {path.name}.hdr or "
+        f"{path.stem}.hdr lies beside it"
+    )
+
+
+def _no_options(path: Path, kind: str, variable: str | None, layout: str | None) -> None:
+    _only_layout(path, kind, variable)
+    if layout is not None:
+        raise SpecfmError(f"{path}: is {kind}, whose axes are known; leave out layout")
+
+
+def _only_layout(path: Path, kind: str, variable: str | None) -> None:
+    if variable is not None:
+        raise SpecfmError(f"{path}: is {kind}, which has no variables; leave out variable={variable!r}")

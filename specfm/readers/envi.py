@@ -1,0 +1,127 @@
+"""ENVI cubes and spectral libraries: a text header beside a flat file (bsq, bil or bip).
+
+``x.hdr`` pairs with ``x``, ``x.dat.hdr`` with ``x.dat``, ``x.hdr`` also with ``x`` + a usual extension. A spectral
+library (``.sli``) is a scene of N rows, one column: ``(N, 1, C)``.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from specfm.errors import SpecfmError
+from specfm.readers.checked import NATIVE_ORDER, FlatSource
+from specfm.readers.envi_header import EnviHeader, parse_header
+from specfm.readers.found import Found
+from specfm.scene import Geo
+
+log = logging.getLogger(__name__)
+
+EXTENSIONS = ("", ".dat", ".img", ".raw", ".bil", ".bip", ".bsq", ".sli", ".cub", ".bin", ".lib", ".slb")
+
+
+def find_header(data: Path) -> Path | None:
+    """The header of a data file: ``x.dat.hdr`` before ``x.hdr``, in any case of letters."""
+    names = [data.name + ".hdr", data.stem + ".hdr"] if data.suffix else [data.name + ".hdr"]
+    siblings = {entry.name.lower(): entry for entry in sorted(data.parent.iterdir(), reverse=True) if entry.is_file()}
+    for name in names:
+        exact = data.parent / name
+        if exact.is_file():
+            return exact
+        if name.lower() in siblings:
+            return siblings[name.lower()]
+    return None
+
+
+def find_data(header: Path) -> Path:
+    """The data file of a header.
+
+    Raises:
+        SpecfmError: there is none, or several fit.
+    """
+    stem = header.with_suffix("")
+    wanted = {(stem.name + extension).lower() for extension in EXTENSIONS}
+    entries = [entry for entry in sorted(header.parent.iterdir()) if entry.name.lower() in wanted and entry.is_file()]
+    entries = [entry for entry in entries if entry != header and find_header(entry) == header]
+    exact = [entry for entry in entries if entry == stem]
+    if exact:
+        return exact[0]
+    if not entries:
+        raise SpecfmError(
+            f"{header}: no data file beside this header; looked for {stem.name} alone and with "
+            f"{', '.join(extension for extension in EXTENSIONS if extension)}"
+        )
+    if len(entries) > 1:
+        names = ", ".join(entry.name for entry in entries)
+        raise SpecfmError(f"{header}: several data files fit this header ({names}); name the one you mean")
+    return entries[0]
+
+
+def read_envi(path: Path, header_path: Path | None = None) -> Found:
+    """Open an ENVI cube named by its header or by its data file; no pixel is read.
+
+    Raises:
+        SpecfmError: header or data file missing, keys missing or odd, data file shorter than the header says.
+    """
+    if header_path is None:
+        header_path = path
+        header = parse_header(path)
+        header.check()
+        data = find_data(path)
+    else:
+        header = parse_header(header_path)
+        header.check()
+        data = path
+    lines, samples, bands = header.shape
+    if header.is_library:
+        if bands != 1:
+            raise SpecfmError(f"{header_path}: a spectral library has bands = 1, this one says {bands}")
+        source = FlatSource(data, (lines, 1, samples), header.dtype, "HWC", header.header_offset, header_path.name)
+    else:
+        order = NATIVE_ORDER[header.interleave]
+        source = FlatSource(data, header.shape, header.dtype, order, header.header_offset, header_path.name)
+    if source.surplus:
+        log.warning("%s: %d bytes more than %s describes; they are ignored", data, source.surplus, header_path.name)
+    found = Found(source=source, path=data, described_by=header_path, name=data.stem)
+    _spectral(header, found)
+    _radiometric(header, found)
+    crs, transform, gsd_m = header.geo()
+    if crs is not None or transform is not None:
+        found.geo = Geo(crs, transform)  # type: ignore[arg-type]
+    found.gsd_m = gsd_m
+    if header.is_library:
+        names = header.items("spectra names")
+        found.label_names = tuple(names) if len(names) == lines else tuple(str(i) for i in range(lines))
+        found.labels_HW = np.arange(lines, dtype=np.int32)[:, None]
+    return found
+
+
+def _spectral(header: EnviHeader, found: Found) -> None:
+    count = found.source.shape[2]
+    found.wavelengths = header.numbers("wavelength", count)
+    found.fwhm = header.numbers("fwhm", count)
+    found.units = header.units
+    good = header.numbers("bbl", count)
+    found.valid = None if good is None else np.asarray(good) != 0
+    sensor = header.fields.get("sensor type", "").strip()
+    found.sensor_name = None if sensor.lower() in ("", "unknown") else sensor
+
+
+def _radiometric(header: EnviHeader, found: Found) -> None:
+    count = found.source.shape[2]
+    found.nodata = header.number("data ignore value")
+    factor = header.number("reflectance scale factor")
+    if factor is not None:
+        if not factor > 0:
+            raise SpecfmError(f"{header.path}: reflectance scale factor must be positive, got {factor}")
+        found.scale = 1.0 / factor
+    gains, offsets = header.numbers("data gain values", count), header.numbers("data offset values", count)
+    if gains is None and offsets is None:
+        return
+    gain_C = np.ones(count) if gains is None else np.asarray(gains)
+    offset_C = np.zeros(count) if offsets is None else np.asarray(offsets)
+    if factor is not None:  # gains lead to scaled reflectance, which the factor then brings to 0..1
+        gain_C, offset_C = gain_C / factor, offset_C / factor
+    found.calibrate(gain_C, offset_C)

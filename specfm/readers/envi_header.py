@@ -1,0 +1,236 @@
+"""ENVI headers: the text file beside a flat cube, as found in the wild.
+
+Rules (``key = value`` lines; keys in any case; ``;`` starts a comment; braces span lines): required are samples, lines,
+bands, data type and interleave; byte order and header offset default to 0. Source: the ENVI header format as described
+by its vendor, and what other readers accept; real headers that break one rule or another are fixtures of the tests.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from specfm.errors import SpecfmError
+
+log = logging.getLogger(__name__)
+
+DTYPES: dict[int, str] = {
+    1: "u1", 2: "i2", 3: "i4", 4: "f4", 5: "f8", 6: "c8", 9: "c16", 12: "u2", 13: "u4", 14: "i8", 15: "u8",
+}  # fmt: skip
+REQUIRED = ("samples", "lines", "bands", "data type", "interleave")
+_SILENT_UNITS = {"", "unknown", "index", "none", "n/a", "na"}
+
+
+@dataclass(frozen=True)
+class EnviHeader:
+    """A parsed header: ``fields`` maps lower-case keys to raw text (text inside braces without the braces)."""
+
+    path: Path
+    fields: dict[str, str]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(lines, samples, bands)."""
+        return (self._count("lines"), self._count("samples"), self._count("bands"))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        code = self.integer("data type")
+        if code not in DTYPES:
+            raise SpecfmError(
+                f"{self.path}: data type {code} is not an ENVI type; known are {', '.join(map(str, DTYPES))}"
+            )
+        order = self.integer("byte order", 0)
+        if order not in (0, 1):
+            raise SpecfmError(f"{self.path}: byte order must be 0 (little endian) or 1 (big endian), got {order}")
+        return np.dtype(DTYPES[code]).newbyteorder("<" if order == 0 else ">")
+
+    @property
+    def interleave(self) -> str:
+        kind = self.text("interleave").lower()
+        if kind not in ("bsq", "bil", "bip"):
+            raise SpecfmError(f"{self.path}: interleave must be bsq, bil or bip, got {kind!r}")
+        return kind
+
+    @property
+    def header_offset(self) -> int:
+        offset = self.integer("header offset", 0)
+        if offset < 0:
+            raise SpecfmError(f"{self.path}: header offset must not be negative, got {offset}")
+        return offset
+
+    @property
+    def is_library(self) -> bool:
+        """A spectral library: lines are spectra, samples are bands."""
+        return "spectral library" in self.fields.get("file type", "").lower()
+
+    @property
+    def units(self) -> str | None:
+        """Wavelength units as written, None where the header does not say (``Unknown`` is not saying)."""
+        units = _uncommented(self.fields.get("wavelength units", "")).strip()
+        return None if units.lower() in _SILENT_UNITS else units
+
+    def text(self, key: str) -> str:
+        """A required single value."""
+        if key not in self.fields:
+            raise SpecfmError(f"{self.path}: the header has no {key!r}; add the line '{key} = ...'")
+        return _uncommented(self.fields[key]).strip()
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        """A whole number; ``default`` where the key is absent (None: the key is required)."""
+        if default is not None and key not in self.fields:
+            return default
+        try:
+            number = float(self.text(key))
+            if number != int(number):
+                raise ValueError
+        except (ValueError, OverflowError):
+            raise SpecfmError(f"{self.path}: {key} must be a whole number, got {self.text(key)!r}") from None
+        return int(number)
+
+    def number(self, key: str) -> float | None:
+        """A single optional number."""
+        if key not in self.fields:
+            return None
+        try:
+            return float(self.text(key))
+        except ValueError:
+            raise SpecfmError(f"{self.path}: {key} must be a number, got {self.text(key)!r}") from None
+
+    def items(self, key: str) -> list[str]:
+        """A list in braces, split at commas; empty where the key is absent. A comma at the end is forgiven."""
+        parts = [part.strip() for part in _uncommented(self.fields.get(key, "")).split(",")]
+        while parts and not parts[-1]:
+            parts.pop()
+        return parts
+
+    def numbers(self, key: str, count: int) -> list[float] | None:
+        """A list of exactly ``count`` numbers, None where the key is absent or its braces are empty."""
+        items = self.items(key)
+        if not items:
+            return None
+        try:
+            values = [float(item) for item in items]
+        except ValueError:
+            bad = next(item for item in items if not _is_number(item))
+            raise SpecfmError(f"{self.path}: {key} holds {bad!r}, which is not a number") from None
+        if len(values) != count:
+            raise SpecfmError(f"{self.path}: {key} has {len(values)} values but the file has {count} bands")
+        return values
+
+    def _count(self, key: str) -> int:
+        value = self.integer(key)
+        if value < 1:
+            raise SpecfmError(f"{self.path}: {key} must be at least 1, got {value}")
+        return value
+
+    def check(self) -> None:
+        """Refuse a header that cannot describe a cube: missing keys are named together."""
+        missing = [key for key in REQUIRED if key not in self.fields]
+        if missing:
+            raise SpecfmError(
+                f"{self.path}: the header lacks {', '.join(missing)}; an ENVI header needs {', '.join(REQUIRED)}"
+            )
+        if self.integer("file compression", 0) != 0:
+            raise SpecfmError(f"{self.path}: the data file is compressed (file compression = 1); write it uncompressed")
+        frames = [item for item in self.items("major frame offsets") + self.items("minor frame offsets") if item != "0"]
+        if frames:
+            raise SpecfmError(f"{self.path}: frame offsets are not supported; write the cube without them")
+        if "byte order" not in self.fields and self.dtype.itemsize > 1:
+            log.info("%s: no byte order in the header; taken as 0 (little endian)", self.path)
+
+    def geo(self) -> tuple[str | None, tuple[float, ...] | None, float | None]:
+        """(crs as WKT or EPSG name, GDAL affine transform, pixel size in metres), each None where unknown.
+
+        ``map info`` gives a tie point for a pixel counted from (1, 1) at the upper left corner of the image; the
+        rotation is counter-clockwise in degrees (same reading as GDAL's ENVI driver).
+        """
+        crs = re.sub(r"\s*\n\s*", "", self.fields.get("coordinate system string", "")).strip() or None
+        info = self.items("map info")
+        if len(info) < 7:
+            return crs, None, None
+        try:
+            column, row, east, north, dx, dy = (float(item) for item in info[1:7])
+        except ValueError:
+            raise SpecfmError(
+                f"{self.path}: map info holds something else than numbers: {', '.join(info[1:7])}"
+            ) from None
+        options = dict(part.lower().split("=", 1) for part in info[7:] if "=" in part)
+        angle = -math.radians(float(options.get("rotation", "0")))
+        cos, sin = math.cos(angle), math.sin(angle)
+        transform = (
+            east - (column - 1) * dx, cos * dx, -sin * dx,
+            north + (row - 1) * dy, -sin * dy, -cos * dy,
+        )  # fmt: skip
+        utm = info[0].strip().lower() == "utm"
+        if (
+            crs is None
+            and utm
+            and len(info) >= 10
+            and info[9].replace(" ", "-").upper() == "WGS-84"
+            and info[7].isdigit()
+        ):
+            crs = f"EPSG:{(32700 if info[8].lower().startswith('s') else 32600) + int(info[7])}"
+        metres = options.get("units", "meters" if utm else "").startswith(("meter", "metre"))
+        return crs, transform, (abs(dx * dy) ** 0.5 or None) if metres else None
+
+
+def parse_header(path: Path) -> EnviHeader:
+    """Read a header file.
+
+    Raises:
+        SpecfmError: not an ENVI header, or a brace that never closes.
+    """
+    raw = path.read_bytes()
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = raw.decode("latin-1")
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith(";")]
+    first = next((line.strip() for line in lines if line.strip()), "")
+    fields: dict[str, str] = {}
+    position = 0
+    while position < len(lines):
+        line = lines[position]
+        position += 1
+        if "=" not in line:
+            continue
+        key, value = (part.strip() for part in line.split("=", 1))
+        key = re.sub(r"\s+", " ", key).lower()
+        if value.startswith("{"):
+            while "}" not in value and position < len(lines):
+                value += "\n" + lines[position]
+                position += 1
+            if "}" not in value:
+                raise SpecfmError(f"{path}: the brace after {key!r} never closes; the header was cut short")
+            value = value[1 : value.rindex("}")].strip()
+        if key in fields and fields[key] != value:
+            log.warning("%s: %r is given twice; the last one is used", path, key)
+        fields[key] = value
+    if not first.startswith("ENVI"):
+        if first.split("=")[0].split()[:1] and first.split()[0].upper() in ("BYTEORDER", "NROWS", "NCOLS", "LAYOUT"):
+            raise SpecfmError(
+                f"{path}: this is an ESRI (ArcGIS) header, not an ENVI header; export the cube as ENVI or GeoTIFF"
+            )
+        if not {"samples", "lines", "bands"} <= fields.keys():
+            raise SpecfmError(f"{path}: not an ENVI header (its first line should be 'ENVI')")
+        log.warning("%s: the first line is not 'ENVI'; read as an ENVI header all the same", path)
+    return EnviHeader(path, fields)
+
+
+def _uncommented(value: str) -> str:
+    return "\n".join(line.split(";", 1)[0] for line in value.split("\n"))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

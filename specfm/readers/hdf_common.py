@@ -1,0 +1,76 @@
+"""Windowed reads from HDF5 datasets of any axis order, and one way to open a file. Axes: H rows, W columns, C bands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specfm.errors import SpecfmError
+
+if TYPE_CHECKING:
+    import h5py
+
+
+def open_hdf(path: Path) -> h5py.File:
+    """Open for reading, without a lock (the file is not ours to lock).
+
+    Raises:
+        SpecfmError: not HDF5, or cut short (HDF5 itself checks the length).
+    """
+    import h5py
+
+    try:
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        reason = str(error).replace("\n", " ")
+        raise SpecfmError(
+            f"{path}: not a readable HDF5 file ({path.stat().st_size} bytes; {reason}); it was cut short or damaged, copy it again"
+        ) from error
+
+
+def read_axes(
+    dataset: h5py.Dataset, order: str, rows: range, cols: range, bands: NDArray[np.int64] | None
+) -> NDArray[Any]:
+    """Read ``[h, w, c]`` from a dataset whose axes are ``order`` (a permutation of HWC), touching only what is asked for.
+
+    Scattered bands are read as runs of neighbours: HDF5 is slow on index lists.
+    """
+    sizes = dict(zip(order, dataset.shape, strict=True))
+    every = np.arange(sizes["C"]) if bands is None else bands
+    wanted, back = np.unique(every, return_inverse=True)
+    out = np.empty((len(rows), len(cols), len(wanted)), dataset.dtype.newbyteorder("="))
+    edges = np.flatnonzero(np.diff(wanted) != 1) + 1
+    for start, stop in zip([0, *edges.tolist()], [*edges.tolist(), len(wanted)], strict=True):
+        window = {
+            "H": slice(rows.start, rows.stop, rows.step),
+            "W": slice(cols.start, cols.stop, cols.step),
+            "C": slice(int(wanted[start]), int(wanted[stop - 1]) + 1),
+        }
+        try:
+            part = dataset[tuple(window[axis] for axis in order)]
+        except OSError as error:
+            raise SpecfmError(
+                f"{dataset.file.filename}: {dataset.name} cannot be read ({error}); the file is damaged"
+            ) from error
+        out[:, :, start:stop] = part.transpose([order.index(axis) for axis in "HWC"])
+    back = back.ravel()
+    return out if np.array_equal(back, np.arange(len(wanted))) else out[:, :, back]
+
+
+class HdfSource:
+    """A dataset of an HDF5 file as a cube ``[H, W, C]``; the file is opened for each read, so it can cross processes."""
+
+    def __init__(self, path: Path, dataset: str, order: str = "HWC"):
+        self.path, self.dataset, self.order = path, dataset, order
+        with open_hdf(path) as file:
+            item = file[dataset]
+            sizes = dict(zip(order, item.shape, strict=True))
+            self.shape = (sizes["H"], sizes["W"], sizes["C"])
+            self.dtype = item.dtype.newbyteorder("=")
+
+    def read(self, rows: range, cols: range, bands: NDArray[np.int64] | None) -> NDArray[Any]:
+        with open_hdf(self.path) as file:
+            return read_axes(file[self.dataset], self.order, rows, cols, bands)

@@ -1,0 +1,230 @@
+"""MATLAB files: v5 (one compressed stream per variable) and v7.3 (HDF5 with reversed axes).
+
+A v5 variable cannot be read in part: it is read once, whole, when the first pixel is asked for, and kept. A v7.3
+variable is read by window.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specfm.errors import SpecfmError, UsageError
+from specfm.readers.found import Found
+
+LAYOUTS = '"HWC" (default), "CHW", "bands_by_pixels:HxW" (pixels column by column), "spectra" (N x C)'
+_WAVELENGTH_NAMES = ("wavelength", "wavelengths", "wavelengths_nm", "wl", "wvl", "lambda", "centers", "centres")
+_CLASSES = {"double": "f8", "single": "f4", "logical": "?"}
+
+
+class MatlabSource:
+    """A variable of a v5 or v7.3 file as a cube ``[H, W, C]``."""
+
+    def __init__(self, path: Path, variable: str, stored_shape: Sequence[int], dtype: Any, layout: str, hdf: bool):
+        self.path, self.variable, self.layout, self.hdf = path, variable, layout, hdf
+        self.stored_shape = tuple(int(size) for size in stored_shape)
+        self.shape = layout_shape(self.stored_shape, layout, f"{path}: variable {variable!r}")
+        self.dtype = np.dtype(dtype).newbyteorder("=")
+        self._cube: NDArray[Any] | None = None
+
+    def read(self, rows: range, cols: range, bands: NDArray[np.int64] | None) -> NDArray[Any]:
+        if self.hdf and self.layout in ("HWC", "CHW"):
+            return self._read_hdf(rows, cols, bands)
+        if self._cube is None:
+            self._cube = apply_layout(self._load(), self.layout, self.shape)
+        part = self._cube[rows.start : rows.stop : rows.step, cols.start : cols.stop : cols.step]
+        return np.array(part if bands is None else part[:, :, bands], dtype=self.dtype, order="C")
+
+    def _load(self) -> NDArray[Any]:
+        if self.hdf:
+            import h5py
+
+            with h5py.File(self.path, "r", locking=False) as file:
+                return np.asarray(file[self.variable]).T
+        from scipy.io import loadmat
+
+        with _readable(self.path):
+            array = np.asarray(loadmat(self.path, variable_names=[self.variable])[self.variable])
+        return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+    def _read_hdf(self, rows: range, cols: range, bands: NDArray[np.int64] | None) -> NDArray[Any]:
+        import h5py
+
+        from specfm.readers.hdf_common import read_axes
+
+        # HDF5 sees MATLAB's axes reversed: HWC is stored as [C, W, H], CHW as [W, H, C]
+        order = "CWH" if self.layout == "HWC" else "WHC"
+        with h5py.File(self.path, "r", locking=False) as file:
+            return read_axes(file[self.variable], order, rows, cols, bands)
+
+
+def check_layout(layout: str) -> None:
+    """Refuse a layout that does not exist.
+
+    Raises:
+        UsageError: with the list of layouts.
+    """
+    if layout not in ("HWC", "CHW", "spectra") and not re.fullmatch(r"bands_by_pixels:\d+x\d+", layout):
+        raise UsageError(f"unknown layout {layout!r}; give one of {LAYOUTS}")
+
+
+def layout_shape(shape: tuple[int, ...], layout: str, what: str) -> tuple[int, int, int]:
+    """(H, W, C) of an array of ``shape`` (as MATLAB shows it) under ``layout``.
+
+    Raises:
+        SpecfmError: the array does not have that form.
+    """
+    if layout in ("HWC", "CHW"):
+        if len(shape) != 3:
+            raise SpecfmError(f"{what} has shape {_by(shape)}; layout {layout} needs three axes, give one of {LAYOUTS}")
+        return shape if layout == "HWC" else (shape[1], shape[2], shape[0])  # type: ignore[return-value]
+    if len(shape) != 2:
+        raise SpecfmError(f"{what} has shape {_by(shape)}; layout {layout} needs a matrix")
+    if layout == "spectra":
+        return (shape[0], 1, shape[1])
+    height, width = (int(side) for side in layout.split(":")[1].split("x"))
+    if height * width != shape[1]:
+        raise SpecfmError(f"{what} has shape {_by(shape)}, which is not bands x pixels of a {height}x{width} image")
+    return (height, width, shape[0])
+
+
+def apply_layout(array: NDArray[Any], layout: str, shape: tuple[int, int, int]) -> NDArray[Any]:
+    """Bring an array (axes as MATLAB shows them) to ``[H, W, C]``."""
+    if layout == "CHW":
+        return array.transpose(1, 2, 0)
+    if layout.startswith("bands_by_pixels"):
+        return array.T.reshape(shape, order="F")
+    return array.reshape(shape)
+
+
+def read_matlab(path: Path, variable: str | None, layout: str | None, hdf: bool) -> Found:
+    """Open a MATLAB cube.
+
+    Args:
+        variable: its name; None: the only variable that fits the layout.
+        layout: one of HWC (default), CHW, bands_by_pixels:HxW, spectra.
+        hdf: the file is v7.3.
+
+    Raises:
+        SpecfmError: unreadable, no such variable, or several candidates (they are listed).
+    """
+    layout = layout or "HWC"
+    check_layout(layout)
+    variables = _list_hdf(path) if hdf else _list_v5(path)
+    name = _choose(path, variables, variable, layout)
+    shape, dtype = variables[name]
+    source = MatlabSource(path, name, shape, dtype, layout, hdf)
+    found = Found(source=source, path=path, name=path.stem)
+    count = source.shape[2]
+    vectors = {key: size for key, (size, _) in variables.items() if int(np.prod(size)) == count and count > 1}
+    for key in vectors:
+        if key.lower() in _WAVELENGTH_NAMES and found.wavelengths is None:
+            found.wavelengths = _vector(path, key, hdf)  # a .mat states no units: resolve asks for them
+        elif key.lower() == "fwhm":
+            found.fwhm = _vector(path, key, hdf)
+        elif key.lower() == "bbl":
+            found.valid = _vector(path, key, hdf) != 0
+    if found.wavelengths is None:
+        found.fwhm = None
+    return found
+
+
+def load_variable(path: Path, variable: str) -> NDArray[Any]:
+    """One whole numeric variable, axes as MATLAB shows them (label maps, abundances)."""
+    with path.open("rb") as handle:
+        hdf = b"MATLAB 7.3" in handle.read(16)
+    variables = _list_hdf(path) if hdf else _list_v5(path)
+    if variable not in variables:
+        raise SpecfmError(f"{path}: no variable {variable!r}; it holds {_listing(variables)}")
+    return _vector(path, variable, hdf, flat=False)
+
+
+def _choose(path: Path, variables: dict[str, tuple[tuple[int, ...], str]], variable: str | None, layout: str) -> str:
+    if variable is not None:
+        if variable not in variables:
+            raise SpecfmError(f"{path}: no variable {variable!r}; it holds {_listing(variables)}")
+        return variable
+    axes = 3 if layout in ("HWC", "CHW") else 2
+    fits = []
+    for name, (shape, _) in variables.items():
+        if len(shape) != axes or int(np.prod(shape)) == 0 or (axes == 2 and min(shape) == 1):
+            continue
+        try:
+            layout_shape(shape, layout, name)
+        except SpecfmError:
+            continue
+        fits.append(name)
+    if not fits:
+        matrices = " (a matrix needs --layout: " + LAYOUTS + ")" if axes == 3 else ""
+        raise SpecfmError(f"{path}: no variable fits layout {layout}; it holds {_listing(variables)}{matrices}")
+    if len(fits) > 1:
+        listing = _listing({name: variables[name] for name in fits})
+        raise SpecfmError(f"{path}: several variables could be the cube; choose one with --variable: {listing}")
+    return fits[0]
+
+
+def _list_v5(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    from scipy.io import whosmat
+
+    with _readable(path):
+        entries = whosmat(path)
+    numeric = {"double", "single", "logical", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
+    return {name: (tuple(shape), _CLASSES.get(kind, kind)) for name, shape, kind in entries if kind in numeric}
+
+
+def _list_hdf(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    import h5py
+
+    from specfm.readers.hdf_common import open_hdf
+
+    with open_hdf(path) as file:
+        return {
+            name: (tuple(reversed(item.shape)), item.dtype.str)
+            for name, item in file.items()
+            if isinstance(item, h5py.Dataset) and item.dtype.kind in "iufb" and "MATLAB_empty" not in item.attrs
+        }
+
+
+def _vector(path: Path, name: str, hdf: bool, flat: bool = True) -> NDArray[Any]:
+    if hdf:
+        from specfm.readers.hdf_common import open_hdf
+
+        with open_hdf(path) as file:
+            array = np.asarray(file[name]).T
+    else:
+        from scipy.io import loadmat
+
+        with _readable(path):
+            array = np.asarray(loadmat(path, variable_names=[name])[name])
+    return array.ravel() if flat else array
+
+
+class _readable:
+    """Turn whatever a damaged v5 stream raises into one sentence."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, Exception) and not isinstance(error, SpecfmError):
+            size = self.path.stat().st_size
+            raise SpecfmError(
+                f"{self.path}: not a readable MATLAB file ({type(error).__name__}: {error}; {size} bytes); "
+                "it was cut short or damaged, copy it again"
+            ) from error
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _listing(variables: dict[str, tuple[tuple[int, ...], str]]) -> str:
+    return ", ".join(f"{name} {_by(shape)}" for name, (shape, _) in variables.items()) or "no numeric variable"

@@ -1,0 +1,173 @@
+"""Decide the sensor of a scene: the file's own metadata first, then what the user supplies, else a clear refusal."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from specfm.bands import BandGrid
+from specfm.errors import SpecfmError
+from specfm.readers.found import Found
+from specfm.sensors import Sensor
+
+log = logging.getLogger(__name__)
+
+HOW = "supply them with --sensor NAME or --wavelengths file.csv (columns band, centre_nm, fwhm_nm)"
+
+
+def resolve_sensor(
+    found: Found,
+    sensor: Sensor | str | None = None,
+    wavelengths: str | Path | None = None,
+    units: str | None = None,
+    quantity: str | None = None,
+    scale: float | None = None,
+    offset: float | None = None,
+) -> Sensor:
+    """The sensor of a file.
+
+    Wavelengths come from the file if it states them with their units (or with ``units`` given for it); the argument
+    ``wavelengths``, then ``sensor``, speak only where the file is silent, which is logged. ``quantity``, ``scale`` and
+    ``offset`` given by the caller win over the file, the file wins over ``sensor``.
+
+    Raises:
+        SpecfmError: no wavelengths from anywhere, units unknown, or a list that does not fit the cube.
+    """
+    table = _named(sensor)
+    count = found.source.shape[2]
+    bands = _own_bands(found, units, supplied=wavelengths is not None or table is not None)
+    if bands is not None:
+        if wavelengths is not None:
+            log.warning("%s states its own wavelengths; %s is not used", found.metadata_path, wavelengths)
+        elif table is not None:
+            log.info("%s states its own wavelengths; those of sensor %s are not used", found.metadata_path, table.name)
+    else:
+        bands, origin = _supplied_bands(found, wavelengths, table)
+        if len(bands) != count:
+            raise SpecfmError(
+                f"{found.path}: the cube has {count} bands but {origin} has {len(bands)}; "
+                "supply a list with one row per band (--wavelengths file.csv)"
+            )
+        if found.valid is not None:
+            bands = BandGrid(bands.wavelengths_nm, bands.fwhm_nm, bands.valid & np.asarray(found.valid, bool))
+        log.info("%s is silent about wavelengths; taken from %s", found.metadata_path, origin)
+    base = table or Sensor(bands)
+    file_scaled = found.scale is not None or found.offset is not None
+    return Sensor(
+        bands=bands,
+        quantity=_first(quantity, found.quantity, base.quantity),
+        scale=float(_first(scale, found.scale, 1.0 if file_scaled else base.scale)),
+        offset=float(_first(offset, found.offset, 0.0 if file_scaled or scale is not None else base.offset)),
+        level=_first(found.level, base.level),
+        gsd_m=_first(found.gsd_m, base.gsd_m),
+        name=_first(base.name, found.sensor_name),
+    )
+
+
+def read_wavelengths(path: str | Path) -> BandGrid:
+    """A band list from a CSV file with the columns ``centre_nm`` and, optionally, ``fwhm_nm`` and ``valid`` (1 = good).
+
+    Raises:
+        SpecfmError: the file or its column is missing, or a value is not a number.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise SpecfmError(f"{path}: no such wavelength file")
+    with path.open(newline="", encoding="utf-8-sig") as handle:
+        reader = csv.DictReader(line for line in handle if not line.lstrip().startswith("#"))
+        rows = list(reader)
+        columns = reader.fieldnames or []
+    if "centre_nm" not in columns or not rows:
+        raise SpecfmError(f"{path}: needs a column 'centre_nm' (and 'fwhm_nm' where known) with one row per band")
+    try:
+        centres = [float(row["centre_nm"] or "nan") for row in rows]
+        widths = [float(row.get("fwhm_nm") or "nan") for row in rows]
+        valid = [float(row.get("valid") or 1) != 0 for row in rows]
+    except ValueError as error:
+        raise SpecfmError(f"{path}: {error}; the columns centre_nm, fwhm_nm and valid hold numbers only") from None
+    return _named_errors(path, lambda: BandGrid(centres, widths, valid))
+
+
+def _own_bands(found: Found, units: str | None, supplied: bool) -> BandGrid | None:
+    """The file's own band grid; None where it is silent. Unknown units are refused unless a list was supplied."""
+    if found.wavelengths is None:
+        return None
+    where = found.metadata_path
+    known = found.units if _known(found.units) else None
+    if known is None and units is None:
+        said = f"in the unknown unit {found.units!r}" if found.units else "without their units"
+        if supplied:
+            log.warning("%s gives wavelengths %s; they are not used", where, said)
+            return None
+        shown = np.asarray(found.wavelengths, np.float64)
+        raise SpecfmError(
+            f"{where}: wavelengths are given {said} ({shown[0]:g} ... {shown[-1]:g}); units are never guessed, "
+            "say --units nm or --units um (read_scene(..., units=...)), or supply --sensor NAME or --wavelengths file.csv"
+        )
+    if known is not None and units is not None and _same(known) != _same(units):
+        log.warning("%s says wavelengths are in %s; read as %s because that was asked for", where, known, units)
+    chosen = units or known
+    assert chosen is not None
+    # zero stands for a bad band in some lists: it is unusable, not a wavelength
+    centres = np.asarray(found.wavelengths, np.float64)
+    valid = np.ones(len(centres), bool) if found.valid is None else np.asarray(found.valid).astype(bool)
+    valid = valid & (centres > 0)
+    fwhm = found.fwhm
+    if fwhm is not None and found.fwhm_units is not None and _same(found.fwhm_units) != _same(chosen):
+        return _named_errors(
+            where,
+            lambda: BandGrid(_nm(centres, chosen), _nm(np.asarray(fwhm, np.float64), str(found.fwhm_units)), valid),
+        )
+    return _named_errors(where, lambda: BandGrid.from_units(centres, chosen, fwhm, valid))
+
+
+def _supplied_bands(found: Found, wavelengths: str | Path | None, table: Sensor | None) -> tuple[BandGrid, str]:
+    if wavelengths is not None:
+        return read_wavelengths(wavelengths), str(wavelengths)
+    if table is not None:
+        return table.bands, f"sensor {table.name or 'given'}"
+    raise SpecfmError(f"{found.metadata_path}: no wavelengths in this file; {HOW}")
+
+
+def _named(sensor: Sensor | str | None) -> Sensor | None:
+    if not isinstance(sensor, str):
+        return sensor
+    from specfm.sensor_table import get_sensor
+
+    return get_sensor(sensor)
+
+
+def _known(units: str | None) -> bool:
+    return units is not None and _same(units) is not None
+
+
+def _same(units: str) -> float | str | None:
+    """A key equal for spellings of one unit, None for an unknown one."""
+    for probe in (500.0, 0.5, 20_000.0):
+        try:
+            return round(float(BandGrid.from_units([probe], units).wavelengths_nm[0]) / probe, 6)
+        except SpecfmError:
+            continue
+    return None
+
+
+def _nm(values: np.ndarray, units: str) -> np.ndarray:
+    factor = _same(units)
+    if not isinstance(factor, float):
+        raise SpecfmError(f"unknown unit {units!r}; give nm or um")
+    return values * factor
+
+
+def _named_errors(where: Path, build):  # type: ignore[no-untyped-def]
+    """Run ``build`` and put the file's name before what it refuses."""
+    try:
+        return build()
+    except SpecfmError as error:
+        raise SpecfmError(f"{where}: {error}") from None
+
+
+def _first(*values):  # type: ignore[no-untyped-def]
+    return next((value for value in values if value is not None), None)

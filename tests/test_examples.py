@@ -1,0 +1,113 @@
+"""What the documents promise: README's commands, files and tree exist; configurations, examples and notebooks run."""
+
+from __future__ import annotations
+
+import doctest
+import re
+import shlex
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from specfm import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("configs/**/*.yaml"), *ROOT.glob("notebooks/*.ipynb")])
+
+
+def command_lines(path: Path) -> list[str]:
+    """Lines that begin with ``specfm <command>``, as the start of a line, after a ``$`` or ``#``, or in backquotes."""
+    text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+    found = re.findall(r"(?:^|[`#$!\"])[ ]*(?:\.venv/bin/)?specfm ([a-z]+\b[^`\n#\"]*)", text, flags=re.MULTILINE)
+    return [line.strip() for line in found if line.split()[0] in cli.COMMANDS]
+
+
+LINES = [(path, line) for path in DOCUMENTS for line in command_lines(path)]
+
+
+def parameters(name: str) -> list[Any]:
+    return list(cli.LazyGroup().get_command(None, name).params)
+
+
+@pytest.mark.parametrize(("path", "line"), LINES, ids=[f"{p.name}: {line}"[:90] for p, line in LINES])
+def test_documented_commands_use_options_that_exist(path: Path, line: str) -> None:
+    name, *words = shlex.split(line, comments=True)
+    known = {flag for parameter in parameters(name) for flag in [*parameter.opts, *parameter.secondary_opts]}
+    for word in words:
+        if word.startswith("-") and word != "--help":
+            assert word.split("=")[0] in known, f"{path.name}: specfm {name} has no option {word}"
+
+
+def test_the_readme_shows_commands() -> None:
+    assert {line.split()[0] for path, line in LINES if path.name == "README.md"} == set(cli.COMMANDS)
+
+
+def test_make_targets_in_documents_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    for path in ROOT.glob("*.md"):
+        named = set(re.findall(r"(?:^|`)make ([a-z-]+)\b", path.read_text(encoding="utf-8"), flags=re.MULTILINE))
+        assert named <= targets, f"{path.name} names {sorted(named - targets)}"
+
+
+def test_links_and_configs_in_documents_exist() -> None:
+    for path in ROOT.glob("*.md"):
+        text = path.read_text(encoding="utf-8")
+        linked = re.findall(r"\]\((?!https?:|#)([^)]+)\)", text) + re.findall(r"\bconfigs/[\w/]+\.yaml", text)
+        missing = [name for name in linked if not (ROOT / name).exists()]
+        assert not missing, f"{path.name} points at {missing}"
+
+
+def test_the_readme_tree_is_the_folder_tree() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    tree = text.split("## Where things are")[1].split("```")[1]
+    top = set(re.findall(r"^(\w+/)", tree, flags=re.MULTILINE))
+    inner = set(re.findall(r"^  (\w+(?:\.py|/))", tree.split("\npretrain/")[0], flags=re.MULTILINE))
+    assert all((ROOT / name).is_dir() for name in top)
+    plumbing = {"__init__.py", "__main__.py", "__pycache__/", "sensor_tables/", "errors.py"}
+    there = {
+        p.name + ("/" if p.is_dir() else "") for p in (ROOT / "specfm").iterdir() if p.suffix == ".py" or p.is_dir()
+    }
+    assert inner == there - plumbing
+
+
+def pretraining_configs() -> list[Path]:
+    return [*sorted((ROOT / "configs" / "pretrain").glob("*.yaml")), ROOT / "configs" / "demo.yaml"]
+
+
+@pytest.mark.parametrize("path", pretraining_configs(), ids=lambda path: path.name)
+def test_shipped_configurations_are_valid_and_say_what_they_cost(path: Path) -> None:
+    from pretrain.config import PretrainConfig
+    from specfm.config import load_config
+
+    load_config(path, PretrainConfig, [])
+    first = path.read_text(encoding="utf-8").splitlines()[:12]
+    comments = "\n".join(line for line in first if line.startswith("#"))
+    assert "specfm " in comments, f"{path.name} does not begin with its command"
+    assert re.search(r"minute|hour|second", comments), f"{path.name} does not say what it costs"
+
+
+def modules_with_examples() -> list[str]:
+    files = [path for package in ("specfm", "pretrain", "downstream") for path in (ROOT / package).rglob("*.py")]
+    with_examples = [path for path in files if ">>> " in path.read_text(encoding="utf-8")]
+    return sorted(
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in with_examples
+    )
+
+
+@pytest.mark.parametrize("name", modules_with_examples())
+def test_examples_in_docstrings_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    assert doctest.testmod(import_module(name), optionflags=flags).failed == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.name)
+def test_notebooks_run_from_top_to_bottom(path: Path, tmp_path: Path) -> None:
+    nbformat = pytest.importorskip("nbformat")
+    client = pytest.importorskip("nbclient")
+    notebook = nbformat.read(path, as_version=4)
+    client.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert any(cell.get("outputs") for cell in notebook.cells if cell.cell_type == "code")

@@ -1,0 +1,168 @@
+"""Result rows: JSON lines that carry everything needed to trust or repeat a number, and the table made of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from specfm.errors import SpecfmError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+FORMAT = "specfm-result-1"
+VOLATILE = ("time", "wall_s", "versions", "hardware")  # what may differ between two runs that agree
+
+
+def digest_json(value: Any) -> str:
+    """16 hex digits of a JSON-safe value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def state_digest(encoder: Any) -> str:
+    """16 hex digits over the weights and config of an encoder: names the checkpoint whatever folder it came from."""
+    h = hashlib.sha256(json.dumps(getattr(encoder, "config", {}) or {}, sort_keys=True, default=str).encode())
+    state = encoder.state_dict() if hasattr(encoder, "state_dict") else {}
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        h.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        h.update(tensor.float().numpy().tobytes())
+    return h.hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the numbers."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    import specfm
+
+    found = {"specfm": specfm.__version__, "python": platform.python_version()}
+    for name in ("torch", "numpy", "scikit-learn", "timm"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware(device: Any = "cpu") -> str:
+    """One line: architecture, cores, GPU name where one is used."""
+    text = f"{platform.machine()}, {os.cpu_count()} cores"
+    if "cuda" in str(device):
+        import torch
+
+        text += f", {torch.cuda.get_device_name(device)}"
+    return text
+
+
+def append_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Append rows to a JSON-lines file, each in one write, flushed: a killed run leaves whole lines behind."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        for row in rows:
+            os.write(handle, (json.dumps(row, sort_keys=True, allow_nan=False) + "\n").encode())
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_rows(path: str | Path) -> list[dict[str, Any]]:
+    """Rows of a results file.
+
+    Raises:
+        SpecfmError: missing file, or a line that is not a result row (named by number).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise SpecfmError(f"{path} does not exist; write one with: specfm probe CKPT --data CARD --out {path.name}")
+    rows = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as exc:
+            raise SpecfmError(f"{path} line {number} is not JSON ({exc}); remove that line") from exc
+        if not isinstance(row, dict) or row.get("format") != FORMAT:
+            raise SpecfmError(f"{path} line {number} is not a {FORMAT} row; remove that line")
+        rows.append(row)
+    return rows
+
+
+def comparable(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row without time, wall clock and machine: two runs that agree are equal here."""
+    return {k: v for k, v in row.items() if k not in VOLATILE}
+
+
+def _short(value: float) -> str:
+    return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3f}"
+
+
+def points(cell: Mapping[str, Any] | None) -> str:
+    """``.812 ±.031`` of a metric cell."""
+    if not cell or cell.get("mean") is None:
+        return "-"
+    return f"{_short(cell['mean'])} ±{_short(cell['sd'])}"
+
+
+def interval(cell: Mapping[str, Any] | None) -> str:
+    """``.770-.851`` or "-" where there are too few units."""
+    ci = (cell or {}).get("ci")
+    return f"{_short(ci[0])}-{_short(ci[1])}" if ci and ci[0] is not None else "-"
+
+
+def leak_mark(row: Mapping[str, Any]) -> str:
+    """One cell that says how leaky the split is: share of overlapping test windows, near-duplicates."""
+    leak = row["leakage"]
+    text = f"{100 * leak['overlap_share']:.0f} %"
+    if leak["near_duplicate_share"]:
+        text += f", dup {100 * leak['near_duplicate_share']:.1f} %"
+    return text + (" LEAKY" if row["leaky"] else "")
+
+
+def heading(row: Mapping[str, Any]) -> str:
+    """What the rows of one table share, in one line."""
+    shots = f", {row['shots']} shots a class" if row.get("shots") else ""
+    sizes = row["samples"]
+    return (
+        f"{row['data']}: split by {row['split']}{shots}, window {row['window']} px, {len(row['classes'])} classes, "
+        f"{row['runs']['splits']} splits of {sizes['train']} / {sizes['val']} / {sizes['test']} samples"
+    )
+
+
+def remarks(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Notices and alarms of a table's rows, one sentence each, the rows of one alarm put together."""
+    lines: dict[str, list[str]] = {}
+    notices: dict[str, None] = {}
+    total = 0
+    for row in rows:
+        total += row["method"] != "majority class"
+        notices.update(dict.fromkeys(row["notices"]))
+        for alarm in row["alarms"]:
+            lines.setdefault(alarm, []).append(f"{row['method']} {row['protocol']}")
+    alarms = [f"alarm: {k} ({'all rows' if len(v) == total else ', '.join(v)})" for k, v in lines.items()]
+    return [f"notice: {n}" for n in notices] + alarms
+
+
+def table(rows: list[dict[str, Any]], title: str | None = None) -> Table:
+    """The rows as a rich table; notices and alarms stand below it."""
+    from rich import box
+    from rich.table import Table
+
+    out = Table(title=title or heading(rows[0]), title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
+    out.caption = "\n".join(remarks(rows)) or None
+    for name in ("method", "protocol", "OA", "95 % CI", "AA", "kappa", "seen", "overlap"):
+        out.add_column(name, no_wrap=name not in ("seen", "overlap"))
+    for row in rows:
+        out.add_row(
+            row["method"], row["protocol"], points(row["oa"]), interval(row["oa"]), points(row["aa"]),
+            points(row["kappa"]), row["seen"], leak_mark(row),
+        )  # fmt: skip
+    return out

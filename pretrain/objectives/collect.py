@@ -1,0 +1,33 @@
+"""Gathering across ranks, the one place of the objectives that talks to the process group.
+
+Shapes: B local samples, N = B * world samples over all ranks, rank-major.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world() -> tuple[int, int]:
+    """(rank, world size); (0, 1) without a process group."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def all_gather(local: Tensor, dim: int = 0) -> Tensor:
+    """Concatenate a tensor over ranks along ``dim``, without gradient. Every rank must hold the same shape.
+
+    Without a process group, or with one rank, the tensor itself is returned.
+    """
+    size = world()[1]
+    if size == 1:
+        return local.detach()
+    # gloo and NCCL move no bools, so they travel as bytes
+    sent = local.detach().contiguous()
+    sent = sent.to(torch.uint8) if local.dtype == torch.bool else sent
+    received = [torch.empty_like(sent) for _ in range(size)]
+    dist.all_gather(received, sent)
+    return torch.cat(received, dim).to(local.dtype)

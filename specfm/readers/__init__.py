@@ -67,6 +67,7 @@ def read_scene(
         nodata=resolved_nodata,
         labels_HW=found.labels_HW,
         label_names=found.label_names,
+        **found.scene_fields,
     )
 
 

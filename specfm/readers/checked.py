@@ -33,8 +33,8 @@ def pread_exact(handle: int, count: int, offset: int, path: Path) -> bytearray:
         part = os.pread(handle, count - done, offset + done)
         if not part:
             raise SpecfmError(
-                f"{path}: the file ends at byte {os.fstat(handle).st_size} but bytes up to {offset + count} are needed; "
-                "it was cut short, copy it again"
+                f"{path}: the file ends at byte {os.fstat(handle).st_size} but bytes up to {offset + count} are "
+                "needed; it was cut short, copy it again"
             )
         view[done : done + len(part)] = part
         done += len(part)
@@ -90,7 +90,7 @@ class FlatSource:
 
     def _block(self, outer: NDArray, middle: NDArray, inner: NDArray) -> NDArray[Any]:
         """Read ``[outer, middle, inner]``. The file is seen as lines of the innermost axis."""
-        sizes = {axis: size for axis, size in zip("HWC", self.shape, strict=True)}
+        sizes = dict(zip("HWC", self.shape, strict=True))
         _, per_outer, width = (sizes[axis] for axis in self.order)
         lines = (outer.astype(np.int64)[:, None] * per_outer + middle.astype(np.int64)[None, :]).ravel()
         wanted, back = np.unique(lines, return_inverse=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from specfm.scene import CubeSource, Geo
+from specfm.sensors import Sensor
 
 
 @dataclass
@@ -23,6 +24,8 @@ class Found:
         fwhm: (C,) in the same units (``fwhm_units`` where the file states another).
         valid: (C,) True = usable (ENVI ``bbl``).
         labels_HW: index into ``label_names``, where the file has one (spectral libraries: one name per spectrum).
+        sensor: a complete sensor, where the file states one (specfm's own scenes); the fields above are then empty.
+        scene_fields: further fields of the Scene that the file states.
         described_by: the file the metadata come from, where it is not ``path`` (a header, a side file).
     """
 
@@ -45,6 +48,8 @@ class Found:
     labels_HW: NDArray[np.int32] | None = None
     label_names: tuple[str, ...] = ()
     described_by: Path | None = None
+    sensor: Sensor | None = None
+    scene_fields: dict[str, Any] = field(default_factory=dict)
 
     def calibrate(self, gain_C: NDArray[np.float64], offset_C: NDArray[np.float64]) -> None:
         """Take over a calibration per band: as scale and offset where it is the same everywhere, else on reading."""

@@ -74,3 +74,32 @@ class HdfSource:
     def read(self, rows: range, cols: range, bands: NDArray[np.int64] | None) -> NDArray[Any]:
         with open_hdf(self.path) as file:
             return read_axes(file[self.dataset], self.order, rows, cols, bands)
+
+
+def attribute(item: h5py.Dataset, *names: str) -> str | None:
+    """The first attribute of these names, as text."""
+    for name in names:
+        if name in item.attrs:
+            value = np.asarray(item.attrs[name]).ravel()[0]
+            words = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+            return words.strip() or None
+    return None
+
+
+def single(item: h5py.Dataset, *names: str) -> float | None:
+    """The first attribute of these names, as one number."""
+    words = attribute(item, *names)
+    try:
+        return None if words is None else float(words)
+    except ValueError:
+        raise SpecfmError(
+            f"{item.file.filename}: {item.name} has {names[0]} = {words!r}, which is not a number"
+        ) from None
+
+
+def text(item: h5py.Dataset) -> str | None:
+    """A scalar or one-element string dataset as text."""
+    value = np.asarray(item[()]).ravel()
+    if not value.size:
+        return None
+    return value[0].decode("utf-8", "replace") if isinstance(value[0], bytes) else str(value[0])

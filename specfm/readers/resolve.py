@@ -37,6 +37,12 @@ def resolve_sensor(
         SpecfmError: no wavelengths from anywhere, units unknown, or a list that does not fit the cube.
     """
     table = _named(sensor)
+    if found.sensor is not None:
+        return found.sensor.replace(
+            quantity=_first(quantity, found.sensor.quantity),
+            scale=float(_first(scale, found.sensor.scale)),
+            offset=float(_first(offset, found.sensor.offset)),
+        )
     count = found.source.shape[2]
     bands = _own_bands(found, units, supplied=wavelengths is not None or table is not None)
     if bands is not None:

@@ -1,0 +1,95 @@
+"""specfm's own single-scene file: HDF5 with a contiguous cube ``[H, W, C]`` and everything a Scene knows as JSON.
+
+For scenes made or changed by specfm (simulated, calibrated, cropped), so that nothing has to be said twice.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from specfm.errors import SpecfmError
+from specfm.files import publish_file, temporary_sibling
+from specfm.readers.found import Found
+from specfm.readers.hdf_common import HdfSource
+from specfm.scene import Geo, Scene
+from specfm.sensors import Sensor
+
+if TYPE_CHECKING:
+    import h5py
+
+FORMAT = 1
+ROWS_BYTES = 32 << 20  # rows are copied in blocks of about this size
+
+
+def save_scene(scene: Scene, path: str | Path, overwrite: bool = False) -> Path:
+    """Write a scene so that ``read_scene`` gives it back with sensor, labels, groups, masks and place.
+
+    Written to a temporary name and renamed; memory stays at one block of rows.
+
+    Raises:
+        UsageError: ``path`` exists and ``overwrite`` is False.
+    """
+    import h5py
+
+    path = Path(path)
+    height, width, count = scene.shape
+    step = max(1, ROWS_BYTES // max(1, width * count * scene.dtype.itemsize))
+    temporary = temporary_sibling(path)
+    try:
+        with h5py.File(temporary, "w", libver="v110") as file:
+            cube = file.create_dataset("cube", scene.shape, scene.dtype)
+            for row in range(0, height, step):
+                cube[row : row + step] = scene.read(rows=slice(row, min(row + step, height)))
+            if scene.labels_HW is not None:
+                file["labels"] = scene.labels_HW
+            if scene.groups_HW is not None:
+                file["groups"] = scene.groups_HW
+            file.attrs["specfm_scene"] = FORMAT
+            file.attrs["json"] = json.dumps(_describe(scene), sort_keys=True)
+        publish_file(temporary, path, overwrite)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _describe(scene: Scene) -> dict[str, Any]:
+    return {
+        "sensor": scene.sensor.to_dict(),
+        "name": scene.name,
+        "nodata": None if scene.nodata is None else repr(float(scene.nodata)),  # NaN is not JSON
+        "saturation": scene.saturation,
+        "label_names": list(scene.label_names),
+        "group": scene.group,
+        "domain": scene.domain,
+        "geo": None if scene.geo is None else [scene.geo.crs_wkt, scene.geo.transform],
+    }
+
+
+def read_own(path: Path, file: h5py.File, variable: str | None) -> Found | None:
+    """Open a file of :func:`save_scene`; None for any other."""
+    if "specfm_scene" not in file.attrs or variable is not None:
+        return None
+    version = int(file.attrs["specfm_scene"])
+    if version > FORMAT:
+        raise SpecfmError(f"{path}: scene format {version} is newer than this specfm reads ({FORMAT}); upgrade specfm")
+    try:
+        stated = json.loads(file.attrs["json"])
+        sensor = Sensor.from_dict(stated["sensor"])
+        geo = stated["geo"]
+        found = Found(source=HdfSource(path, "cube"), path=path, name=stated["name"])
+        found.scene_fields = {key: stated[key] for key in ("saturation", "group", "domain")}
+        found.label_names = tuple(stated["label_names"])
+        found.nodata = None if stated["nodata"] is None else float(stated["nodata"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise SpecfmError(f"{path}: its scene description is damaged ({error!r}); write the file again") from error
+    found.geo = None if geo is None else Geo(geo[0], None if geo[1] is None else tuple(geo[1]))
+    found.sensor = sensor
+    if "labels" in file:
+        found.labels_HW = np.asarray(file["labels"])
+    if "groups" in file:
+        found.scene_fields["groups_HW"] = np.asarray(file["groups"])
+    return found

@@ -33,15 +33,15 @@ def nearest(
         test_ND: queries.
         k: neighbours; at most M.
         metric: cosine (rows L2-normalised first) or Euclidean distance.
-        train_group_M: with ``test_group_N``, neighbours of the query's own group are excluded (use sample ids to exclude
-            the sample itself, window or specimen ids to exclude its neighbourhood).
+        train_group_M: with ``test_group_N``, neighbours of the query's own group are excluded (sample ids exclude the
+            sample itself, window or specimen ids its neighbourhood).
         test_group_N: group of every query.
         chunk: queries per block.
         device: torch device of the search.
 
     Returns:
-        (index [N, k], similarity [N, k]) by falling similarity (cosine, or minus the squared distance); where fewer than
-        k candidates are left the similarity is -inf.
+        (index [N, k], similarity [N, k]) by falling similarity (cosine, or minus the squared distance); where fewer
+        than k candidates are left the similarity is -inf.
     """
     import torch
 
@@ -87,9 +87,8 @@ def vote(
     if temperature is None:
         weight_Nk = np.isfinite(similarity_Nk).astype(np.float64)
     else:
-        top_N1 = similarity_Nk[:, :1].astype(np.float64)
-        shifted = np.where(np.isfinite(similarity_Nk), similarity_Nk - np.where(np.isfinite(top_N1), top_N1, 0), -np.inf)
-        weight_Nk = np.exp(shifted / temperature)
+        top_N1 = np.nan_to_num(similarity_Nk[:, :1].astype(np.float64), neginf=0.0)
+        weight_Nk = np.exp((similarity_Nk - top_N1) / temperature)
     rank_bonus = 1e-9 / (1 + np.arange(similarity_Nk.shape[1]))
     score_NK = np.zeros((len(neighbour_label_Nk), classes))
     rows = np.arange(len(neighbour_label_Nk))

@@ -19,8 +19,8 @@ class Leakage:
 
     Attributes:
         overlap_share: share of test windows that share a pixel with a training or validation window.
-        min_distance_px: smallest distance (rows or columns, whichever is larger) of a test pixel to a training pixel, or
-            None where no two lie on the same ground grid.
+        min_distance_px: smallest distance (rows or columns, whichever is larger) of a test to a training pixel, or None
+            where no two lie on the same ground grid.
         near_duplicate_share: share of test spectra within ``tolerance`` (relative) of a training spectrum, or None
             without spectra.
     """
@@ -37,8 +37,8 @@ class Leakage:
 def near_duplicates(train_MC: np.ndarray, test_NC: np.ndarray, tolerance: float = 1e-3, limit: int = 2000) -> float:
     """Share of test spectra whose relative distance to some training spectrum is below ``tolerance``.
 
-    At most ``limit`` test spectra (evenly spaced ids) are looked at. The nearest eight candidates are found in float32 and
-    compared exactly.
+    At most ``limit`` test spectra (evenly spaced ids) are looked at. The nearest eight candidates are found in float32
+    and compared exactly.
     """
     from downstream.knn import nearest
 

@@ -152,17 +152,16 @@ def remarks(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def table(rows: list[dict[str, Any]], title: str | None = None) -> Table:
-    """The rows as a rich table; notices and alarms stand below it."""
+    """The rows as a rich table; print ``heading`` above it and ``remarks`` below."""
     from rich import box
     from rich.table import Table
 
-    out = Table(title=title or heading(rows[0]), title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
-    out.caption = "\n".join(remarks(rows)) or None
-    for name in ("method", "protocol", "OA", "95 % CI", "AA", "kappa", "seen", "overlap"):
+    out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("method", "probe", "OA", "95 % CI", "AA", "kappa", "seen", "overlap"):
         out.add_column(name, no_wrap=name not in ("seen", "overlap"))
     for row in rows:
         out.add_row(
-            row["method"], row["protocol"], points(row["oa"]), interval(row["oa"]), points(row["aa"]),
-            points(row["kappa"]), row["seen"], leak_mark(row),
+            row["method"], row["protocol"], points(row["oa"]), interval(row["oa"]),
+            _short(row["aa"]["mean"]), points(row["kappa"]), row["seen"], leak_mark(row),
         )  # fmt: skip
     return out

@@ -26,8 +26,13 @@ Index = slice | int | range
 class CubeSource(Protocol):
     """Where the numbers of a scene come from. ``read`` gets resolved ranges and returns native-endian ``[h, w, c]``."""
 
-    shape: tuple[int, int, int]
-    dtype: np.dtype[Any]
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C)."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the stored numbers, native byte order."""
 
     def read(self, rows: range, cols: range, bands: NDArray[np.int64] | None) -> NDArray[Any]:
         """The asked-for part, as stored; ``bands`` None means all."""
@@ -49,11 +54,11 @@ class ArraySource:
     cube_HWC: NDArray[Any]
 
     @property
-    def shape(self) -> tuple[int, int, int]:  # type: ignore[override]
+    def shape(self) -> tuple[int, int, int]:
         return self.cube_HWC.shape  # type: ignore[return-value]
 
     @property
-    def dtype(self) -> np.dtype[Any]:  # type: ignore[override]
+    def dtype(self) -> np.dtype[Any]:
         return self.cube_HWC.dtype.newbyteorder("=")
 
     def read(self, rows: range, cols: range, bands: NDArray[np.int64] | None) -> NDArray[Any]:
@@ -174,7 +179,7 @@ class Scene:
             raise SpecfmError(f"{self.where}: complex numbers have no radiometric value; read() gives them as stored")
         bad = ~self._good(stored)
         sensor = self.sensor
-        physical = stored.astype(np.float32 if stored.dtype.itemsize <= 4 else np.float64)
+        physical: NDArray[Any] = stored.astype(np.float32 if stored.dtype.itemsize <= 4 else np.float64)
         if sensor.scale != 1.0 or sensor.offset != 0.0:
             physical = physical * sensor.scale + sensor.offset
         physical = physical.astype(np.float32, copy=False)
@@ -188,13 +193,15 @@ class Scene:
 
     def mask_of(self, stored: NDArray[Any]) -> NDArray[np.bool_]:
         """The rule of :meth:`mask` on stored numbers ``[..., c]`` of usable bands already in memory."""
-        good = self._good(stored).all(axis=-1)
+        good: NDArray[np.bool_] = np.asarray(self._good(stored).all(axis=-1))
         if stored.shape[-1] >= 2:
             good &= (stored != 0).any(axis=-1)
         return good
 
     def _good(self, stored: NDArray[Any]) -> NDArray[np.bool_]:
-        good = np.isfinite(stored) if stored.dtype.kind in "fc" else np.ones(stored.shape, bool)
+        good: NDArray[np.bool_] = np.ones(stored.shape, bool)
+        if stored.dtype.kind in "fc":
+            good = np.isfinite(stored)
         if self.nodata is not None and not np.isnan(self.nodata):
             # compared in the stored type: -3.4e38 written as text must match its float32
             nodata = np.asarray(self.nodata)

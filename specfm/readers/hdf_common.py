@@ -27,14 +27,15 @@ def open_hdf(path: Path) -> h5py.File:
     except OSError as error:
         reason = str(error).replace("\n", " ")
         raise SpecfmError(
-            f"{path}: not a readable HDF5 file ({path.stat().st_size} bytes; {reason}); it was cut short or damaged, copy it again"
+            f"{path}: not a readable HDF5 file ({path.stat().st_size} bytes; {reason}); it was cut short "
+            "or damaged, copy it again"
         ) from error
 
 
 def read_axes(
     dataset: h5py.Dataset, order: str, rows: range, cols: range, bands: NDArray[np.int64] | None
 ) -> NDArray[Any]:
-    """Read ``[h, w, c]`` from a dataset whose axes are ``order`` (a permutation of HWC), touching only what is asked for.
+    """Read ``[h, w, c]`` from a dataset whose axes are ``order`` (a permutation of HWC), touching only what is asked.
 
     Scattered bands are read as runs of neighbours: HDF5 is slow on index lists.
     """
@@ -92,9 +93,7 @@ def single(item: h5py.Dataset, *names: str) -> float | None:
     try:
         return None if words is None else float(words)
     except ValueError:
-        raise SpecfmError(
-            f"{item.file.filename}: {item.name} has {names[0]} = {words!r}, which is not a number"
-        ) from None
+        raise SpecfmError(f"{item.file.filename}: {item.name} says {names[0]} = {words!r}, not a number") from None
 
 
 def text(item: h5py.Dataset) -> str | None:

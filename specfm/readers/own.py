@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specfm.errors import SpecfmError
+from specfm.errors import SpecfmError, UsageError
 from specfm.files import publish_file, temporary_sibling
 from specfm.readers.found import Found
 from specfm.readers.hdf_common import HdfSource
@@ -36,6 +36,8 @@ def save_scene(scene: Scene, path: str | Path, overwrite: bool = False) -> Path:
     import h5py
 
     path = Path(path)
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} exists; choose another name or pass overwrite=True")
     height, width, count = scene.shape
     step = max(1, ROWS_BYTES // max(1, width * count * scene.dtype.itemsize))
     temporary = temporary_sibling(path)

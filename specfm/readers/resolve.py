@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -106,12 +108,13 @@ def _own_bands(found: Found, units: str | None, supplied: bool) -> BandGrid | No
     if known is None and units is None:
         said = f"in the unknown unit {found.units!r}" if found.units else "without their units"
         if supplied:
-            log.warning("%s gives wavelengths %s; they are not used", where, said)
+            log.info("%s gives wavelengths %s; they are not used", where, said)
             return None
         shown = np.asarray(found.wavelengths, np.float64)
         raise SpecfmError(
             f"{where}: wavelengths are given {said} ({shown[0]:g} ... {shown[-1]:g}); units are never guessed, "
-            "say --units nm or --units um (read_scene(..., units=...)), or supply --sensor NAME or --wavelengths file.csv"
+            "say --units nm or --units um (read_scene(..., units=...)), "
+            "or supply --sensor NAME or --wavelengths file.csv"
         )
     if known is not None and units is not None and _same(known) != _same(units):
         log.warning("%s says wavelengths are in %s; read as %s because that was asked for", where, known, units)
@@ -167,7 +170,7 @@ def _nm(values: np.ndarray, units: str) -> np.ndarray:
     return values * factor
 
 
-def _named_errors(where: Path, build):  # type: ignore[no-untyped-def]
+def _named_errors(where: Path, build: Callable[[], BandGrid]) -> BandGrid:
     """Run ``build`` and put the file's name before what it refuses."""
     try:
         return build()
@@ -175,5 +178,5 @@ def _named_errors(where: Path, build):  # type: ignore[no-untyped-def]
         raise SpecfmError(f"{where}: {error}") from None
 
 
-def _first(*values):  # type: ignore[no-untyped-def]
+def _first(*values: Any) -> Any:
     return next((value for value in values if value is not None), None)

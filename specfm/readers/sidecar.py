@@ -31,7 +31,7 @@ def read_stac(path: Path, found: Found) -> None:
         for bands in _band_lists(document):
             centres = [_get(band, "center_wavelength") for band in bands]
             if len(centres) == found.source.shape[2] and all(value is not None for value in centres):
-                found.wavelengths, found.units, found.described_by = centres, "um", side
+                found.wavelengths, found.units, found.described_by = np.asarray(centres, np.float64), "um", side
                 widths = [_get(band, "full_width_half_max") for band in bands]
                 found.fwhm = [np.nan if width is None else width for width in widths]
                 return
@@ -86,6 +86,9 @@ def read_mission_xml(path: Path, found: Found) -> None:
         return
     rows = [{_tag(child): (child.text or "").strip() for child in node} for node in bands]
     count = found.source.shape[2]
+    if len(rows) > count and path.stem.upper().endswith(("_VNIR", "_SWIR")):
+        # EnMAP L1B: one description, an image per detector; VNIR bands stand first
+        rows = rows[:count] if path.stem.upper().endswith("_VNIR") else rows[-count:]
     if len(rows) != count:
         raise SpecfmError(f"{side}: describes {len(rows)} bands but {path.name} has {count}")
     found.wavelengths = _column(side, rows, "wavelengthCenterOfBand")

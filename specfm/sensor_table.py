@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 
 from specfm.bands import BandGrid
-from specfm.errors import SpecfmError, UsageError
+from specfm.errors import UsageError
 from specfm.sensors import Sensor
 
 TABLES = Path(__file__).parent / "sensor_tables"
@@ -82,34 +82,13 @@ class SensorRow:
         }
 
 
-def read_band_csv(path: Path) -> tuple[BandGrid, tuple[str, ...]]:
-    """Read a band list in CSV: columns ``centre_nm``, ``fwhm_nm`` (empty = unknown), optional ``band`` (a label).
-
-    Args:
-        path: the CSV file, wavelengths in nm, one row per band in the order of the cube.
-
-    Returns:
-        The band grid and the names in the ``band`` column (empty when the column is absent).
-
-    Raises:
-        SpecfmError: the file is missing, lacks the column or holds something that is not a number.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8") as handle:
-            rows = list(csv.DictReader(line for line in handle if not line.startswith("#")))
-    except OSError as error:
-        raise SpecfmError(f"cannot read the band list {path}: {error.strerror or error}") from None
-    if not rows or "centre_nm" not in rows[0]:
-        raise SpecfmError(
-            f"{path} has no column 'centre_nm'; a band list has columns centre_nm,fwhm_nm in nm, one row per band"
-        )
-    try:
-        centres = [float(row["centre_nm"]) for row in rows]
-        widths = [float(row["fwhm_nm"]) if (row.get("fwhm_nm") or "").strip() else float("nan") for row in rows]
-    except (TypeError, ValueError) as error:
-        raise SpecfmError(f"{path} holds a wavelength that is not a number ({error}); fix that row") from None
-    names = tuple(row["band"] for row in rows) if "band" in rows[0] else ()
-    return BandGrid(np.array(centres), np.array(widths)), names
+def _read_bands(path: Path) -> tuple[BandGrid, tuple[str, ...]]:
+    """Bands and band names (if any) of one of our own tables."""
+    with path.open(newline="", encoding="utf-8") as handle:
+        rows = list(csv.DictReader(handle))
+    centres = np.array([float(row["centre_nm"]) for row in rows])
+    widths = np.array([float(row["fwhm_nm"] or "nan") for row in rows])
+    return BandGrid(centres, widths), tuple(row["band"] for row in rows) if "band" in rows[0] else ()
 
 
 @lru_cache(maxsize=1)
@@ -117,7 +96,7 @@ def _table() -> dict[str, SensorRow]:
     entries = yaml.safe_load((TABLES / "sensors.yaml").read_text(encoding="utf-8"))
     table = {}
     for name, entry in entries.items():
-        bands, band_names = read_band_csv(TABLES / f"{name}.csv")
+        bands, band_names = _read_bands(TABLES / f"{name}.csv")
         table[name] = SensorRow(
             name=name,
             title=entry["title"],

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from specfm.errors import SpecfmError, UsageError
-from specfm.sensor_table import EXACTNESS, TABLES, get_row, get_sensor, known_sensors, read_band_csv
+from specfm.errors import UsageError
+from specfm.sensor_table import EXACTNESS, TABLES, get_row, get_sensor, known_sensors
 from specfm.sensors import QUANTITIES
 
 ASKED = (
@@ -80,16 +80,6 @@ def test_unknown_name_offers_the_nearest() -> None:
 
 def test_no_table_lies_about_unused() -> None:
     assert {p.stem for p in TABLES.glob("*.csv")} == set(known_sensors())
-
-
-@pytest.mark.parametrize(("text", "why"), [("a,b\n1,2\n", "centre_nm"), ("centre_nm,fwhm_nm\n400,x\n", "not a number")])
-def test_bad_band_lists_are_refused(tmp_path: Path, text: str, why: str) -> None:
-    path = tmp_path / "bands.csv"
-    path.write_text(text)
-    with pytest.raises(SpecfmError, match=why):
-        read_band_csv(path)
-    with pytest.raises(SpecfmError, match="cannot read"):
-        read_band_csv(tmp_path / "absent.csv")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,187 @@
+"""What a dataset card may say: its parts, how their files are read, and where labels and groups lie.
+
+See :mod:`specfm.cards` for an example. Every key is checked when a card is loaded, before any data file is needed.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import AfterValidator, Field, model_validator
+
+from specfm.bands import BandGrid
+from specfm.config import Strict
+from specfm.errors import UsageError
+from specfm.sensor_table import SensorRow, get_row
+
+Trust = Literal["high", "medium-high", "medium", "low-medium", "low"]
+Task = Literal["unlabelled", "classification", "anomaly", "change", "unmixing", "library"]
+
+
+def band_ranges(text: str) -> list[int]:
+    """Parse 1-based band numbers such as ``"104-108,150-163,220"`` into 0-based indices, order kept.
+
+    Raises:
+        ValueError: not numbers, or a range that runs backwards.
+    """
+    indices: list[int] = []
+    for piece in text.replace(" ", "").split(","):
+        first, dash, last = piece.partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise ValueError(f"bands are 1-based numbers and ranges like '1-3,220', got {text!r}")
+        begin, end = int(first), int(last or first)
+        if begin < 1 or end < begin:
+            raise ValueError(f"band range {piece!r} is empty or starts below 1")
+        indices.extend(range(begin - 1, end))
+    return indices
+
+
+def _checked_ranges(text: str) -> str:
+    band_ranges(text)
+    return text
+
+
+Ranges = Annotated[str, AfterValidator(_checked_ranges)]
+
+
+class LabelTable(Strict):
+    """A CSV that names the class of whole scenes."""
+
+    path: str
+    key: str
+    value: str
+    match: str = "{name}"
+
+
+class LabelRows(Strict):
+    """A CSV with one line per spectrum of a library, in its order; column ``value`` names the class."""
+
+    path: str
+    value: str
+
+
+class Labels(Strict):
+    """Where the labels of a part lie: a raster, masks by class, a table of scenes or of spectra, or one class for all.
+
+    Attributes:
+        path, variable: raster of class numbers; ``{stem}`` and ``{name}`` stand for the scene file's name.
+        order: how a flat raster runs: ``rows``, or ``columns`` as MATLAB does.
+        unlabelled: raw values that mean "no label" (not-a-number always does).
+        remap: raw value -> class name or index; without it raw values are 0..K-1, or 1..K where 0 is unlabelled.
+        dominant: the array holds abundances: a pixel gets its largest class where that share exceeds this number.
+        masks: class name -> raster whose non-zero pixels belong to it; pixels in no or several masks are unlabelled.
+        table: a CSV with one row per scene: ``path``, column ``key`` that equals ``match``, column ``value``.
+        rows: a CSV with one line per spectrum of a library.
+        constant: the class of every pixel of the part.
+    """
+
+    path: str | None = None
+    variable: str | None = None
+    order: Literal["rows", "columns"] = "rows"
+    unlabelled: list[int] = []
+    remap: dict[int | str, int | str] | None = None
+    dominant: float | None = Field(default=None, gt=0, lt=1)
+    masks: dict[str, str] | None = None
+    table: LabelTable | None = None
+    rows: LabelRows | None = None
+    constant: str | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Labels:
+        kinds = [self.path, self.masks, self.table, self.rows, self.constant]
+        if sum(kind is not None for kind in kinds) != 1:
+            raise ValueError("give exactly one of path, masks, table, rows and constant")
+        return self
+
+
+class Groups(Strict):
+    """A raster of group numbers (crown ids, field ids); pixels of ``background`` get group -1."""
+
+    path: str
+    variable: str | None = None
+    order: Literal["rows", "columns"] = "rows"
+    background: list[int] = [0]
+
+
+class Part(Strict):
+    """Files of one kind and how to read them (see the module's example).
+
+    Attributes:
+        path: file or glob below the data root (or the card's folder).
+        variable, layout: passed to the reader (MATLAB, HDF5).
+        sensor: known instrument (``specfm sensors``); gives the bands where neither file nor card states them.
+        bands, removed_bands: 1-based ranges of that instrument's bands kept in, or removed from, the files.
+        wavelengths: band list CSV (centre_nm, fwhm_nm), used where the file itself is silent.
+        units: unit of the file's own wavelengths where it does not say it (nm, um, cm-1).
+        linear_nm: [first, last, count] for evenly spaced centres, where nothing better is known.
+        bad_bands: 1-based ranges, or a CSV with a column ``band``, to mark unusable.
+        quantity, level, scale, offset, nodata, saturation, gsd_m: override what the file says.
+        labels, groups: see `Labels` and `Groups`.
+        group: what splits keep together, by default one group per scene. ``{card}``, ``{stem}``, ``{name}`` and
+            ``{match}`` (the first bracket of ``group_match``, searched in the stem) are filled in.
+        white, dark: reference scans for calibration of raw counts, same reader options as the scan.
+        exclude: file stems to leave out of a glob.
+    """
+
+    path: str
+    variable: str | None = None
+    layout: str | None = None
+    sensor: str | None = None
+    bands: Ranges | None = None
+    removed_bands: Ranges | None = None
+    wavelengths: str | None = None
+    units: str | None = None
+    linear_nm: tuple[float, float, int] | None = None
+    bad_bands: str | None = None
+    quantity: Literal["dn", "radiance", "toa_reflectance", "surface_reflectance"] | None = None
+    level: Literal["raw", "L1", "L2"] | None = None
+    scale: float | None = Field(default=None, gt=0)
+    offset: float | None = None
+    nodata: float | None = None
+    saturation: float | None = None
+    gsd_m: float | None = Field(default=None, gt=0)
+    labels: Labels | None = None
+    groups: Groups | None = None
+    group: str = "{card}/{stem}"
+    group_match: str | None = None
+    white: str | None = None
+    dark: str | None = None
+    exclude: list[str] = []
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Part:
+        if (self.bands or self.removed_bands) and self.sensor is None:
+            raise ValueError("bands and removed_bands number the bands of an instrument: name it with sensor")
+        if self.bands and self.removed_bands:
+            raise ValueError("give bands or removed_bands, not both")
+        if (self.white is None) != (self.dark is None):
+            raise ValueError("give both white and dark references, or neither")
+        if "{match}" in self.group and self.group_match is None:
+            raise ValueError("group uses {match}, so group_match must say which part of the file name that is")
+        self.table_bands()
+        return self
+
+    def table_bands(self) -> BandGrid | None:
+        """Bands stated without any file: ``linear_nm`` or the known instrument, narrowed to what the files keep."""
+        if self.linear_nm is not None:
+            return BandGrid(np.linspace(self.linear_nm[0], self.linear_nm[1], self.linear_nm[2]))
+        if self.sensor is None:
+            return None
+        grid = _row(self.sensor).bands
+        chosen = band_ranges(self.bands or self.removed_bands or f"1-{len(grid)}")
+        if max(chosen) >= len(grid):
+            raise ValueError(f"band {max(chosen) + 1} is beyond the {len(grid)} bands of {self.sensor}")
+        return grid.subset(np.setdiff1d(np.arange(len(grid)), chosen) if self.removed_bands else np.array(chosen))
+
+    @property
+    def row(self) -> SensorRow | None:
+        """The known instrument, if one is named."""
+        return None if self.sensor is None else _row(self.sensor)
+
+
+def _row(name: str) -> SensorRow:
+    try:
+        return get_row(name)
+    except UsageError as error:
+        raise ValueError(str(error)) from None  # pydantic adds which key of which card

@@ -1,0 +1,273 @@
+"""Dataset cards: a small YAML file that turns any folder of files into scenes with labels, groups and a domain.
+
+A card lists parts; each part is a file or a glob, how to read it and where its labels lie. Keys of a part written at
+the top of the card are defaults for all its parts, so a card of one part needs no list. Example::
+
+    name: my_fields
+    domain: neon
+    path: plots/*.tif
+    wavelengths: plots/bands.csv
+    quantity: surface_reflectance
+    scale: 0.0001
+    labels: {path: labels.npz, variable: "{stem}__species", unlabelled: [0]}
+    label_names: [oak, pine]
+    group: "{stem}"
+
+The keys are described in :mod:`specfm.card_schema`. Shapes: H rows, W columns, C bands of a scene; K classes. Labels
+are int32 everywhere in specfm: -1 unlabelled, classes 0..K-1.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import os
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from specfm.bands import BandGrid
+from specfm.card_schema import Labels, Part, Task, Trust, band_ranges
+from specfm.config import Strict, build_config, config_roots, find_config, read_yaml
+from specfm.errors import SpecfmError, UsageError
+from specfm.files import sha256_file
+from specfm.labels import read_groups, read_labels
+from specfm.scene import Scene
+from specfm.sensors import Sensor
+
+__all__ = ["Card", "Labels", "Part", "card_names", "data_folders", "load_card"]
+
+
+class Card(Strict):
+    """A dataset card.
+
+    Attributes:
+        name, title: short name (as in file names) and a sentence.
+        domain: what the mixture balances by (``aviris``, ``neon``, ``lab`` ...).
+        task: what the labels are good for; ``library`` marks point spectra without neighbourhood.
+        citation, licence, obtain: whom to cite, terms as known, where users get the files.
+        wavelength_trust, wavelength_note: how well the band list is known, and why.
+        label_names: the K classes.
+        label_note: how the labels came about, where it matters.
+        sha256: data file (as written in ``path``) -> digest, where known; checked once, when the scene is opened.
+        parts: see `Part`.
+        folder: where the card lies (set on loading).
+    """
+
+    name: str
+    title: str = ""
+    domain: str
+    task: Task = "unlabelled"
+    citation: str = ""
+    licence: str = ""
+    obtain: str = ""
+    wavelength_trust: Trust
+    wavelength_note: str = ""
+    label_names: list[str] = []
+    label_note: str = ""
+    sha256: dict[str, str] = {}
+    parts: list[Part] = Field(min_length=1)
+    folder: Path = Field(default=Path("."), exclude=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spread_defaults(cls, data: Any) -> Any:
+        """Move keys of `Part` written at the top into every part, where the part does not set them itself."""
+        if not isinstance(data, dict):
+            return data
+        shared = {key: data[key] for key in Part.model_fields if key in data}
+        rest = {key: value for key, value in data.items() if key not in shared}
+        parts = data.get("parts", [{}])
+        if isinstance(parts, list) and all(isinstance(part, dict) for part in parts):
+            rest["parts"] = [{**shared, **part} for part in parts]
+        return rest
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Card:
+        for part in self.parts:
+            if part.labels is None:
+                continue
+            if not self.label_names:
+                raise ValueError("a card with labels lists its classes in label_names")
+            used: list[Any] = [*(part.labels.masks or {}), *(part.labels.remap or {}).values(), part.labels.constant]
+            for name in used:
+                if isinstance(name, str) and name not in self.label_names:
+                    raise ValueError(f"class {name!r} is not in label_names")
+                if isinstance(name, int) and not 0 <= name < len(self.label_names):
+                    raise ValueError(f"class index {name} is outside 0..{len(self.label_names) - 1}")
+        return self
+
+    def files(self, root: Path | None = None) -> list[tuple[Part, Path]]:
+        """The data files of every part, sorted within a part.
+
+        Raises:
+            SpecfmError: a part matches nothing; the message names the path and SPECFM_DATA.
+        """
+        return [(part, path) for part in self.parts for path in self._expand(part, root)]
+
+    def scenes(self, root: Path | None = None) -> Iterator[Scene]:
+        """The scenes of the card, with labels_HW, label_names, group, groups_HW and domain filled in.
+
+        Args:
+            root: data folder; by default the card's own folder, then ``SPECFM_DATA``, then ``../shared/data``.
+        """
+        for part, path in self.files(root):
+            yield self._scene(part, path, root)
+
+    def references(self, part: Part, root: Path | None = None) -> tuple[Scene, Scene] | None:
+        """The white and dark reference scans of a part, or None; raw counts like the scan itself."""
+        if part.white is None or part.dark is None:
+            return None
+        plain = part.model_copy(update={"labels": None, "groups": None})
+        white, dark = (self._scene(plain, self.find(name, root), root) for name in (part.white, part.dark))
+        return white, dark
+
+    def find(self, relative: str, root: Path | None = None) -> Path:
+        """Resolve a path of the card against the data folders.
+
+        Raises:
+            SpecfmError: found in none of them.
+        """
+        for folder in self._roots(root):
+            if (folder / relative).exists():
+                return folder / relative
+        raise self._absent(relative, root)
+
+    def _roots(self, root: Path | None) -> list[Path]:
+        if root is not None:
+            return [Path(root)]
+        shipped = any(self.folder.is_relative_to(top.resolve()) for top in config_roots())
+        return [*([] if shipped else [self.folder]), *data_folders()]
+
+    def _expand(self, part: Part, root: Path | None) -> list[Path]:
+        for folder in self._roots(root):
+            found = [folder / part.path] if (folder / part.path).is_file() else _glob(folder, part.path)
+            found = [path for path in found if path.stem not in part.exclude]
+            if found:
+                return found
+        raise self._absent(part.path, root)
+
+    def _absent(self, relative: str, root: Path | None) -> SpecfmError:
+        looked = " or ".join(str(folder) for folder in self._roots(root)) or "any data folder"
+        where = f" ({self.obtain})" if self.obtain else ""
+        return SpecfmError(f"card {self.name}: no {relative} below {looked}; set SPECFM_DATA to its folder{where}")
+
+    def _scene(self, part: Part, path: Path, root: Path | None) -> Scene:
+        from specfm.readers import read_scene
+        from specfm.readers.resolve import read_wavelengths
+
+        self._check_digest(part, path)
+        row = part.row
+        grid = read_wavelengths(self.find(part.wavelengths, root)) if part.wavelengths else part.table_bands()
+        name = None if row is None else row.name
+        scene = read_scene(
+            path,
+            variable=part.variable,
+            layout=part.layout,
+            sensor=None if grid is None else Sensor(grid, name=name),
+            units=part.units,
+            quantity=part.quantity,
+            scale=part.scale,
+            offset=part.offset,
+            nodata=part.nodata,
+            name=f"{self.name}/{path.stem}",
+        )
+        sensor = scene.sensor.replace(bands=self._mark_bad(scene.sensor.bands, part, root))
+        told = {"name": name, "level": part.level, "gsd_m": part.gsd_m or sensor.gsd_m or (row and row.gsd_m)}
+        shape_HW = scene.shape[:2]
+
+        def find(relative: str) -> Path:
+            return self.find(relative, root)
+
+        def fill(template: str) -> str:
+            return _filled(template, self.name, path, part.group_match)
+
+        return scene.replace(
+            sensor=sensor.replace(**{key: value for key, value in told.items() if value is not None}),
+            domain=self.domain,
+            group=fill(part.group),
+            saturation=part.saturation if part.saturation is not None else scene.saturation,
+            label_names=tuple(self.label_names),
+            labels_HW=None if part.labels is None else read_labels(part.labels, self.label_names, shape_HW, find, fill),
+            groups_HW=None if part.groups is None else read_groups(part.groups, shape_HW, find, fill),
+        )
+
+    def _check_digest(self, part: Part, path: Path) -> None:
+        expected = self.sha256.get(part.path)
+        if expected is not None and _digest(path, path.stat().st_mtime_ns) != expected:
+            raise SpecfmError(f"card {self.name}: {path} is not the file the card describes (sha256 differs)")
+
+    def _mark_bad(self, bands: BandGrid, part: Part, root: Path | None) -> BandGrid:
+        if part.bad_bands is None:
+            return bands
+        listed = part.bad_bands.lower().endswith(".csv")
+        bad = _band_column(self.find(part.bad_bands, root)) if listed else band_ranges(part.bad_bands)
+        if bad and max(bad) >= len(bands):
+            raise SpecfmError(f"card {self.name}: bad band {max(bad) + 1} is beyond the {len(bands)} bands of the file")
+        valid = bands.valid.copy()
+        valid[bad] = False
+        return BandGrid(bands.wavelengths_nm, bands.fwhm_nm, valid)
+
+
+def load_card(path_or_name: str | Path) -> Card:
+    """Load a card by path, or by name from the shipped ones (``configs/data/``).
+
+    Raises:
+        UsageError: no such card (the nearest names are offered), an unknown key or a bad value.
+    """
+    given = Path(path_or_name)
+    if given.is_file():
+        path = given
+    else:
+        names = card_names()
+        name = given.name.removesuffix(".yaml")
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=4, cutoff=0.4)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
+            raise UsageError(f"no dataset card {str(path_or_name)!r}; {hint}")
+        path = find_config(f"data/{name}.yaml")
+    card = build_config(read_yaml(path), Card, str(path))
+    return card.model_copy(update={"folder": path.resolve().parent})
+
+
+def card_names() -> list[str]:
+    """Names of the cards that come with specfm."""
+    return sorted({path.stem for root in config_roots() for path in (root / "data").glob("*.yaml")})
+
+
+def data_folders() -> list[Path]:
+    """Where data files are looked for: ``SPECFM_DATA``, else ``../shared/data`` beside a checkout."""
+    if os.environ.get("SPECFM_DATA"):
+        return [Path(os.environ["SPECFM_DATA"])]
+    default = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+    return [default] if default.is_dir() else []
+
+
+@lru_cache(maxsize=256)
+def _digest(path: Path, _modified: int) -> str:
+    return sha256_file(path)
+
+
+def _glob(folder: Path, pattern: str) -> list[Path]:
+    if Path(pattern).is_absolute():
+        return sorted(Path(pattern).parent.glob(Path(pattern).name))
+    return sorted(path for path in folder.glob(pattern) if path.is_file())
+
+
+def _filled(template: str, card: str, path: Path, pattern: str | None = None) -> str:
+    text = template.replace("{card}", card).replace("{stem}", path.stem).replace("{name}", path.name)
+    if pattern is not None and "{match}" in text:
+        match = re.search(pattern, path.stem)
+        if match is None:
+            raise SpecfmError(f"card {card}: group_match {pattern!r} does not occur in the file name {path.name}")
+        text = text.replace("{match}", match.group(1))
+    return text
+
+
+def _band_column(path: Path) -> list[int]:
+    with path.open(newline="", encoding="utf-8") as handle:
+        return [int(row["band"]) - 1 for row in csv.DictReader(handle)]

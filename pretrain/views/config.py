@@ -1,0 +1,73 @@
+"""What the views of pretraining may do to a sample."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from specfm.config import Strict
+
+# `mild` kept features above their random init on a sensor that was never pretrained on; `strong`, used from the first
+# step, put them far below it while the loss looked healthy: it is meant for the end of a schedule, and for ablation.
+PRESETS: dict[str, dict[str, Any]] = {
+    "mild": {},
+    "strong": {
+        "keep_low": 0.4,
+        "window_probability": 1.0,
+        "window_low": 0.4,
+        "merge_probability": 0.5,
+        "gain": 0.2,
+        "tilt": 0.1,
+        "noise": 0.04,
+        "pixel_dropout": 0.1,
+    },
+}
+
+
+class ViewConfig(Strict):
+    """Ranges of the random changes at strength 1; keys that are given win over the preset's.
+
+    Attributes:
+        preset: ``mild`` or ``strong``.
+        crop: side of the spatial crop in pixels (None, or larger than the window: the whole window).
+        min_overlap: share of a crop's area that any two views of a sample have in common at least.
+        dihedral: random flips and quarter turns (flips and half turns where the crop is not square). Not scaled by
+            strength.
+        keep_low, keep_high: share of the usable bands kept by the random subset.
+        min_bands: never fewer bands than this, where the sample has them.
+        window_probability, window_low: chance of keeping only a contiguous spectral window, and its least share.
+        merge_probability, merge_max: chance of averaging adjacent bands, and how many at most.
+        gain: factor in 1 +- gain. tilt: smooth change of illumination over wavelength, at most this much.
+        noise: standard deviation relative to the sample's mean level (0.02 is an SNR of 50).
+        pixel_dropout: share of pixels masked out.
+    """
+
+    preset: Literal["mild", "strong"] = "mild"
+    crop: int | None = Field(default=None, ge=1)
+    min_overlap: float = Field(default=0.5, ge=0.0, le=1.0)
+    dihedral: bool = True
+    keep_low: float = Field(default=0.5, gt=0.0, le=1.0)
+    keep_high: float = Field(default=1.0, gt=0.0, le=1.0)
+    min_bands: int = Field(default=3, ge=1)
+    window_probability: float = Field(default=0.0, ge=0.0, le=1.0)
+    window_low: float = Field(default=0.6, gt=0.0, le=1.0)
+    merge_probability: float = Field(default=0.0, ge=0.0, le=1.0)
+    merge_max: int = Field(default=3, ge=1)
+    gain: float = Field(default=0.1, ge=0.0, lt=1.0)
+    tilt: float = Field(default=0.05, ge=0.0, lt=1.0)
+    noise: float = Field(default=0.02, ge=0.0)
+    pixel_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {**PRESETS.get(str(values.get("preset", "mild")), {}), **values}
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ViewConfig:
+        if self.keep_low > self.keep_high:
+            raise ValueError(f"keep_low {self.keep_low} is above keep_high {self.keep_high}")
+        return self

@@ -117,7 +117,7 @@ class NpyWriter(RasterWriter):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._handle = open(self.temporary, "wb")
+        self._handle = open(self.temporary, "wb")  # noqa: SIM115  closed by _finish or _abort
         header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": self.shape}
         np.lib.format.write_array_header_1_0(self._handle, header)
 
@@ -147,7 +147,7 @@ class EnviWriter(RasterWriter):
         super().__init__(*args)
         if self.dtype.name not in ENVI_TYPES:
             raise UsageError(f"ENVI has no data type for {self.dtype}; one of {', '.join(ENVI_TYPES)}")
-        self._handle = open(self.temporary, "wb")
+        self._handle = open(self.temporary, "wb")  # noqa: SIM115  closed by _finish or _abort
 
     def targets(self) -> list[Path]:
         return [self.path.with_suffix(".hdr"), self.path.with_suffix(".img")]
@@ -252,10 +252,12 @@ def write_png(path: str | Path, image_HW3: ArrayLike, *, overwrite: bool = False
     """Write an RGB or RGBA image (float 0..1 or uint8) as PNG."""
     import io
 
-    import matplotlib.image
-
     from specfm.files import atomic_write_bytes
 
+    try:
+        import matplotlib.image
+    except ImportError as exc:
+        raise SpecfmError(f"{path} needs matplotlib; install specfm[viz]") from exc
     path = Path(path)
     if path.exists() and not overwrite:
         raise UsageError(f"{path} exists; choose another --out or pass --overwrite")
@@ -291,5 +293,16 @@ def _map_info(geo: Geo | None) -> list[str]:
     if not rx and not ry:
         lines.append(f"map info = {{Arbitrary, 1, 1, {x0!r}, {y0!r}, {dx!r}, {-dy!r}, 0, North}}")
     if geo.crs_wkt:
-        lines.append(f"coordinate system string = {{{_braced(geo.crs_wkt)}}}")
+        lines.append(f"coordinate system string = {{{_braced(_as_wkt(geo.crs_wkt))}}}")
     return lines
+
+
+def _as_wkt(crs: str) -> str:
+    """WKT of a coordinate system that may be given by name (``EPSG:32617``), where rasterio is there to say it."""
+    if "[" in crs:
+        return crs
+    try:
+        from rasterio.crs import CRS
+    except ImportError:
+        return crs
+    return CRS.from_user_input(crs).to_wkt()

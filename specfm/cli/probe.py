@@ -9,7 +9,7 @@ import typer
 
 
 def command(
-    checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder or run, or random:SIZE[:PATCH] for no training.")],
+    checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder or run, or random:SIZE[:PATCH] (untrained).")],
     data: Annotated[str, typer.Option("--data", help="Dataset card: a name under configs/data or a YAML file.")],
     protocol: Annotated[str, typer.Option(help="knn, linear or knn,linear.")] = "knn,linear",
     split: Annotated[str, typer.Option(help="group, block, scene, or random_pixels (leaky).")] = "group",

@@ -1,0 +1,77 @@
+"""Dense features written to a file agree with features of the tiles themselves, in any format and any scene size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import specfm
+from specfm.errors import UsageError
+from specfm.scene import Scene
+from specfm.sensors import Sensor
+from specfm.stream import embed_to_file
+
+
+@pytest.fixture(scope="module")
+def encoder() -> specfm.Encoder:
+    import torch
+
+    torch.manual_seed(0)
+    return specfm.create_encoder("nano", patch_size=4, dim=48, depth=1, heads=3).eval()
+
+
+def make_scene(height: int = 22, width: int = 17) -> Scene:
+    rng = np.random.default_rng(1)
+    cube = (rng.random((height, width, 12)) + 1).astype(np.float32)
+    sensor = Sensor(specfm.BandGrid(np.linspace(450, 900, 12)), quantity="surface_reflectance")
+    return Scene.from_array(cube, sensor, name="field")
+
+
+def test_one_tile_equals_the_encoder_itself(encoder: specfm.Encoder, tmp_path: Path) -> None:
+    scene = make_scene(16, 16)
+    embed_to_file(encoder, scene, tmp_path / "x.npy", window=16, level="sample")
+    import torch
+
+    with torch.inference_mode():
+        tokens = encoder(torch.from_numpy(scene.read())[None], scene.sensor).tokens_BND
+    written = np.load(tmp_path / "x.npy", allow_pickle=False)
+    np.testing.assert_allclose(written.reshape(16, -1), tokens[0].numpy(), atol=1e-5)
+
+
+def test_edge_to_edge_tiles_equal_embed_in_memory(encoder: specfm.Encoder, tmp_path: Path) -> None:
+    scene = make_scene(32, 48)
+    embed_to_file(encoder, scene, tmp_path / "x.npy", window=16, stride=16)
+    inside = encoder.embed(scene, tile=16).features_hwD
+    np.testing.assert_allclose(np.load(tmp_path / "x.npy", allow_pickle=False), inside, atol=1e-4)
+
+
+def test_batching_changes_nothing_and_edges_are_covered(encoder: specfm.Encoder, tmp_path: Path) -> None:
+    scene = make_scene()
+    done = embed_to_file(encoder, scene, tmp_path / "a.npy", window=8, stride=4, pca_png=tmp_path / "a.png")
+    embed_to_file(encoder, scene, tmp_path / "b.npy", window=8, stride=4, batch_size=2)
+    a, b = (np.load(tmp_path / f"{n}.npy", allow_pickle=False) for n in "ab")
+    assert a.shape == (6, 5, 48) == tuple(done["shape"]) and np.isfinite(a).all()
+    np.testing.assert_allclose(a, b, atol=1e-5)
+    side = json.loads((tmp_path / "a.json").read_text())
+    assert side["patch"] == 4 and side["first_centre_rc"] == [1.5, 1.5] and (tmp_path / "a.png").stat().st_size > 0
+
+
+def test_patches_without_a_valid_pixel_are_nan(encoder: specfm.Encoder, tmp_path: Path) -> None:
+    cube = make_scene(16, 16).read()
+    cube[:4, :8] = np.nan
+    scene = Scene.from_array(cube, make_scene().sensor)
+    embed_to_file(encoder, scene, tmp_path / "x.npy", window=8)
+    found = np.isnan(np.load(tmp_path / "x.npy", allow_pickle=False)).all(-1)
+    expected = np.zeros((4, 4), bool)
+    expected[0, :2] = True
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("options", [{"window": 6}, {"window": 8, "stride": 3}, {"window": 8, "stride": 12}])
+def test_misfitting_windows_are_refused(encoder: specfm.Encoder, tmp_path: Path, options: dict[str, int]) -> None:
+    with pytest.raises(UsageError):
+        embed_to_file(encoder, make_scene(), tmp_path / "x.npy", **options)
+    assert list(tmp_path.iterdir()) == []

@@ -1,7 +1,7 @@
 """Typed configurations: YAML and ``key=value`` overrides in, a checked pydantic model out; strict about every key.
 
 A configuration is a :class:`Strict` model. An unknown key, a value of the wrong type or a duplicated key ends in one
-sentence that names the file, the dotted key and, for a mistyped key, the nearest valid name; it is raised before any work.
+sentence that names the file, the dotted key and, for a mistyped key, the nearest valid name, before any work begins.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def find_config(relative: Path | str) -> Path:
 
 
 def config_roots() -> list[Path]:
-    """Folders that hold shipped configurations: ``configs/`` beside the package in a checkout, ``_configs`` in a wheel."""
+    """Folders of shipped configurations: ``configs/`` beside the package in a checkout, ``_configs`` in a wheel."""
     package = Path(__file__).resolve().parent
     checkout = package.parent
     roots = [checkout / "configs"] if (checkout / "pyproject.toml").is_file() else []

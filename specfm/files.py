@@ -2,8 +2,8 @@
 
 This is the only module that renames anything. The order is always the same: write to a temporary name in the same
 folder, flush to disk, rename, flush the parent folder. Folders that carry weights or training state also hold a
-``MANIFEST.json`` (name, size and SHA-256 of every file, written last): a folder is valid if and only if it has its final
-name and its manifest verifies. A flipped byte in a safetensors payload loads silently; only these hashes catch it.
+``MANIFEST.json`` (name, size and SHA-256 of every file, written last): such a folder is valid if and only if it has its
+final name and its manifest verifies. A flipped byte in safetensors loads silently; only these hashes catch it.
 """
 
 from __future__ import annotations
@@ -153,6 +153,16 @@ def unpublish_folder(folder: Path) -> Path:
     doomed = temporary_sibling(folder)
     os.rename(folder, doomed)
     return doomed
+
+
+def keep_aside(folder: Path, name: str) -> Path:
+    """Rename a published folder to ``name`` beside it (or ``name.2``, ... if taken); returns its new path."""
+    aside, turn = folder.with_name(name), 2
+    while aside.exists():
+        aside, turn = folder.with_name(f"{name}.{turn}"), turn + 1
+    os.rename(folder, aside)
+    fsync_path(folder.parent)
+    return aside
 
 
 def remove_temporaries(folder: Path) -> list[Path]:

@@ -1,13 +1,13 @@
 """Faults on purpose: named points in the code that a test can make fail through one environment variable.
 
-``SPECFM_FAULTS="ckpt.before_manifest:kill@step=6:rank=1"``; several faults are separated by commas. Without the variable
-every ``hit(...)`` is a dictionary look-up that finds nothing. Grammar of one fault::
+``SPECFM_FAULTS="ckpt.before_manifest:kill@step=6:rank=1"``; several faults are separated by commas. Without the
+variable every ``hit(...)`` is a dictionary look-up that finds nothing. Grammar of one fault::
 
-    [POINT:]ACTION[@CONDITION[:CONDITION ...]]       CONDITION = step | rank | hit, then = or >= or <=, then an integer
+    [POINT:]ACTION[@CONDITION[:CONDITION ...]]      CONDITION = step | rank | hit, then = or >= or <=, then an integer
 
-``hit`` counts how often the point was reached in this process, from 1. Actions: ``kill`` (SIGKILL to itself), ``raise``,
-``hang`` (sleeps for an hour), ``enospc`` (OSError 28), ``corrupt`` (flips a byte of the file at hand), ``nan`` and ``inf``
-(returned to the caller, which spoils the value at hand). ``nan`` and ``inf`` without a point mean ``step.loss``.
+``hit`` counts how often the point was reached in this process, from 1. Actions: ``kill`` (SIGKILL to itself),
+``raise``, ``hang`` (sleeps for an hour), ``enospc`` (OSError 28), ``corrupt`` (flips a byte of the file at hand),
+``nan`` and ``inf`` (returned to the caller, which spoils the value at hand; without a point they mean ``step.loss``).
 """
 
 from __future__ import annotations

@@ -1,0 +1,176 @@
+"""One process or many: start, agree, reduce. The only place of the engine that touches ``torch.distributed``.
+
+Data parallelism here is one sum of gradients per step, over flat buckets, after all micro-batches. Each rank's gradients
+are those of the *whole-batch* loss through its own rows, so their sum (not their mean) is the gradient that one process
+with the whole batch would compute. Only JSON and tensors travel; nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from specfm.errors import SpecfmError, UsageError
+
+log = logging.getLogger(__name__)
+
+BUCKET_ELEMENTS = 1 << 24  # 64 MiB of fp32 per all-reduce
+FIRST_TIMEOUT_S = 1800.0  # start-up, data checks and compilation take long; see `World.tighten`
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all of them.
+
+    Attributes:
+        rank: 0 to ``size - 1``; rank 0 writes.
+        size: Number of processes.
+        device: Where this process computes.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """True on rank 0."""
+        return self.rank == 0
+
+    def on_main(self, function: Callable[[], Any]) -> Any:
+        """Run ``function`` on rank 0 and give its JSON-safe result, or its error, to every rank.
+
+        Raises:
+            SpecfmError: on every rank, with the message and exit code of the error on rank 0.
+        """
+        if self.size == 1:
+            return function()
+        message: dict[str, Any] = {}
+        raised: BaseException | None = None
+        if self.is_main:
+            try:
+                message = {"value": function()}
+            except Exception as error:
+                raised = error
+                message = {"error": str(error), "exit_code": getattr(error, "exit_code", 1)}
+        message = self._broadcast_json(message)
+        if raised is not None:
+            raise raised
+        if "error" in message:
+            failure = SpecfmError(message["error"])
+            failure.exit_code = message["exit_code"]
+            raise failure
+        return message["value"]
+
+    def _broadcast_json(self, value: Any) -> Any:
+        data = json.dumps(value).encode() if self.is_main else b""
+        length = torch.tensor([len(data)], dtype=torch.int64, device=self.device)
+        dist.broadcast(length, src=0)
+        buffer = torch.zeros(int(length), dtype=torch.uint8, device=self.device)
+        if self.is_main:
+            buffer.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+        dist.broadcast(buffer, src=0)
+        return json.loads(bytes(buffer.cpu().tolist()))
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Element-wise sum over ranks (in place; returned)."""
+        if self.size > 1:
+            dist.all_reduce(values, op=dist.ReduceOp.SUM)
+        return values
+
+    def gather_rows(self, x: Tensor) -> Tensor:
+        """Concatenate equal-sized ``x`` of all ranks along the first axis, without gradients."""
+        x = x.detach().contiguous()
+        if self.size == 1:
+            return x
+        rows = [torch.empty_like(x) for _ in range(self.size)]
+        dist.all_gather(rows, x)
+        return torch.cat(rows)
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Sum gradients over ranks. A parameter without a gradient counts as zero, in one process too, so that weight
+        decay treats it alike whatever the number of ranks."""
+        listed = [p for p in parameters if p.requires_grad]
+        for parameter in listed:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        if self.size == 1:
+            return
+        gradients = [p.grad for p in listed if p.grad is not None]
+        start = 0
+        while start < len(gradients):
+            stop, elements = start, 0
+            while stop < len(gradients) and (stop == start or elements + gradients[stop].numel() <= BUCKET_ELEMENTS):
+                elements += gradients[stop].numel()
+                stop += 1
+            bucket = torch.cat([g.reshape(-1) for g in gradients[start:stop]])
+            dist.all_reduce(bucket, op=dist.ReduceOp.SUM)
+            place = 0
+            for gradient in gradients[start:stop]:
+                gradient.copy_(bucket[place : place + gradient.numel()].view_as(gradient))
+                place += gradient.numel()
+            start = stop
+
+    def broadcast_module(self, module: nn.Module) -> None:
+        """Give every rank the parameters and buffers of rank 0."""
+        if self.size > 1:
+            for tensor in [*module.parameters(), *module.buffers()]:
+                dist.broadcast(tensor.data, src=0)
+
+    def tighten(self, timeout_s: float) -> None:
+        """Lower the collective timeout after the first step, so that a dead peer becomes an error in minutes."""
+        if self.size == 1:
+            return
+        try:
+            from torch.distributed.distributed_c10d import _set_pg_timeout
+
+            _set_pg_timeout(timedelta(seconds=timeout_s), dist.group.WORLD)
+        except (ImportError, RuntimeError, ValueError) as error:
+            log.warning(
+                "cannot lower the collective timeout (%s); a dead peer shows after %.0f s", error, FIRST_TIMEOUT_S
+            )
+
+
+def start(device: str = "auto") -> World:
+    """Join the other processes if torchrun started several (gloo on CPU, NCCL on CUDA), else be alone.
+
+    Args:
+        device: ``auto`` (CUDA if there is one), ``cpu`` or ``cuda``.
+
+    Raises:
+        UsageError: ``cuda`` asked for and absent, or more local ranks than devices.
+    """
+    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device=cuda was asked for, but there is no CUDA device; use device=cpu or device=auto")
+    on_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    if on_cuda:
+        if local >= torch.cuda.device_count():
+            raise UsageError(
+                f"local rank {local} has no CUDA device of its own; start at most {torch.cuda.device_count()}"
+            )
+        torch.cuda.set_device(local)
+    place = torch.device("cuda", local) if on_cuda else torch.device("cpu")
+    if size > 1 and not dist.is_initialized():
+        dist.init_process_group(
+            "nccl" if on_cuda else "gloo",
+            timeout=timedelta(seconds=FIRST_TIMEOUT_S),
+            device_id=place if on_cuda else None,
+        )
+    return World(rank, size, place)
+
+
+def stop(world: World) -> None:
+    """Leave the process group."""
+    if world.size > 1 and dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,43 @@
+"""Starts several processes of a training module on this machine through torchrun, and gives back an honest exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+log = logging.getLogger(__name__)
+
+SIGNALS = "SIGTERM,SIGINT,SIGUSR1"
+SHUTDOWN_S = 170  # time a stop signal leaves for the checkpoint; schedulers send theirs 180 s before the end
+
+
+def launch(module: str, arguments: list[str], processes: int) -> int:
+    """Run ``python -m module arguments`` in ``processes`` processes and wait for all of them.
+
+    Stop signals are handed on to the workers (without ``--signals-to-handle`` SIGUSR1 would kill only the launcher and
+    orphan them).
+
+    Returns:
+        0 if all went well, also after an orderly stop by a signal; else the exit code of the first process that failed.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import get_args_parser, run
+
+    # torchrun explains every failing worker at length; the worker has already said it in one sentence.
+    for name in ("torch.distributed.elastic", "torch.distributed.run"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    command = [
+        "--standalone", f"--nproc-per-node={processes}", f"--signals-to-handle={SIGNALS}",
+        f"--shutdown-timeout={SHUTDOWN_S}", "-m", module, *arguments,
+    ]  # fmt: skip
+    try:
+        run(get_args_parser().parse_args(command))
+    except ChildFailedError as error:
+        _, failure = error.get_first_failure()
+        return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
+    except SignalException as stop:
+        log.warning("stopped by %s", stop.sigval.name)
+        return 0
+    return 0

@@ -1,0 +1,81 @@
+"""AdamW with timm's parameter groups, and its state by parameter name (so it survives a change of group order)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from specfm.errors import SpecfmError
+
+
+def adamw(
+    modules: nn.ModuleDict, lr: float, weight_decay: float, betas: Sequence[float], device: torch.device
+) -> torch.optim.AdamW:
+    """AdamW; biases, norms and other one-dimensional parameters are not decayed (timm's rule).
+
+    Args:
+        modules: Everything that is trained, by name.
+        lr: First learning rate; the loop sets it anew at each step.
+        weight_decay: Decoupled decay of matrices.
+        betas: Averaging of gradient and squared gradient.
+        device: A CUDA device uses the fused kernel.
+    """
+    from timm.optim import param_groups_weight_decay
+
+    skip: set[str] = set()
+    for prefix, module in modules.items():
+        names = module.no_weight_decay() if callable(getattr(module, "no_weight_decay", None)) else ()
+        skip |= {f"{prefix}.{name}" for name in names}
+    groups = param_groups_weight_decay(modules, weight_decay, no_weight_decay_list=tuple(sorted(skip)))
+    return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), fused=device.type == "cuda")
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Use ``lr`` for every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
+    """Scale gradients to a global norm of at most ``limit`` (0: leave them); returns the norm before, a 0-d tensor."""
+    return torch.nn.utils.clip_grad_norm_(list(parameters), limit if limit > 0 else math.inf)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, modules: nn.ModuleDict) -> dict[str, Tensor]:
+    """State of every parameter as ``optimizer/<parameter name>/<field>``."""
+    tensors = {}
+    for name, parameter in modules.named_parameters():
+        for field, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer/{name}/{field}"] = torch.as_tensor(value)
+    return tensors
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, modules: nn.ModuleDict, tensors: dict[str, Tensor]) -> None:
+    """Put back what :func:`optimizer_tensors` gave.
+
+    Raises:
+        SpecfmError: the state is of other parameters.
+    """
+    parameters = dict(modules.named_parameters())
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer/"):
+            name, _, field = key.removeprefix("optimizer/").rpartition("/")
+            found.setdefault(name, {})[field] = value
+    if found and set(found) != {name for name, p in parameters.items() if p.requires_grad}:
+        odd = sorted(set(found) ^ set(parameters))[0]
+        raise SpecfmError(f"the optimiser state of the checkpoint belongs to another model (it differs at {odd})")
+    for name, state in found.items():
+        parameter = parameters[name]
+        optimizer.state[parameter] = {
+            # AdamW keeps its step count on the CPU unless fused; moments live with the parameter.
+            field: value.clone() if field == "step" and not _fused(optimizer) else value.to(parameter.device)
+            for field, value in state.items()
+        }
+
+
+def _fused(optimizer: torch.optim.Optimizer) -> bool:
+    return bool(optimizer.param_groups[0].get("fused"))

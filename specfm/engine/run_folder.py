@@ -1,0 +1,92 @@
+"""The folder of a run: made once, never overwritten, locked while a process works in it.
+
+out/config.yaml                 resolved configuration
+out/metrics.jsonl               the record, one line per logged step
+out/checkpoints/step-00000123/  model/ (release folder), training state, MANIFEST.json
+out/model                       final release folder
+out/bad_steps/, out/REQUEUE, out/loss.png
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from specfm.config import differences, to_dict, to_yaml
+from specfm.errors import UsageError
+from specfm.files import RunLock, atomic_write_json, atomic_write_text
+
+log = logging.getLogger(__name__)
+
+LOCK = "run.lock"
+
+
+class RunFolder:
+    """Paths of a run and the rules for taking it up.
+
+    Args:
+        path: The run folder (config key ``out``).
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.checkpoints = self.path / "checkpoints"
+        self.model = self.path / "model"
+        self.requeue = self.path / "REQUEUE"
+        self.stacks = self.path / "stalled.txt"
+        self._lock = RunLock(self.path, LOCK)
+
+    def refuse_existing(self) -> None:
+        """Refuse a folder that already holds something (a new run never writes into an old one).
+
+        Raises:
+            UsageError: exit code 2.
+        """
+        if self.path.exists() and (not self.path.is_dir() or any(p.name != LOCK for p in self.path.iterdir())):
+            raise UsageError(f"{self.path} exists; choose another folder with out=..., or pass --resume to continue it")
+
+    def open(self, resume: bool) -> None:
+        """Lock the folder for this process; a new run needs an empty one.
+
+        Raises:
+            UsageError: the folder is in use, or holds an earlier run and ``resume`` is false.
+        """
+        if not resume:
+            self.refuse_existing()
+        self._lock.acquire()
+        self.requeue.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Release the lock."""
+        self._lock.release()
+
+    def write_config(self, config: BaseModel, resumed_step: int | None) -> None:
+        """Save the resolved configuration; an older, different one is kept beside it and the differences are logged."""
+        text = to_yaml(config)
+        if self.config.is_file() and resumed_step is not None:
+            old = self.config.read_text(encoding="utf-8")
+            if old == text:
+                return
+            for key, (before, after) in differences(yaml.safe_load(old) or {}, to_dict(config)).items():
+                log.warning("resuming with another %s: %s instead of %s", key, after, before)
+            atomic_write_text(self.path / f"config.until-step-{resumed_step:08d}.yaml", old)
+        atomic_write_text(self.config, text)
+
+    def dump_bad_step(self, step: int, rank: int, facts: dict[str, Any]) -> Path:
+        """Write what is known of a non-finite step; a full disk costs the dump, not the run."""
+        path = self.path / "bad_steps" / f"step-{step:08d}-rank-{rank}.json"
+        try:
+            atomic_write_json(path, facts)
+        except OSError as error:
+            log.warning("cannot write %s (%s): %s", path, error, json.dumps(facts))
+        return path
+
+    def ask_requeue(self, step: int, signal_number: int) -> None:
+        """Leave ``REQUEUE``: the run was stopped by a signal after a checkpoint and wants to be started again."""
+        atomic_write_json(self.requeue, {"step": step, "signal": signal_number})

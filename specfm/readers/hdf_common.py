@@ -62,7 +62,7 @@ def read_axes(
 
 
 class HdfSource:
-    """A dataset of an HDF5 file as a cube ``[H, W, C]``; the file is opened for each read, so it can cross processes."""
+    """A dataset as a cube ``[H, W, C]``; the file is opened for each read, so the source can cross processes."""
 
     def __init__(self, path: Path, dataset: str, order: str = "HWC"):
         self.path, self.dataset, self.order = path, dataset, order

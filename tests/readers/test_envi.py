@@ -1,0 +1,270 @@
+"""ENVI cubes against SPy as oracle, every header convention, and what is refused."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from specfm.errors import SpecfmError
+from specfm.readers import checked, read_scene
+from specfm.readers.envi_header import parse_header
+
+from . import make
+
+
+@pytest.mark.parametrize("interleave", ["bsq", "bil", "bip"])
+@pytest.mark.parametrize("big_endian", [False, True])
+@pytest.mark.parametrize("dtype", sorted(make.ENVI_CODES))
+def test_every_type_order_and_interleave_equals_spy(tmp_path: Path, dtype: str, big_endian: bool, interleave: str) -> None:
+    import spectral.io.envi as spy
+
+    cube = make.cube(dtype=dtype)
+    path = make.envi(tmp_path, cube, interleave, big_endian, offset=13)
+    scene = read_scene(path)
+    oracle = np.asarray(spy.open(str(path)).open_memmap(interleave="bip"))
+    assert scene.dtype == np.dtype(dtype) and scene.shape == cube.shape
+    np.testing.assert_array_equal(scene.read(), oracle)
+    np.testing.assert_array_equal(scene.read(), cube)
+
+
+@pytest.mark.parametrize("interleave", ["bsq", "bil", "bip"])
+@pytest.mark.parametrize(
+    "window",
+    [
+        (slice(1, 4), slice(2, 6), [5, 0, 3]),
+        (slice(None, None, 2), slice(1, None, 3), [4]),
+        (slice(4, 5), slice(0, 1), None),
+        (slice(0, 5), slice(0, 7), [2, 2, 1, 1]),
+        (slice(2, 2), slice(0, 3), None),
+    ],
+)
+def test_windows_equal_slices(tmp_path: Path, interleave: str, window: tuple) -> None:
+    cube = make.cube()
+    scene = read_scene(make.envi(tmp_path, cube, interleave))
+    rows, cols, bands = window
+    expected = cube[rows, cols] if bands is None else cube[rows, cols][:, :, bands]
+    np.testing.assert_array_equal(scene.read(rows, cols, bands), expected)
+
+
+class Counter:
+    """Counts bytes handed over by os.pread."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.bytes = 0
+        real = os.pread
+
+        def counted(handle: int, count: int, offset: int) -> bytes:
+            data = real(handle, count, offset)
+            self.bytes += len(data)
+            return data
+
+        monkeypatch.setattr(checked.os, "pread", counted)
+
+
+@pytest.mark.parametrize("interleave", ["bsq", "bil", "bip"])
+def test_little_is_read_for_little(tmp_path: Path, interleave: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = (256, 4096, 100)  # 200 MB, sparse on disk
+    path = tmp_path / "big.hdr"
+    path.write_text(make.header_text(make.header(shape, "i2", interleave)))
+    with (tmp_path / "big").open("wb") as handle:
+        handle.truncate(int(np.prod(shape)) * 2)
+    counter = Counter(monkeypatch)
+    scene = read_scene(path)
+    assert counter.bytes == 0
+    scene.read(slice(100, 110), slice(1000, 1010))
+    window = counter.bytes
+    assert window < 100 * 2 * (10 * 10) * 60  # at most neighbouring pages, not the cube (210 MB)
+    if interleave != "bip":  # bands of a BIP pixel share its pages
+        counter.bytes = 0
+        scene.read(rows=slice(0, 16), bands=np.arange(0, 90, 10))
+        assert counter.bytes == 16 * 4096 * 9 * 2
+
+
+def test_long_reads_come_in_bounded_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checked, "CALL_BYTES", 64)
+    cube = make.cube()
+    for interleave in make.FILE_AXES:
+        np.testing.assert_array_equal(read_scene(make.envi(tmp_path, cube, interleave)).read(), cube)
+
+
+def test_short_counts_are_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cube = make.cube()
+    scene = read_scene(make.envi(tmp_path, cube))
+    real = os.pread
+    monkeypatch.setattr(checked.os, "pread", lambda handle, count, offset: real(handle, min(count, 7), offset))
+    np.testing.assert_array_equal(scene.read(), cube)
+
+
+def test_conventions_of_a_header(tmp_path: Path) -> None:
+    cube = make.cube((2, 3, 3))
+    make.envi(tmp_path, cube)
+    (tmp_path / "scene.hdr").write_text(
+        "ENVI\n; a comment = {\nSamples   = 3 ; across track\nLINES = 2\nbands = 3\nData Type = 2\nInterleave = BSQ\n"
+        "description = {\n  two lines, with = signs\n  and brackets [1]}\n"
+        "wavelength\tunits = Micrometers\nWavelength = {\n 0.4, ; blue\n; a line of comment\n 0.5,\n 0.9,\n}\n"
+        "fwhm = {0.01, 0.02,\n0.03}\nBBL = { 1, 0, 1 }\ndata ignore value = -99\nreflectance scale factor = 1e4\n"
+        "sensor type = Unknown\nband names = {a, b, c}\n"
+    )
+    scene = read_scene(tmp_path / "scene.hdr")
+    np.testing.assert_array_equal(scene.read(), cube)
+    bands = scene.sensor.bands
+    np.testing.assert_allclose(bands.wavelengths_nm, [400, 500, 900])
+    np.testing.assert_allclose(bands.fwhm_nm, [10, 20, 30])
+    assert bands.valid.tolist() == [True, False, True]
+    assert scene.nodata == -99 and scene.sensor.scale == pytest.approx(1e-4) and scene.sensor.name is None
+
+
+def test_zero_wavelengths_are_bad_bands(tmp_path: Path) -> None:
+    scene = read_scene(make.envi(tmp_path, make.cube((2, 2, 3)), wavelength="{0, 500, 600}"))
+    assert scene.sensor.bands.valid.tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize("data", ["x", "x.dat", "x.IMG", "x.raw", "x.bil", "x.bsq"])
+@pytest.mark.parametrize("double", [False, True])
+def test_pairs(tmp_path: Path, data: str, double: bool) -> None:
+    cube = make.cube()
+    path = make.envi(tmp_path, cube, name=data)
+    if double and "." in data:
+        path = path.rename(tmp_path / f"{data}.HDR")
+    for named in (path, tmp_path / data):
+        scene = read_scene(named)
+        assert scene.path == tmp_path / data
+        np.testing.assert_array_equal(scene.read(bands=[1]), cube[:, :, [1]])
+
+
+def test_two_data_files_are_not_chosen_between(tmp_path: Path) -> None:
+    path = make.envi(tmp_path, make.cube(), name="x.dat")
+    (tmp_path / "x.img").write_bytes(b"1")
+    with pytest.raises(SpecfmError, match="x.dat, x.img"):
+        read_scene(path)
+    assert read_scene(tmp_path / "x.dat").path == tmp_path / "x.dat"
+
+
+def test_gains_equal_in_all_bands_stay_outside_the_numbers(tmp_path: Path) -> None:
+    cube = make.cube((2, 2, 3))
+    gains = {"data_gain_values": "{0.5, 0.5, 0.5}", "data_offset_values": "{1, 1, 1}"}
+    scene = read_scene(make.envi(tmp_path, cube, **gains))
+    assert scene.dtype == np.int16 and (scene.sensor.scale, scene.sensor.offset) == (0.5, 1.0)
+    np.testing.assert_allclose(scene.values(), cube * 0.5 + 1.0)
+
+
+def test_gains_of_their_own_are_applied_on_reading(tmp_path: Path) -> None:
+    cube = make.cube((3, 2, 3))
+    cube[0, 0] = -9999
+    extra = {"data_gain_values": "{0.5, 2, 1}", "data_offset_values": "{0, 0, 3}", "data_ignore_value": -9999}
+    scene = read_scene(make.envi(tmp_path, cube, **extra))
+    expected = cube * np.array([0.5, 2, 1]) + np.array([0, 0, 3])
+    assert scene.dtype == np.float32 and scene.sensor.scale == 1.0
+    np.testing.assert_allclose(scene.read(slice(1, 3), bands=[2, 0]), expected[1:, :, [2, 0]])
+    assert np.isnan(scene.read()[0, 0]).all() and not scene.mask()[0, 0]
+
+
+def test_place_equals_gdal(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    info = "{UTM, 3.0, 2.0, 583171.5, 4986234.5, 3.0, 2.5, 12, North, WGS-84, units=Meters, rotation=-43.0}"
+    path = make.envi(tmp_path, make.cube(), name="scene.dat", map_info=info)
+    scene = read_scene(path)
+    assert scene.geo is not None and scene.geo.crs_wkt == "EPSG:32612"
+    with rasterio.open(tmp_path / "scene.dat") as raster:
+        np.testing.assert_allclose(scene.geo.transform, raster.transform.to_gdal(), rtol=1e-9)
+    assert scene.sensor.gsd_m == pytest.approx((3.0 * 2.5) ** 0.5)
+
+
+def test_spectral_library_is_a_column(tmp_path: Path) -> None:
+    spectra = make.cube((4, 1, 6), "f4")
+    path = make.envi(
+        tmp_path, spectra.transpose(0, 2, 1), name="lib.sli", interleave="bsq", file_type="ENVI Spectral Library",
+        wavelength="{" + ", ".join(map(str, make.centres(6))) + "}", spectra_names="{oak, pine, soil, water}",
+    )  # fmt: skip
+    scene = read_scene(path)
+    assert scene.shape == (4, 1, 6) and scene.label_names == ("oak", "pine", "soil", "water")
+    np.testing.assert_array_equal(scene.read(), spectra)
+    np.testing.assert_array_equal(scene.labels_HW, np.arange(4)[:, None])
+
+
+def test_unit_less_wavelengths_want_a_word(tmp_path: Path) -> None:
+    path = make.envi(tmp_path, make.cube(), wavelength_units=None)
+    with pytest.raises(SpecfmError, match=r"--units nm or --units um"):
+        read_scene(path)
+    np.testing.assert_allclose(read_scene(path, units="nm").sensor.bands.wavelengths_nm, make.centres(6))
+    with pytest.raises(SpecfmError, match="scene.hdr"):
+        read_scene(path, units="um")  # 400 um: the list looks like another unit
+    supplied = read_scene(path, wavelengths=make.bands_csv(tmp_path, 6)).sensor.bands
+    assert supplied.fwhm_nm.tolist() == [8.0] * 6
+
+
+@pytest.mark.parametrize("units", ["Unknown", "unknown", "Index", ""])
+def test_units_that_say_nothing(tmp_path: Path, units: str) -> None:
+    path = make.envi(tmp_path, make.cube(), wavelength_units=units)
+    with pytest.raises(SpecfmError, match="units are never guessed"):
+        read_scene(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"wavelength": None}, "--sensor NAME or --wavelengths"),
+        ({"wavelength": "{0.4, 0.5, 0.6, 0.7, 0.8, 0.9}"}, "scene.hdr"),
+        ({"wavelength": "{400, 500}"}, "2 values but the file has 6 bands"),
+        ({"wavelength": "{400, 410, x, 430, 440, 450}"}, "'x', which is not a number"),
+        ({"wavelength": "{400, 410, 420"}, "never closes"),
+        ({"bbl": "{1, 0}"}, "bbl has 2 values"),
+        ({"samples": None, "data_type": None}, "lacks samples, data type"),
+        ({"data_type": 7}, "data type 7"),
+        ({"byte_order": 2}, "byte order"),
+        ({"interleave": "bxp"}, "interleave must be"),
+        ({"header_offset": -1}, "header offset"),
+        ({"lines": 0}, "lines must be at least 1"),
+        ({"samples": "7.5"}, "whole number"),
+        ({"file_compression": 1}, "compressed"),
+        ({"reflectance_scale_factor": 0}, "must be positive"),
+        ({"map_info": "{UTM, 1, 1, here, 5, 3, 3}"}, "map info"),
+        ({"lines": 6}, r"holds 420 bytes but scene.hdr says 504"),
+    ],
+)
+def test_odd_headers_are_refused_by_name(tmp_path: Path, change: dict, message: str) -> None:
+    path = make.envi(tmp_path, make.cube(), **change)
+    with pytest.raises(SpecfmError, match=message) as caught:
+        read_scene(path)
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_file_that_shrinks_after_opening(tmp_path: Path) -> None:
+    scene = read_scene(make.envi(tmp_path, make.cube()))
+    os.truncate(tmp_path / "scene.dat", 100)
+    with pytest.raises(SpecfmError, match="ends at byte 100"):
+        scene.read()
+
+
+def test_header_alone_and_foreign_headers(tmp_path: Path) -> None:
+    path = make.envi(tmp_path, make.cube())
+    (tmp_path / "scene.dat").unlink()
+    with pytest.raises(SpecfmError, match="no data file"):
+        read_scene(path)
+    esri = tmp_path / "esri.hdr"
+    esri.write_text("BYTEORDER I\nLAYOUT BIL\nNROWS 3\n")
+    with pytest.raises(SpecfmError, match="ESRI"):
+        read_scene(esri)
+    other = tmp_path / "other.hdr"
+    other.write_text("hello\n")
+    with pytest.raises(SpecfmError, match="not an ENVI header"):
+        read_scene(other)
+
+
+def test_header_in_an_old_encoding(tmp_path: Path) -> None:
+    path = make.envi(tmp_path, make.cube())
+    path.write_bytes(path.read_bytes() + "description = {größe µm}\n".encode("latin-1"))
+    assert "größe" in parse_header(path).fields["description"]
+    path.write_bytes(b"\xef\xbb\xbf" + make.header_text(make.header((5, 7, 6), "i2")).encode())
+    assert read_scene(path).shape == (5, 7, 6)
+
+
+def test_extra_bytes_are_mentioned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = make.envi(tmp_path, make.cube())
+    with (tmp_path / "scene.dat").open("ab") as handle:
+        handle.write(b"12345")
+    assert read_scene(path).shape == (5, 7, 6)
+    assert "5 bytes more" in caplog.text

@@ -59,7 +59,9 @@ def envi(
     stored = stored.astype(cube_HWC.dtype.newbyteorder(">" if big_endian else "<"))
     data = folder / name
     data.write_bytes(b"\xff" * offset + stored.tobytes())
-    keys = header(cube_HWC.shape, dtype, interleave, **{"byte_order": int(big_endian), "header_offset": offset, **extra})
+    keys = header(
+        cube_HWC.shape, dtype, interleave, **{"byte_order": int(big_endian), "header_offset": offset, **extra}
+    )
     path = data.with_suffix(".hdr")
     path.write_text(header_text(keys))
     return path

@@ -18,7 +18,9 @@ from . import make
 @pytest.mark.parametrize("interleave", ["bsq", "bil", "bip"])
 @pytest.mark.parametrize("big_endian", [False, True])
 @pytest.mark.parametrize("dtype", sorted(make.ENVI_CODES))
-def test_every_type_order_and_interleave_equals_spy(tmp_path: Path, dtype: str, big_endian: bool, interleave: str) -> None:
+def test_every_type_order_and_interleave_equals_spy(
+    tmp_path: Path, dtype: str, big_endian: bool, interleave: str
+) -> None:
     import spectral.io.envi as spy
 
     cube = make.cube(dtype=dtype)

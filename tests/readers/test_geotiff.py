@@ -1,0 +1,198 @@
+"""GeoTIFF: windows, and band metadata from every place writers put them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from specfm.errors import SpecfmError
+from specfm.readers import read_scene
+
+from . import make
+
+rasterio = pytest.importorskip("rasterio")
+from rasterio.transform import from_origin  # noqa: E402  (after the skip)
+
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+
+
+def tiff(path: Path, cube_HWC: np.ndarray, place: bool = False, **profile: Any) -> Path:
+    height, width, count = cube_HWC.shape
+    if place:
+        profile |= {"crs": "EPSG:32617", "transform": from_origin(500000, 4100000, 2, 2)}
+    profile |= {"height": height, "width": width, "count": count, "dtype": cube_HWC.dtype.name}
+    with rasterio.open(path, "w", driver="GTiff", **profile) as raster:
+        raster.write(cube_HWC.transpose(2, 0, 1))
+    return path
+
+
+def tag(path: Path, band: int = 0, ns: str | None = None, **tags: Any) -> None:
+    with rasterio.open(path, "r+") as raster:
+        target = {key.replace("_", " ") if ns == "ENVI" else key: value for key, value in tags.items()}
+        raster.update_tags(band, ns=ns, **target) if band else raster.update_tags(ns=ns, **target)
+
+
+@pytest.mark.parametrize("interleave", ["band", "pixel"])
+def test_windows_and_place(tmp_path: Path, interleave: str) -> None:
+    cube = make.cube()
+    path = tiff(tmp_path / "a.tif", cube, place=True, interleave=interleave, nodata=-999)
+    scene = read_scene(path, wavelengths=make.bands_csv(tmp_path, 6))
+    np.testing.assert_array_equal(scene.read(), cube)
+    np.testing.assert_array_equal(
+        scene.read(slice(0, 5, 2), slice(1, 6, 2), [5, 0, 0]), cube[::2, 1:6:2][:, :, [5, 0, 0]]
+    )
+    assert scene.dtype == np.int16 and scene.nodata == -999 and scene.sensor.gsd_m == 2.0
+    assert scene.geo is not None and scene.geo.transform == (500000.0, 2.0, 0.0, 4100000.0, 0.0, -2.0)
+    assert "32617" in (scene.geo.crs_wkt or "")
+
+
+def test_no_place_is_none(tmp_path: Path) -> None:
+    path = tiff(tmp_path / "a.tif", make.cube())
+    assert read_scene(path, wavelengths=make.bands_csv(tmp_path, 6)).geo is None
+
+
+def expect_two_bands(path: Path, fwhm: bool = True, **options: Any) -> None:
+    bands = read_scene(path, **options).sensor.bands
+    np.testing.assert_allclose(bands.wavelengths_nm, [450, 850])
+    if fwhm:
+        np.testing.assert_allclose(bands.fwhm_nm, [10, 20])
+
+
+def two(tmp_path: Path) -> Path:
+    return tiff(tmp_path / "a.tif", make.cube((3, 4, 2)))
+
+
+def test_imagery_domain(tmp_path: Path) -> None:
+    path = two(tmp_path)
+    for band, (centre, width) in enumerate([("0.45", "0.01"), ("0.85", "0.02")], 1):
+        tag(path, band, "IMAGERY", CENTRAL_WAVELENGTH_UM=centre, FWHM_UM=width)
+    expect_two_bands(path)
+
+
+@pytest.mark.parametrize("ns", [None, "ENVI"])
+def test_band_tags(tmp_path: Path, ns: str | None) -> None:
+    path = two(tmp_path)
+    for band, (centre, width) in enumerate([("450", "10"), ("850", "20")], 1):
+        tag(path, band, ns, wavelength=centre, wavelength_units="nanometers", fwhm=width, bbl=str(band - 1))
+    expect_two_bands(path, fwhm=False)
+    bands = read_scene(path).sensor.bands
+    assert bands.valid.tolist() == [False, True] and bands.fwhm_nm[1] == 20
+
+
+@pytest.mark.parametrize("ns", [None, "ENVI"])
+def test_dataset_tags(tmp_path: Path, ns: str | None) -> None:
+    path = two(tmp_path)
+    tag(path, 0, ns, wavelength="{0.45, 0.85}", wavelength_units="Micrometers", fwhm="{ 0.01,0.02 }")
+    expect_two_bands(path)
+
+
+def test_aux_xml_beside_the_file(tmp_path: Path) -> None:
+    path = two(tmp_path)
+    Path(f"{path}.aux.xml").write_text(
+        '<PAMDataset><Metadata><MDI key="wavelength">{450, 850}</MDI><MDI key="fwhm">{10, 20}</MDI>'
+        '<MDI key="wavelength_units">nm</MDI></Metadata></PAMDataset>'
+    )
+    expect_two_bands(path)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_stac_beside_the_file(tmp_path: Path, version: int) -> None:
+    path = two(tmp_path)
+    prefix = "" if version == 1 else "eo:"
+    bands = [
+        {"name": name, f"{prefix}center_wavelength": centre, f"{prefix}full_width_half_max": width}
+        for name, centre, width in (("blue", 0.45, 0.01), ("nir", 0.85, 0.02))
+    ]
+    node = {"properties": {"eo:bands": bands}} if version == 1 else {"assets": {"image": {"bands": bands}}}
+    (tmp_path / "a.stac.json").write_text(json.dumps({"type": "Feature", **node}))
+    expect_two_bands(path)
+    (tmp_path / "a.stac.json").write_text("{")
+    with pytest.raises(SpecfmError, match="a.stac.json: not readable as JSON"):
+        read_scene(path)
+
+
+ENMAP = """<?xml version="1.0"?><level_X><base><mission>EnMAP</mission><level>L2A</level></base><specific>
+<bandCharacterisation>{bands}</bandCharacterisation></specific>
+<product><smileCorrection><VNIR><bandID number="1"><wavelength>420.0</wavelength></bandID></VNIR></smileCorrection>
+</product></level_X>"""
+BAND = """<bandID number="{number}"><wavelengthCenterOfBand>{centre}</wavelengthCenterOfBand>
+<FWHMOfBand>{width}</FWHMOfBand><GainOfBand>{gain}</GainOfBand><OffsetOfBand>0</OffsetOfBand></bandID>"""
+
+
+def enmap_bands(*gains: float) -> str:
+    rows = zip([450, 850, 1500], [10, 20, 12], gains, strict=False)
+    return "".join(
+        BAND.format(number=number, centre=centre, width=width, gain=gain)
+        for number, (centre, width, gain) in enumerate(rows, 1)
+    )
+
+
+def test_enmap_metadata(tmp_path: Path) -> None:
+    cube = make.cube((3, 4, 2))
+    path = tiff(tmp_path / "ENMAP01-X-SPECTRAL_IMAGE.TIF", cube, nodata=-32768)
+    side = tmp_path / "ENMAP01-X-METADATA.XML"
+    side.write_text(ENMAP.format(bands=enmap_bands(1e-4, 1e-4)))
+    scene = read_scene(path)
+    expect_two_bands(path)
+    assert scene.sensor.scale == 1e-4 and scene.dtype == np.int16
+    assert (scene.sensor.name, scene.sensor.level, scene.sensor.quantity) == ("EnMAP", "L2", "surface_reflectance")
+    side.write_text(ENMAP.format(bands=enmap_bands(0.5, 0.25)).replace("L2A", "L1C"))
+    scene = read_scene(path)
+    assert scene.sensor.quantity == "radiance" and scene.dtype == np.float32
+    valid = (cube != -32768).all(-1)
+    np.testing.assert_allclose(scene.read()[valid], (cube * [0.5, 0.25])[valid], rtol=1e-6)
+    side.write_text(ENMAP.format(bands=enmap_bands(1e-4, 1e-4, 1e-4)))
+    with pytest.raises(SpecfmError, match="describes 3 bands but .* has 2"):
+        read_scene(path)
+    side.write_text('<!DOCTYPE x [<!ENTITY a "b">]>' + ENMAP.format(bands=enmap_bands(1, 1)))
+    with pytest.raises(SpecfmError, match="XML entities"):
+        read_scene(path)
+
+
+def test_enmap_l1b_detectors_share_one_description(tmp_path: Path) -> None:
+    (tmp_path / "E-METADATA.XML").write_text(ENMAP.format(bands=enmap_bands(2, 3, 4)))
+    vnir = tiff(tmp_path / "E-SPECTRAL_IMAGE_VNIR.TIF", make.cube((3, 4, 2)))
+    swir = tiff(tmp_path / "E-SPECTRAL_IMAGE_SWIR.TIF", make.cube((3, 4, 1)))
+    expect_two_bands(vnir)
+    swir_sensor = read_scene(swir).sensor
+    assert swir_sensor.bands.wavelengths_nm.tolist() == [1500] and swir_sensor.scale == 4
+
+
+def test_scale_and_offset_of_the_file(tmp_path: Path) -> None:
+    cube = make.cube((3, 4, 2))
+    path = tiff(tmp_path / "a.tif", cube)
+    with rasterio.open(path, "r+") as raster:
+        raster.scales, raster.offsets = (0.5, 0.5), (1.0, 1.0)
+    scene = read_scene(path, wavelengths=make.bands_csv(tmp_path, 2))
+    np.testing.assert_allclose(scene.values(), cube * 0.5 + 1, rtol=1e-6)
+
+
+def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = two(tmp_path)
+    with pytest.raises(SpecfmError, match="a.tif: no wavelengths in this file; .*--sensor NAME or --wavelengths"):
+        read_scene(path)
+    with pytest.raises(SpecfmError, match="leave out layout"):
+        read_scene(path, layout="CHW")
+    tag(path, 0, "ENVI", wavelength="450,850", wavelength_units="n")
+    with pytest.raises(SpecfmError, match="unknown unit 'n'"):
+        read_scene(path)
+    expect_two_bands(path, fwhm=False, units="nm")
+    tag(path, 0, "ENVI", wavelength="450")
+    with pytest.raises(SpecfmError, match="1 values but the file has 2 bands"):
+        read_scene(path)
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    with pytest.raises(SpecfmError, match=r"specfm\[geo\]"):
+        read_scene(path)
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.02])
+def test_cut_short(tmp_path: Path, keep: float) -> None:
+    path = tiff(tmp_path / "a.tif", make.cube((40, 40, 6)), interleave="band")
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
+    with pytest.raises(SpecfmError, match="a.tif: "):
+        read_scene(path, wavelengths=make.bands_csv(tmp_path, 6)).read()

@@ -10,12 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from specfm.bands import BandGrid
-from specfm.batch import BandTensors
 from specfm.models.codes import BandMixer, ContentCode, MetaCode
-from specfm.models.patches import Patches, patchify
-
-CONV_STEM_GAIN = 3**-0.5  # RMS of a default Conv2d stem's output over that of its input
+from specfm.models.contraction import contract, per_band_sum
+from specfm.models.patches import Patches
+from specfm.models.stem_scale import conv_stem_ratio
 
 
 class HyperEmbedding(nn.Module):
@@ -23,7 +21,7 @@ class HyperEmbedding(nn.Module):
 
     ``V_c`` (R x P) looks at the patch of band c, ``U_c`` (D x R) says what that means; both come from the code of band
     c, and ``w_c`` is its quadrature weight. ``U_c = sum_k g_ck G_k`` is linear in a hidden code g, so the sum over
-    bands can go first and U need not be formed for every token (see :meth:`forward`).
+    bands can go first and U need not be formed for every token (see :func:`specfm.models.contraction.contract`).
 
     Args:
         dim: D. patch_size: p. rank: R. hidden: K, a constant 1 included. code_width: E.
@@ -68,16 +66,7 @@ class HyperEmbedding(nn.Module):
         nn.init.normal_(self.semantic[1].weight, std=self.semantic[1].in_features ** -0.5)
         nn.init.zeros_(self.bias.weight)
         nn.init.zeros_(self.bias.bias)
-        wavelengths_nm = torch.linspace(400, 2400, 64, dtype=torch.float64)
-        generator = torch.Generator().manual_seed(0)
-        x_BHWC = (
-            1
-            + 0.3 * torch.sin(wavelengths_nm.float() / 150)
-            + 0.2 * torch.randn(4, 2 * patch_size, 2 * patch_size, 64, generator=generator)
-        )
-        patches = patchify(x_BHWC, BandTensors.from_sensors(BandGrid(wavelengths_nm.numpy())), None, patch_size)
-        target = CONV_STEM_GAIN * patches.x_BCNP.square().mean().sqrt()
-        self.basis_KRD.mul_(target / self(patches).square().mean().sqrt())
+        self.basis_KRD.mul_(conv_stem_ratio(self, patch_size))
 
     def codes(self, patches: Patches) -> Tensor:
         """code_GCE: one per band; per sample with content, per grid without."""
@@ -97,35 +86,13 @@ class HyperEmbedding(nn.Module):
         return basis_GCRP, hidden, bias_GD
 
     def forward(self, patches: Patches) -> Tensor:
-        """tokens_BND, by whichever contraction order is cheaper for these sizes.
-
-        Bands first: ``Z_nkr = sum_c w_c g_ck (V_c x_nc)_r``, then one GEMM with G whose cost is independent of C.
-        Few bands, many tokens: form the small U of each band instead and contract (c, r) at once. No tensor of shape
-        [B, N, C, D] exists either way.
-        """
+        """tokens_BND; neither U nor any [B, N, C, D] tensor is formed (see :func:`contract`)."""
         basis_GCRP, hidden_GCK, bias_GD = self.factors(patches)
-        batch, channels, tokens, _ = patches.x_BCNP.shape
-        if len(basis_GCRP) == batch:
-            seen_BCNR = patches.x_BCNP.to(basis_GCRP.dtype) @ basis_GCRP.transpose(-1, -2)
-        else:
-            seen_BCNR = torch.einsum("bcnp,crp->bcnr", patches.x_BCNP.to(basis_GCRP.dtype), basis_GCRP[0])
-        bands_first = tokens * self.hidden * (channels + self.dim)
-        basis_first = channels * self.hidden * self.dim * len(hidden_GCK) / batch + tokens * channels * self.dim
-        if bands_first <= basis_first:
-            summed = hidden_GCK.expand(batch, -1, -1).transpose(1, 2) @ seen_BCNR.flatten(2)
-            summed_BNKR = summed.unflatten(2, (tokens, self.rank)).transpose(1, 2)
-            tokens_BND = summed_BNKR.flatten(2) @ self.basis_KRD.flatten(0, 1)
-        else:
-            semantic_GCRD = (hidden_GCK @ self.basis_KRD.flatten(1)).unflatten(2, (self.rank, self.dim))
-            tokens_BND = seen_BCNR.transpose(1, 2).flatten(2) @ semantic_GCRD.flatten(1, 2)
+        tokens_BND = contract(patches.x_BCNP, basis_GCRP, hidden_GCK, self.basis_KRD)
         return self.alpha * (tokens_BND + bias_GD[:, None])
 
     def reference(self, patches: Patches) -> Tensor:
         """tokens_BND by the textbook form, with U formed and every band's token summed; slow, for the tests."""
         basis_GCRP, hidden_GCK, bias_GD = self.factors(patches)
         semantic_GCDR = torch.einsum("gck,krd->gcdr", hidden_GCK, self.basis_KRD)
-        kernel_GCDP = semantic_GCDR @ basis_GCRP
-        per_band_BNCD = torch.einsum(
-            "bcdp,bcnp->bncd", kernel_GCDP.expand(len(patches.x_BCNP), -1, -1, -1), patches.x_BCNP
-        )
-        return self.alpha * (per_band_BNCD.sum(2) + bias_GD[:, None])
+        return self.alpha * (per_band_sum(semantic_GCDR @ basis_GCRP, patches.x_BCNP) + bias_GD[:, None])

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from specfm.errors import UsageError
+from specfm.models.controls import BasisEmbedding, DofaEmbedding, FixedEmbedding, SpecAwareEmbedding
 from specfm.models.encoder import Encoder
 from specfm.models.hyper import HyperEmbedding
 
@@ -30,7 +31,14 @@ SIZES = {
     "large": Size(1024, 24, 16),
 }
 
-EMBEDDINGS: dict[str, Callable[..., nn.Module]] = {"hyper": HyperEmbedding}
+# Each class says in ``claims`` which of the nine properties of the design it holds; the tests hold it to them.
+EMBEDDINGS: dict[str, Callable[..., nn.Module]] = {
+    "hyper": HyperEmbedding,
+    "basis": BasisEmbedding,
+    "fixed": FixedEmbedding,
+    "dofa": DofaEmbedding,
+    "specaware": SpecAwareEmbedding,
+}
 
 
 def create_encoder(size: str = "nano", embedding: str = "hyper", patch_size: int = 8, **options: Any) -> Encoder:

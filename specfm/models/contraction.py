@@ -1,0 +1,44 @@
+"""Applying generated kernels to patches without forming them, and the slow textbook form that tests compare with.
+
+Shapes: B samples, N tokens, C bands, P pixels of a patch, D token width, R rank of the spatial basis, K width of the
+hypernetwork's last hidden layer, G = 1 or B (kernels shared by all samples, or one set each).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def contract(x_BCNP: Tensor, basis_GCRP: Tensor, hidden_GCK: Tensor, generator_KRD: Tensor) -> Tensor:
+    """``token_n = sum_c U_c V_c x_nc`` with ``U_c = sum_k hidden_ck generator_k``; tokens_BND.
+
+    By whichever order is cheaper for these sizes. Bands first: ``Z_nkr = sum_c hidden_ck (V_c x_nc)_r``, then one GEMM
+    with the generator whose cost is independent of C. Few bands, many tokens: form the small U of each band and
+    contract (c, r) at once. No tensor of shape [B, N, C, D] exists either way.
+    """
+    batch, channels, tokens, _ = x_BCNP.shape
+    hidden, rank, dim = generator_KRD.shape
+    if len(basis_GCRP) == batch:
+        seen_BCNR = x_BCNP.to(basis_GCRP.dtype) @ basis_GCRP.transpose(-1, -2)
+    else:
+        seen_BCNR = torch.einsum("bcnp,crp->bcnr", x_BCNP.to(basis_GCRP.dtype), basis_GCRP[0])
+    if bands_go_first(batch, len(hidden_GCK), channels, tokens, hidden, dim):
+        summed = hidden_GCK.expand(batch, -1, -1).transpose(1, 2) @ seen_BCNR.flatten(2)
+        summed_BNKR = summed.unflatten(2, (tokens, rank)).transpose(1, 2)
+        return summed_BNKR.flatten(2) @ generator_KRD.flatten(0, 1)
+    semantic_GCRD = (hidden_GCK @ generator_KRD.flatten(1)).unflatten(2, (rank, dim))
+    return seen_BCNR.transpose(1, 2).flatten(2) @ semantic_GCRD.flatten(1, 2)
+
+
+def bands_go_first(batch: int, grids: int, channels: int, tokens: int, hidden: int, dim: int) -> bool:
+    """True if summing over bands before the generator needs fewer multiplications (per rank and sample)."""
+    bands_first = tokens * hidden * (channels + dim)
+    basis_first = channels * hidden * dim * grids / batch + tokens * channels * dim
+    return bands_first <= basis_first
+
+
+def per_band_sum(kernel_GCDP: Tensor, x_BCNP: Tensor) -> Tensor:
+    """``sum_c kernel_c x_nc`` the textbook way, with every band's own token formed ([B, N, C, D]); slow, for tests."""
+    kernel_BCDP = kernel_GCDP.expand(len(x_BCNP), -1, -1, -1)
+    return torch.einsum("bcdp,bcnp->bncd", kernel_BCDP, x_BCNP.to(kernel_GCDP.dtype)).sum(2)

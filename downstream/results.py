@@ -151,17 +151,21 @@ def remarks(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     return [f"notice: {n}" for n in notices] + alarms
 
 
-def table(rows: list[dict[str, Any]], title: str | None = None) -> Table:
-    """The rows as a rich table; print ``heading`` above it and ``remarks`` below."""
+def table(rows: list[dict[str, Any]], title: str | None = None, width: int = 80) -> Table:
+    """The rows as a rich table; print ``heading`` above it and ``remarks`` below.
+
+    Deviations of AA and kappa are shown from 100 columns on.
+    """
     from rich import box
     from rich.table import Table
 
     out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("method", "probe", "OA", "95 % CI", "AA", "kappa", "seen", "overlap"):
-        out.add_column(name, no_wrap=name not in ("seen", "overlap"))
+        out.add_column(name, no_wrap=name not in ("seen", "overlap"), min_width=7 if name == "overlap" else None)
+    cell = points if width >= 100 else lambda c: _short(c["mean"])
     for row in rows:
         out.add_row(
             row["method"], row["protocol"], points(row["oa"]), interval(row["oa"]),
-            _short(row["aa"]["mean"]), points(row["kappa"]), row["seen"], leak_mark(row),
+            cell(row["aa"]), cell(row["kappa"]), row["seen"], leak_mark(row),
         )  # fmt: skip
     return out

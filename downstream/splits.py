@@ -260,9 +260,8 @@ def make_split(
         raise UsageError(f"block side must be at least 1 pixel, not {block}")
     unit_N = units_of(samples, rule, block)
     if rule != "random_pixels" and len(np.unique(unit_N)) < 3:
-        raise SpecfmError(
-            f"split {rule!r} finds {len(np.unique(unit_N))} unit(s), needs 3; use --split block for a single scene"
-        )
+        remedy = f"pass a --block below {block}" if rule == "block" else "use --split block"
+        raise SpecfmError(f"split {rule!r} finds {len(np.unique(unit_N))} unit(s), needs 3; {remedy}")
     least = 2 if rule == "scene" else min_groups
     kept, notices = _kept_classes(samples, unit_N, 1 if rule == "random_pixels" else least, min_samples, rule)
     pool_I = np.flatnonzero(np.isin(samples.y_N, kept))

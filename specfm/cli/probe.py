@@ -74,7 +74,7 @@ def command(
     if not console.is_terminal:
         console = Console(width=120)
     console.print(results.heading(rows[0]), highlight=False)
-    console.print(results.table(rows))
+    console.print(results.table(rows, width=console.width))
     for line in results.remarks(rows):
         console.print(line, highlight=False, style="yellow" if line.startswith("alarm") else None)
     if out is not None:

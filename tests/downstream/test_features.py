@@ -1,0 +1,91 @@
+"""Windows are centred on their pixel, cover the edges without mirroring, and pool as documented."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from toy_scenes import SENSOR, ToyEncoder, field, plots
+
+from downstream.features import extract, iterate_windows, spectra
+from downstream.samples import collect_samples
+from specfm.bands import BandGrid
+from specfm.errors import SpecfmError, UsageError
+
+FIELD = field(40, 30)
+
+
+@pytest.mark.parametrize("window", [1, 4, 9])
+@pytest.mark.parametrize("strip", [7, 128])
+def test_windows_are_what_slicing_gives(window: int, strip: int) -> None:
+    scenes = plots(3)
+    samples = collect_samples(scenes, window)
+    seen = np.zeros(len(samples), int)
+    for part in iterate_windows(scenes, samples, window, batch=10, strip=strip):
+        cube = part.scene.read()
+        height, width, _ = cube.shape
+        for k, i in enumerate(part.ids_B):
+            seen[i] += 1
+            row, col = samples.rc_N2[i] - window // 2
+            for a in range(window):
+                for b in range(window):
+                    inside = 0 <= row + a < height and 0 <= col + b < width
+                    assert part.mask_BHW[k, a, b] == inside
+                    if inside:
+                        np.testing.assert_array_equal(part.x_BHWC[k, a, b], cube[row + a, col + b])
+        assert len(part.ids_B) <= 10
+    assert (seen == 1).all()
+
+
+def test_batch_size_does_not_matter_and_edges_are_marked_invalid() -> None:
+    encoder = ToyEncoder()
+    a = extract(encoder, [FIELD], 9, batch=7)
+    b = extract(ToyEncoder(), [FIELD], 9, batch=500)
+    np.testing.assert_allclose(a.X_ND, b.X_ND, atol=1e-6)
+    assert encoder.invalid > 0 and a.X_ND.shape == (len(a.y_N), 32)
+
+
+def test_poolings() -> None:
+    mean, centre, both = (extract(ToyEncoder(), [FIELD], 9, pooling=p).X_ND for p in ("mean", "centre", "concat"))
+    np.testing.assert_array_equal(both, np.concatenate([mean, centre], 1))
+    samples = collect_samples([FIELD], 9)
+    inner = np.flatnonzero((samples.rc_N2 > 4).all(1) & (samples.rc_N2 < 25).all(1))[3]
+    row, col = samples.rc_N2[inner]
+    patch = FIELD.read()[row - 1 : row + 2, col - 1 : col + 2].mean((0, 1))
+    np.testing.assert_allclose(centre[inner], patch @ ToyEncoder().weight[:12].numpy(), atol=1e-5)
+
+
+def test_raw_spectra_are_physical_and_skip_invalid_bands_and_pixels() -> None:
+    valid = np.ones(12, bool)
+    valid[3] = False
+    cube = FIELD.read()
+    cube[0, 0] = np.nan
+    cube[:, :, 3] = 1e9
+    sensor = SENSOR.replace(bands=BandGrid(SENSOR.bands.wavelengths_nm, valid=valid), scale=0.5, offset=1.0)
+    scene = FIELD.replace(source=type(FIELD.source)(cube), sensor=sensor)
+    samples = collect_samples([scene], 3)
+    assert not (samples.rc_N2 == 0).all(1).any()
+    pixel, mean = spectra([scene], 3, samples) or pytest.fail("one grid")
+    i = int(np.flatnonzero((samples.rc_N2 == [1, 1]).all(1) | (samples.rc_N2 == [0, 1]).all(1))[0])
+    row, col = samples.rc_N2[i]
+    np.testing.assert_allclose(pixel.X_ND[i], cube[row, col, valid] * 0.5 + 1, rtol=1e-5)
+    block = cube[max(row - 1, 0) : row + 2, max(col - 1, 0) : col + 2][..., valid].reshape(-1, 11)
+    np.testing.assert_allclose(mean.X_ND[i], np.nanmean(block, 0) * 0.5 + 1, rtol=1e-5)
+
+
+def test_different_grids_have_no_common_raw_spectrum() -> None:
+    other = SENSOR.replace(bands=BandGrid(np.linspace(460, 880, 12)))
+    scenes = [*plots(2), *plots(1, sensor=other)]
+    assert spectra(scenes, 3, collect_samples(scenes, 3)) is None
+
+
+def test_refusals() -> None:
+    with pytest.raises(UsageError, match="not a multiple of the encoder's patch"):
+        extract(ToyEncoder(), [FIELD], 8)
+    with pytest.raises(UsageError, match="unknown pooling"):
+        extract(ToyEncoder(), [FIELD], 9, pooling="max")
+    with pytest.raises(UsageError, match="guards"):
+        extract(ToyEncoder(), [FIELD], 12, collect_samples([FIELD], 9))
+    broken = ToyEncoder()
+    broken.weight = broken.weight * np.nan
+    with pytest.raises(SpecfmError, match="non-finite"):
+        extract(broken, [FIELD], 9)

@@ -1,0 +1,157 @@
+"""The whole probe: known outcomes on known scenes, every control on the same splits, alarms, repeatable rows."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from toy_scenes import ToyEncoder, field, plots
+
+from downstream import results
+from downstream.probe import ProbeOptions, default_window, probe, seen_mark
+from downstream.samples import collect_samples
+from downstream.splits import make_split, save_split
+from specfm.errors import SpecfmError, UsageError
+
+QUICK = ProbeOptions(seeds=2, init_seeds=1, window=9, max_per_class=15, draws=200, grid=(1e-2, 1.0, 1e2))
+
+
+def run(encoder: Any = None, scenes: Any = None, options: ProbeOptions = QUICK, **more: Any) -> list[dict[str, Any]]:
+    encoder = encoder or ToyEncoder()
+    return probe(encoder, scenes or plots(), options, make_random=lambda i: ToyEncoder(100 + i), **more)
+
+
+def row_of(rows: list[dict[str, Any]], method: str, protocol: str) -> dict[str, Any]:
+    return next(r for r in rows if r["method"] == method and r["protocol"] == protocol)
+
+
+ROWS = run()
+
+
+def test_every_control_is_in_the_table() -> None:
+    found = {(r["method"], r["protocol"]) for r in ROWS}
+    for method in ("encoder", "random-init"):
+        assert {(method, p) for p in ("knn1", "knn5", "knn20", "linear")} <= found
+    assert {("pixel spectrum", "linear"), ("mean spectrum", "linear"), ("majority class", "-")} <= found
+    assert {("PCA-30 pixel", "knn5"), ("PCA-30 mean", "knn20")} <= found
+
+
+def test_linearly_separable_features_give_100_percent() -> None:
+    rows = run(scenes=plots(noise=0.0), options=replace(QUICK, pooling="centre", window=3))
+    assert row_of(rows, "pixel spectrum", "linear")["oa"]["mean"] == 1.0
+    pure = run(scenes=plots(noise=0.001, count=9), options=replace(QUICK, window=3))
+    assert row_of(pure, "pixel spectrum", "linear")["kappa"]["mean"] == 1.0
+
+
+def test_shuffled_labels_give_chance_within_the_interval() -> None:
+    rng = np.random.default_rng(0)
+    scenes = []
+    for scene in plots(20):
+        scenes.append(scene.replace(labels_HW=rng.integers(0, 3, scene.shape[:2]).astype(np.int32)))
+    rows = run(scenes=scenes, options=replace(QUICK, seeds=3))
+    for method, protocol in (("encoder", "linear"), ("encoder", "knn20"), ("pixel spectrum", "linear")):
+        cell = row_of(rows, method, protocol)["aa"]
+        assert cell["ci"][0] <= 1 / 3 <= cell["ci"][1]
+
+
+def test_rows_say_what_they_rest_on() -> None:
+    for row in ROWS:
+        json.dumps(row, allow_nan=False)
+        assert row["leakage"]["overlap_share"] == 0 and not row["leaky"]
+        assert row["oa"]["ci"] is None or row["oa"]["ci"][0] <= row["oa"]["mean"] <= row["oa"]["ci"][1]
+        assert len(row["oa"]["values"]) == row["runs"]["splits"] * row["runs"]["initialisations"]
+        assert sum(map(sum, row["confusion"])) == sum(map(sum, ROWS[0]["confusion"]))
+        assert set(row["digests"]) == {"data", "splits", "config", "checkpoint"}
+    assert row_of(ROWS, "encoder", "linear")["C"] and set(row_of(ROWS, "encoder", "linear")["per_class"]) == {
+        "oak", "pine", "soil"
+    }  # fmt: skip
+
+
+def test_same_numbers_again_and_digests_follow_the_inputs() -> None:
+    again = run()
+    assert [results.comparable(r) for r in again] == [results.comparable(r) for r in ROWS]
+    other = run(encoder=ToyEncoder(5), scenes=plots(seed=1))
+    assert other[0]["digests"]["data"] != ROWS[0]["digests"]["data"]
+    assert run(options=replace(QUICK, seeds=1))[0]["digests"]["splits"] != ROWS[0]["digests"]["splits"]
+
+
+def test_more_initialisations_are_more_runs() -> None:
+    rows = run(options=replace(QUICK, init_seeds=2, protocols=("knn",)))
+    assert row_of(rows, "random-init", "knn5")["runs"] == {"splits": 2, "initialisations": 2}
+
+
+def test_collapsed_features_and_leaks_raise_alarms() -> None:
+    rows = run(encoder=ToyEncoder(collapse=True))
+    assert any("constant" in a for a in row_of(rows, "encoder", "knn20")["alarms"])
+    leaky = run(scenes=[field()], options=replace(QUICK, split="random_pixels", max_per_class=60))
+    assert leaky[0]["leaky"] and "train and test windows overlap" in leaky[0]["alarms"]
+    assert "LEAKY" in results.leak_mark(leaky[0])
+
+
+def test_seen_and_unseen() -> None:
+    scenes = plots(2)
+    assert seen_mark({}, scenes) == "unknown"
+    assert seen_mark({"pretraining": {"scenes": ["plot_1"], "sensors": []}}, scenes) == "scene seen"
+    assert seen_mark({"pretraining": {"scenes": ["x"], "sensors": ["toy"]}}, scenes) == "sensor seen"
+    assert seen_mark({"pretraining": {"scenes": ["x"], "sensors": ["EnMAP"]}}, scenes) == "unseen"
+    encoder = ToyEncoder()
+    encoder.card = {"pretraining": {"scenes": ["x"], "sensors": ["EnMAP"], "window": 12}}  # type: ignore[attr-defined]
+    rows = run(encoder=encoder)
+    assert row_of(rows, "encoder", "linear")["seen"] == "unseen"
+    assert row_of(rows, "random-init", "linear")["seen"] == "-"
+    assert default_window(encoder) == 12 and default_window(ToyEncoder()) == 9
+
+
+def test_split_files_give_the_numbers_of_their_splits(tmp_path: Path) -> None:
+    samples = collect_samples(plots(), 9, max_per_class=15)
+    names = []
+    for seed in range(2):
+        names.append(str(tmp_path / f"{seed}.json"))
+        save_split(make_split(samples, "group", seed), names[-1])
+    rows = run(options=replace(QUICK, split_files=tuple(names)))
+    assert [r["oa"] for r in rows] == [r["oa"] for r in ROWS]
+
+
+def test_results_file(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "results.jsonl"
+    results.append_rows(path, ROWS[:2])
+    results.append_rows(path, ROWS[2:])
+    assert results.read_rows(path) == ROWS
+    with path.open("a") as handle:
+        handle.write('{"half": ')
+    with pytest.raises(SpecfmError, match=f"line {len(ROWS) + 1} is not JSON"):
+        results.read_rows(path)
+    (tmp_path / "other.jsonl").write_text('{"a": 1}\n')
+    with pytest.raises(SpecfmError, match="line 1 is not a specfm-result-1 row"):
+        results.read_rows(tmp_path / "other.jsonl")
+    with pytest.raises(SpecfmError, match="does not exist"):
+        results.read_rows(tmp_path / "none.jsonl")
+
+
+def test_table_shows_every_row_in_80_columns() -> None:
+    from rich.console import Console
+
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(results.table(ROWS))
+    text = console.export_text()
+    assert "…" not in text and text.count("linear") == 4
+    assert "2 splits" in results.heading(ROWS[0]) and "window 9 px" in results.heading(ROWS[0])
+    assert "±" in text and text.count("±") == len(ROWS)
+
+
+def test_alarms_of_several_rows_are_one_remark() -> None:
+    rows = [{**r, "alarms": ["x"] if i < 2 else [], "notices": ["n"]} for i, r in enumerate(ROWS)]
+    assert results.remarks(rows) == ["notice: n", "alarm: x (encoder knn1, encoder knn5)"]
+
+
+def test_bad_options_are_refused() -> None:
+    with pytest.raises(UsageError, match="unknown protocol 'svm'"):
+        run(options=replace(QUICK, protocols=("svm",)))
+    with pytest.raises(UsageError, match="--seeds"):
+        run(options=replace(QUICK, seeds=0))
+    with pytest.raises(UsageError, match="k of kNN"):
+        run(options=replace(QUICK, ks=()))

@@ -1,0 +1,155 @@
+"""Several shards as one store: global sample ids, domains, a fingerprint.
+
+Shapes: B samples of one shard.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from specfm.errors import UsageError
+from specfm.shards import schema
+from specfm.shards.reader import ShardReader
+
+
+class ShardSet:
+    """Shards of one or several folders, in a fixed order (folders as given, files by name).
+
+    A global sample id is ``offsets[k] + local id``; a global scene id is ``scene_offsets[k] + local scene id``.
+
+    Args:
+        paths: a folder written by ``specfm shard``, a shard file, or a list of them. A folder without its manifest is
+            refused: it was not finished.
+        cache, verify: as in :class:`ShardReader`.
+        include, exclude: domain names to keep or to leave out (leave-one-sensor-out); unknown names are refused.
+
+    Attributes:
+        readers, sizes (per shard), domains (name per shard), domain_names (sorted), domain_ids (per shard),
+        fingerprint (64 hex).
+    """
+
+    def __init__(
+        self,
+        paths: Path | str | Iterable[Path | str],
+        cache: str = "auto",
+        verify: str = "first",
+        include: Iterable[str] | None = None,
+        exclude: Iterable[str] = (),
+    ) -> None:
+        listed = [paths] if isinstance(paths, str | Path) else list(paths)
+        files = [file for path in listed for file in _files(Path(path))]
+        if not files:
+            raise UsageError(
+                f"no shards in {', '.join(str(p) for p in listed) or 'an empty list'}; build some with `specfm shard`"
+            )
+        readers = [ShardReader(file, cache=cache, verify=verify) for file in files]
+        names = sorted({reader.domain for reader in readers})
+        kept = choose_domains(names, include, exclude)
+        self.readers = [reader for reader in readers if reader.domain in kept]
+        self.sizes = [len(reader) for reader in self.readers]
+        self.domains = [reader.domain for reader in self.readers]
+        self.domain_names = sorted(kept)
+        self.domain_ids = [self.domain_names.index(name) for name in self.domains]
+        self.offsets = np.concatenate([[0], np.cumsum(self.sizes)]).astype(np.int64)
+        scenes = [max(len(reader.scene_names), int(reader.scene_id_N.max()) + 1) for reader in self.readers]
+        self.scene_offsets = np.concatenate([[0], np.cumsum(scenes)]).astype(np.int64)
+        text = "\n".join(reader.fingerprint for reader in self.readers)
+        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return int(self.offsets[-1])
+
+    def __repr__(self) -> str:
+        return f"ShardSet({len(self)} samples, {len(self.readers)} shards, domains {', '.join(self.domain_names)})"
+
+    def locate(self, sample_ids: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Shard index and local id of global sample ids."""
+        ids = np.asarray(sample_ids, dtype=np.int64)
+        shard = np.searchsorted(self.offsets, ids, side="right") - 1
+        return shard, ids - self.offsets[shard]
+
+    def verify_once(self) -> int:
+        """Check every CRC unless this machine did so before; returns the number of quarantined samples."""
+        return sum(len(reader.verify_once()) for reader in self.readers)
+
+    def describe(self, shard: int, ids: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+        """Per-sample fields of (already resolved) local ids, named as in :class:`specfm.batch.BatchPart`."""
+        reader = self.readers[shard]
+        fields = {
+            "sample_id_B": ids + self.offsets[shard],
+            "instance_id_B": reader.instance_id_N[ids],
+            "group_B": reader.group_N[ids],
+            "scene_id_B": reader.scene_id_N[ids] + self.scene_offsets[shard],
+            "origin_B2": reader.origin_N2[ids],
+            "label_B": reader.label_N[ids],
+            "domain_B": np.full(len(ids), self.domain_ids[shard]),
+        }
+        return {name: np.ascontiguousarray(value, dtype=np.int64) for name, value in fields.items()}
+
+
+def choose_domains(names: list[str], include: Iterable[str] | None, exclude: Iterable[str]) -> list[str]:
+    """Names that stay.
+
+    Raises:
+        UsageError: a name that is not there, or nothing left.
+    """
+    asked, left_out = set(names if include is None else include), set(exclude)
+    if unknown := sorted((asked | left_out) - set(names)):
+        raise UsageError(f"no domain {', '.join(unknown)} among the shards; there are {', '.join(sorted(names))}")
+    kept = [name for name in names if name in asked and name not in left_out]
+    if not kept:
+        raise UsageError(f"no domain is left of {', '.join(sorted(names))} after include and exclude")
+    return kept
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder of shards.
+
+    Raises:
+        ShardError: missing, damaged, newer, or naming a file outside the folder.
+    """
+    path = folder / schema.MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise schema.ShardError(
+            f"{folder} has no {schema.MANIFEST}: it is no folder of shards, or `specfm shard` did not finish"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise schema.ShardError(f"{path} cannot be read ({error}); build the shards again") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != schema.MANIFEST_FORMAT:
+        raise schema.ShardError(f"{path} is not a manifest of shards")
+    if int(manifest.get("format_version", 0)) > schema.VERSION:
+        writer = manifest.get("written_by", "a later specfm")
+        raise schema.ShardError(
+            f"{path} was written by {writer}, format {manifest['format_version']} > {schema.VERSION}; update specfm"
+        )
+    for row in manifest["shards"]:
+        if Path(row["file"]).name != row["file"] or row["file"].startswith("."):
+            raise schema.ShardError(f"{path} lists {row['file']!r}, which is not a plain file name; refusing it")
+    return manifest
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise UsageError(f"{path} does not exist; give a folder written by `specfm shard`")
+    files = []
+    for row in read_manifest(path)["shards"]:
+        file = path / row["file"]
+        if not file.is_file():
+            raise schema.ShardError(f"{file} is missing, its manifest lists it; copy or build the folder again")
+        if file.stat().st_size != row["size"]:
+            raise schema.ShardError(
+                f"{file} has {file.stat().st_size} bytes, its manifest says {row['size']}; copy or build it again"
+            )
+        files.append(file)
+    return files

@@ -89,7 +89,7 @@ class FalseNegatives:
             self.cosine = CommonCosine.of(
                 shared(spectrum_BJ), shared(covered_BJ), config.min_common_share, config.min_common_bins
             )
-        # equal scores are told apart by sample, so that the cap never has to drop or take all of a tie
+        # equal scores are told apart by sample, so that the cap need not drop or take all of a tie
         self.jitter_N = 1e-9 * Keys.of(sample_N, 0, 0, 0).uniform("tie")
         count = len(batch)
         cap_B, stats = self._caps(rank * count, (rank + 1) * count)
@@ -141,8 +141,12 @@ class FalseNegatives:
             rows = slice(first, min(first + _TILE, stop))
             score_RN, reasons = self._scores(rows, every)
             score_RN = score_RN + self.jitter_N
-            # strictly above the (allowed + 1)-th best score lie at most `allowed` others
+            # half-way between the last score that may be touched and the next: no rounding tips a pair over it
             cap_R = score_RN.kthvalue(total - allowed, dim=1).values
+            if allowed:
+                cap_R = (cap_R + score_RN.kthvalue(total - allowed + 1, dim=1).values) / 2
+            else:
+                cap_R = torch.full_like(cap_R, torch.inf)
             caps.append(cap_R)
             touched = (score_RN > cap_R[:, None]).sum()
             sums += torch.stack([*(r.sum() for r in reasons), touched, cap_R.isfinite().sum() * (total - 1)])

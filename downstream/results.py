@@ -161,7 +161,8 @@ def table(rows: list[dict[str, Any]], title: str | None = None, width: int = 80)
 
     out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("method", "probe", "OA", "95 % CI", "AA", "kappa", "seen", "overlap"):
-        out.add_column(name, no_wrap=name not in ("seen", "overlap"), min_width=7 if name == "overlap" else None)
+        folds = name in ("method", "seen", "overlap")
+        out.add_column(name, no_wrap=not folds, overflow="fold", min_width=7 if folds else None)
     cell = points if width >= 100 else lambda c: _short(c["mean"])
     for row in rows:
         out.add_row(

@@ -122,7 +122,7 @@ def test_find_config_in_the_checkout(repository, monkeypatch, tmp_path):
 
 
 def test_find_config_in_an_installed_package(repository, tmp_path):
-    """In a wheel the configurations lie inside the package; a neighbouring folder named configs is not taken for them."""
+    """In a wheel the configurations lie inside the package; a neighbouring folder named configs is none of them."""
     package = tmp_path / "site" / "specfm"
     (package / "_configs" / "pretrain").mkdir(parents=True)
     (tmp_path / "site" / "configs").mkdir()

@@ -191,7 +191,7 @@ class Checkpointer:
         self._last_bytes = sum(row["size"] for row in manifest["files"])
 
     def _retire(self) -> None:
-        """Delete valid checkpoints beyond ``keep`` except milestones and the best; damaged ones are left for a human."""
+        """Delete valid checkpoints beyond ``keep`` except milestones and the best; damaged ones are left alone."""
         valid = [name for name in self.names() if self._verify(name) is None]
         scores = {name: score for name in valid if (score := self._verified[name]) is not None}
         best = max(scores, key=lambda name: (scores[name], _step_of(name))) if scores else None

@@ -1,6 +1,6 @@
 """One process or many: start, agree, reduce. The only place of the engine that touches ``torch.distributed``.
 
-Data parallelism here is one sum of gradients per step, over flat buckets, after all micro-batches. Each rank's gradients
+Data parallelism here is one sum of gradients per step, over flat buckets, after all micro-batches. A rank's gradients
 are those of the *whole-batch* loss through its own rows, so their sum (not their mean) is the gradient that one process
 with the whole batch would compute. Only JSON and tensors travel; nothing is pickled.
 """

@@ -1,4 +1,4 @@
-"""What keeps a run honest: bad steps skipped by all ranks alike, signals that end it in order, a watchdog for stalls."""
+"""What keeps a run honest: bad steps skipped by all ranks alike, signals that end it in order, a stall watchdog."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Starts several processes of a training module on this machine through torchrun, and gives back an honest exit code."""
+"""Starts several processes of a training module on this machine through torchrun; gives back an honest exit code."""
 
 from __future__ import annotations
 

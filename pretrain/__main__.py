@@ -1,0 +1,38 @@
+"""``torchrun -m pretrain CONFIG [key=value ...] [--resume]``: one process of a run (also: ``python -m pretrain``)."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+
+from specfm.errors import SpecfmError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one process; returns the exit code (errors are one sentence on stderr, from rank 0)."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pretrain", description="Pretrain an encoder (one process of a run)."
+    )
+    parser.add_argument("config", help="YAML file, as given or below configs/")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys, such as optim.lr=1e-3")
+    parser.add_argument("--resume", action="store_true", help="continue the run in its folder")
+    given = parser.parse_intermixed_args(arguments)
+    main_rank = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(level=logging.INFO if main_rank else logging.WARNING, format="%(levelname)s %(message)s")
+    try:
+        from pretrain.config import PretrainConfig
+        from pretrain.loop import train
+        from specfm.config import load_config
+
+        train(load_config(given.config, PretrainConfig, given.overrides), given.resume)
+    except (SpecfmError, OSError) as error:
+        if main_rank:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        return int(getattr(error, "exit_code", 1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""What is watched while training besides the loss: kNN accuracy on labelled windows.
+
+Shapes: N samples, D features, H W pixels, C bands.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from downstream.knn import vote
+from pretrain.config import MonitorConfig
+from pretrain.sampler import permute
+from specfm.batch import BandTensors, Batch, BatchPart
+from specfm.models.encoder import Encoder
+from specfm.shards import ShardSet
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 64
+_FEWEST = 2  # labelled samples of a class below which it says nothing
+
+
+@dataclass(frozen=True)
+class _Domain:
+    """Labelled samples of one domain: (shard, local ids) and, in the same order, what decides who may vote for whom."""
+
+    name: str
+    parts: list[tuple[int, NDArray[np.int64]]]
+    label_N: NDArray[np.int64]
+    classes: int
+    allowed_NN: NDArray[np.bool_]
+
+
+class OnlineKnn:
+    """Leave-one-out kNN on the labelled samples of each domain, with frozen features of plain windows (no views).
+
+    A neighbour may vote if it is no window that overlaps the query and, where a domain has several groups, none of the
+    query's group: neighbouring windows share pixels, and counting them would measure memory.
+
+    Args:
+        shards: Store with labels; domains without two classes are left out.
+        config: ``k``, ``max_samples``.
+        seed: Chooses the samples.
+    """
+
+    def __init__(self, shards: ShardSet, config: MonitorConfig, seed: int) -> None:
+        self.shards, self.k = shards, config.k
+        self.domains = [
+            domain
+            for name in shards.domain_names
+            if (domain := _choose(shards, name, config.max_samples, seed)) is not None
+        ]
+        if not self.domains:
+            log.info("no labelled samples in the shards; the kNN monitor stays off")
+
+    @torch.no_grad()
+    def __call__(self, encoder: Encoder) -> dict[str, float]:
+        """``{"knn": mean over domains, "knn/<domain>": accuracy}``; empty without labels."""
+        if not self.domains:
+            return {}
+        training = encoder.training
+        encoder.eval()
+        try:
+            scores = {f"knn/{domain.name}": self._accuracy(encoder, domain) for domain in self.domains}
+        finally:
+            encoder.train(training)
+        return {"knn": float(np.mean(list(scores.values()))), **scores}
+
+    def _accuracy(self, encoder: Encoder, domain: _Domain) -> float:
+        feature_ND = torch.cat([_features(encoder, self.shards, shard, ids) for shard, ids in domain.parts])
+        feature_ND = torch.nn.functional.normalize(feature_ND, dim=1)
+        similarity_NN = (feature_ND @ feature_ND.T).cpu().numpy()
+        similarity_NN[~domain.allowed_NN] = -np.inf
+        k = min(self.k, len(similarity_NN) - 1)
+        index_Nk = np.argsort(-similarity_NN, axis=1, kind="stable")[:, :k]
+        nearest_Nk = np.take_along_axis(similarity_NN, index_Nk, axis=1)
+        asked_N = np.isfinite(nearest_Nk[:, 0])  # a query that overlaps everything has nobody to ask
+        if not asked_N.any():
+            return float("nan")
+        said_N = vote(domain.label_N[index_Nk[asked_N]], nearest_Nk[asked_N], domain.classes)
+        return float((said_N == domain.label_N[asked_N]).mean())
+
+
+def _choose(shards: ShardSet, name: str, max_samples: int, seed: int) -> _Domain | None:
+    """Labelled samples of a domain, classes as even as the labels allow; None if there is nothing to tell apart."""
+    members = [index for index, domain in enumerate(shards.domains) if domain == name]
+    class_names = sorted({label for index in members for label in shards.readers[index].label_names})
+    shard_N, local_N, label_N = [], [], []
+    for index in members:
+        reader = shards.readers[index]
+        raw = np.asarray(reader.label_N, np.int64)
+        local = np.nonzero(raw >= 0)[0]
+        # The same class may have another number in another shard; names decide, and numbers where there are none.
+        table = np.array([class_names.index(label) for label in reader.label_names], np.int64)
+        label_N.append(table[raw[local]] if len(table) else raw[local])
+        local_N.append(local)
+        shard_N.append(np.full(len(local), index))
+    shard, local, label = np.concatenate(shard_N), np.concatenate(local_N), np.concatenate(label_N)
+    counts = np.bincount(label) if len(label) else np.zeros(0, np.int64)
+    usable = np.nonzero(counts >= _FEWEST)[0]
+    if len(usable) < 2:
+        return None
+    order = permute(np.arange(len(label)), len(label), seed & 0xFFFFFFFF)
+    rank_in_class = np.zeros(len(label), np.int64)
+    for one in usable:
+        where = np.nonzero(label == one)[0]
+        rank_in_class[where[np.argsort(order[where])]] = np.arange(len(where))
+    candidates = np.nonzero(np.isin(label, usable))[0]
+    chosen = np.sort(candidates[np.lexsort((order[candidates], rank_in_class[candidates]))][:max_samples])
+    shard, local, label = shard[chosen], local[chosen], label[chosen]  # sorted, so each shard's samples lie together
+    parts = [(int(index), local[shard == index]) for index in np.unique(shard)]
+    return _Domain(name, parts, label, int(label.max()) + 1, _may_vote(shards, parts))
+
+
+def _may_vote(shards: ShardSet, parts: list[tuple[int, NDArray[np.int64]]]) -> NDArray[np.bool_]:
+    """allowed_NN: False for overlapping windows (the sample itself too) and, given several groups, the own group."""
+    scene, row, col, high, wide, group = [], [], [], [], [], []
+    for index, ids in parts:
+        reader, fields = shards.readers[index], shards.describe(index, ids)
+        scene.append(fields["scene_id_B"])
+        row.append(fields["origin_B2"][:, 0])
+        col.append(fields["origin_B2"][:, 1])
+        high.append(np.full(len(ids), reader.window[0]))
+        wide.append(np.full(len(ids), reader.window[1]))
+        group.append(fields["group_B"])
+    scene_N, row_N, col_N, high_N, wide_N, group_N = map(np.concatenate, (scene, row, col, high, wide, group))
+    same_scene = scene_N[:, None] == scene_N[None]
+    rows_meet = (row_N[:, None] < (row_N + high_N)[None]) & (row_N[None] < (row_N + high_N)[:, None])
+    cols_meet = (col_N[:, None] < (col_N + wide_N)[None]) & (col_N[None] < (col_N + wide_N)[:, None])
+    allowed = ~(same_scene & rows_meet & cols_meet)
+    np.fill_diagonal(allowed, False)
+    if len(np.unique(group_N)) > 1:
+        allowed &= group_N[:, None] != group_N[None]
+    return allowed
+
+
+def _features(encoder: Encoder, shards: ShardSet, shard: int, ids: NDArray[np.int64]) -> Tensor:
+    reader = shards.readers[shard]
+    bands = BandTensors.from_sensors(reader.sensor)
+    chunks = []
+    for start in range(0, len(ids), _CHUNK):
+        some = ids[start : start + _CHUNK]
+        x_BHWC, mask_BHW = reader.read(some)
+        fields = {key: torch.from_numpy(value) for key, value in shards.describe(shard, some).items()}
+        part = BatchPart(x_BHWC=torch.from_numpy(x_BHWC), bands=bands, mask_BHW=torch.from_numpy(mask_BHW), **fields)
+        chunks.append(encoder(Batch((part,)).to(encoder.device)).pooled_BD.float())
+    return torch.cat(chunks)

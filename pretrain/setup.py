@@ -1,0 +1,172 @@
+"""What a run is made of: shards, sampler, modules; and how its state goes into a checkpoint and comes back."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pretrain.config import PretrainConfig
+from pretrain.objectives.heads import projection_head
+from pretrain.sampler import MixtureSampler
+from specfm.checkpoint import load, save
+from specfm.config import differences, digest, to_dict
+from specfm.engine.checkpointing import read_state, read_tensors
+from specfm.engine.guard import BadStepGuard
+from specfm.engine.optimizer import optimizer_tensors, restore_optimizer
+from specfm.errors import UsageError
+from specfm.models.encoder import Encoder
+from specfm.models.registry import create_encoder
+from specfm.shards import ShardSet
+
+log = logging.getLogger(__name__)
+
+
+def open_shards(config: PretrainConfig) -> ShardSet:
+    """The store of the run."""
+    data = config.data
+    return ShardSet(list(data.shards), include=data.include, exclude=data.exclude)
+
+
+def make_sampler(config: PretrainConfig, shards: ShardSet) -> MixtureSampler:
+    """The sampler of the run; the same for any number of processes."""
+    data = config.data
+    return MixtureSampler(
+        shards.sizes,
+        shards.domains,
+        data.global_batch,
+        config.seed,
+        domain_weights=data.weights or None,
+        domains_per_batch=data.domains_per_batch,
+        divisor=data.part_divisor,
+    )
+
+
+def make_modules(config: PretrainConfig) -> nn.ModuleDict:
+    """Encoder, projection head and, if its weight is not 0, the band-prediction head; weights from the seed alone.
+
+    Raises:
+        UsageError: ``init_from`` holds another architecture.
+    """
+    model, projection = config.model, config.objective.projection
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        encoder = create_encoder(model.size, model.embedding, model.patch_size, **model.options)
+        width = encoder.num_features
+        modules = nn.ModuleDict({"encoder": encoder})
+        modules["projection"] = projection_head(
+            width, projection.hidden, projection.dim, projection.layers, projection.norm
+        )
+    if config.init_from is not None:
+        take_weights(encoder, load(config.init_from), config.init_from)
+    encoder.set_grad_checkpointing(model.grad_checkpointing)
+    return modules
+
+
+def take_weights(encoder: Encoder, source: Encoder, name: str | Path) -> None:
+    """Copy the weights of ``source`` into ``encoder``, which must be of the same architecture.
+
+    Raises:
+        UsageError: it is not; the message lists what differs.
+    """
+    if differing := differences(_architecture(source), _architecture(encoder)):
+        listed = ", ".join(f"{key} {old!r} there, {new!r} here" for key, (old, new) in differing.items())
+        raise UsageError(f"the model in {name} has another architecture than the configuration ({listed})")
+    encoder.load_state_dict(source.state_dict())
+
+
+def release_card(config: PretrainConfig, shards: ShardSet, step: int) -> dict[str, Any]:
+    """What a released encoder says about its training."""
+    from specfm import __version__
+
+    sensors = sorted({reader.sensor.name or reader.sensor.digest for reader in shards.readers})
+    return {
+        "trained_by": f"specfm {__version__} pretrain",
+        "steps": step,
+        "seed": config.seed,
+        "domains": list(shards.domain_names),
+        "sensors": sensors,
+        "samples": len(shards),
+        "data_fingerprint": shards.fingerprint,
+        "config_digest": digest(config),
+        "config": to_dict(config),
+    }
+
+
+def write_model(modules: nn.ModuleDict, folder: Path, card: dict[str, Any]) -> None:
+    """Publish the encoder as a release folder."""
+    encoder = modules["encoder"]
+    assert isinstance(encoder, Encoder)
+    save(encoder, folder, card)
+
+
+def training_tensors(modules: nn.ModuleDict, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Training state other than the encoder's weights: heads and optimiser."""
+    heads = {
+        f"module/{name}": tensor for name, tensor in modules.state_dict().items() if not name.startswith("encoder.")
+    }
+    return heads | optimizer_tensors(optimizer, modules)
+
+
+def training_state(
+    config: PretrainConfig, shards: ShardSet, sampler: MixtureSampler, guard: BadStepGuard, world_size: int
+) -> dict[str, Any]:
+    """JSON-safe training state. No stream of random numbers exists, so none is saved."""
+    from specfm import __version__
+
+    return {
+        "config": to_dict(config),
+        "data_fingerprint": shards.fingerprint,
+        "sampler": sampler.state(),
+        "guard": guard.state(),
+        "world_size": world_size,
+        "versions": {"specfm": __version__, "torch": torch.__version__},
+    }
+
+
+def restore(
+    checkpoint: Path,
+    config: PretrainConfig,
+    shards: ShardSet,
+    sampler: MixtureSampler,
+    modules: nn.ModuleDict,
+    optimizer: torch.optim.Optimizer,
+    guard: BadStepGuard,
+) -> int:
+    """Take up a verified checkpoint; returns the number of updates done.
+
+    Raises:
+        UsageError: other data (unless ``data.allow_changed``) or another architecture.
+    """
+    state = read_state(checkpoint)
+    if state["data_fingerprint"] != shards.fingerprint:
+        text = (
+            f"the shards have changed since {checkpoint} was written: fingerprint "
+            f"{state['data_fingerprint'][:16]} then, {shards.fingerprint[:16]} now"
+        )
+        if not config.data.allow_changed:
+            raise UsageError(f"{text}; restore them, or pass data.allow_changed=true")
+        log.warning("%s; going on because data.allow_changed=true", text)
+    elif state["sampler"] != sampler.state():
+        log.warning("the batches differ from those before the checkpoint (%s)", "seed, batch size, weights or domains")
+    encoder = modules["encoder"]
+    assert isinstance(encoder, Encoder)
+    take_weights(encoder, load(checkpoint / "model"), checkpoint)
+    tensors = read_tensors(checkpoint)
+    heads = {name.removeprefix("module/"): tensor for name, tensor in tensors.items() if name.startswith("module/")}
+    own = {name: tensor for name, tensor in modules.state_dict().items() if not name.startswith("encoder.")}
+    if {n: t.shape for n, t in heads.items()} != {n: t.shape for n, t in own.items()}:
+        raise UsageError(f"the heads in {checkpoint} differ from the configuration's (objective.*); start a new run")
+    modules.load_state_dict({**modules.state_dict(), **heads})
+    restore_optimizer(optimizer, modules, tensors)
+    guard.restore(state["guard"])
+    return int(state["step"])
+
+
+def _architecture(encoder: Encoder) -> dict[str, Any]:
+    import json
+
+    return json.loads(json.dumps(encoder.config))  # tuples and lists alike

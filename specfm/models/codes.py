@@ -30,6 +30,8 @@ class SpectralFourier(nn.Module):
     a 10 nm band cannot claim a 2 nm phase.
     """
 
+    period_nm_T: Tensor
+
     def __init__(self, periods: int = 48, shortest_nm: float = 2.0, longest_nm: float = 40_000.0):
         super().__init__()
         period_T = torch.logspace(math.log10(shortest_nm), math.log10(longest_nm), periods, dtype=torch.float64)

@@ -7,6 +7,8 @@ Source: HyperEmbedding of SpecAware (arXiv 2510.27219); the factored contraction
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -59,11 +61,11 @@ class HyperEmbedding(nn.Module):
     @torch.no_grad()
     def _initialise(self, patch_size: int) -> None:
         """Start near one shared spatial basis, and at the token RMS of a Conv2d stem on the same input."""
-        last = self.spatial[-1]
+        last, first = cast(nn.Linear, self.spatial[-1]), cast(nn.Linear, self.semantic[1])
         nn.init.normal_(last.weight, std=0.3 / (64 * self.pixels) ** 0.5)
         nn.init.normal_(last.bias, std=self.pixels**-0.5)
         # Hidden units need preactivations near 1 to tell bands apart at the start.
-        nn.init.normal_(self.semantic[1].weight, std=self.semantic[1].in_features ** -0.5)
+        nn.init.normal_(first.weight, std=first.in_features**-0.5)
         nn.init.zeros_(self.bias.weight)
         nn.init.zeros_(self.bias.bias)
         self.basis_KRD.mul_(conv_stem_ratio(self, patch_size))
@@ -71,7 +73,7 @@ class HyperEmbedding(nn.Module):
     def codes(self, patches: Patches) -> Tensor:
         """code_GCE: one per band; per sample with content, per grid without."""
         code = self.meta(patches.bands)
-        if self.content is not None:
+        if self.content is not None and self.fuse is not None:
             code = code + self.fuse(code + self.content(patches))
         return self.mixer(code, patches.weights_GC.expand(len(code), -1))
 

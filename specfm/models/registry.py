@@ -58,7 +58,7 @@ def create_encoder(size: str = "nano", embedding: str = "hyper", patch_size: int
         raise UsageError(f"unknown embedding {embedding!r}; choose one of {', '.join(EMBEDDINGS)}")
     if patch_size < 1:
         raise UsageError(f"patch_size must be at least 1, got {patch_size}")
-    trunk = {"dim": SIZES[size].dim, "depth": SIZES[size].depth, "heads": SIZES[size].heads}
+    trunk: dict[str, Any] = {"dim": SIZES[size].dim, "depth": SIZES[size].depth, "heads": SIZES[size].heads}
     trunk |= {
         k: options[k]
         for k in ("dim", "depth", "heads", "mlp_ratio", "drop_path", "level", "gsd_reference_m")

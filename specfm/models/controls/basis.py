@@ -31,6 +31,7 @@ class BasisEmbedding(nn.Module):
     """
 
     claims = frozenset(range(1, 10))
+    centre_J: Tensor
 
     def __init__(self, dim: int, patch_size: int, bases: int = 16, hats: int = 64):
         super().__init__()

@@ -28,6 +28,7 @@ class DofaEmbedding(nn.Module):
     """
 
     claims = frozenset({1, 2, 4, 5, 6, 7, 8, 9})  # not 3: one band listed twice counts twice
+    frequency_F: Tensor
 
     def __init__(self, dim: int, patch_size: int, code_width: int = 128):
         super().__init__()

@@ -10,6 +10,7 @@ Shapes: B samples, N tokens, C bands, P pixels of a patch, E = 128 code width, D
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +59,7 @@ class SpecAwareEmbedding(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
-        nn.init.zeros_(self.bias[-1].weight)
+        nn.init.zeros_(cast(nn.Linear, self.bias[-1]).weight)
 
     def codes(self, patches: Patches) -> Tensor:
         """code_BCE: one per band and sample.
@@ -80,7 +81,7 @@ class SpecAwareEmbedding(nn.Module):
         """tokens_BND; U's last layer is linear, so the sum over bands goes before it (see :func:`contract`)."""
         code_BCE = self.codes(patches)
         basis_BCRP = self.spatial(code_BCE).unflatten(-1, (self.rank, self.pixels))
-        last = self.semantic[-1]
+        last = cast(nn.Linear, self.semantic[-1])
         generator_KRD = torch.cat([last.weight, last.bias[:, None]], dim=1).t().unflatten(1, (self.dim, self.rank))
         hidden_BCK = nn.functional.pad(self.semantic[:-1](code_BCE), (0, 1), value=1.0)
         tokens_BND = contract(patches.x_BCNP, basis_BCRP, hidden_BCK, generator_KRD.transpose(1, 2))
@@ -128,6 +129,9 @@ class _MetaCode(nn.Module):
     The original feeds frozen sentence vectors of the two attributes. They are no parameters, and nothing is downloaded
     here: a new model holds fixed random vectors in their place, ``load_published`` takes the real ones.
     """
+
+    period_nm_T: Tensor
+    sentence_AS: Tensor
 
     def __init__(self) -> None:
         super().__init__()

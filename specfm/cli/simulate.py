@@ -1,0 +1,52 @@
+"""`specfm simulate`: scenes with known materials as files, with a dataset card per sensor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    out: Annotated[Path, typer.Option("--out", help="Folder to make; it must not exist.")],
+    sensors: Annotated[
+        str, typer.Option("--sensors", help="Known instruments, separated by commas (see specfm sensors).")
+    ] = "aviris_classic_2010s,emit,neon_ais,specim_fx10",
+    seed: Annotated[int, typer.Option(help="The same seed and options give the same bytes.", min=0)] = 0,
+    scenes: Annotated[int, typer.Option(help="Scenes per sensor.", min=1, max=100)] = 2,
+    size: Annotated[int, typer.Option(help="Rows and columns of each scene.", min=8)] = 64,
+    materials: Annotated[str | None, typer.Option(help="Materials, separated by commas; all by default.")] = None,
+    same_ground: Annotated[bool, typer.Option(help="Let all sensors look at the same ground.")] = False,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="key=value of the simulation (snr=80, stripes=0.01, nodata=0.1 ...)."),
+    ] = None,
+) -> None:
+    """Write simulated scenes of several sensors (ENVI), their true materials and a dataset card each."""
+    import sys
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from specfm.config import load_config
+    from specfm.simulate import SimulationConfig, write_simulation
+
+    config = load_config(None, SimulationConfig, option)
+    names = [name.strip() for name in sensors.split(",") if name.strip()]
+    chosen = None if materials is None else [name.strip() for name in materials.split(",") if name.strip()]
+    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
+        task = bar.add_task("simulating", total=None)
+        cards = write_simulation(
+            out,
+            names,
+            seed=seed,
+            scenes=scenes,
+            size=(size, size),
+            materials=chosen,
+            same_ground=same_ground,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            **config.model_dump(),
+        )
+    for card in cards:
+        typer.echo(str(card))

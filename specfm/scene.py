@@ -177,7 +177,7 @@ class Scene:
         stored = self.read(rows, cols, bands)
         if stored.dtype.kind == "c":
             raise SpecfmError(f"{self.where}: complex numbers have no radiometric value; read() gives them as stored")
-        bad = ~self._good(stored)
+        bad = ~self.good_of(stored)
         sensor = self.sensor
         physical: NDArray[Any] = stored.astype(np.float32 if stored.dtype.itemsize <= 4 else np.float64)
         if sensor.scale != 1.0 or sensor.offset != 0.0:
@@ -193,12 +193,13 @@ class Scene:
 
     def mask_of(self, stored: NDArray[Any]) -> NDArray[np.bool_]:
         """The rule of :meth:`mask` on stored numbers ``[..., c]`` of usable bands already in memory."""
-        good: NDArray[np.bool_] = np.asarray(self._good(stored).all(axis=-1))
+        good: NDArray[np.bool_] = np.asarray(self.good_of(stored).all(axis=-1))
         if stored.shape[-1] >= 2:
             good &= (stored != 0).any(axis=-1)
         return good
 
-    def _good(self, stored: NDArray[Any]) -> NDArray[np.bool_]:
+    def good_of(self, stored: NDArray[Any]) -> NDArray[np.bool_]:
+        """True where a stored value is finite, not nodata and not saturated; any shape."""
         good: NDArray[np.bool_] = np.ones(stored.shape, bool)
         if stored.dtype.kind in "fc":
             good = np.isfinite(stored)

@@ -1,0 +1,187 @@
+"""`specfm inspect`: look at a cube, a folder of cubes or a dataset card before using it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from specfm.inspection import Inspection
+    from specfm.scene import Scene
+
+SUFFIXES = {".hdr", ".tif", ".tiff", ".mat", ".h5", ".hdf5", ".he5", ".nc", ".npy"}
+
+
+def command(
+    path: Annotated[str, typer.Argument(help="A data or header file, a folder of them, or a dataset card.")],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON (a list where PATH holds several scenes).")
+    ] = False,
+    variable: Annotated[str | None, typer.Option(help="Name of the cube in a MATLAB or HDF5 file.")] = None,
+    layout: Annotated[
+        str | None, typer.Option(help="Axes: HWC, CHW, spectra or bands_by_pixels:HxW (MATLAB, HDF5, npy).")
+    ] = None,
+    sensor: Annotated[
+        str | None, typer.Option(help="A known sensor (see `specfm sensors`), if the file is silent.")
+    ] = None,
+    wavelengths: Annotated[
+        Path | None, typer.Option(help="CSV with columns band, centre_nm, fwhm_nm, if the file is silent.")
+    ] = None,
+    units: Annotated[
+        str | None, typer.Option(help="Unit of the file's wavelengths, if it does not say: nm, um, cm-1.")
+    ] = None,
+    quantity: Annotated[
+        str | None, typer.Option(help="dn, radiance, toa_reflectance or surface_reflectance, if the file is silent.")
+    ] = None,
+    scale: Annotated[
+        float | None, typer.Option(help="physical = stored * scale (+ offset); wins over the file.")
+    ] = None,
+    nodata: Annotated[
+        float | None, typer.Option(help="Stored value of pixels not measured; wins over the file.")
+    ] = None,
+    quicklook: Annotated[
+        Path | None, typer.Option(help="Write a false-colour PNG here (a folder, if PATH holds several scenes).")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace quicklooks that exist.")] = False,
+) -> None:
+    """Print shape, sensor, wavelength coverage, masks and anything suspicious about a scene; reads a bounded sample."""
+    import json
+    import sys
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from specfm.errors import SpecfmError, UsageError
+    from specfm.inspection import inspect_scene
+    from specfm.quicklook import write_quicklook
+
+    options: dict[str, Any] = {
+        "variable": variable, "layout": layout, "sensor": sensor, "wavelengths": wavelengths, "units": units,
+        "quantity": quantity, "scale": scale, "nodata": nodata,
+    }  # fmt: skip
+    single = Path(path).is_file() and Path(path).suffix.lower() not in (".yaml", ".yml")
+    if quicklook is not None and single and quicklook.exists() and not overwrite:
+        raise UsageError(f"{quicklook} exists; choose another --quicklook or pass --overwrite")
+    results: list[dict[str, Any]] = []
+    refused: list[str] = []
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task("inspecting", total=None)
+        for scene in _scenes(path, options, refused):
+            inspection = inspect_scene(scene)
+            result = inspection.to_dict()
+            if quicklook is not None:
+                target = quicklook if single else quicklook / f"{scene.name.replace('/', '_')}.png"
+                result["quicklook"] = {"path": str(target), "bands": list(write_quicklook(scene, target, overwrite))}
+            results.append(result)
+            if not as_json:
+                typer.echo(render(inspection, result.get("quicklook")))
+            progress.advance(task)
+    if not results and refused:
+        raise SpecfmError(refused[0] if len(refused) == 1 else f"{path}: no scene could be read; first: {refused[0]}")
+    if as_json:
+        typer.echo(json.dumps(results[0] if single else results, indent=1, allow_nan=False))
+    for message in refused:
+        print(f"not read: {message}", file=sys.stderr)
+
+
+def _scenes(path: str, options: dict[str, Any], refused: list[str]) -> Iterator[Scene]:
+    """The scenes behind PATH; in a folder, files that cannot be read are noted in ``refused``."""
+    from specfm.errors import SpecfmError, UsageError
+    from specfm.readers import read_scene
+
+    place = Path(path)
+    if place.is_file() and place.suffix.lower() not in (".yaml", ".yml"):
+        yield read_scene(place, **options)
+        return
+    if place.is_dir():
+        files = [entry for entry in sorted(place.iterdir()) if entry.is_file() and entry.suffix.lower() in SUFFIXES]
+        if not files:
+            raise SpecfmError(f"{place}: no cube in this folder (looked for {', '.join(sorted(SUFFIXES))})")
+        for entry in files:
+            try:
+                yield read_scene(entry, **options)
+            except SpecfmError as error:
+                refused.append(str(error))
+        return
+    if place.suffix and place.suffix.lower() not in (".yaml", ".yml"):
+        raise SpecfmError(f"{place}: no such file")
+    told = [f"--{key}" for key, value in options.items() if value is not None]
+    if told:
+        raise UsageError(f"a dataset card says how its files are read; leave out {', '.join(told)}")
+    from specfm.cards import load_card
+
+    yield from load_card(path).scenes()
+
+
+def render(inspection: Inspection, picture: dict[str, Any] | None = None) -> str:
+    """An inspection as text, one fact a line."""
+    scene, sensor, coverage, masks = (inspection.scene, inspection.sensor, inspection.coverage, inspection.masks)
+    height, width, count = scene["shape"]
+    known = [
+        sensor["name"] or "unnamed sensor",
+        sensor["quantity"] or "quantity unknown",
+        sensor["level"] or "level unknown",
+    ]
+    if sensor["gsd_m"]:
+        known.append(f"{sensor['gsd_m']:g} m")
+    physical = f"physical = stored x {sensor['scale']:g} + {sensor['offset']:g}"
+    lines = [
+        f"{scene['name']}" + (f"  ({scene['path']})" if scene["path"] else ""),
+        f"  cube        {height} rows x {width} columns x {count} bands, {scene['dtype']}, {scene['bytes'] / 1e6:.3g} MB",
+        f"  sensor      {', '.join(known)}; {physical}",
+        f"  wavelengths {_span(coverage)}",
+        f"  place       {_place(scene)}",
+        f"  masks       {_masks(masks)}",
+        f"  values      {_values(inspection.values)} (stored, usable bands, {masks['sampled_rows']} of {height} rows)",
+    ]
+    if scene["labels"] is not None:
+        shown = ", ".join(f"{name} {number}" for name, number in list(scene["labels"].items())[:12])
+        lines.append(f"  labels      {shown}" + (" ..." if len(scene["labels"]) > 12 else ""))
+    if picture is not None:
+        red, green, blue = picture["bands"]
+        lines.append(f"  quicklook   {picture['path']} (bands {red}, {green}, {blue} as red, green, blue)")
+    if not inspection.findings:
+        lines.append("  suspicious  nothing found")
+    lines.extend(f"  suspicious  {finding.text}" for finding in inspection.findings)
+    return "\n".join(lines)
+
+
+def _span(coverage: dict[str, Any]) -> str:
+    if coverage["low_nm"] is None:
+        return "no usable band"
+    words = f"{coverage['low_nm']:.1f}-{coverage['high_nm']:.1f} nm, {coverage['usable']} of {coverage['bands']} bands usable"
+    if coverage["spacing_nm"] is not None:
+        words += f", every {coverage['spacing_nm']:.2f} nm"
+    widths = coverage["fwhm_nm"]
+    words += ", FWHM unknown" if widths is None else f", FWHM {widths[0]:.2f}-{widths[2]:.2f} nm"
+    if coverage["gaps_nm"]:
+        words += "; gaps " + ", ".join(f"{low:.0f}-{high:.0f}" for low, high in coverage["gaps_nm"][:6])
+    return words
+
+
+def _place(scene: dict[str, Any]) -> str:
+    if scene["crs"] is None and scene["transform"] is None:
+        return "none"
+    crs = scene["crs"] or "unnamed reference"
+    crs = crs if len(crs) < 40 else crs.split('"')[1] if '"' in crs else crs[:40]
+    transform = scene["transform"]
+    return crs + ("" if transform is None else f", corner {transform[0]:.10g}, {transform[3]:.10g}")
+
+
+def _masks(masks: dict[str, Any]) -> str:
+    words = [f"nodata {masks['nodata']:g}" if masks["nodata"] is not None else "no nodata value"]
+    if masks["saturation"] is not None:
+        words.append(f"saturation {masks['saturation']:g}")
+    words.append(f"bad bands {masks['bad_bands']}" if masks["bad_bands"] else "no bad bands")
+    words.append(f"{masks['valid_pixels']:.1%} of pixels valid")
+    return ", ".join(words)
+
+
+def _values(values: dict[str, Any]) -> str:
+    if values["low"] is None:
+        return "none valid"
+    return f"{values['low']:.6g} to {values['high']:.6g}, mean {values['mean']:.6g}"

@@ -103,7 +103,10 @@ class ContentCode(nn.Module):
 
     def forward(self, patches: Patches) -> Tensor:
         """code_BCE."""
-        return self.mlp(torch.asinh(content_statistics(patches)))
+        # Outside autocast: the variance is a difference of two products that agree to many digits.
+        with torch.autocast(patches.x_BCNP.device.type, enabled=False):
+            statistics_BCS = content_statistics(patches)
+        return self.mlp(torch.asinh(statistics_BCS))
 
 
 def content_statistics(patches: Patches) -> Tensor:
@@ -158,7 +161,8 @@ class BandMixer(nn.Module):
     def forward(self, code_BCE: Tensor, weights_GC: Tensor) -> Tensor:
         batch, channels, width = code_BCE.shape
         q, k, v = self.qkv(self.norm1(code_BCE)).view(batch, channels, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        bias_GC = weights_GC.log()
+        # Relative to the largest weight (softmax cannot tell), so that bf16 keeps the digits that differ.
+        bias_GC = (weights_GC / weights_GC.amax(1, keepdim=True)).log()
         bias_GC = torch.where((weights_GC > 0).any(1, keepdim=True), bias_GC, 0.0)  # nothing usable: keep it finite
         bias = bias_GC[:, None, None, :].expand(batch, 1, 1, channels).to(q.dtype)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)

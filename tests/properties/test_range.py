@@ -12,7 +12,9 @@ import torch
 from specfm import BandGrid, Sensor
 from specfm.models.position import position_embedding
 from tests.properties.cases import (
+    NAMES,
     PRECISIONS,
+    TOLERANCE,
     autocast,
     breaks,
     build,
@@ -21,6 +23,7 @@ from tests.properties.cases import (
     cube,
     difference,
     not_claiming,
+    tokens,
 )
 
 GRIDS = {
@@ -117,3 +120,25 @@ def test_initial_tokens_have_the_size_of_a_conv_stem() -> None:
         ours = encoder.embedding(patches).square().mean().sqrt()
         stem = conv(cube(comb(count), 4).permute(0, 3, 1, 2)).square().mean().sqrt() / cube(comb(count), 4).mean()
         assert np.log(float((ours / stem).detach())) == pytest.approx(0, abs=1.0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bf16_tokens_are_those_of_fp32(name: str) -> None:
+    grid = comb(60)
+    encoder, x_BHWC = build(name, grid), cube(grid, batch=3)
+    assert (
+        difference(tokens(encoder, x_BHWC, grid, precision="bf16"), tokens(encoder, x_BHWC, grid)) < TOLERANCE["bf16"]
+    )
+
+
+def test_scaling_and_content_statistics_do_not_feel_autocast() -> None:
+    grid = comb(60)
+    encoder, x_BHWC = build("hyper", grid), 1 + 1e-3 * cube(grid)  # low contrast: bf16 could not tell the variance
+    plain, seen = encoder.prepare(x_BHWC, grid), []
+    encoder.embedding.content.mlp.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    encoder.embedding(plain)
+    with autocast("bf16"):
+        cast = encoder.prepare(x_BHWC, grid)
+        encoder.embedding(cast)
+    assert torch.equal(cast.x_BCNP, plain.x_BCNP) and torch.equal(cast.log_level_B, plain.log_level_B)
+    assert torch.equal(seen[0], seen[1])

@@ -121,17 +121,15 @@ def render(inspection: Inspection, picture: dict[str, Any] | None = None) -> str
     """An inspection as text, one fact a line."""
     scene, sensor, coverage, masks = (inspection.scene, inspection.sensor, inspection.coverage, inspection.masks)
     height, width, count = scene["shape"]
-    known = [
-        sensor["name"] or "unnamed sensor",
-        sensor["quantity"] or "quantity unknown",
-        sensor["level"] or "level unknown",
-    ]
+    known = [sensor["name"] or "unnamed sensor"]
+    known += [sensor[key] or f"{key} unknown" for key in ("quantity", "level")]
     if sensor["gsd_m"]:
         known.append(f"{sensor['gsd_m']:g} m")
     physical = f"physical = stored x {sensor['scale']:g} + {sensor['offset']:g}"
+    stored = f"{scene['dtype']}, {scene['bytes'] / 1e6:.3g} MB"
     lines = [
         f"{scene['name']}" + (f"  ({scene['path']})" if scene["path"] else ""),
-        f"  cube        {height} rows x {width} columns x {count} bands, {scene['dtype']}, {scene['bytes'] / 1e6:.3g} MB",
+        f"  cube        {height} rows x {width} columns x {count} bands, {stored}",
         f"  sensor      {', '.join(known)}; {physical}",
         f"  wavelengths {_span(coverage)}",
         f"  place       {_place(scene)}",
@@ -153,7 +151,8 @@ def render(inspection: Inspection, picture: dict[str, Any] | None = None) -> str
 def _span(coverage: dict[str, Any]) -> str:
     if coverage["low_nm"] is None:
         return "no usable band"
-    words = f"{coverage['low_nm']:.1f}-{coverage['high_nm']:.1f} nm, {coverage['usable']} of {coverage['bands']} bands usable"
+    words = f"{coverage['low_nm']:.1f}-{coverage['high_nm']:.1f} nm"
+    words += f", {coverage['usable']} of {coverage['bands']} bands usable"
     if coverage["spacing_nm"] is not None:
         words += f", every {coverage['spacing_nm']:.2f} nm"
     widths = coverage["fwhm_nm"]

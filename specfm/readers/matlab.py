@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from specfm.errors import SpecfmError, UsageError
 from specfm.readers.found import Found
+from specfm.readers.matlab5 import stored_type
 
 LAYOUTS = '"HWC" (default), "CHW", "bands_by_pixels:HxW" (pixels column by column), "spectra" (N x C)'
 _WAVELENGTH_NAMES = ("wavelength", "wavelengths", "wavelengths_nm", "wl", "wvl", "lambda", "centers", "centres")
@@ -46,11 +47,7 @@ class MatlabSource:
 
             with h5py.File(self.path, "r", locking=False) as file:
                 return np.asarray(file[self.variable]).T
-        from scipy.io import loadmat
-
-        with _readable(self.path):
-            array = np.asarray(loadmat(self.path, variable_names=[self.variable])[self.variable])
-        return array.astype(array.dtype.newbyteorder("="), copy=False)
+        return _load_v5(self.path, self.variable)
 
     def _read_hdf(self, rows: range, cols: range, bands: NDArray[np.int64] | None) -> NDArray[Any]:
         import h5py
@@ -118,6 +115,9 @@ def read_matlab(path: Path, variable: str | None, layout: str | None, hdf: bool)
     variables = _list_hdf(path) if hdf else _list_v5(path)
     name = _choose(path, variables, variable, layout)
     shape, dtype = variables[name]
+    if not hdf:
+        # doubles of whole numbers are stored as small integers, and read as such
+        dtype = stored_type(path, name) or _load_v5(path, name).dtype.str
     source = MatlabSource(path, name, shape, dtype, layout, hdf)
     found = Found(source=source, path=path, name=path.stem)
     count = source.shape[2]
@@ -197,11 +197,16 @@ def _vector(path: Path, name: str, hdf: bool, flat: bool = True) -> NDArray[Any]
         with open_hdf(path) as file:
             array = np.asarray(file[name]).T
     else:
-        from scipy.io import loadmat
-
-        with _readable(path):
-            array = np.asarray(loadmat(path, variable_names=[name])[name])
+        array = _load_v5(path, name)
     return array.ravel() if flat else array
+
+
+def _load_v5(path: Path, name: str) -> NDArray[Any]:
+    from scipy.io import loadmat
+
+    with _readable(path):
+        array = np.asarray(loadmat(path, variable_names=[name])[name])
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 class _readable:

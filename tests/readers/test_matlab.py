@@ -12,6 +12,7 @@ from scipy.io import savemat
 from specfm.errors import SpecfmError, UsageError
 from specfm.readers import read_scene
 from specfm.readers.matlab import MatlabSource, load_variable
+from specfm.readers.matlab5 import stored_type
 
 from . import make
 
@@ -91,6 +92,32 @@ def test_own_wavelengths_want_their_units(tmp_path: Path, hdf: bool) -> None:
     assert bands.valid.tolist() == [True, True, False, True, True, True]
     supplied = read_scene(path, wavelengths=make.bands_csv(tmp_path, 6)).sensor.bands
     assert supplied.wavelengths_nm[1] == 410 and not supplied.valid[2]
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("dtype", ["u1", "i2", "u2", "i4", "f4", "f8", "c16"])
+@pytest.mark.parametrize("name", ["Y", "a_long_name"])
+def test_v5_types_are_known_before_reading(tmp_path: Path, dtype: str, compressed: bool, name: str) -> None:
+    cube = make.cube(dtype=dtype)
+    variables = {"first": np.eye(9), name: cube, "last": np.eye(2)}
+    savemat(tmp_path / "a.mat", variables, do_compression=compressed)
+    assert stored_type(tmp_path / "a.mat", name) == (None if dtype == "c16" else dtype)
+    scene = read_scene(tmp_path / "a.mat", variable=name, wavelengths=make.bands_csv(tmp_path, 6))
+    assert scene.dtype == np.dtype(dtype) == scene.read().dtype
+    np.testing.assert_array_equal(scene.read(), cube)
+
+
+def test_doubles_stored_as_integers_stay_integers(tmp_path: Path) -> None:
+    """MATLAB itself packs doubles of whole numbers: class double (6), data miUINT16 (4)."""
+    cube = make.cube((2, 3, 4), "u2")
+    savemat(tmp_path / "a.mat", {"Y": cube})
+    raw = bytearray((tmp_path / "a.mat").read_bytes())
+    assert raw[128 + 16] == 11  # mxUINT16_CLASS in the array flags
+    raw[128 + 16] = 6
+    (tmp_path / "a.mat").write_bytes(raw)
+    scene = read_scene(tmp_path / "a.mat", wavelengths=make.bands_csv(tmp_path, 4))
+    assert scene.dtype == np.uint16
+    np.testing.assert_array_equal(scene.read(), cube)
 
 
 def test_v5_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

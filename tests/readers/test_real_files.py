@@ -45,7 +45,7 @@ def test_envi_cubes_equal_spy(data_root: Path, name: str, options: dict, count: 
     np.testing.assert_array_equal(scene.read(), oracle)
     some = np.arange(0, count, max(1, count // 9))
     np.testing.assert_array_equal(scene.read(slice(0, 1), bands=some), oracle[:1][:, :, some])
-    stated = np.array([float(value) for value in parse_header((data_root / name)).items("wavelength")])
+    stated = np.array([float(value) for value in parse_header(data_root / name).items("wavelength")])
     grid = scene.sensor.bands
     assert len(grid) == count == len(stated)
     factor = 1000.0 if stated.max() < 100 else 1.0

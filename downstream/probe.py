@@ -82,8 +82,7 @@ class Runs:
 
 def default_window(encoder: Any) -> int:
     """The window pretraining used (from the model card), else the smallest multiple of the patch from 9 pixels."""
-    pretraining = (getattr(encoder, "card", None) or {}).get("pretraining") or {}
-    window = pretraining.get("window")
+    window = _record(getattr(encoder, "card", None)).get("window")
     if isinstance(window, (list, tuple)):
         window = window[0] if window else None
     patch = int(encoder.patch_size)
@@ -93,16 +92,25 @@ def default_window(encoder: Any) -> int:
 
 
 def seen_mark(card: Mapping[str, Any] | None, scenes: Sequence[Scene]) -> str:
-    """Whether pretraining saw the probed scenes: "scene seen", "sensor seen", "unseen", "unknown" without a record."""
-    record = (card or {}).get("pretraining")
-    if not isinstance(record, Mapping):
+    """Whether pretraining saw the probed scenes: "scene seen", "sensor seen", "domain seen", "unseen".
+
+    The record is the model card's ``pretraining`` entry, or the card itself, with ``scenes``, ``sensors`` (names or
+    digests) and ``domains``; without one the answer is "unknown".
+    """
+    record = _record(card)
+    if not any(key in record for key in ("scenes", "sensors", "domains")):
         return "unknown"
-    names, sensors = set(record.get("scenes") or ()), set(record.get("sensors") or ())
+    names, sensors, domains = (set(record.get(key) or ()) for key in ("scenes", "sensors", "domains"))
     if any(s.name in names for s in scenes):
         return "scene seen"
     if any(s.sensor.name in sensors or s.sensor.digest in sensors for s in scenes):
         return "sensor seen"
-    return "unseen"
+    return "domain seen" if any(s.domain in domains for s in scenes) else "unseen"
+
+
+def _record(card: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    record = (card or {}).get("pretraining", card)
+    return record if isinstance(record, Mapping) else {}
 
 
 def is_constant(X_ND: np.ndarray) -> bool:

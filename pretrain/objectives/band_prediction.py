@@ -1,8 +1,8 @@
 """Predict the bands that a view held out, from the tokens of that view: the joint term beside NT-Xent.
 
 A token must then keep the spectrum's shape, not only what tells samples apart. Targets are the clean raw values of the
-held-out bands in the view's own crop, turned and flipped like it, divided by the clean level of the bands the view kept:
-the scale the encoder's own input scaling puts its input in.
+held-out bands in the view's own crop, turned and flipped like it. They are divided by the clean level of the bands that
+the view kept: the scale in which the encoder's input scaling puts its input.
 
 Shapes: B samples, N tokens (1 when pooled), T target bands, C raw bands, D width, R rank of the readout, h w crop.
 """
@@ -103,7 +103,7 @@ def band_targets(
 def _part_targets(part: BatchPart, plan: PartPlan, config: BandPredictionConfig, patch_size: int) -> BandTargets:
     raw = part.bands.expand(len(part))
     chosen_BC, held_out_B = _choose(raw.valid_GC, plan, config)
-    order_BC = torch.where(chosen_BC, plan.keys.uniform("target", raw.channels), torch.inf).argsort(1, stable=True)
+    order_BC = torch.where(chosen_BC, plan.keys.uniform("target", raw.channels), torch.inf).argsort(dim=1, stable=True)
     source_BT = order_BC[:, : config.targets]
     taken_BT = chosen_BC.gather(1, source_BT)
 
@@ -133,7 +133,7 @@ def _choose(valid_BC: Tensor, plan: PartPlan, config: BandPredictionConfig) -> t
     held_BC = valid_BC & (plan.spectral.slot_BC < 0)
     draw_BC = torch.where(valid_BC, plan.keys.uniform("seen target", valid_BC.shape[1]), torch.inf)
     wanted_B1 = (valid_BC.sum(1, keepdim=True) * config.seen_share).ceil()
-    share_BC = valid_BC & (draw_BC.argsort(1, stable=True).argsort(1) < wanted_B1)
+    share_BC = valid_BC & (draw_BC.argsort(dim=1, stable=True).argsort(dim=1) < wanted_B1)
     held_out_B = held_BC.any(1)
     return torch.where(held_out_B[:, None], held_BC, share_BC), held_out_B
 
@@ -153,7 +153,7 @@ def _kept_level(x_BhwC: Tensor, mask_Bhw: Tensor, part: BatchPart, plan: PartPla
 
 
 def _patch_means(value_BhwT: Tensor, mask_Bhw: Tensor, patch: int | None) -> tuple[Tensor, Tensor]:
-    """value_BNT and mask_BN: means over the valid pixels of each patch (row-major), or of the crop without ``patch``."""
+    """value_BNT and mask_BN: means over the valid pixels of each patch (row-major); without ``patch``, of the crop."""
     batch, height, width, bands = value_BhwT.shape
     if patch is None:
         total, count = value_BhwT.sum((1, 2))[:, None], mask_Bhw.sum((1, 2))[:, None]
@@ -179,7 +179,6 @@ class BandPredictor(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.token = nn.Linear(width, rank)
         self.band = nn.Sequential(nn.Linear(self.fourier.num_features, hidden), nn.GELU(), nn.Linear(hidden, rank + 1))
-        nn.init.zeros_(self.band[-1].bias)
         self.rank = rank
 
     def forward(self, tokens_BND: Tensor, wavelengths_nm_BT: Tensor, fwhm_nm_BT: Tensor) -> Tensor:

@@ -200,7 +200,7 @@ def _blend(share_2R: Tensor, share_2C: Tensor, weights: tuple[Tensor, Tensor] | 
     """(2 Sr, 2 Sc) factor ``g_i w_ij / L_i + g_j w_ji / L_j`` of a tile."""
     if weights is None:
         return share_2R.reshape(-1, 1) + share_2C.reshape(1, -1)
-    w_rc, w_cr = (w.to(share_2R.dtype) for w in weights)
+    w_rc, w_cr = (w.to(share_2R.dtype).contiguous() for w in weights)
     blend = share_2R[:, :, None, None] * w_rc[None, :, None, :]
     blend = blend + share_2C[None, None, :, :] * w_cr[None, :, None, :]
-    return blend.view(2 * len(w_rc), -1)
+    return blend.reshape(2 * len(w_rc), -1)

@@ -159,7 +159,8 @@ class Part(Strict):
             raise ValueError("give both white and dark references, or neither")
         if "{match}" in self.group and self.group_match is None:
             raise ValueError("group uses {match}, so group_match must say which part of the file name that is")
-        self.table_bands()
+        if self.row is not None:  # looking it up checks the name even where other bands win
+            self.table_bands()
         return self
 
     def table_bands(self) -> BandGrid | None:

@@ -28,7 +28,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from specfm.bands import BandGrid
 from specfm.card_schema import Labels, Part, Task, Trust, band_ranges
@@ -55,7 +55,6 @@ class Card(Strict):
         label_note: how the labels came about, where it matters.
         sha256: data file (as written in ``path``) -> digest, where known; checked once, when the scene is opened.
         parts: see `Part`.
-        folder: where the card lies (set on loading).
     """
 
     name: str
@@ -71,7 +70,7 @@ class Card(Strict):
     label_note: str = ""
     sha256: dict[str, str] = {}
     parts: list[Part] = Field(min_length=1)
-    folder: Path = Field(default=Path("."), exclude=True)
+    _folder: Path = PrivateAttr(Path("."))
 
     @model_validator(mode="before")
     @classmethod
@@ -79,6 +78,11 @@ class Card(Strict):
         """Move keys of `Part` written at the top into every part, where the part does not set them itself."""
         if not isinstance(data, dict):
             return data
+        known = [*cls.model_fields, *Part.model_fields]
+        for key in data:
+            if key not in known:
+                near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.4)
+                raise ValueError(f"unknown key {key}{f'; did you mean {near[0]}?' if near else ''}")
         shared = {key: data[key] for key in Part.model_fields if key in data}
         rest = {key: value for key, value in data.items() if key not in shared}
         parts = data.get("parts", [{}])
@@ -122,8 +126,12 @@ class Card(Strict):
         """The white and dark reference scans of a part, or None; raw counts like the scan itself."""
         if part.white is None or part.dark is None:
             return None
-        plain = part.model_copy(update={"labels": None, "groups": None})
-        white, dark = (self._scene(plain, self.find(name, root), root) for name in (part.white, part.dark))
+        white, dark = (
+            self._scene(
+                part.model_copy(update={"path": name, "labels": None, "groups": None}), self.find(name, root), root
+            )
+            for name in (part.white, part.dark)
+        )
         return white, dark
 
     def find(self, relative: str, root: Path | None = None) -> Path:
@@ -140,8 +148,8 @@ class Card(Strict):
     def _roots(self, root: Path | None) -> list[Path]:
         if root is not None:
             return [Path(root)]
-        shipped = any(self.folder.is_relative_to(top.resolve()) for top in config_roots())
-        return [*([] if shipped else [self.folder]), *data_folders()]
+        shipped = any(self._folder.is_relative_to(top.resolve()) for top in config_roots())
+        return [*([] if shipped else [self._folder]), *data_folders()]
 
     def _expand(self, part: Part, root: Path | None) -> list[Path]:
         for folder in self._roots(root):
@@ -231,7 +239,8 @@ def load_card(path_or_name: str | Path) -> Card:
             raise UsageError(f"no dataset card {str(path_or_name)!r}; {hint}")
         path = find_config(f"data/{name}.yaml")
     card = build_config(read_yaml(path), Card, str(path))
-    return card.model_copy(update={"folder": path.resolve().parent})
+    card._folder = path.resolve().parent
+    return card
 
 
 def card_names() -> list[str]:

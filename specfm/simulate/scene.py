@@ -206,7 +206,7 @@ class _Ground:
         signal = shares_hWK @ mean_KC
         for v in range(VARIATIONS):
             signal += (shares_hWK * self.varied_HWV[rows, :, v, None]) @ spectra.basis_KVC[:, 1 + v]
-        signal = np.maximum(signal, 0.02 * spectra.level_C)
+        signal = np.maximum(signal, 0.5 * spectra.basis_KVC[:, 0].min(0))  # no variation makes light negative
         centres_C = np.where(bands.valid, bands.wavelengths_nm, FINE_NM.mean())
         place_C = (centres_C - FINE_NM.mean()) / (FINE_NM[-1] - FINE_NM[0])
         signal *= self.light_HW[rows, :, None] * (1 + self.tilt_HW[rows, :, None] * place_C)

@@ -119,7 +119,7 @@ def write_envi_scene(scene: Scene, path: Path, interleave: str = "bil") -> None:
         classes = ["unlabelled", *scene.label_names]
         _write_raster(path.with_name(f"{path.stem}_labels.img"), (scene.labels_HW + 1).astype(np.uint8), classes)
     if scene.groups_HW is not None:
-        _write_raster(path.with_name(f"{path.stem}_blobs.img"), (scene.groups_HW + 1).astype(np.int32))
+        _write_raster(path.with_name(f"{path.stem}_blobs.img"), scene.groups_HW.astype(np.int32))
 
 
 def _card(scene: Scene, name: str, classes: list[str], interleave: str, seed: int) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def _card(scene: Scene, name: str, classes: list[str], interleave: str, seed: in
         **({} if scene.saturation is None else {"saturation": scene.saturation}),
         "group": "{stem}",
         "labels": {"path": "{stem}_labels.img", "unlabelled": [0]},
-        "groups": {"path": "{stem}_blobs.img"},
+        "groups": {"path": "{stem}_blobs.img", "background": [-1]},
         "label_names": classes,
     }
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from pretrain.objectives.band_prediction import BandPredictionConfig
 from pretrain.objectives.negatives import NegativesConfig
 from pretrain.views.config import ViewConfig
 from specfm.config import Strict
@@ -72,6 +73,7 @@ class ObjectiveConfig(Strict):
     tile: Annotated[int, Field(ge=2)] = Field(1024, description="rows of logits held at once")
     negatives: NegativesConfig = NegativesConfig()
     projection: ProjectionConfig = ProjectionConfig()
+    band_prediction: BandPredictionConfig = BandPredictionConfig()
 
 
 class ScheduleConfig(Strict):

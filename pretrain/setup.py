@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.config import PretrainConfig
+from pretrain.objectives.band_prediction import BandPredictor
 from pretrain.objectives.heads import projection_head
 from pretrain.sampler import MixtureSampler
 from specfm.checkpoint import load, save
@@ -60,6 +61,8 @@ def make_modules(config: PretrainConfig) -> nn.ModuleDict:
         modules["projection"] = projection_head(
             width, projection.hidden, projection.dim, projection.layers, projection.norm
         )
+        if config.objective.band_prediction.weight > 0:
+            modules["band_prediction"] = BandPredictor(width, config.objective.band_prediction.rank)
     if config.init_from is not None:
         take_weights(encoder, load(config.init_from), config.init_from)
     encoder.set_grad_checkpointing(model.grad_checkpointing)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.config import PretrainConfig
+from pretrain.objectives.band_prediction import band_prediction_loss, band_targets
 from pretrain.objectives.negatives import build_rule
 from pretrain.objectives.nt_xent import NegativeRule, nt_xent
 from pretrain.sampler import mix64
@@ -30,6 +31,7 @@ from specfm.batch import Batch
 from specfm.engine import faults
 from specfm.engine.distributed import World
 from specfm.engine.schedule import ramp
+from specfm.models.encoder import Features
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,17 @@ class StepResult:
     pooled_BD: Tensor
     z1_BE: Tensor
     z2_BE: Tensor
+
+
+@dataclass(frozen=True)
+class _Projected:
+    """Both views of a micro-batch. ``band_loss`` and ``figures`` are its share of the mean over the rank's samples."""
+
+    z1_BE: Tensor
+    z2_BE: Tensor
+    pooled_BD: Tensor
+    band_loss: Tensor | None
+    figures: dict[str, Tensor]
 
 
 class PretrainStep:
@@ -73,45 +86,51 @@ class PretrainStep:
             step: Number of the update, from 0.
             batch: This rank's samples, as stored.
         """
-        limit = self.config.optim.micro_batch
-        size = len(batch)
+        size, limit = len(batch), self.config.optim.micro_batch
+        spans = [(start, min(start + (limit or size), size)) for start in range(0, size, limit or size)]
         rule = build_rule(batch, self.config.objective.negatives)  # on the raw windows, not on their views
-        if limit is None or limit >= size:
-            z1, z2, pooled, band_loss = self._forward(step, batch, 0, size)
-            loss, scalars = self._loss(z1, z2, rule)
-            total = loss if band_loss is None else loss + self.config.objective.band_prediction.weight * band_loss
-            (total / self.world.size).backward()
+        if len(spans) == 1:
+            whole = self._project(step, batch, 0, size, self._predicts)
+            contrast, scalars = self._contrast(whole.z1_BE, whole.z2_BE, rule)
+            self._backward(contrast, whole.band_loss)
+            done, z1, z2, pooled = [whole], whole.z1_BE, whole.z2_BE, whole.pooled_BD
         else:
-            micro = [(start, min(start + limit, size)) for start in range(0, size, limit)]
             with torch.no_grad():
-                first = [self._forward(step, batch.select(*span), span[0], size, predict=False) for span in micro]
-            z1 = torch.cat([one[0] for one in first]).requires_grad_()
-            z2 = torch.cat([one[1] for one in first]).requires_grad_()
-            pooled = torch.cat([one[2] for one in first])
-            loss, scalars = self._loss(z1, z2, rule)
-            (loss / self.world.size).backward()
-            band_loss = self._second_pass(step, batch, micro, z1, z2)
-        if band_loss is not None:
-            scalars |= {"nt_xent": float(loss.detach()), "band_prediction": float(band_loss.detach())}
-            loss = loss.detach() + self.config.objective.band_prediction.weight * band_loss.detach()
-        return StepResult(loss.detach(), scalars, pooled.detach(), z1.detach(), z2.detach())
+                first = [self._project(step, batch.select(*span), span[0], size, False) for span in spans]
+            z1 = torch.cat([one.z1_BE for one in first]).requires_grad_()
+            z2 = torch.cat([one.z2_BE for one in first]).requires_grad_()
+            pooled = torch.cat([one.pooled_BD for one in first])
+            contrast, scalars = self._contrast(z1, z2, rule)
+            (contrast / self.world.size).backward()
+            done = [self._repeat(step, batch, span, z1, z2) for span in spans]
+        loss = contrast.detach()
+        if self._predicts:
+            band_loss = torch.stack([one.band_loss.detach() for one in done if one.band_loss is not None]).sum()
+            figures = {name: torch.stack([one.figures[name] for one in done]).sum() for name in done[0].figures}
+            scalars |= {"nt_xent": float(loss), **{name: float(value) for name, value in figures.items()}}
+            loss = loss + self.config.objective.band_prediction.weight * band_loss
+        return StepResult(loss, scalars, pooled.detach(), z1.detach(), z2.detach())
 
-    def _second_pass(
-        self, step: int, batch: Batch, micro: list[tuple[int, int]], z1_BE: Tensor, z2_BE: Tensor
-    ) -> Tensor | None:
-        """Repeat each micro-batch with a graph and its cached gradient; returns the band-prediction loss of all."""
+    @property
+    def _predicts(self) -> bool:
+        return "band_prediction" in self.modules
+
+    def _repeat(self, step: int, batch: Batch, span: tuple[int, int], z1_BE: Tensor, z2_BE: Tensor) -> _Projected:
+        """Pass 2: a micro-batch again, with a graph, fed with the cached gradients of its projections."""
         assert z1_BE.grad is not None and z2_BE.grad is not None
-        band_total: Tensor | None = None
-        for start, stop in micro:
-            z1, z2, _, band_loss = self._forward(step, batch.select(start, stop), start, len(batch))
-            total = (z1 * z1_BE.grad[start:stop]).sum() + (z2 * z2_BE.grad[start:stop]).sum()
-            if band_loss is not None:
-                total = total + self.config.objective.band_prediction.weight * band_loss / self.world.size
-                band_total = band_loss.detach() + (0.0 if band_total is None else band_total)
-            total.backward()
-        return band_total
+        start, stop = span
+        one = self._project(step, batch.select(start, stop), start, len(batch), self._predicts)
+        # The cached gradients carry the scale of the ranks already; only the other term still needs it.
+        surrogate = (one.z1_BE * z1_BE.grad[start:stop]).sum() + (one.z2_BE * z2_BE.grad[start:stop]).sum()
+        self._backward(surrogate * self.world.size, one.band_loss)
+        return _Projected(one.z1_BE.detach(), one.z2_BE.detach(), one.pooled_BD, one.band_loss, one.figures)
 
-    def _loss(self, z1_BE: Tensor, z2_BE: Tensor, rule: NegativeRule | None) -> tuple[Tensor, dict[str, float]]:
+    def _backward(self, contrast: Tensor, band_loss: Tensor | None) -> None:
+        weight = self.config.objective.band_prediction.weight
+        total = contrast if band_loss is None else contrast + weight * band_loss
+        (total / self.world.size).backward()
+
+    def _contrast(self, z1_BE: Tensor, z2_BE: Tensor, rule: NegativeRule | None) -> tuple[Tensor, dict[str, float]]:
         objective = self.config.objective
         loss, scalars = nt_xent(z1_BE, z2_BE, objective.temperature, rule, objective.tile)
         spoiled = faults.hit("step.loss")
@@ -119,23 +138,42 @@ class PretrainStep:
             loss = loss * float(spoiled)
         return loss, scalars
 
-    def _forward(
-        self, step: int, batch: Batch, start: int, size: int, predict: bool = True
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Project both views of a micro-batch that begins at sample ``start`` of this rank's ``size`` samples.
-
-        Returns:
-            z1_BE, z2_BE (float32), pooled_BD of the first view, and the band-prediction loss: this micro-batch's share
-            of the mean over the rank's samples (None without the head, or if not asked for).
-        """
-        config, device = self.config, self.world.device
-        noise = mix64(config.seed, step, self.world.rank, start)
-        torch.manual_seed(int(noise) & 0x7FFFFFFFFFFFFFFF)
+    def _project(self, step: int, batch: Batch, start: int, size: int, predict: bool) -> _Projected:
+        """Encode and project both views of a micro-batch that begins at sample ``start`` of this rank's ``size``."""
+        config = self.config
+        torch.manual_seed(int(mix64(config.seed, step, self.world.rank, start)) >> 1)
         strength = self.strength(step)
         views = [make_view(batch, config.views, config.seed, step, view, strength) for view in (0, 1)]
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.optim.precision == "bf16"):
+        with torch.autocast(self.world.device.type, torch.bfloat16, enabled=config.optim.precision == "bf16"):
             # Both views in one call: the trunk sees all tokens at once.
             features = self.modules["encoder"](Batch(views[0].parts + views[1].parts))
-            z_2BE = self.modules["projection"](features.pooled_BD)
-        z1_BE, z2_BE = z_2BE.float().split(len(batch))
-        return z1_BE, z2_BE, features.pooled_BD[: len(batch)], None
+            z1_BE, z2_BE = self.modules["projection"](features.pooled_BD).float().split(len(batch))
+            band_loss, figures = self._predict(step, batch, features, strength) if predict else (None, {})
+        share = len(batch) / size
+        return _Projected(
+            z1_BE,
+            z2_BE,
+            features.pooled_BD[: len(batch)].detach(),
+            None if band_loss is None else band_loss * share,
+            {name: value * share for name, value in figures.items()},
+        )
+
+    def _predict(
+        self, step: int, batch: Batch, features: Features, strength: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean over both views of the loss of predicting held-out bands (its weight is applied later), and figures."""
+        config, settings = self.config, self.config.objective.band_prediction
+        losses, figures = [], []
+        for view in (0, 1):
+            rows = slice(view * len(batch), (view + 1) * len(batch))
+            targets = band_targets(
+                batch, config.views, settings, config.model.patch_size, config.seed, step, view, strength
+            )
+            per_token = settings.per == "token"
+            tokens = features.tokens_BND[rows] if per_token else features.pooled_BD[rows, None]
+            mask = features.token_mask_BN[rows] if per_token else features.token_mask_BN[rows].any(1, keepdim=True)
+            predicted = self.modules["band_prediction"](tokens, targets.wavelengths_nm_BT, targets.fwhm_nm_BT)
+            loss, numbers = band_prediction_loss(predicted, targets, settings, mask)
+            losses.append(loss)
+            figures.append(numbers)
+        return (losses[0] + losses[1]) / 2, {name: (figures[0][name] + figures[1][name]) / 2 for name in figures[0]}

@@ -76,7 +76,7 @@ def plan_spectral(bands_BC: BandTensors, config: ViewConfig, own: Keys, strength
     width = min(-(-max(int(kept_B.max()), 1) // PAD_TO) * PAD_TO, channels)
     valid_BK = torch.arange(width, device=valid_BC.device) < kept_B[:, None]
     if merging:
-        return _merged(bands_BC, slot_BC, inside_BC, valid_BK)
+        return _merged(bands_BC, slot_BC, valid_BK)
     source_BK = torch.where(slot_BC >= 0, slot_BC, channels).argsort(dim=1, stable=True)[:, :width]
     view = _describe(
         bands_BC, bands_BC.wavelengths_nm_GC.gather(1, source_BK), bands_BC.fwhm_nm_GC.gather(1, source_BK), valid_BK
@@ -84,14 +84,13 @@ def plan_spectral(bands_BC: BandTensors, config: ViewConfig, own: Keys, strength
     return SpectralPlan(slot_BC, view, source_BK, None)
 
 
-def _merged(bands_BC: BandTensors, slot_BC: Tensor, inside_BC: Tensor, valid_BK: Tensor) -> SpectralPlan:
+def _merged(bands_BC: BandTensors, slot_BC: Tensor, valid_BK: Tensor) -> SpectralPlan:
     """Virtual bands with the centre and variance of their mixture, as :meth:`specfm.bands.BandGrid.merge`."""
-    window = bands_BC.replace(valid_GC=inside_BC)
     used_BC = slot_BC >= 0
     into_BC = slot_BC.clamp_min(0)
-    weight_BC = torch.where(used_BC, quadrature_weights(window), 0.0)
+    weight_BC = torch.where(used_BC, quadrature_weights(bands_BC), 0.0)
     centre_BC = torch.where(used_BC, bands_BC.wavelengths_nm_GC, 0.0)
-    sigma_BC = torch.where(used_BC, effective_fwhm_nm(window) * SIGMA_PER_FWHM, 0.0)
+    sigma_BC = torch.where(used_BC, effective_fwhm_nm(bands_BC) * SIGMA_PER_FWHM, 0.0)
 
     def pooled(values_BC: Tensor) -> Tensor:
         return values_BC.new_zeros(valid_BK.shape).scatter_add_(1, into_BC, values_BC)

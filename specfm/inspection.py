@@ -241,7 +241,7 @@ def _dead_findings(scene: Scene, good: NDArray[np.bool_], pixel_mask: NDArray[np
     findings = []
     dead = np.flatnonzero(~some_C & usable)
     if len(dead):
-        text = f"bands {runs(dead)} hold no valid value (nodata, NaN or saturated everywhere) but are not marked bad"
+        text = f"no valid value (nodata, NaN or saturated everywhere) in {_bands(dead)}, not marked bad"
         findings.append(Finding("all_nodata", text, tuple(dead.tolist())))
     if good.any() and not pixel_mask.any():
         findings.append(Finding("no_valid_pixel", "no sampled pixel is valid in all usable bands; mark its bad bands"))
@@ -262,19 +262,19 @@ def _value_findings(scene: Scene, statistics: BandStatistics) -> list[Finding]:
     negative = usable & (statistics.negative_C > NEGATIVE_SHARE)
     findings = []
     for kind, bands, text in (
-        ("constant", constant, "bands {} have the same value everywhere"),
+        ("constant", constant, "the same value everywhere in {}"),
         (
             "clipped",
             clipped,
-            "bands {} have more than 1 % of their pixels at their highest value: saturated or clipped",
+            "more than 1 % of the pixels at the highest value (saturated or clipped) in {}",
         ),
-        ("negative", negative, "bands {} have more than 1 % negative values"),
-        ("column_stripes", usable & statistics.column_stripes_C, "bands {} have column stripes"),
-        ("row_stripes", usable & statistics.row_stripes_C, "bands {} have row stripes"),
+        ("negative", negative, "more than 1 % negative values in {}"),
+        ("column_stripes", usable & statistics.column_stripes_C, "column stripes in {}"),
+        ("row_stripes", usable & statistics.row_stripes_C, "row stripes in {}"),
     ):
         index = np.flatnonzero(bands)
         if len(index):
-            findings.append(Finding(kind, text.format(runs(index)), tuple(index.tolist())))
+            findings.append(Finding(kind, text.format(_bands(index)), tuple(index.tolist())))
     if sensor.quantity in ("surface_reflectance", "toa_reflectance") and usable.any():
         level = float(np.nanmedian(statistics.mean_C[usable])) * sensor.scale + sensor.offset
         if level > BRIGHT_REFLECTANCE:
@@ -291,7 +291,7 @@ def _saturated_findings(scene: Scene, stored: NDArray[Any]) -> list[Finding]:
     if not len(index):
         return []
     most = f"at most {share_C[index].max():.1%} of pixels"
-    text = f"bands {runs(index)} reach the saturation level {scene.saturation:g} ({most})"
+    text = f"saturation level {scene.saturation:g} reached in {_bands(index)} ({most})"
     return [Finding("saturated", text, tuple(index.tolist()))]
 
 
@@ -316,6 +316,10 @@ def runs(bands: Sequence[int] | NDArray[Any]) -> str:
     pieces = np.split(index, np.flatnonzero(np.diff(index) != 1) + 1)
     shown = [f"{piece[0]}" if len(piece) == 1 else f"{piece[0]}-{piece[-1]}" for piece in pieces[:6]]
     return ", ".join(shown) + (f" and {len(pieces) - 6} more ranges" if len(pieces) > 6 else "")
+
+
+def _bands(index: NDArray[Any]) -> str:
+    return f"band {index[0]}" if len(index) == 1 else f"bands {runs(index)}"
 
 
 def _reduce(how: Any, values: NDArray[Any]) -> float | None:

@@ -1,0 +1,104 @@
+"""`specfm inspect` on files, folders and cards; refusals are one sentence with the right exit code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from specfm import BandGrid, Scene, Sensor
+from specfm.cli import app
+from specfm.readers.own import save_scene
+
+ONE_LINE_ERROR = "error: "
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of the command, in this process."""
+    from typer.testing import CliRunner
+
+    result = CliRunner().invoke(app, ["inspect", *map(str, arguments)])
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+def cube_file(tmp_path: Path) -> Path:
+    cube = np.random.default_rng(0).integers(1, 4000, (12, 10, 8)).astype(np.uint16)
+    cube[:, :, 3] = 7
+    sensor = Sensor(BandGrid(430.0 + 40 * np.arange(8)), quantity="surface_reflectance", scale=1e-4, name="made")
+    return save_scene(Scene.from_array(cube, sensor, name="plot"), tmp_path / "plot.h5")
+
+
+def test_text(cube_file: Path) -> None:
+    code, out, _ = run(cube_file)
+    assert code == 0
+    assert "12 rows x 10 columns x 8 bands, uint16" in out and "430.0-710.0 nm, 8 of 8 bands usable" in out
+    assert "the same value everywhere in band 3" in out
+
+
+def test_json_and_quicklook(cube_file: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "look.png"
+    code, out, _ = run(cube_file, "--json", "--quicklook", picture)
+    data = json.loads(out)
+    assert code == 0 and data["scene"]["shape"] == [12, 10, 8] and data["sensor"]["name"] == "made"
+    assert [finding["kind"] for finding in data["findings"]] == ["constant"]
+    assert data["quicklook"]["bands"] == [5, 3, 0]
+    first = picture.read_bytes()
+    assert first.startswith(b"\x89PNG")
+    code, out, err = run(cube_file, "--quicklook", picture)
+    assert code == 2 and "--overwrite" in err and err.startswith(ONE_LINE_ERROR) and out == ""
+    assert run(cube_file, "--quicklook", picture, "--overwrite")[0] == 0
+
+
+def test_a_silent_file_is_told(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.ones((3, 4, 5), np.float32))
+    code, _, err = run(tmp_path / "a.npy")
+    assert code == 1 and err.count("\n") == 1 and "--sensor NAME or --wavelengths file.csv" in err
+    bands = tmp_path / "b.csv"
+    bands.write_text("band,centre_nm\n" + "".join(f"{i},{500 + i}\n" for i in range(5)))
+    code, out, _ = run(tmp_path / "a.npy", "--wavelengths", bands, "--quantity", "radiance", "--scale", 0.5, "--json")
+    sensor = json.loads(out)["sensor"]
+    assert code == 0 and sensor["quantity"] == "radiance" and sensor["scale"] == 0.5
+    code, out, _ = run(tmp_path / "a.npy", "--wavelengths", bands, "--nodata", 1, "--json")
+    assert json.loads(out)["masks"]["valid_pixels"] == 0.0
+
+
+def test_units_layout_variable_and_sensor(tmp_path: Path) -> None:
+    from scipy.io import savemat
+
+    savemat(tmp_path / "m.mat", {"Y": np.ones((6, 20)), "Z": np.ones((6, 20)), "wl": np.linspace(0.4, 0.9, 6)})
+    options = ("--variable", "Z", "--layout", "bands_by_pixels:4x5", "--units", "um", "--json")
+    code, out, _ = run(tmp_path / "m.mat", *options)
+    data = json.loads(out)
+    assert code == 0 and data["scene"]["shape"] == [4, 5, 6] and data["coverage"]["high_nm"] == pytest.approx(900)
+    code, _, err = run(tmp_path / "m.mat", "--variable", "Z", "--layout", "spectra", "--sensor", "no-such")
+    assert code == 2 and "no-such" in err
+
+
+def test_folder(cube_file: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "silent.npy", np.ones((3, 4, 5)))
+    code, out, err = run(tmp_path, "--json", "--quicklook", tmp_path / "looks")
+    assert code == 0 and [entry["scene"]["name"] for entry in json.loads(out)] == ["plot"]
+    assert "not read: " in err and "silent.npy" in err and (tmp_path / "looks" / "plot.png").is_file()
+    cube_file.unlink()
+    code, _, err = run(tmp_path)
+    assert code == 1 and "silent.npy" in err
+    (tmp_path / "silent.npy").unlink()
+    assert "no cube in this folder" in run(tmp_path)[2]
+
+
+def test_card(data_root: Path) -> None:
+    code, out, _ = run("jasper_ridge", "--json")
+    data = json.loads(out)
+    assert code == 0 and data[0]["scene"]["dtype"] == "uint16" and "water" in data[0]["scene"]["labels"]
+    code, _, err = run("jasper_ridge", "--units", "nm")
+    assert code == 2 and "--units" in err
+
+
+def test_unknown_card_and_missing_file() -> None:
+    code, _, err = run("jasper_rigde")
+    assert code == 2 and "jasper_ridge" in err
+    code, _, err = run("nothing.hdr")
+    assert code == 1 and err == "error: nothing.hdr: no such file\n"

@@ -230,7 +230,7 @@ class ShardReader:
         listed = ", ".join(str(i) for i in self.bad[:10]) + (", ..." if len(bad) > 10 else "")
         if len(bad) > max(1, BAD_SHARE * len(self)) or len(bad) == len(self):
             raise schema.ShardError(
-                f"{self.path}: {len(bad)} of {len(self)} samples fail their CRC (ids {listed}), more than {BAD_SHARE:.1%};"
+                f"{self.path}: {len(bad)} of {len(self)} samples fail their CRC ({listed}), more than {BAD_SHARE:.1%};"
                 " copy or build the shard again (`specfm verify` lists all)"
             )
         log.warning(

@@ -1,0 +1,119 @@
+"""`specfm shard`: cubes to shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    inputs: Annotated[list[str], typer.Argument(help="Dataset cards (name or .yaml), cube files, or folders of them.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the shards.")],
+    window: Annotated[int, typer.Option(help="Side of a window, pixels.")] = 32,
+    window_width: Annotated[int | None, typer.Option(help="Width of a window, where it is not square.")] = None,
+    stride: Annotated[int | None, typer.Option(help="Step between windows, pixels.", show_default="half")] = None,
+    min_valid: Annotated[float, typer.Option(help="Least share of valid (object) pixels of a window.")] = 0.5,
+    label: Annotated[str, typer.Option(help="Label of a window: centre (pixel) or majority.")] = "centre",
+    labelled_only: Annotated[bool, typer.Option("--labelled-only", help="Drop windows without a label.")] = False,
+    object_threshold: Annotated[
+        str | None, typer.Option(help="Lab scans: keep pixels whose mean stored level is above otsu or a number.")
+    ] = None,
+    dark_objects: Annotated[bool, typer.Option("--dark-objects", help="Objects lie below the threshold.")] = False,
+    background_mask: Annotated[
+        Path | None, typer.Option(help="Image or array (.npy, .mat, .png ...), non-zero where background.")
+    ] = None,
+    white: Annotated[Path | None, typer.Option(help="White reference scan, for files; with --dark.")] = None,
+    dark: Annotated[Path | None, typer.Option(help="Dark reference scan, for files; with --white.")] = None,
+    saturation: Annotated[float | None, typer.Option(help="Stored value from which a pixel is saturated.")] = None,
+    codec: Annotated[str, typer.Option(help="none, chunks, blosc-zstd, lz4 or gzip.")] = "none",
+    workers: Annotated[int | None, typer.Option(help="Reading processes.", show_default="cores, at most 8")] = None,
+    domain: Annotated[str | None, typer.Option(help="Domain of every sample; default the card's or sensor's.")] = None,
+    sensor: Annotated[str | None, typer.Option(help="Known sensor, for files without wavelengths.")] = None,
+    wavelengths: Annotated[Path | None, typer.Option(help="CSV band,centre_nm,fwhm_nm, for such files.")] = None,
+    variable: Annotated[str | None, typer.Option(help="Name of the cube in MATLAB and HDF5 files.")] = None,
+    layout: Annotated[str | None, typer.Option(help="Axes of such cubes: HWC, CHW, bands_by_pixels:HxW.")] = None,
+    quantity: Annotated[str | None, typer.Option(help="dn, radiance, toa_reflectance, surface_reflectance.")] = None,
+    scale: Annotated[float | None, typer.Option(help="physical = stored * scale.")] = None,
+    nodata: Annotated[float | None, typer.Option(help="Stored value that means: not measured.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be written.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Cut cubes into windows and pack them as HDF5 shards, one per data set and sensor.
+
+    Run the same command again after an interruption: finished shards with the same inputs are kept.
+    """
+    import json
+    import os
+
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
+
+    from specfm.labels import read_array
+    from specfm.shards.build import write_shards
+    from specfm.shards.inputs import open_scenes
+
+    reader = {
+        "sensor": sensor,
+        "wavelengths": wavelengths,
+        "variable": variable,
+        "layout": layout,
+        "quantity": quantity,
+        "scale": scale,
+        "nodata": nodata,
+    }
+    background = None
+    if background_mask is not None:
+        background = read_array(background_mask) != 0
+        background = background.any(-1) if background.ndim == 3 else background
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        tasks: dict[str, object] = {}
+
+        def advance(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)  # type: ignore[arg-type]
+
+        rows = write_shards(
+            open_scenes(inputs, reader, white, dark, saturation, domain),
+            out,
+            (window, window if window_width is None else window_width),
+            stride,
+            min_valid=min_valid,
+            label=label,
+            labelled_only=labelled_only,
+            object_threshold=_number(object_threshold),
+            dark_objects=dark_objects,
+            background_HW=background,
+            codec=codec,
+            workers=workers or min(8, os.cpu_count() or 1),
+            overwrite=overwrite,
+            dry_run=dry_run,
+            progress=advance,
+        )
+    if as_json:
+        typer.echo(json.dumps({"out": str(out), "written": not dry_run, "shards": rows}, indent=1))
+        return
+    table = Table("shard", "status", "domain", "sensor", "bands", "type", "scenes", "samples", "labelled", "MiB")
+    for row in rows:
+        size = f"{row['bytes'] / 2**20:.1f}"
+        texts = [row["file"], row["status"], row["domain"], row["sensor"] or "-", row["bands"], row["dtype"]]
+        table.add_row(*map(str, [*texts, row["scenes"], row["samples"], row["labelled"], size]))
+    shown = Console()
+    if not shown.is_terminal:
+        shown = Console(width=200)  # a pipe has no width; do not fold the names to 80 columns
+    shown.print(table)
+    total = sum(row["samples"] for row in rows)
+    verb = "would be written to" if dry_run else "in"
+    shown.print(f"{total} samples {verb} {out}", highlight=False)
+
+
+def _number(text: str | None) -> float | str | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text

@@ -1,0 +1,379 @@
+"""`specfm shard`: scenes to a folder of shards, in parallel over blocks of windows, resumable, bounded in memory.
+
+One shard per data set (card), domain, sensor, stored type and list of classes. The parent opens scenes and writes;
+workers (spawned processes) read pixels. The folder's ``manifest.json`` is written last: without it the folder is
+unfinished, and the same command goes on where it stopped, keeping every finished shard whose inputs and options have
+the same digest.
+
+Shapes: N windows, h w of a window, C bands.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specfm.errors import SpecfmError, UsageError
+from specfm.files import RunLock, atomic_write_json, remove_temporaries, sha256_file
+from specfm.scene import Scene
+from specfm.shards import schema
+from specfm.shards.inputs import recipe_digest, scene_identity
+from specfm.shards.reader import ShardReader
+from specfm.shards.shard_set import read_manifest
+from specfm.shards.windows import ScenePlan, WindowOptions, blocks, cut, plan_scene
+from specfm.shards.writer import ShardWriter
+
+log = logging.getLogger(__name__)
+Progress = Callable[[str, int, int], None]  # (what, done, total)
+
+
+@dataclass
+class ShardPlan:
+    """One shard to be: its scenes, and after planning their windows.
+
+    Attributes:
+        file: name in the folder. digest: of inputs and options.
+        status: ``write``, ``keep`` (already complete), ``empty``.
+        samples, labelled, nbytes: what it holds. skipped: scene name -> why no window of it is kept.
+    """
+
+    file: str
+    scenes: list[Scene]
+    recipe: dict[str, Any]
+    digest: str
+    plans: list[ScenePlan] = field(default_factory=list)
+    status: str = "write"
+    samples: int = 0
+    labelled: int = 0
+    nbytes: int = 0
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def row(self) -> dict[str, Any]:
+        """JSON-safe line of the table that ``--dry-run`` prints."""
+        first = self.scenes[0]
+        return {
+            "file": self.file,
+            "status": self.status,
+            "domain": first.domain,
+            "sensor": first.sensor.name,
+            "bands": first.shape[2],
+            "dtype": schema.stored_dtype(first.dtype).name,
+            "scenes": len(self.scenes),
+            "samples": self.samples,
+            "labelled": self.labelled,
+            "bytes": self.nbytes,
+            "skipped": self.skipped,
+        }
+
+
+def write_shards(
+    scenes: Iterable[Scene],
+    out: Path | str,
+    window: int | tuple[int, int] = 16,
+    stride: int | tuple[int, int] | None = None,
+    *,
+    min_valid: float = 0.5,
+    label: str = "centre",
+    labelled_only: bool = False,
+    object_threshold: float | str | None = None,
+    dark_objects: bool = False,
+    background_HW: NDArray[np.bool_] | None = None,
+    codec: str = "none",
+    workers: int = 1,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """Cut scenes into windows and write them as a folder of shards.
+
+    Args:
+        scenes: opened scenes; ``scene.domain`` names the domain (default: the sensor's name, else the scene's).
+        out: folder; made if needed. A finished one is refused unless it holds exactly these shards, or ``overwrite``.
+        window, stride: pixels, one number or (rows, columns); stride defaults to half the window.
+        min_valid, label, labelled_only, object_threshold, dark_objects: see :class:`WindowOptions`.
+        background_HW: True where a pixel is background; must fit every scene.
+        codec: one of :data:`specfm.shards.schema.CODECS`.
+        workers: reading processes; 1 = none but this one.
+        overwrite: replace what is there.
+        dry_run: plan only; nothing is written.
+        progress: called with (what, done, total).
+
+    Returns:
+        One JSON-safe row per shard (see :meth:`ShardPlan.row`).
+
+    Raises:
+        UsageError: ``out`` exists, bad option. SpecfmError: no window is kept in any scene, unreadable scene.
+    """
+    out = Path(out)
+    sides = _pair(window)
+    steps = (max(1, sides[0] // 2), max(1, sides[1] // 2)) if stride is None else _pair(stride)
+    options = WindowOptions(sides, steps, min_valid, label, labelled_only, object_threshold, dark_objects)
+    schema.codec_options(codec, (*sides, 1))
+    if workers < 1:
+        raise UsageError(f"workers is {workers}; give 1 or more")
+    if not dry_run and out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file; choose another --out")
+    listed = [scene if scene.domain else scene.replace(domain=scene.sensor.name or scene.name) for scene in scenes]
+    if not listed:
+        raise UsageError("no scenes to shard")
+    with _Workers(workers) as pool:
+        extra = {"codec": codec, "background": None if background_HW is None else _array_digest(background_HW)}
+        shards = _group(listed, options, extra, pool, progress)
+        if not dry_run:
+            _look_at(out, shards, overwrite)
+        _plan(shards, options, background_HW, pool, progress)
+        if not any(shard.samples for shard in shards):
+            why = "; ".join(f"{name}: {reason}" for s in shards for name, reason in list(s.skipped.items())[:3])
+            raise SpecfmError(f"no window is kept in any scene ({why}); choose a smaller --window or --min-valid")
+        if not dry_run:
+            out.mkdir(parents=True, exist_ok=True)
+            with RunLock(out, ".shard.lock"):
+                _write(out, shards, options, codec, overwrite, pool, progress)
+    return [shard.row() for shard in shards]
+
+
+# -- workers ----------------------------------------------------------------------------------------------------
+
+
+_opened: dict[str, Scene] = {}  # in a worker: the last scenes, so that a compressed file is not decoded for every block
+
+
+class _Workers:
+    """Calls ``function(scene, *arguments)`` in this process or in spawned ones, results in order, few in flight."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        spawn = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(workers, mp_context=spawn) if workers > 1 else None
+
+    def __enter__(self) -> _Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def map(self, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        if self._pool is None:
+            for scene, *arguments in calls:
+                yield function(scene, *arguments)
+            return
+        flight: deque[Future[Any]] = deque()
+        for scene, *arguments in calls:
+            token = f"{id(scene)}-{scene.name}"
+            flight.append(self._pool.submit(_in_worker, token, function, scene, arguments))
+            if len(flight) > 2 * self.workers:
+                yield flight.popleft().result()
+        while flight:
+            yield flight.popleft().result()
+
+
+def _in_worker(token: str, function: Callable[..., Any], scene: Scene, arguments: list[Any]) -> Any:
+    if token not in _opened:
+        if len(_opened) >= 2:
+            _opened.pop(next(iter(_opened)))
+        _opened[token] = scene
+    return function(_opened[token], *arguments)
+
+
+# -- planning ----------------------------------------------------------------------------------------------------
+
+
+def _group(
+    scenes: list[Scene], options: WindowOptions, extra: dict[str, Any], pool: _Workers, progress: Progress | None
+) -> list[ShardPlan]:
+    identities = []
+    for identity in pool.map(scene_identity, ((scene,) for scene in scenes)):
+        identities.append(identity)
+        if progress:
+            progress("hash", len(identities), len(scenes))
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for i, scene in enumerate(scenes):
+        source = scene.name.split("/")[0] if "/" in scene.name else ""
+        kind = schema.stored_dtype(scene.dtype).name
+        groups.setdefault((source, scene.domain, scene.sensor.digest, kind, scene.label_names), []).append(i)
+    shards = []
+    for (source, domain, sensor, kind, _), members in groups.items():
+        recipe = {"options": options.to_dict(), **extra, "scenes": [identities[i] for i in members]}
+        stem = re.sub(r"[^A-Za-z0-9]+", "-", source or domain).strip("-").lower() or "shard"
+        name = f"{stem}-{sensor[:8]}-{kind}{schema.SUFFIX}"
+        taken = sum(shard.file.startswith(name.removesuffix(schema.SUFFIX)) for shard in shards)
+        file = name if not taken else f"{name.removesuffix(schema.SUFFIX)}-{taken + 1}{schema.SUFFIX}"
+        shards.append(ShardPlan(file, [scenes[i] for i in members], recipe, recipe_digest(recipe)))
+    return shards
+
+
+def _look_at(out: Path, shards: list[ShardPlan], overwrite: bool) -> None:
+    """Decide what of an existing folder is kept; refuse what would be lost."""
+    if not out.is_dir() or overwrite:
+        return
+    present = {path.name for path in out.iterdir() if not path.name.startswith(".")}
+    foreign = present - {shard.file for shard in shards} - {schema.MANIFEST}
+    if foreign:
+        raise UsageError(f"{out} exists and holds {min(foreign)}; choose another --out or pass --overwrite")
+    for shard in shards:
+        if shard.file not in present:
+            continue
+        try:
+            reader = ShardReader(out / shard.file)
+        except SpecfmError as error:
+            raise UsageError(f"{error}; delete it, choose another --out or pass --overwrite") from None
+        if recipe_digest(reader.recipe) != shard.digest:
+            raise UsageError(
+                f"{reader.path} exists, made from other inputs or options; choose another --out or pass --overwrite"
+            )
+        shard.status, shard.samples, shard.nbytes = "keep", len(reader), reader.path.stat().st_size
+        shard.labelled = int((reader.label_N >= 0).sum())
+    if schema.MANIFEST in present and any(shard.status != "keep" for shard in shards):
+        raise UsageError(f"{out} exists and is finished; choose another --out or pass --overwrite")
+
+
+def _plan(
+    shards: list[ShardPlan],
+    options: WindowOptions,
+    background_HW: NDArray[np.bool_] | None,
+    pool: _Workers,
+    progress: Progress | None,
+) -> None:
+    todo = [(shard, scene) for shard in shards if shard.status == "write" for scene in shard.scenes]
+    found = pool.map(plan_scene, ((scene, options, background_HW) for _, scene in todo))
+    for done, ((shard, scene), plan) in enumerate(zip(todo, found, strict=True), 1):
+        shard.plans.append(plan)
+        if plan.reason:
+            shard.skipped[scene.name] = plan.reason
+            log.warning("%s: no samples, %s", scene.name, plan.reason)
+        if progress:
+            progress("plan", done, len(todo))
+    pixels = options.window[0] * options.window[1]
+    for shard in shards:
+        if shard.status != "write":
+            continue
+        first = shard.scenes[0]
+        shard.samples = sum(len(plan) for plan in shard.plans)
+        shard.labelled = sum(int((plan.label_N >= 0).sum()) for plan in shard.plans)
+        itemsize = schema.stored_dtype(first.dtype).itemsize
+        shard.nbytes = shard.samples * pixels * first.shape[2] * itemsize
+        shard.status = "write" if shard.samples else "empty"
+
+
+# -- writing ----------------------------------------------------------------------------------------------------
+
+
+def _write(
+    out: Path,
+    shards: list[ShardPlan],
+    options: WindowOptions,
+    codec: str,
+    overwrite: bool,
+    pool: _Workers,
+    progress: Progress | None,
+) -> None:
+    remove_temporaries(out)  # what a killed writer left; the lock says that no other is at work
+    old: list[str] = []
+    if overwrite and (out / schema.MANIFEST).exists():
+        try:
+            old = [row["file"] for row in read_manifest(out)["shards"]]
+        except SpecfmError as error:
+            log.warning("%s; it is replaced", error)
+        (out / schema.MANIFEST).unlink()
+    total = sum(shard.samples for shard in shards if shard.status == "write")
+    done = 0
+    for shard in shards:
+        if shard.status != "write":
+            continue
+        for size in _write_one(out / shard.file, shard, options, codec, overwrite, pool):
+            done += size
+            if progress:
+                progress("write", done, total)
+    for name in set(old) - {shard.file for shard in shards}:
+        (out / name).unlink(missing_ok=True)
+    if (out / schema.MANIFEST).exists():
+        return  # every shard was kept
+    write_manifest(out, [shard.file for shard in shards if shard.status != "empty"])
+
+
+def _write_one(
+    path: Path, shard: ShardPlan, options: WindowOptions, codec: str, overwrite: bool, pool: _Workers
+) -> Iterator[int]:
+    members = [(n, scene, plan) for n, (scene, plan) in enumerate(zip(shard.scenes, shard.plans, strict=True))]
+    jobs = [(n, s, p, rows) for n, s, p in members if len(p) for rows in blocks(p, s, options.window)]
+    first = shard.scenes[0]
+    with ShardWriter(
+        path,
+        options.window,
+        first.sensor,
+        first.dtype,
+        first.domain,
+        codec,
+        count=shard.samples,
+        label_names=first.label_names,
+        scene_names=[scene.name for scene in shard.scenes],
+        group_names={plan.group: plan.group_name for _, _, plan in members if len(plan)},
+        recipe=shard.recipe,
+        overwrite=overwrite,
+    ) as writer:
+        cubes = pool.map(cut, ((scene, plan.origin_N2[rows], options.window) for _, scene, plan, rows in jobs))
+        for (number, _, plan, rows), block in zip(jobs, cubes, strict=True):
+            writer.add(
+                block,
+                plan.masks(rows, options.window),
+                label=plan.label_N[rows],
+                group=plan.group,
+                instance_id=plan.instance_N[rows],
+                origin=plan.origin_N2[rows],
+                scene_id=number,
+            )
+            yield len(block)
+
+
+def write_manifest(folder: Path, files: list[str]) -> None:
+    """Describe finished shards in ``manifest.json``: size, SHA-256, fingerprint of each. Written last, atomically."""
+    from specfm import __version__
+
+    rows = []
+    for name in sorted(files):
+        reader = ShardReader(folder / name)
+        rows.append(
+            {
+                "file": name,
+                "size": os.path.getsize(folder / name),
+                "sha256": sha256_file(folder / name),
+                "fingerprint": reader.fingerprint,
+                "samples": len(reader),
+                "window": list(reader.window),
+                "bands": reader.shape[3],
+                "dtype": reader.dtype.name,
+                "domain": reader.domain,
+                "sensor": reader.sensor.name,
+                "sensor_digest": reader.sensor.digest,
+                "inputs_digest": recipe_digest(reader.recipe),
+            }
+        )
+    manifest = {
+        "format": schema.MANIFEST_FORMAT,
+        "format_version": schema.VERSION,
+        "written_by": f"specfm {__version__}",
+        "shards": rows,
+    }
+    atomic_write_json(folder / schema.MANIFEST, manifest)
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
+
+
+def _array_digest(array: NDArray[Any]) -> str:
+    import hashlib
+
+    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()[:16]

@@ -1,0 +1,146 @@
+"""From what a user names (cards, files, folders) to scenes, calibrated where there are references; their digests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from specfm.errors import SpecfmError, UsageError
+from specfm.files import sha256_file
+from specfm.scene import ArraySource, Scene
+from specfm.shards.calibration import CalibratedSource, calibrate
+
+_BESIDE = {
+    ".csv",
+    ".txt",
+    ".md",
+    ".json",
+    ".yaml",
+    ".yml",
+    ".xml",
+    ".png",
+    ".jpg",
+    ".pdf",
+    ".wkt",
+    ".ovr",
+    ".shp",
+    ".aux",
+}
+
+
+def open_scenes(
+    names: Sequence[str],
+    reader: dict[str, Any] | None = None,
+    white: Path | None = None,
+    dark: Path | None = None,
+    saturation: float | None = None,
+    domain: str | None = None,
+) -> Iterator[Scene]:
+    """Scenes of cards (by name or path) and of files or folders of files; no pixel is read.
+
+    Args:
+        names: what the user wrote.
+        reader: arguments of :func:`specfm.readers.read_scene` for files.
+        white, dark: references for files (cards name their own).
+        saturation: raw saturation level, for calibration and masks.
+        domain: replaces the domain of every scene.
+
+    Raises:
+        UsageError: unknown card, one reference without the other. SpecfmError: unreadable file.
+    """
+    if (white is None) != (dark is None):
+        raise UsageError("calibration needs both --white and --dark")
+    for name in names:
+        for scene in _open(name, dict(reader or {}), white, dark, saturation):
+            if saturation is not None and not isinstance(scene.source, CalibratedSource):
+                scene = scene.replace(saturation=saturation)
+            yield scene if domain is None else scene.replace(domain=domain)
+
+
+def _open(
+    name: str, reader: dict[str, Any], white: Path | None, dark: Path | None, saturation: float | None
+) -> Iterator[Scene]:
+    from specfm.cards import load_card
+    from specfm.readers import read_scene
+
+    path = Path(name)
+    if path.suffix.lower() in (".yaml", ".yml") or not (path.exists() or path.suffix or len(path.parts) > 1):
+        if white is not None or any(value is not None for value in reader.values()):
+            raise UsageError(f"{name} is a card, which describes its files itself; give reader options with files only")
+        card = load_card(name)
+        for (part, _), scene in zip(card.files(), card.scenes(), strict=True):
+            references = card.references(part)
+            yield scene if references is None else calibrate(scene, *references, saturation=saturation)
+        return
+    if not path.exists():
+        raise SpecfmError(f"{name}: no such file, folder or card")
+    for file in folder_files(path) if path.is_dir() else [path]:
+        scene = read_scene(file, **reader)
+        if not scene.domain:
+            scene = scene.replace(domain=scene.sensor.name or scene.name)
+        if white is not None and dark is not None:
+            references = [read_scene(reference, **reader) for reference in (white, dark)]
+            scene = calibrate(scene, *references, saturation=saturation)
+        yield scene
+
+
+def folder_files(folder: Path) -> list[Path]:
+    """The cubes of a folder: plain files, without side files and without the data files of ENVI headers."""
+    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    headers = {p.with_suffix("") for p in files if p.suffix.lower() == ".hdr"}
+    cubes = [
+        p
+        for p in files
+        if p.suffix.lower() not in _BESIDE and (p.suffix.lower() == ".hdr" or not {p, p.with_suffix("")} & headers)
+    ]
+    if not cubes:
+        raise SpecfmError(f"{folder}: no cube files in this folder")
+    return cubes
+
+
+def scene_identity(scene: Scene) -> dict[str, Any]:
+    """What a scene's samples depend on, with digests of its file, labels and references; no path, no time."""
+    identity: dict[str, Any] = {
+        "name": scene.name,
+        "shape": list(scene.shape),
+        "dtype": scene.dtype.name,
+        "sensor": scene.sensor.digest,
+        "nodata": None if scene.nodata is None else str(scene.nodata),
+        "saturation": scene.saturation,
+        "domain": scene.domain,
+        "group": scene.group,
+        "content": _content(scene),
+    }
+    for field in ("labels_HW", "groups_HW"):
+        array = getattr(scene, field)
+        identity[field] = None if array is None else hashlib.sha256(np.ascontiguousarray(array)).hexdigest()[:16]
+    return identity
+
+
+def _content(scene: Scene) -> str:
+    digest = hashlib.sha256()
+    source: Any = scene.source
+    if isinstance(source, CalibratedSource):
+        digest.update(np.ascontiguousarray(source.dark_WC))
+        digest.update(np.ascontiguousarray(source.span_WC))
+        digest.update(str(source.saturation).encode())
+        source = source.raw
+    if isinstance(source, ArraySource):
+        digest.update(np.ascontiguousarray(source.cube_HWC))
+        return digest.hexdigest()[:32]
+    files = {scene.path, getattr(source, "path", None)} - {None}
+    if not files:
+        raise SpecfmError(f"{scene.where}: a scene without a file or an array cannot be identified")
+    for file in sorted(str(f) for f in files):
+        digest.update(sha256_file(file).encode())
+    return digest.hexdigest()[:32]
+
+
+def recipe_digest(recipe: dict[str, Any]) -> str:
+    """16 hex digits."""
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]

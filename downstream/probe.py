@@ -17,13 +17,13 @@ import numpy as np
 
 from downstream import metrics
 from downstream.baselines import majority_predict, pca_features, random_twin
-from downstream.features import FeatureSet, encoder_device, extract, spectra
+from downstream.features import POOLINGS, FeatureSet, encoder_device, extract, spectra
 from downstream.knn import knn_predict
 from downstream.leakage import leakage_score
 from downstream.linear_probe import C_GRID, linear_probe
 from downstream.results import FORMAT, digest_json, hardware, state_digest, versions
 from downstream.samples import GroupBy, Samples, collect_samples
-from downstream.splits import Split, load_split, make_splits
+from downstream.splits import RULES, Split, load_split, make_splits
 from specfm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -61,6 +61,10 @@ class ProbeOptions:
         for protocol in self.protocols:
             if protocol not in PROTOCOLS:
                 raise UsageError(f"unknown protocol {protocol!r}; one or both of {', '.join(PROTOCOLS)}")
+        if not self.split_files and self.split not in RULES:
+            raise UsageError(f"unknown split {self.split!r}; one of {', '.join(RULES)}")
+        if self.pooling not in POOLINGS:
+            raise UsageError(f"unknown pooling {self.pooling!r}; one of {', '.join(POOLINGS)}")
         if self.init_seeds < 0 or self.seeds < 1:
             raise UsageError("--seeds must be at least 1 and --init-seeds at least 0")
         if not self.ks or min(self.ks) < 1:

@@ -86,10 +86,10 @@ def load_split(path: str | Path, samples: Samples) -> Split:
     path = Path(path)
     try:
         raw = json.loads(path.read_text())
+        train_I, val_I, test_I, unit_N = (np.asarray(raw[k], np.int64) for k in ("train", "val", "test", "unit"))
         split = Split(
             raw["rule"], int(raw["seed"]), int(raw["window"]), raw["data_digest"], tuple(raw["classes"]),
-            *(np.asarray(raw[k], np.int64) for k in ("train", "val", "test", "unit")),
-            options=raw["options"], notices=tuple(raw["notices"]),
+            train_I, val_I, test_I, unit_N, raw["options"], tuple(raw["notices"]),
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise SpecfmError(f"{path} is not a split file ({exc}); make one with --save-split") from exc

@@ -141,7 +141,7 @@ def embedding_scatter(X_ND: np.ndarray, colourings: Mapping[str, Sequence[str]])
         chosen = np.asarray(names, dtype=str)[keep]
         for i, name in enumerate(sorted(set(chosen.tolist()))):
             mine = chosen == name
-            axis.scatter(*score_N2[mine].T, s=5, color=colour_of(i), alpha=0.6, lw=0, label=name)
+            axis.scatter(score_N2[mine, 0], score_N2[mine, 1], s=5, color=colour_of(i), alpha=0.6, lw=0, label=name)
         axis.set_title(f"by {title}", fontsize=9)
         axis.set_xlabel(f"PC 1 ({100 * share[0]:.0f} %)", fontsize=8)
         axis.set_ylabel(f"PC 2 ({100 * share[1]:.0f} %)", fontsize=8)

@@ -1,0 +1,128 @@
+"""`specfm probe`, `specfm embed` and `specfm report` on a small dataset card, and the errors a user meets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+import specfm
+from specfm.cli import app
+
+QUICK = ["--seeds", "2", "--init-seeds", "1", "--window", "6", "--max-per-class", "12"]
+
+
+def call(*words: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(w) for w in words])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight plots of two materials as .npy files with a card, and a tiny released encoder."""
+    import torch
+
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    means = rng.uniform(0.2, 0.8, (2, 10))
+    for i in range(8):
+        labels = rng.integers(0, 2, (3, 4)).repeat(4, 0).repeat(4, 1)
+        np.save(root / f"p{i}.npy", (means[labels] + 0.02 * rng.normal(size=(12, 16, 10))).astype(np.float32))
+        np.save(root / f"p{i}_labels.npy", labels.astype(np.int32))
+    bands = [f"{i + 1},{c:.1f},10" for i, c in enumerate(np.linspace(450, 900, 10))]
+    (root / "bands.csv").write_text("band,centre_nm,fwhm_nm\n" + "\n".join(bands) + "\n")
+    (root / "card.yaml").write_text(
+        "name: toys\ndomain: toy\ntask: classification\npath: p?.npy\nwavelengths: bands.csv\n"
+        "quantity: surface_reflectance\nwavelength_trust: high\nlabels: {path: '{stem}_labels.npy'}\n"
+        "label_names: [oak, pine]\ngroup: '{stem}'\n"
+    )
+    torch.manual_seed(0)
+    encoder = specfm.create_encoder("nano", patch_size=3, dim=48, depth=1, heads=3)
+    seen = next(iter(specfm.load_card(root / "card.yaml").scenes())).name
+    specfm.save(encoder, root / "model", {"pretraining": {"scenes": [seen], "sensors": [], "domains": []}})
+    return root
+
+
+def test_probe_prints_a_table_and_appends_rows(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "results.jsonl"
+    done = call("probe", folder / "model", "--data", folder / "card.yaml", *QUICK, "--out", out)
+    assert done.exit_code == 0, done.output
+    assert "toys: split by group" in done.output and "pixel spectrum" in done.output
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert {r["seen"] for r in rows if r["method"] == "model"} == {"scene seen"}
+    again = call("probe", folder / "model", "--data", folder / "card.yaml", *QUICK, "--out", out)
+    assert again.exit_code == 0
+    both = [json.loads(line) for line in out.read_text().splitlines()]
+    volatile = ("time", "wall_s", "versions", "hardware")
+    first, second = both[: len(rows)], both[len(rows) :]
+    assert first == rows
+    for a, b in zip(first, second, strict=True):
+        assert {k: v for k, v in a.items() if k not in volatile} == {k: v for k, v in b.items() if k not in volatile}
+
+
+def test_json_few_shots_and_saved_splits(folder: Path, tmp_path: Path) -> None:
+    splits = tmp_path / "splits"
+    words = ["--data", folder / "card.yaml", *QUICK, "--shots", "5", "--protocol", "knn", "--json"]
+    done = call("probe", "random:nano:3", *words, "--save-splits", splits)
+    assert done.exit_code == 0, done.output
+    rows = json.loads(done.stdout)
+    assert rows[0]["shots"] == 5 and rows[0]["samples"]["train"] == 10 and rows[0]["seen"] == "-"
+    assert len(list(splits.iterdir())) == 2
+    files = [w for f in sorted(splits.iterdir()) for w in ("--split-file", f)]
+    same = json.loads(call("probe", "random:nano:3", *words, *files).stdout)
+    assert [r["oa"] for r in same] == [r["oa"] for r in rows]
+    assert same[0]["digests"]["splits"] == rows[0]["digests"]["splits"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["no-such-folder"], 1, "no-such-folder"),
+        (["random:giant"], 2, "giant"),
+        (["random:nano:x"], 2, "random:nano:3"),
+        (["random:nano:3", "--protocol", "svm"], 2, "svm"),
+        (["random:nano:3", "--split", "pixels"], 2, "random_pixels"),
+        (["random:nano:3", "--window", "7"], 2, "multiple"),
+        (["random:nano:3", "--scenes", "zz*"], 2, "zz*"),
+        (["random:nano:3", "--group-by", "moon"], 2, "moon"),
+    ],
+)
+def test_errors_are_one_sentence(folder: Path, words: list[str], code: int, message: str) -> None:
+    done = call("probe", *words, "--data", folder / "card.yaml")
+    assert done.exit_code == code, done.output
+    assert message in done.output and done.output.count("\n") == 1 and done.output.startswith("error: ")
+
+
+def test_embed_writes_and_refuses(folder: Path, tmp_path: Path) -> None:
+    scene = ["embed", folder / "model", folder / "p0.npy", "--wavelengths", folder / "bands.csv"]
+    out = tmp_path / "e.npy"
+    done = call(*scene, "--out", out, "--window", "6", "--pca-png", tmp_path / "e.png")
+    assert done.exit_code == 0, done.output
+    assert np.load(out, allow_pickle=False).shape == (4, 6, 48) and (tmp_path / "e.png").exists()
+    facts = json.loads((tmp_path / "e.json").read_text())
+    assert facts["checkpoint"] and facts["patch"] == 3
+    before = out.read_bytes()
+    again = call(*scene, "--out", out, "--window", "6")
+    assert again.exit_code == 2 and "exists" in again.output and out.read_bytes() == before
+    odd = call(*scene, "--out", tmp_path / "f.npy", "--window", "7")
+    assert odd.exit_code == 2 and not (tmp_path / "f.npy").exists()
+    nowhere = call("embed", folder / "model", folder / "p0.npy", "--out", tmp_path / "g.npy")
+    assert nowhere.exit_code == 1 and "--wavelengths" in nowhere.output
+
+
+def test_report_from_results_and_card(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("jinja2")
+    results, out = tmp_path / "results.jsonl", tmp_path / "r.html"
+    call("probe", folder / "model", "--data", folder / "card.yaml", *QUICK, "--protocol", "knn", "--out", results)
+    words = ["report", results, "--data", folder / "card.yaml", "--checkpoint", folder / "model", "--window", "6"]
+    done = call(*words, "--out", out)
+    assert done.exit_code == 0, done.output
+    assert "Embedding scatter" in out.read_text() and "plot" not in done.output
+    again = call(*words, "--out", out)
+    assert again.exit_code == 2 and "exists" in again.output
+    lost = call("report", tmp_path / "none.jsonl", "--out", tmp_path / "x.html")
+    assert lost.exit_code == 1 and "none.jsonl" in lost.output
+    alone = call("report", results, "--checkpoint", folder / "model", "--out", tmp_path / "x.html")
+    assert alone.exit_code == 2 and "--data" in alone.output

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import xarray
 
 Index = slice | int | range
+MASK_BYTES = 64 << 20  # about how much of a scene is held while its mask is made
 
 
 class CubeSource(Protocol):
@@ -187,9 +188,21 @@ class Scene:
         return physical
 
     def mask(self, rows: Index = slice(None), cols: Index = slice(None)) -> NDArray[np.bool_]:
-        """``[h, w]`` True where the pixel is valid (rule: see the class). Reads the usable bands of the window."""
+        """``[h, w]`` True where the pixel is valid (rule: see the class).
+
+        Reads the usable bands of the window, a block of rows at a time, so memory stays bounded on scenes of any size.
+        """
+        height, width, count = self.shape
+        row_range = _as_range(rows, height, f"{self.where}: rows")
+        col_range = _as_range(cols, width, f"{self.where}: cols")
         valid_C = self.sensor.bands.valid
-        return self.mask_of(self.read(rows, cols, None if valid_C.all() else np.flatnonzero(valid_C)))
+        bands = None if valid_C.all() else np.flatnonzero(valid_C)
+        step = max(1, MASK_BYTES // max(1, len(col_range) * count * self.dtype.itemsize))
+        mask = np.zeros((len(row_range), len(col_range)), bool)
+        for start in range(0, len(row_range), step):
+            block = row_range[start : start + step]
+            mask[start : start + step] = self.mask_of(self.read(block, col_range, bands))
+        return mask
 
     def mask_of(self, stored: NDArray[Any]) -> NDArray[np.bool_]:
         """The rule of :meth:`mask` on stored numbers ``[..., c]`` of usable bands already in memory."""

@@ -1,4 +1,4 @@
-"""Suspicious things are found where they were planted, and nowhere else; samples are bounded; quicklooks are pictures."""
+"""Suspicious things are found where they were planted, nowhere else; samples are bounded; quicklooks are pictures."""
 
 from __future__ import annotations
 

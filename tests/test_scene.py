@@ -83,6 +83,15 @@ def test_mask_rule() -> None:
     assert scene.mask(cols=slice(3, 6))[0].tolist() == [False, False, True]
 
 
+def test_mask_in_blocks_is_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.random.default_rng(0).integers(0, 3, (37, 5, 2)).astype(np.int16)
+    scene = Scene.from_array(x, sensor(2), nodata=2)
+    whole = scene.mask(slice(1, None, 2), slice(4))
+    np.testing.assert_array_equal(whole, ((x != 2).all(-1) & (x != 0).any(-1))[1::2, :4])
+    monkeypatch.setattr("specfm.scene.MASK_BYTES", 50)
+    np.testing.assert_array_equal(scene.mask(slice(1, None, 2), slice(4)), whole)
+
+
 def test_bad_bands_do_not_count_in_the_mask() -> None:
     x = np.ones((1, 3, 3), np.float32)
     x[0, :, 1] = np.nan  # dead everywhere

@@ -15,6 +15,7 @@ __all__ = ["read_scene"]
 _ARCHIVES = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"7z\xbc\xaf": "7z"}
 _OTHER = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP", b"HEAD74": "ERDAS 7.4", b"CDF": "NetCDF 3"}
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_GDAL = (b"EHFA_HEADER_TAG", b"\0\0\0\x0cjP  ")  # ERDAS Imagine, JPEG 2000: rasterio reads them as well
 _HDF = b"\x89HDF\r\n\x1a\n"
 
 
@@ -55,6 +56,8 @@ def read_scene(
     """
     path = Path(path)
     found = _open(path, variable, layout)
+    if found.class_names is not None:
+        raise SpecfmError(f"{path}: is a map of classes, not a cube; name it under 'labels' in a dataset card")
     resolved_nodata = found.nodata if nodata is None else float(nodata)
     from specfm.readers.resolve import resolve_sensor
 
@@ -100,7 +103,7 @@ def _open(path: Path, variable: str | None, layout: str | None) -> Found:
 
         _only_layout(path, "npy", variable)
         return read_npy(path, layout)
-    if start.startswith(_TIFF):
+    if start.startswith((*_TIFF, *_GDAL)):
         from specfm.readers.geotiff import read_geotiff
 
         _no_options(path, "GeoTIFF", variable, layout)

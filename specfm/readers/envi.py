@@ -91,6 +91,8 @@ def read_envi(path: Path, header_path: Path | None = None) -> Found:
     if crs is not None or transform is not None:
         found.geo = Geo(crs, transform)  # type: ignore[arg-type]
     found.gsd_m = gsd_m
+    if "classification" in header.fields.get("file type", "").lower():
+        found.class_names = tuple(header.items("class names"))
     if header.is_library:
         names = header.items("spectra names")
         found.label_names = tuple(names) if len(names) == lines else tuple(str(i) for i in range(lines))

@@ -26,6 +26,7 @@ class Found:
         labels_HW: index into ``label_names``, where the file has one (spectral libraries: one name per spectrum).
         sensor: a complete sensor, where the file states one (specfm's own scenes); the fields above are then empty.
         scene_fields: further fields of the Scene that the file states.
+        class_names: names of the classes where the file is a class map and no cube, else None.
         described_by: the file the metadata come from, where it is not ``path`` (a header, a side file).
     """
 
@@ -47,6 +48,7 @@ class Found:
     name: str | None = None
     labels_HW: NDArray[np.int32] | None = None
     label_names: tuple[str, ...] = ()
+    class_names: tuple[str, ...] | None = None
     described_by: Path | None = None
     sensor: Sensor | None = None
     scene_fields: dict[str, Any] = field(default_factory=dict)

@@ -2,11 +2,13 @@
 
 Band metadata are looked for, in this order, in each band's tags (GDAL's IMAGERY domain, the ENVI domain, the default
 domain), in the dataset's tags (ENVI and default domain; an ``.aux.xml`` beside the file is merged in by GDAL), in a
-STAC-like JSON beside the file, and in a mission's METADATA.XML. rasterio counts bands from 1 and reads ``[c, h, w]``.
+STAC-like JSON beside the file, in the bands' names (only with a unit in them); a mission's METADATA.XML beats them all.
+rasterio counts bands from 1 and reads ``[c, h, w]``.
 """
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,9 @@ from specfm.readers.sidecar import read_mission_xml, read_stac
 from specfm.scene import Geo
 
 _NOT_A_BAND_LIST = ("", "unknown")
+_NAMED_BAND = re.compile(
+    r"(?<![\w.])(\d+(?:\.\d+)?)\s*(nm|um|µm|nanomet(?:er|re)s?|micromet(?:er|re)s?)\b", re.IGNORECASE
+)
 
 
 class RasterSource:
@@ -71,11 +76,14 @@ def read_geotiff(path: Path) -> Found:
         _calibration(raster, found)
         band_tags = [_tags(raster, index) for index in range(1, raster.count + 1)]
         dataset_tags = _tags(raster)
+        descriptions = raster.descriptions
     _from_bands(band_tags, found)
     if found.wavelengths is None:
         _from_dataset(dataset_tags, found)
     if found.wavelengths is None:
         read_stac(path, found)
+    if found.wavelengths is None:
+        _from_descriptions(descriptions, found)
     read_mission_xml(path, found)
     return found
 
@@ -142,6 +150,14 @@ def _from_bands(band_tags: list[dict[str, str]], found: Found) -> None:
             found.fwhm = [_number(tags.get("fwhm", "nan"), found) for tags in band_tags]
     if all("bbl" in tags for tags in band_tags):
         found.valid = [_number(tags["bbl"], found) != 0 for tags in band_tags]
+
+
+def _from_descriptions(descriptions: tuple[str | None, ...], found: Found) -> None:
+    """``band 8 (0.46 Micrometers)``: what is left where a tool kept the names of an ENVI file but not its tags."""
+    matches = [_NAMED_BAND.search(text or "") for text in descriptions]
+    if all(matches) and len({match[2].lower() for match in matches if match}) == 1:
+        found.wavelengths = [float(match[1]) for match in matches if match]
+        found.units = matches[0][2] if matches[0] else None
 
 
 def _from_dataset(tags: dict[str, str], found: Found) -> None:

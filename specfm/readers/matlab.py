@@ -33,6 +33,9 @@ class MatlabSource:
         self.dtype = np.dtype(dtype).newbyteorder("=")
         self._cube: NDArray[Any] | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_cube": None}  # another process reads the file itself
+
     def read(self, rows: range, cols: range, bands: NDArray[np.int64] | None) -> NDArray[Any]:
         if self.hdf and self.layout in ("HWC", "CHW"):
             return self._read_hdf(rows, cols, bands)

@@ -109,3 +109,38 @@ def test_wavelength_tables(tmp_path: Path) -> None:
             read_wavelengths(path)
     with pytest.raises(SpecfmError, match="no such wavelength file"):
         read_wavelengths(tmp_path / "no.csv")
+
+
+@pytest.mark.parametrize("kind", ["envi", "mat", "npy", "h5", "tif"])
+def test_scenes_cross_processes(tmp_path: Path, kind: str) -> None:
+    """Builders read in parallel: a scene is pickled without its pixels and reads the same on the other side."""
+    import pickle
+
+    cube, bands = make.cube((40, 40, 6)), make.bands_csv(tmp_path, 6)
+    path = tmp_path / f"a.{kind}"
+    if kind == "envi":
+        path = make.envi(tmp_path, cube)
+    elif kind == "mat":
+        savemat(path, {"x": cube})
+    elif kind == "npy":
+        np.save(path, cube)
+    elif kind == "h5":
+        with h5py.File(path, "w") as file:
+            file["x"] = cube
+    else:
+        rasterio = pytest.importorskip("rasterio")
+        with rasterio.open(path, "w", driver="GTiff", height=40, width=40, count=6, dtype="int16") as raster:
+            raster.write(cube.transpose(2, 0, 1))
+    scene = read_scene(path, wavelengths=bands)
+    scene.read()
+    packed = pickle.dumps(scene)
+    assert len(packed) < cube.nbytes / 4
+    np.testing.assert_array_equal(pickle.loads(packed).read(slice(3, 5), bands=[1]), cube[3:5][:, :, [1]])
+
+
+def test_erdas_imagine_goes_through_rasterio(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    cube = make.cube()
+    with rasterio.open(tmp_path / "a.img", "w", driver="HFA", height=5, width=7, count=6, dtype="int16") as raster:
+        raster.write(cube.transpose(2, 0, 1))
+    np.testing.assert_array_equal(read_scene(tmp_path / "a.img", wavelengths=make.bands_csv(tmp_path, 6)).read(), cube)

@@ -256,6 +256,18 @@ def test_header_alone_and_foreign_headers(tmp_path: Path) -> None:
         read_scene(other)
 
 
+def test_a_class_map_is_no_cube(tmp_path: Path) -> None:
+    path = make.envi(
+        tmp_path,
+        make.cube((5, 7, 1), "u1"),
+        wavelength=None,
+        file_type="ENVI Classification",
+        class_names="{none, oak}",
+    )
+    with pytest.raises(SpecfmError, match="map of classes"):
+        read_scene(path)
+
+
 def test_header_in_an_old_encoding(tmp_path: Path) -> None:
     path = make.envi(tmp_path, make.cube())
     path.write_bytes(path.read_bytes() + "description = {größe µm}\n".encode("latin-1"))

@@ -91,6 +91,17 @@ def test_dataset_tags(tmp_path: Path, ns: str | None) -> None:
     expect_two_bands(path)
 
 
+def test_names_with_units(tmp_path: Path) -> None:
+    path = two(tmp_path)
+    with rasterio.open(path, "r+") as raster:
+        raster.descriptions = ("Resize (Band 8) (450.0 Nanometers)", "band 9 (850 nanometers)")
+    expect_two_bands(path, fwhm=False)
+    with rasterio.open(path, "r+") as raster:
+        raster.descriptions = ("B450", "Band 850")
+    with pytest.raises(SpecfmError, match="no wavelengths"):
+        read_scene(path)
+
+
 def test_aux_xml_beside_the_file(tmp_path: Path) -> None:
     path = two(tmp_path)
     Path(f"{path}.aux.xml").write_text(

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import yaml
 
-from specfm.card_schema import band_ranges
 from specfm.cards import card_names, load_card
+from specfm.cards.labels import dominant_class
+from specfm.cards.schema import band_ranges
 from specfm.errors import SpecfmError, UsageError
-from specfm.labels import dominant_class
 
 CLASSIC = ("indian_pines", "salinas", "pavia_university", "pavia_centre", "ksc", "botswana", "houston2013")
 BANDS = dict(zip(CLASSIC, (200, 204, 103, 102, 176, 145, 144), strict=True))

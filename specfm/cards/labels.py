@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specfm.card_schema import Groups, Labels
+from specfm.cards.schema import Groups, Labels
 from specfm.errors import SpecfmError
 
 Find = Callable[[str], Path]  # a path of the card -> the file

@@ -13,7 +13,7 @@ the top of the card are defaults for all its parts, so a card of one part needs 
     label_names: [oak, pine]
     group: "{stem}"
 
-The keys are described in :mod:`specfm.card_schema`. Shapes: H rows, W columns, C bands of a scene; K classes. Labels
+The keys are described in :mod:`specfm.cards.schema`. Shapes: H rows, W columns, C bands of a scene; K classes. Labels
 are int32 everywhere in specfm: -1 unlabelled, classes 0..K-1.
 """
 
@@ -31,15 +31,13 @@ from typing import Any
 from pydantic import Field, PrivateAttr, model_validator
 
 from specfm.bands import BandGrid
-from specfm.card_schema import Labels, Part, Task, Trust, band_ranges
+from specfm.cards.labels import read_groups, read_labels
+from specfm.cards.schema import Part, Task, Trust, band_ranges
 from specfm.config import Strict, build_config, config_roots, find_config, read_yaml
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import sha256_file
-from specfm.labels import read_groups, read_labels
 from specfm.scene import Scene
 from specfm.sensors import Sensor
-
-__all__ = ["Card", "Labels", "Part", "card_names", "data_folders", "load_card"]
 
 
 class Card(Strict):
@@ -252,7 +250,7 @@ def data_folders() -> list[Path]:
     """Where data files are looked for: ``SPECFM_DATA``, else ``../shared/data`` beside a checkout."""
     if os.environ.get("SPECFM_DATA"):
         return [Path(os.environ["SPECFM_DATA"])]
-    default = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+    default = Path(__file__).resolve().parents[2].parent / "shared" / "data"
     return [default] if default.is_dir() else []
 
 

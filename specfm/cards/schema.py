@@ -1,6 +1,6 @@
 """What a dataset card may say: its parts, how their files are read, and where labels and groups lie.
 
-See :mod:`specfm.cards` for an example. Every key is checked when a card is loaded, before any data file is needed.
+See :mod:`specfm.cards.card` for an example. Every key is checked when a card is loaded, before any data file is needed.
 """
 
 from __future__ import annotations

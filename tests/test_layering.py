@@ -16,7 +16,7 @@ PACKAGES = ("specfm", "downstream", "pretrain")
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("errors", "bands", "sensors", "sensor_table", "config", "files"),
     ("scene", "batch"),
-    ("readers", "shards", "simulate", "cards", "tiles"),
+    ("readers", "shards", "simulate", "cards", "tiles", "inspection", "quicklook"),
     ("models",),
     ("checkpoint",),
     ("engine",),

@@ -141,6 +141,14 @@ def test_radiance_shows_the_atmosphere_and_reflectance_does_not() -> None:
         at, around = np.argmin(np.abs(centres - nm)), np.abs(np.abs(centres - nm) - 60) < 15
         return float(spectrum[at] / spectrum[around].mean())
 
+    damp, dry = (
+        simulate_scene("emit", ["sand"], shape=(8, 8), seed=seed, quantity="radiance", **PURE, humidity=0.5)
+        for seed in (0, 1)
+    )
+    bands = damp.sensor.bands.wavelengths_nm
+    pair = [int(np.argmin(np.abs(bands - nm))) for nm in (1060, 940)]
+    clear, vapour = (damp.values(bands=pair) / dry.values(bands=pair)).mean((0, 1))
+    assert clear == pytest.approx(1, abs=0.05) and abs(vapour - 1) > 0.1, "scenes differ in their water vapour"
     assert relative("radiance", 1380) < 0.2 < 0.8 < relative("surface_reflectance", 1380)
     assert relative("toa_reflectance", 762) < 0.8
 

@@ -1,4 +1,4 @@
-"""Dataset cards: ``card`` loads one and opens its scenes, ``schema`` says what it may hold, ``labels`` reads rasters."""
+"""Dataset cards: ``card`` loads one and opens its scenes, ``schema`` says what it holds, ``labels`` reads rasters."""
 
 from specfm.cards.card import Card, card_names, data_folders, load_card
 from specfm.cards.schema import Labels, Part

@@ -27,11 +27,11 @@ def solar_irradiance() -> NDArray[np.float64]:
     return planck * SUN_SOLID_ANGLE * 1e-6
 
 
-def transmittance(water: float = 1.0, air_mass: float = 2.2) -> NDArray[np.float64]:
-    """(L,) share of light that survives the way down and up; ``water`` scales the optical depth of all gas bands."""
+def transmittance(humidity: float = 1.0, air_mass: float = 2.2) -> NDArray[np.float64]:
+    """(L,) share of light that survives the way down and up; ``humidity`` scales the optical depth of all gas bands."""
     depth_L = 0.09 * (FINE_NM / 550.0) ** -4 + 0.06 * (FINE_NM / 550.0) ** -1.2  # molecules, haze
     for centre, sigma, optical_depth in GASES:
-        depth_L = depth_L + water * optical_depth * np.exp(-0.5 * ((FINE_NM - centre) / sigma) ** 2)
+        depth_L = depth_L + humidity * optical_depth * np.exp(-0.5 * ((FINE_NM - centre) / sigma) ** 2)
     return np.exp(-air_mass * depth_L)
 
 

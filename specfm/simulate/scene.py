@@ -49,6 +49,7 @@ class SimulationConfig(Strict):
         variability: within-class variation; 1 = the deviations written with the materials.
         illumination: relative deviation of the smooth brightness field; ``gain`` that of the whole scene.
         tilt: relative deviation of the smooth spectral tilt field, from end to end of 340-2600 nm.
+        humidity: relative deviation of the gas absorption between scenes (radiance, counts and top-of-air reflectance).
         snr: signal to noise at the mean level of a band (shot-like); inf-like values such as 1e9 switch it off.
         stripes: relative gain error of the detector columns of a push-broom scanner.
         nodata: share of pixels without data, lost in a corner as after rotation to a map grid.
@@ -62,6 +63,7 @@ class SimulationConfig(Strict):
     illumination: float = Field(default=0.10, ge=0)
     gain: float = Field(default=0.08, ge=0)
     tilt: float = Field(default=0.05, ge=0)
+    humidity: float = Field(default=0.15, ge=0)
     snr: float = Field(default=150.0, gt=0)
     stripes: float = Field(default=0.0, ge=0)
     nodata: float = Field(default=0.0, ge=0, le=0.9)
@@ -109,7 +111,8 @@ def simulate_scene(
     assert isinstance(described, Sensor)
     quantity = config.quantity or described.quantity or (known.quantity if known else "surface_reflectance")
     dtype, scale, nodata, level = FORMS[quantity]
-    bands, spectra = _band_spectra(described.bands, chosen, quantity)
+    humidity = float(np.exp(config.humidity * np.random.default_rng([seed, 5]).standard_normal()))
+    bands, spectra = _band_spectra(described.bands, chosen, quantity, humidity)
     ground = _Ground(shape, len(chosen), seed, config)
     label = described.name or "sensor"
     noise_key = zlib.crc32(f"{described.bands.digest} {quantity}".encode())
@@ -149,7 +152,9 @@ class _Spectra:
     level_C: NDArray[np.float64]
 
 
-def _band_spectra(bands: BandGrid, materials: list[Material], quantity: str) -> tuple[BandGrid, _Spectra]:
+def _band_spectra(
+    bands: BandGrid, materials: list[Material], quantity: str, humidity: float
+) -> tuple[BandGrid, _Spectra]:
     """Integrate light times reflectance over each band (the product first: a band does not average them apart)."""
     fine = BandGrid(FINE_NM, np.ones_like(FINE_NM))
     seen, matrix_CL = fine.resample(bands)
@@ -159,7 +164,7 @@ def _band_spectra(bands: BandGrid, materials: list[Material], quantity: str) -> 
         )
     factor_L, air_L = np.ones_like(FINE_NM), np.zeros_like(FINE_NM)
     if quantity != "surface_reflectance":
-        factor_L, air_L = light.transmittance(), light.path_reflectance()
+        factor_L, air_L = light.transmittance(humidity), light.path_reflectance()
     if quantity in ("radiance", "dn"):
         to_radiance_L = light.solar_irradiance() * 0.75 / np.pi  # the sun at about 41 degrees from the zenith
         factor_L, air_L = factor_L * to_radiance_L, air_L * to_radiance_L

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,21 +16,24 @@ if TYPE_CHECKING:
     import h5py
 
 
-def open_hdf(path: Path) -> h5py.File:
-    """Open for reading, without a lock (the file is not ours to lock).
+@contextmanager
+def open_hdf(path: Path) -> Iterator[h5py.File]:
+    """Open for reading, without a lock (the file is not ours to lock); for use in a ``with`` statement.
 
     Raises:
-        SpecfmError: not HDF5, or cut short (HDF5 itself checks the length).
+        SpecfmError: not HDF5, cut short (HDF5 itself checks the length), or damaged inside (whatever HDF5 raises while
+            the block reads the file is turned into one sentence).
     """
     import h5py
 
     try:
-        return h5py.File(path, "r", locking=False)
-    except OSError as error:
-        reason = str(error).replace("\n", " ")
+        with h5py.File(path, "r", locking=False) as file:
+            yield file
+    except (OSError, RuntimeError, KeyError, ValueError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
         raise SpecfmError(
-            f"{path}: not a readable HDF5 file ({path.stat().st_size} bytes; {reason}); it was cut short "
-            "or damaged, copy it again"
+            f"{path}: not a readable HDF5 file ({path.stat().st_size} bytes; {reason}); it was cut short or damaged, "
+            "copy it again"
         ) from error
 
 
@@ -50,12 +55,7 @@ def read_axes(
             "W": slice(cols.start, cols.stop, cols.step),
             "C": slice(int(wanted[start]), int(wanted[stop - 1]) + 1),
         }
-        try:
-            part = dataset[tuple(window[axis] for axis in order)]
-        except OSError as error:
-            raise SpecfmError(
-                f"{dataset.file.filename}: {dataset.name} cannot be read ({error}); the file is damaged"
-            ) from error
+        part = dataset[tuple(window[axis] for axis in order)]
         out[:, :, start:stop] = part.transpose([order.index(axis) for axis in "HWC"])
     back = back.ravel()
     return out if np.array_equal(back, np.arange(len(wanted))) else out[:, :, back]

@@ -46,20 +46,18 @@ class MatlabSource:
 
     def _load(self) -> NDArray[Any]:
         if self.hdf:
-            import h5py
+            from specfm.readers.hdf_common import open_hdf
 
-            with h5py.File(self.path, "r", locking=False) as file:
+            with open_hdf(self.path) as file:
                 return np.asarray(file[self.variable]).T
         return _load_v5(self.path, self.variable)
 
     def _read_hdf(self, rows: range, cols: range, bands: NDArray[np.int64] | None) -> NDArray[Any]:
-        import h5py
-
-        from specfm.readers.hdf_common import read_axes
+        from specfm.readers.hdf_common import open_hdf, read_axes
 
         # HDF5 sees MATLAB's axes reversed: HWC is stored as [C, W, H], CHW as [W, H, C]
         order = "CWH" if self.layout == "HWC" else "WHC"
-        with h5py.File(self.path, "r", locking=False) as file:
+        with open_hdf(self.path) as file:
             return read_axes(file[self.variable], order, rows, cols, bands)
 
 
@@ -225,7 +223,7 @@ class _readable:
         if isinstance(error, Exception) and not isinstance(error, SpecfmError):
             size = self.path.stat().st_size
             raise SpecfmError(
-                f"{self.path}: not a readable MATLAB file ({type(error).__name__}: {error}; {size} bytes); "
+                f"{self.path}: not a readable MATLAB file ({' '.join(str(error).split())}; {size} bytes); "
                 "it was cut short or damaged, copy it again"
             ) from error
 

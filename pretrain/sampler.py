@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ CYCLE = 4096
 DEFAULT_DOMAINS_PER_BATCH = 6
 _ROUNDS = 4
 _U64 = np.uint64
+_MASK64 = 0xFFFFFFFFFFFFFFFF
 
 
 def mix64(*values: int | NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -34,7 +36,7 @@ def mix64(*values: int | NDArray[np.uint64]) -> NDArray[np.uint64]:
     state = np.zeros((), _U64)
     with np.errstate(over="ignore"):
         for value in values:
-            word = value if isinstance(value, np.ndarray) else np.asarray(value & 0xFFFFFFFFFFFFFFFF, _U64)
+            word = value if isinstance(value, np.ndarray) else np.asarray(value & _MASK64, _U64)
             state = (state ^ word.astype(_U64)) + _U64(0x9E3779B97F4A7C15)
             state = (state ^ (state >> _U64(30))) * _U64(0xBF58476D1CE4E5B9)
             state = (state ^ (state >> _U64(27))) * _U64(0x94D049BB133111EB)
@@ -50,19 +52,31 @@ def permute(index: NDArray[np.int64], size: int, key: int | NDArray[np.uint64]) 
         size: length of the permutation.
         key: 64-bit key, one or one per value of ``index``.
     """
-    half = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
-    low = _U64((1 << half) - 1)
-    shift = _U64(half)
-    keys = np.broadcast_to(np.asarray(key, _U64), index.shape)
-    value = index.astype(_U64)
+    rows = math.isqrt(max(size - 1, 0)) + 1  # values are cells of a table barely larger than the permutation
+    columns = -(-size // rows)
+    keys = np.asarray(key, _U64)
+    value = index.astype(np.int64)
     pending = np.ones(index.shape, bool)
-    while pending.any():  # the network permutes [0, 4^half); walk on until the value falls inside [0, size)
-        left, right = value[pending] >> shift, value[pending] & low
+    while pending.any():  # the network permutes the cells; walk on until the value falls inside [0, size)
+        row, column = np.divmod(value[pending], columns)
+        mine = keys if keys.ndim == 0 else keys[pending]
         for turn in range(_ROUNDS):
-            left, right = right, left ^ (mix64(keys[pending], turn, right) & low)
-        value[pending] = (left << shift) | right
-        pending = value >= _U64(size)
-    return value.astype(np.int64)
+            if turn % 2:
+                column = (column + _scramble(mine, turn, row)) % columns
+            else:
+                row = (row + _scramble(mine, turn, column)) % rows
+        value[pending] = row * columns + column
+        pending = value >= size
+    return value
+
+
+def _scramble(key: NDArray[np.uint64], turn: int, value: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The network's round function: 32 bits of a hash of key, round and the other half (two multiply-shift steps)."""
+    with np.errstate(over="ignore"):
+        word = key + _U64((turn + 1) * 0x9E3779B97F4A7C15 & _MASK64) + value.astype(_U64) * _U64(0xD6E8FEB86659FD93)
+        word = (word ^ (word >> _U64(32))) * _U64(0xBF58476D1CE4E5B9)
+        word = (word ^ (word >> _U64(29))) * _U64(0x94D049BB133111EB)
+    return (word >> _U64(32)).astype(np.int64)
 
 
 class MixtureSampler:

@@ -136,8 +136,9 @@ class ShardWriter:
         self._index = {name: np.zeros((count, *tail), kind) for name, (kind, tail) in schema.INDEX.items()}
         self._mask: Any = None
         self._temporary = temporary_sibling(self.path)
-        # latest superblock: a file records its own size up front, so a truncated one is told before it is opened
-        self._file: Any = h5py.File(self._temporary, "w", libver=("v110", "v110"), locking=False)
+        # superblock 2: a file records its size up front, so truncation is told before HDF5 opens it; later ones add
+        # "open for writing" flags, which a killed process would leave behind
+        self._file: Any = h5py.File(self._temporary, "w", libver=("v108", "v108"), locking=False)
         try:
             self._file.attrs["format"] = schema.FORMAT
             self._file.attrs["format_version"] = schema.VERSION

@@ -83,7 +83,7 @@ def inspect_scene(scene: Scene, sample_bytes: int = SAMPLE_BYTES) -> Inspection:
     pixel_mask = scene.mask_of(stored[:, :, usable])
     findings = [
         *_grid_findings(scene),
-        *_dead_findings(scene, good, pixel_mask),
+        *_dead_findings(scene, good, pixel_mask, filled=bool(stored[:, :, usable].any())),
         *_value_findings(scene, statistics),
         *_saturated_findings(scene, stored),
     ]
@@ -235,7 +235,7 @@ def _grid_findings(scene: Scene) -> list[Finding]:
     return findings
 
 
-def _dead_findings(scene: Scene, good: NDArray[np.bool_], pixel_mask: NDArray[np.bool_]) -> list[Finding]:
+def _dead_findings(scene: Scene, good: NDArray[np.bool_], pixel_mask: NDArray[np.bool_], filled: bool) -> list[Finding]:
     usable = scene.sensor.bands.valid
     some_C = good.any(axis=(0, 1))
     findings = []
@@ -243,7 +243,9 @@ def _dead_findings(scene: Scene, good: NDArray[np.bool_], pixel_mask: NDArray[np
     if len(dead):
         text = f"no valid value (nodata, NaN or saturated everywhere) in {_bands(dead)}, not marked bad"
         findings.append(Finding("all_nodata", text, tuple(dead.tolist())))
-    if good.any() and not pixel_mask.any():
+    if good.any() and not filled:
+        findings.append(Finding("all_zero", "every sampled value of the usable bands is zero: fill, no measurement"))
+    elif good.any() and not pixel_mask.any():
         findings.append(Finding("no_valid_pixel", "no sampled pixel is valid in all usable bands; mark its bad bands"))
     elif not good.any():
         findings.append(Finding("empty", "no sampled value is valid at all"))

@@ -101,6 +101,8 @@ def plant(kind: str) -> tuple[Scene, dict[str, tuple[int, ...]]]:
         centres = CENTRES.copy()
         centres[10:] -= 20
         return scene_of(cube, centres), {"equal_centres": (10,)}
+    if kind == "all_zero":
+        return scene_of(np.zeros_like(cube)), {"all_zero": (), "constant": tuple(range(20))}
     assert kind == "empty"
     return scene_of(np.full_like(cube, np.nan)), {"all_nodata": tuple(range(20)), "empty": ()}
 
@@ -108,7 +110,8 @@ def plant(kind: str) -> tuple[Scene, dict[str, tuple[int, ...]]]:
 @pytest.mark.parametrize(
     "kind",
     ["constant", "clipped", "saturated", "column_stripes", "row_stripes", "all_nodata", "nan", "mostly_invalid",
-     "negative", "scale_missing", "quantity_unknown", "non_monotonic", "descending", "equal_centres", "empty"],
+     "negative", "scale_missing", "quantity_unknown", "non_monotonic", "descending", "equal_centres", "empty",
+     "all_zero"],
 )  # fmt: skip
 def test_planted_defects_are_found_and_nothing_else(kind: str) -> None:
     scene, expected = plant(kind)

@@ -187,7 +187,11 @@ def _list_hdf(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
         return {
             name: (tuple(reversed(item.shape)), item.dtype.str)
             for name, item in file.items()
-            if isinstance(item, h5py.Dataset) and item.dtype.kind in "iufb" and "MATLAB_empty" not in item.attrs
+            if isinstance(item, h5py.Dataset)
+            and item.dtype.kind in "iufb"
+            and "MATLAB_empty" not in item.attrs
+            # text is stored as numbers
+            and item.attrs.get("MATLAB_class", b"") != b"char"
         }
 
 

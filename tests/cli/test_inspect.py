@@ -102,3 +102,48 @@ def test_unknown_card_and_missing_file() -> None:
     assert code == 2 and "jasper_ridge" in err
     code, _, err = run("nothing.hdr")
     assert code == 1 and err == "error: nothing.hdr: no such file\n"
+
+
+ENVI = "ENVI\nsamples = 4\nlines = 3\nbands = 2\ndata type = 2\ninterleave = bsq\n"
+
+
+@pytest.mark.parametrize(
+    ("header", "size", "words"),
+    [
+        (ENVI, 48, "no wavelengths in this file; supply them with --sensor NAME or --wavelengths file.csv"),
+        (ENVI + "wavelength = {0.4, 0.5}\nwavelength units = nm\n", 48, "x.hdr"),
+        (ENVI + "wavelength = {400, 500}\nwavelength units = um\n", 48, "x.hdr"),
+        (ENVI + "wavelength = {400, 500}\nwavelength units = nm\n", 47, "holds 47 bytes but x.hdr says 48"),
+        (ENVI.replace("bands = 2\n", ""), 48, "lacks bands"),
+        ("hello", 48, "not an ENVI header"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_1(tmp_path: Path, header: str, size: int, words: str) -> None:
+    (tmp_path / "x.hdr").write_text(header)
+    (tmp_path / "x").write_bytes(bytes(size))
+    picture = tmp_path / "look.png"
+    code, out, err = run(tmp_path / "x.hdr", "--quicklook", picture)
+    assert code == 1 and out == "" and err.startswith(ONE_LINE_ERROR) and err.count("\n") == 1 and words in err
+    assert not picture.exists()
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_three_formats_in_one_folder(tmp_path: Path, as_json: bool) -> None:
+    """60, 200 and 425 bands as ENVI, specfm HDF5 and MATLAB."""
+    from scipy.io import savemat
+
+    rng = np.random.default_rng(0)
+    (tmp_path / "a.hdr").write_text(
+        ENVI.replace("bands = 2", "bands = 60")
+        + f"wavelength units = nm\nwavelength = {{{', '.join(str(400 + 10 * i) for i in range(60))}}}\n"
+    )
+    (tmp_path / "a").write_bytes(rng.integers(1, 99, 4 * 3 * 60).astype("<i2").tobytes())
+    cube = rng.random((5, 4, 200)).astype(np.float32)
+    save_scene(Scene.from_array(cube, Sensor(BandGrid(400 + 5.0 * np.arange(200)))), tmp_path / "b.h5")
+    savemat(tmp_path / "c.mat", {"cube": rng.random((6, 5, 425)), "wavelength": 380 + 5.0 * np.arange(425)})
+    code, out, err = run(tmp_path, "--units", "nm", *(["--json"] if as_json else []))
+    assert code == 0 and err == ""
+    if as_json:
+        assert [entry["coverage"]["bands"] for entry in json.loads(out)] == [60, 200, 425]
+    else:
+        assert out.count(" bands usable") == 3

@@ -165,6 +165,20 @@ def test_enmap_metadata(tmp_path: Path) -> None:
         read_scene(path)
 
 
+def test_desis_metadata(tmp_path: Path) -> None:
+    names = {"bandID": "band", "FWHMOfBand": "wavelengthWidthOfBand", "GainOf": "gainOf", "OffsetOf": "offsetOf"}
+    text = ENMAP.format(bands=enmap_bands(1e-4, 1e-4)).replace("EnMAP", "DESIS")
+    for old, new in names.items():
+        text = text.replace(old, new)
+    (tmp_path / "DESIS-METADATA.xml").write_text(text)
+    path = tiff(tmp_path / "DESIS-SPECTRAL_IMAGE.tif", make.cube((3, 4, 2)))
+    expect_two_bands(path)
+    assert read_scene(path).sensor.scale == 1e-4 and read_scene(path).sensor.name == "DESIS"
+    with rasterio.open(path, "r+") as raster:
+        raster.scales = (1e-4, 1e-4)
+    assert read_scene(path).sensor.scale == 1e-4  # stated twice, applied once
+
+
 def test_enmap_l1b_detectors_share_one_description(tmp_path: Path) -> None:
     (tmp_path / "E-METADATA.XML").write_text(ENMAP.format(bands=enmap_bands(2, 3, 4)))
     vnir = tiff(tmp_path / "E-SPECTRAL_IMAGE_VNIR.TIF", make.cube((3, 4, 2)))

@@ -148,6 +148,13 @@ def test_load_variable(tmp_path: Path, hdf: bool) -> None:
         load_variable(path, "map")
 
 
+def test_text_in_a_v73_file_is_no_candidate(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.mat", True, X=np.ones((9, 6)), names=np.full((9, 4), 65, np.uint16))
+    with h5py.File(path, "r+") as file:
+        file["names"].attrs["MATLAB_class"] = np.bytes_("char")
+    assert read_scene(path, layout="spectra", wavelengths=make.bands_csv(tmp_path, 6)).shape == (9, 1, 6)
+
+
 def test_objects_in_a_v5_file_are_not_candidates(tmp_path: Path) -> None:
     path = tmp_path / "a.mat"
     savemat(path, {"names": np.array([["a", "b"]], object), "info": {"x": 1}, "cube": make.cube()})

@@ -52,7 +52,7 @@ def command(
     from rich.progress import Progress
     from rich.table import Table
 
-    from specfm.labels import read_array
+    from specfm.cards.labels import read_array
     from specfm.shards.build import write_shards
     from specfm.shards.inputs import open_scenes
 

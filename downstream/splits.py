@@ -134,10 +134,40 @@ def default_block(samples: Samples) -> int:
     return max(2 * samples.window, max(extents) // 6, 4)
 
 
+def _joined_groups(samples: Samples) -> np.ndarray:
+    """Group -> unit. Groups of different files whose windows touch on the ground are one unit.
+
+    Most plots of the public NEON tree-species set lie side by side in pairs and cut the same crowns apart (and two show
+    the same ground), so they move together. Objects within one file are left apart: there the guard band does the work.
+    """
+    from scipy.spatial import cKDTree
+
+    unit_G = np.arange(len(samples.group_names))
+    boxes: dict[int, tuple[int, np.ndarray, np.ndarray, np.ndarray]] = {}
+    for scene in np.unique(samples.scene_N).tolist():
+        mine_I = np.flatnonzero(samples.scene_N == scene)
+        rc = samples.frame_rc_N2[mine_I]
+        boxes[scene] = (int(samples.frame_N[mine_I[0]]), rc.min(0), rc.max(0), mine_I)
+    scenes = list(boxes)
+    for i, a in enumerate(scenes):
+        for b in scenes[i + 1 :]:
+            (frame_a, low_a, high_a, I_a), (frame_b, low_b, high_b, I_b) = boxes[a], boxes[b]
+            gap = np.maximum(low_b - high_a, low_a - high_b).max()
+            if frame_a != frame_b or gap >= samples.window:
+                continue
+            tree = cKDTree(samples.frame_rc_N2[I_a].astype(np.float64))
+            near, at = tree.query(samples.frame_rc_N2[I_b].astype(np.float64), p=np.inf)
+            for one, other in zip(I_a[at[near < samples.window]], I_b[near < samples.window], strict=True):
+                x, y = unit_G[samples.group_N[one]], unit_G[samples.group_N[other]]
+                if x != y:
+                    unit_G[unit_G == max(x, y)] = min(x, y)
+    return unit_G
+
+
 def units_of(samples: Samples, rule: str, block: int) -> np.ndarray:
     """Unit of every sample under a rule: ``[N]``. Random pixels use blocks for their intervals only."""
     if rule == "group":
-        return _compact(samples.group_N)
+        return _compact(_joined_groups(samples)[samples.group_N])
     if rule == "scene":
         return _compact(samples.scene_N)
     low = samples.frame_rc_N2.min(0)
@@ -280,6 +310,12 @@ def make_split(
         raise SpecfmError(f"split {rule!r} finds {len(np.unique(unit_N))} unit(s), needs 3; {remedy}")
     least = 2 if rule == "scene" else min_groups
     kept, notices = _kept_classes(samples, unit_N, 1 if rule == "random_pixels" else least, min_samples, rule)
+    joined = len(np.unique(samples.group_N)) - len(np.unique(unit_N)) if rule == "group" else 0
+    if joined:
+        notices.append(
+            f"groups that touch on the ground move together: {joined + len(np.unique(unit_N))} groups, "
+            f"{len(np.unique(unit_N))} units"
+        )
     pool_I = np.flatnonzero(np.isin(samples.y_N, kept))
     rng = np.random.default_rng([seed, 3])
     if rule == "random_pixels":

@@ -70,19 +70,29 @@ def test_objects_in_one_scene_are_guarded_too() -> None:
     assert_apart(samples, make_split(samples, "group", 0))
 
 
-def test_two_files_of_the_same_ground_are_known_to_overlap() -> None:
-    """Two plots of a public tree-species set show the very same ground under two names."""
+def test_files_that_touch_on_the_ground_move_together() -> None:
+    """Two plots of a public tree-species set show the very same ground under two names, many more are neighbours."""
     scenes = [p.replace(geo=geo_at(100 * i, 0)) for i, p in enumerate(PLOTS)]
-    scenes[1] = scenes[1].replace(geo=geo_at(0, 3))  # three pixels beside plot 0
+    scenes[1] = scenes[1].replace(geo=geo_at(0, 3))  # overlaps plot 0 by nine columns
+    scenes[2] = scenes[2].replace(geo=geo_at(0, 15))  # touches plot 1
     samples = collect_samples(scenes, 5)
+    assert samples.frame_N.max() == 0
     for seed in range(20):
         split = make_split(samples, "group", seed)
         assert_apart(samples, split)
-        sides = [{0, 1} & set(samples.scene_N[ids].tolist()) for ids in (split.fit_I, split.test_I)]
-        if split.options["purged"] > 0 and {0, 1} & (sides[0] | sides[1]):
-            break
-    else:
-        pytest.fail("the overlapping plots never met in twenty seeds, so nothing was tested")
+        sides = [{0, 1, 2} & set(samples.scene_N[ids].tolist()) for ids in (split.train_I, split.val_I, split.test_I)]
+        assert sorted(map(len, sides)) == [0, 0, 3]
+    assert any("10 units" in n for n in split.notices)
+
+
+def test_overlap_across_files_is_guarded_under_leave_one_scene_out() -> None:
+    scenes = [p.replace(geo=geo_at(100 * i, 0)) for i, p in enumerate(PLOTS)]
+    scenes[1] = scenes[1].replace(geo=geo_at(0, 3))
+    samples = collect_samples(scenes, 5)
+    split = make_split(samples, "scene", held_scene=0)
+    assert_apart(samples, split)
+    gone = np.setdiff1d(np.flatnonzero(samples.scene_N == 1), np.concatenate([split.train_I, split.val_I]))
+    assert len(gone) > 50 and split.options["purged"] >= len(gone)
 
 
 def test_random_pixels_are_leaky_and_say_so() -> None:

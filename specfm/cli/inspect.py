@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -68,17 +69,19 @@ def command(
     results: list[dict[str, Any]] = []
     refused: list[str] = []
     console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+    bar = Progress(console=console, disable=not console.is_terminal, transient=True)
+    with bar as progress, reader_notes() as notes:
         task = progress.add_task("inspecting", total=None)
         for scene in _scenes(path, options, refused):
             inspection = inspect_scene(scene)
-            result = inspection.to_dict()
+            result = {**inspection.to_dict(), "notes": list(dict.fromkeys(notes))}
+            notes.clear()
             if quicklook is not None:
                 target = quicklook if single else quicklook / f"{scene.name.replace('/', '_')}.png"
                 result["quicklook"] = {"path": str(target), "bands": list(write_quicklook(scene, target, overwrite))}
             results.append(result)
             if not as_json:
-                typer.echo(render(inspection, result.get("quicklook")))
+                typer.echo(render(inspection, result.get("quicklook"), result["notes"]))
             progress.advance(task)
     if not results and refused:
         raise SpecfmError(refused[0] if len(refused) == 1 else f"{path}: no scene could be read; first: {refused[0]}")
@@ -86,6 +89,28 @@ def command(
         typer.echo(json.dumps(results[0] if single else results, indent=1, allow_nan=False))
     for message in refused:
         print(f"not read: {message}", file=sys.stderr)
+
+
+@contextmanager
+def reader_notes() -> Iterator[list[str]]:
+    """What the readers log meanwhile (where wavelengths come from, defaults taken) is collected instead of printed."""
+    import logging
+
+    notes: list[str] = []
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            notes.append(record.getMessage())
+
+    logger, handler = logging.getLogger("specfm.readers"), Collect(logging.INFO)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield notes
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _scenes(path: str, options: dict[str, Any], refused: list[str]) -> Iterator[Scene]:
@@ -117,7 +142,7 @@ def _scenes(path: str, options: dict[str, Any], refused: list[str]) -> Iterator[
     yield from load_card(path).scenes()
 
 
-def render(inspection: Inspection, picture: dict[str, Any] | None = None) -> str:
+def render(inspection: Inspection, picture: dict[str, Any] | None = None, notes: Sequence[str] = ()) -> str:
     """An inspection as text, one fact a line."""
     scene, sensor, coverage, masks = (inspection.scene, inspection.sensor, inspection.coverage, inspection.masks)
     height, width, count = scene["shape"]
@@ -142,6 +167,7 @@ def render(inspection: Inspection, picture: dict[str, Any] | None = None) -> str
     if picture is not None:
         red, green, blue = picture["bands"]
         lines.append(f"  quicklook   {picture['path']} (bands {red}, {green}, {blue} as red, green, blue)")
+    lines.extend(f"  note        {note}" for note in notes)
     if not inspection.findings:
         lines.append("  suspicious  nothing found")
     lines.extend(f"  suspicious  {finding.text}" for finding in inspection.findings)

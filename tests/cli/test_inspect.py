@@ -59,8 +59,11 @@ def test_a_silent_file_is_told(tmp_path: Path) -> None:
     bands = tmp_path / "b.csv"
     bands.write_text("band,centre_nm\n" + "".join(f"{i},{500 + i}\n" for i in range(5)))
     code, out, _ = run(tmp_path / "a.npy", "--wavelengths", bands, "--quantity", "radiance", "--scale", 0.5, "--json")
-    sensor = json.loads(out)["sensor"]
-    assert code == 0 and sensor["quantity"] == "radiance" and sensor["scale"] == 0.5
+    data = json.loads(out)
+    assert code == 0 and data["sensor"]["quantity"] == "radiance" and data["sensor"]["scale"] == 0.5
+    assert data["notes"] == [f"{tmp_path / 'a.npy'} is silent about wavelengths; taken from {bands}"]
+    _, out, err = run(tmp_path / "a.npy", "--wavelengths", bands)
+    assert "  note        " in out and "taken from" in out and err == ""
     code, out, _ = run(tmp_path / "a.npy", "--wavelengths", bands, "--nodata", 1, "--json")
     assert json.loads(out)["masks"]["valid_pixels"] == 0.0
 

@@ -90,7 +90,8 @@ def iterate_windows(
                 yield WindowBatch(ids, scene, x_BHWC, masks[at[:, 0], at[:, 1]])
 
 
-def _progress(title: str, total: int) -> tuple[Any, Any]:
+def progress_bar(title: str, total: int) -> tuple[Any, Any]:
+    """A bar on stderr, silent when that is not a terminal, and its only task."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -173,7 +174,7 @@ def extract(
     if hasattr(encoder, "eval"):
         encoder.eval()
     X_ND: np.ndarray | None = None
-    progress, task = _progress(f"features {name}", len(samples))
+    progress, task = progress_bar(f"features {name}", len(samples))
     with progress, torch.inference_mode():
         for part in iterate_windows(scene_list, samples, window, batch):
             x_BHWC = torch.from_numpy(part.x_BHWC).to(device)
@@ -213,7 +214,7 @@ def spectra(scenes: Sequence[Scene], window: int, samples: Samples) -> tuple[Fea
     pixel_NK = np.empty((len(samples), int(keep_C.sum())), np.float32)
     mean_NK = np.empty_like(pixel_NK)
     half = window // 2
-    progress, task = _progress("raw spectra", len(samples))
+    progress, task = progress_bar("raw spectra", len(samples))
     with progress:
         for part in iterate_windows(scenes, samples, window, batch=256):
             sensor = part.scene.sensor

@@ -17,7 +17,7 @@ import numpy as np
 
 from downstream import metrics
 from downstream.baselines import majority_predict, pca_features, random_twin
-from downstream.features import POOLINGS, FeatureSet, encoder_device, extract, spectra
+from downstream.features import POOLINGS, FeatureSet, encoder_device, extract, progress_bar, spectra
 from downstream.knn import knn_predict
 from downstream.leakage import leakage_score
 from downstream.linear_probe import C_GRID, linear_probe
@@ -147,9 +147,10 @@ def evaluate(
         runs.wall_s += seconds
         return runs
 
-    for split in splits:
+    X, y = features.X_ND, features.y_N
+
+    def one_split(split: Split) -> None:
         fit_I, test_I = split.fit_I, split.test_I
-        X, y = features.X_ND, features.y_N
         if "knn" in options.protocols:
             start = time.perf_counter()
             if pca is None:
@@ -170,6 +171,12 @@ def evaluate(
             runs = record("linear", split, result.predicted_N, time.perf_counter() - start)
             runs.strengths.append(result.C)
             runs.unconverged += not result.converged
+
+    progress, task = progress_bar(f"probe {method}", len(splits))
+    with progress:
+        for split in splits:
+            one_split(split)
+            progress.advance(task)
     return list(found.values())
 
 
@@ -263,6 +270,8 @@ def probe(
     samples = collect_samples(scenes, window, group_by=options.group_by, max_per_class=options.max_per_class)
     if options.split_files:
         splits = [load_split(path, samples) for path in options.split_files]
+        if any(not np.array_equal(s.unit_N, splits[0].unit_N) for s in splits):
+            raise UsageError("the split files have different groups or blocks; probe them one by one")
     else:
         splits = make_splits(
             samples, options.split, options.seeds, min_groups=options.min_groups, min_samples=options.min_samples,

@@ -100,6 +100,18 @@ def _check_labels(scene: Scene) -> np.ndarray:
     return np.asarray(labels_HW)
 
 
+def _valid_where(scene: Scene, wanted_HW: np.ndarray, strip: int = 256) -> np.ndarray:
+    """Validity of the wanted pixels; rows without any are not read, the others at most ``strip`` at a time."""
+    valid_HW = np.zeros(wanted_HW.shape, bool)
+    rows = np.flatnonzero(wanted_HW.any(1))
+    for low in range(int(rows[0]), int(rows[-1]) + 1, strip):
+        here = rows[(rows >= low) & (rows < low + strip)]
+        if len(here):
+            part = slice(int(here[0]), int(here[-1]) + 1)
+            valid_HW[part] = scene.mask(part, slice(None))
+    return valid_HW
+
+
 def collect_samples(
     scenes: Sequence[Scene],
     window: int,
@@ -144,7 +156,7 @@ def collect_samples(
         labelled_HW = labels_HW >= 0
         if not labelled_HW.any():
             continue
-        valid_HW = scene.mask(slice(None), slice(None))
+        valid_HW = _valid_where(scene, labelled_HW)
         invalid += int((labelled_HW & ~valid_HW).sum())
         rc_n2 = np.argwhere(labelled_HW & valid_HW).astype(np.int64)
         if not len(rc_n2):

@@ -180,7 +180,7 @@ def interval_figure(rows: Sequence[Mapping[str, Any]], metric: str = "oa") -> st
     for i, row in enumerate(reversed(rows)):
         cell = row[metric]
         values = [v for v in cell["values"] if v is not None]
-        axis.plot(values, [i] * len(values), ".", color="#bbbbbb", ms=4, zorder=1)
+        axis.plot(values, [i] * len(values), ".", color="#555555", ms=3, zorder=2.5)
         if cell["ci"]:
             axis.plot(cell["ci"], [i, i], color="#0072B2", lw=2, zorder=2)
         axis.plot(cell["mean"], i, "o", color="#D55E00", ms=4, zorder=3)

@@ -1,0 +1,177 @@
+"""The whole road on simulated scenes: files, shards, pretraining on several sensors, probes on another one, a report.
+
+Every stage uses what the ``specfm`` command of the same name uses, and says which command that is. All numbers follow
+from the seeds here and in ``configs/demo.yaml``: two runs on one machine print the same table.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from specfm.errors import UsageError
+
+if TYPE_CHECKING:
+    from downstream.report import Embedding
+    from specfm.scene import Scene
+
+# Four sensors that share little: two kinds of range, 13 to 144 bands, reflectance, radiance and top of atmosphere.
+SENSORS = ("hymap", "rosis", "casi_1500", "sentinel2_msi")
+UNSEEN = "hydice"  # the probed sensor; pretraining sees neither it nor its ground
+MATERIALS = (
+    "broadleaf", "grass", "dry_grass", "clay_soil", "carbonate_soil", "asphalt", "tar_roof", "concrete", "red_tile",
+    "blue_metal",
+)  # fmt: skip
+# Light differs from place to place and the sensors are noisy: five labels a class do not show what to ignore.
+CONDITIONS = {"blob": 14.0, "illumination": 0.2, "gain": 0.2, "tilt": 0.1, "snr": 60.0}
+SIZE, WINDOW, STRIDE = 80, 8, 4  # pixels
+SHOTS, SPLITS = 5, 10
+STAGES = ("scenes", "unseen", "shards", "pretrain", "results.jsonl", "report.html")
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """Rows of the probe (see ``downstream.probe``), the report, and seconds by stage."""
+
+    rows: list[dict[str, Any]]
+    report: Path
+    seconds: dict[str, float]
+
+
+def run_demo(out: Path, overwrite: bool = False, overrides: list[str] | None = None, say: Say = print) -> DemoResult:
+    """Run the demo.
+
+    Args:
+        out: folder for everything it makes.
+        overwrite: replace what an earlier demo left in ``out``; other files there are not touched.
+        overrides: changes of ``configs/demo.yaml`` (``steps=50``).
+        say: gets one line when a stage begins and ends.
+
+    Raises:
+        UsageError: ``out`` holds an earlier demo, or an override is wrong. SpecfmError: matplotlib or jinja2 missing.
+    """
+    from pretrain.config import PretrainConfig
+    from specfm.config import load_config
+
+    run = out / "pretrain"
+    places = [f"out={json.dumps(str(run))}", f"data.shards={json.dumps([str(out / 'shards')])}"]
+    config = load_config("demo.yaml", PretrainConfig, [*places, *(overrides or [])])
+    _require_plots()
+    _clear(out, overwrite)
+    seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(name: str, command: str) -> Iterator[None]:
+        say(f"[{len(seconds) + 1}/5] {name}\n      $ specfm {command}")
+        began = time.perf_counter()
+        yield
+        seconds[name] = round(time.perf_counter() - began, 1)
+        say(f"      {seconds[name]:.0f} s")
+
+    with stage("simulated scenes of known materials", f"simulate --out {out}/scenes --sensors {','.join(SENSORS)} ..."):
+        seen = _simulate(out / "scenes", SENSORS, seed=1, scenes=2, size=SIZE)
+        unseen = _simulate(out / "unseen", (UNSEEN,), seed=2, scenes=4, size=64)
+    with stage("shards", f"shard {out}/scenes/*.yaml --out {out}/shards --window {WINDOW} --stride {STRIDE}"):
+        _shard(seen, out / "shards")
+    with stage(f"pretraining on {len(SENSORS)} sensors, without labels", f"pretrain configs/demo.yaml out={run}"):
+        from pretrain.loop import train
+
+        train(config)
+    probed = f"probe {run} --data {out}/unseen/{UNSEEN}.yaml --shots {SHOTS}"
+    with stage(f"probes on {UNSEEN}, a sensor and ground it never saw, {SHOTS} labels a class", probed):
+        rows = _probe(run, unseen, out / "results.jsonl")
+    with stage("report", f"report {run} {out}/results.jsonl --out {out}/report.html"):
+        report = _report(run, seen + unseen, rows, out / "report.html")
+    return DemoResult(rows, report, seconds)
+
+
+def _require_plots() -> None:
+    """Fail before the work, not after it, where the report could not be drawn."""
+    from downstream.report.figures import new_figure
+
+    new_figure(1, 1)
+
+
+def _clear(out: Path, overwrite: bool) -> None:
+    from specfm.files import remove_folder
+
+    there = [out / name for name in STAGES if (out / name).exists()]
+    if there and not overwrite:
+        raise UsageError(f"{there[0]} exists; choose another --out or pass --overwrite")
+    for path in there:
+        if path.is_dir():
+            remove_folder(path)
+        else:
+            path.unlink()
+
+
+def _simulate(out: Path, sensors: tuple[str, ...], seed: int, scenes: int, size: int) -> list[Scene]:
+    from specfm.cards import load_card
+    from specfm.simulate import write_simulation
+
+    cards = write_simulation(out, sensors, seed, scenes, (size, size), MATERIALS, **CONDITIONS)
+    return [scene for card in cards for scene in load_card(card).scenes()]
+
+
+def _shard(scenes: list[Scene], out: Path) -> None:
+    from specfm.shards import write_shards
+
+    write_shards(scenes, out, WINDOW, STRIDE)
+
+
+def _probe(run: Path, scenes: list[Scene], results: Path) -> list[dict[str, Any]]:
+    from downstream.probe import ProbeOptions, probe
+    from downstream.results import append_rows
+    from specfm.checkpoint import load
+
+    options = ProbeOptions(
+        shots=SHOTS, seeds=SPLITS, window=WINDOW, pooling="mean", init_seeds=2, max_per_class=20, ks=(1, 5)
+    )
+    rows = probe(load(run), scenes, options, data=f"simulated_{UNSEEN}", name="pretrained")
+    append_rows(results, rows)
+    return rows
+
+
+def _report(run: Path, scenes: list[Scene], rows: list[dict[str, Any]], out: Path) -> Path:
+    from downstream.baselines import random_twin
+    from downstream.report import build_report
+    from specfm.checkpoint import load
+
+    encoder = load(run)
+    shown = list({scene.domain: scene for scene in scenes}.values())  # one of each sensor
+    return build_report(
+        out,
+        run=run,
+        results=rows,
+        scenes=shown,
+        embeddings={
+            "pretrained encoder, all sensors": _embedding(encoder, scenes),
+            "random-init encoder, all sensors": _embedding(random_twin(encoder, 0), scenes),
+        },
+        title="specfm demo",
+        notes=[
+            f"Pretrained without labels on simulated scenes of {', '.join(SENSORS)}; probed with {SHOTS} labels a "
+            f"class on {UNSEEN}, a sensor and ground that pretraining never saw.",
+        ],
+    )
+
+
+def _embedding(encoder: Any, scenes: list[Scene]) -> Embedding:
+    from downstream.features import extract
+    from downstream.report import Embedding
+    from downstream.samples import collect_samples
+
+    samples = collect_samples(scenes, WINDOW, max_per_class=10)
+    features = extract(encoder, scenes, WINDOW, samples, pooling="mean")
+    colourings = {
+        "class": [samples.label_names[y] for y in samples.y_N],
+        "domain": [scenes[i].domain for i in samples.scene_N],
+    }
+    return Embedding(features.X_ND, colourings)

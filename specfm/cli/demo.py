@@ -1,0 +1,36 @@
+"""``specfm demo``: the whole road on simulated scenes, in minutes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes of configs/demo.yaml, e.g. steps=50.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for everything the demo makes.")] = Path("runs/demo"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo in --out.")] = False,
+) -> None:
+    """Simulate scenes of four sensors, pretrain on them, probe on a fifth, and write a report.
+
+    Takes a few minutes on two cores and needs no data. Prints the probe's table and the path of report.html.
+    """
+    from rich.console import Console
+
+    from downstream import results
+    from pretrain.demo import run_demo
+
+    done = run_demo(out, overwrite, overrides, say=lambda line: print(line, flush=True))
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
+    console.print()
+    console.print(results.heading(done.rows[0]), highlight=False)
+    console.print(results.table(done.rows, width=console.width))
+    for line in results.remarks(done.rows):
+        console.print(line, highlight=False, style="yellow" if line.startswith("alarm") else None)
+    print(f"{sum(done.seconds.values()):.0f} s in all; open {done.report}")

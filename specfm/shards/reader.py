@@ -57,8 +57,6 @@ class ShardReader:
     """
 
     def __init__(self, path: Path | str, cache: str = "auto", verify: str = "first") -> None:
-        import h5py
-
         if verify not in ("first", "off"):
             raise UsageError(f"verify is {verify!r}; give first or off")
         machine.copies_allowed(cache)
@@ -66,7 +64,7 @@ class ShardReader:
         self._cache, self._verify = cache, verify
         schema.check_file_size(self.path)
         try:
-            with h5py.File(self.path, "r", locking=False) as file:
+            with schema.open_file(self.path) as file:
                 self._read_index(file)
         except (OSError, KeyError, RuntimeError) as error:
             raise schema.ShardError(f"{self.path} cannot be read as a shard ({error}); build it again") from None
@@ -204,12 +202,10 @@ class ShardReader:
             return self.bad
 
     def _open_slow(self) -> list[int] | None:
-        import h5py
-
         reason = self._patches.reason or (self._masks.reason if self._masks else "")
         made = None
         if machine.copies_allowed(self._cache):
-            with h5py.File(self.path, "r", locking=False) as file:
+            with schema.open_file(self.path) as file:
                 _register_filters(self.codec)
                 made = machine.uncompressed_copy(file, self.path, self.fingerprint, self.crc_N)
         if made is None:
@@ -335,12 +331,10 @@ class ShardReader:
 
     def _fetch_slow(self, ids: NDArray[np.int64], x: NDArray[Any], mask: NDArray[np.bool_]) -> None:
         """Through HDF5, one thread at a time, in file order so that samples of one chunk share its decoding."""
-        import h5py
-
         with self._lock:
             if self._handle is None:
                 _register_filters(self.codec)
-                self._handle = h5py.File(self.path, "r", locking=False, rdcc_nbytes=1 << 27)
+                self._handle = schema.open_file(self.path, rdcc_nbytes=1 << 27)
             patches, masks = self._handle["patches"], self._handle.get("mask")
             for row in np.argsort(ids, kind="stable"):
                 x[row] = patches[int(ids[row])]

@@ -179,6 +179,12 @@ def test_opens_while_another_process_holds_a_lock(tmp_path: Path) -> None:
         holder.communicate("\n")
 
 
+def test_opens_while_this_process_has_it_open_with_locks(tmp_path: Path) -> None:
+    x, _ = write_shard(tmp_path / "a.h5", codec="gzip")
+    with h5py.File(tmp_path / "a.h5", "r", locking=True):
+        np.testing.assert_array_equal(ShardReader(tmp_path / "a.h5", cache="off").read([4])[0], x[[4]])
+
+
 def test_set_numbers_samples_and_scenes_through(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.h5", count=10, domain="b")
     write_shard(tmp_path / "b.h5", count=6, domain="a")

@@ -50,7 +50,8 @@ def quadrature_weights(bands: BandTensors) -> Tensor:
     fwhm_GC = effective_fwhm_nm(bands)
     cap_GC = torch.where(fwhm_GC > 0, GAP_CAP_FWHM * fwhm_GC, torch.inf)
     cell_GC = torch.minimum(left_GC, cap_GC) + torch.minimum(right_GC, cap_GC)
-    cell_GC = torch.where(valid_GC & cell_GC.isfinite(), cell_GC / (past_GC - first_GC).clamp_min(1), 0.0)
+    bounded_GC = valid_GC & left_GC.isfinite()  # not so if all usable bands have one centre
+    cell_GC = torch.where(bounded_GC, cell_GC / (past_GC - first_GC).clamp_min(1), 0.0)
     total_G1 = cell_GC.sum(1, keepdim=True)
     alone_GC = valid_GC / valid_GC.sum(1, keepdim=True).clamp_min(1).double()  # one distinct centre: nothing to weigh
     return torch.where(total_G1 > 0, cell_GC / total_G1.clamp_min(1e-300), alone_GC)

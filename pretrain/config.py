@@ -106,9 +106,8 @@ class CheckpointConfig(Strict):
 
     every: Positive = Field(500, description="steps between checkpoints; the last step always saves one")
     keep: Positive = Field(2, description="newest valid checkpoints kept, besides the best by kNN")
-    milestone_every: NonNegative = Field(
-        0, description="checkpoints at multiples of it are kept for good; 0 keeps none"
-    )
+    milestone_every: NonNegative = Field(0, description="checkpoints at multiples of it are kept for good; 0 keeps none")
+    retry_s: Annotated[float, Field(ge=0)] = Field(1.0, description="pause before a failed save is tried again, seconds")
 
 
 class MonitorConfig(Strict):

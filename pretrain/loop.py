@@ -90,7 +90,7 @@ class _Run:
         self.optimizer = adamw(self.modules, optim.lr, optim.weight_decay, optim.betas, world.device)
         self.guard = BadStepGuard(config.guard.bad_in_a_row, config.guard.bad_per_1000)
         keep = config.checkpoint
-        self.checkpointer = Checkpointer(folder.checkpoints, keep.keep, keep.milestone_every)
+        self.checkpointer = Checkpointer(folder.checkpoints, keep.keep, keep.milestone_every, keep.retry_s)
         world.on_main(lambda: folder.open(resume))
         if world.is_main:
             stack.callback(folder.close)
@@ -171,7 +171,9 @@ class _Run:
         set_lr(self.optimizer, lr)
         result = self.step_function(step, batch)
         self.watchdog.stage("agreement between processes")
-        parameters = list(self.modules.parameters())
+        parameters = [p for p in self.modules.parameters() if p.requires_grad]
+        if spoiled := faults.hit("step.grad"):
+            parameters[0].grad = torch.full_like(parameters[0], float(spoiled))
         world.sum_gradients(parameters)
         norm = clip_gradients(parameters, config.optim.clip)
         # One reduction tells every rank whether any of them saw a bad value or a stop signal, and the global means.

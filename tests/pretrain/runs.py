@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
-import signal
-import subprocess
+import socket
 import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,13 @@ from specfm import BandGrid, Sensor
 from specfm.config import load_config
 from specfm.shards import ShardWriter
 
-ROOT = Path(__file__).resolve().parents[2]
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Children are forked from a server that has imported everything but has run no training: cheap to start, safe to kill.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
+    ["pretrain.loop", "tests.pretrain.runs", "h5py", "timm.optim", "lightly.models.modules.heads", "safetensors.torch"]
+    + ["rich.progress", "matplotlib.figure", "matplotlib.backends.backend_agg"]
+)
 MATERIALS = ("soil", "grass", "water")
 
 
@@ -65,29 +74,75 @@ def debug_config(out: Path, shards: list[str], *overrides: str) -> PretrainConfi
     return load_config("pretrain/debug.yaml", PretrainConfig, settings(out, shards, *overrides))
 
 
-def start(arguments: list[str], module: str = "specfm", faults: str = "", **options: Any) -> subprocess.Popen[str]:
-    """Start ``python -m module arguments`` with planned faults."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "SPECFM_FAULTS": faults, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
+def _child(arguments: list[str], environment: dict[str, str], log: str) -> None:
+    os.environ.update(environment)
+    handle = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    from pretrain.__main__ import main
+
+    sys.exit(main(arguments))
 
 
-def finish(process: subprocess.Popen[str], timeout: float = 120.0) -> tuple[int, str, str]:
-    """Exit code, stdout, stderr; a process that hangs is killed and fails the test."""
-    try:
-        out, err = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        out, err = process.communicate()
-        raise AssertionError(f"the process did not end in {timeout} s\n{out}\n{err}") from None
-    return process.returncode, out, err
+@dataclass
+class Job:
+    """One or several processes of a run, started from a server that has imported torch already."""
+
+    processes: list[Any]
+    logs: list[Path]
+
+    def wait(self, timeout: float = 60.0) -> list[int]:
+        """Exit codes (negative: killed by that signal); whatever hangs is killed and fails the test."""
+        end = time.monotonic() + timeout
+        for process in self.processes:
+            process.join(max(end - time.monotonic(), 0.1))
+        hanging = [process for process in self.processes if process.is_alive()]
+        for process in hanging:
+            process.kill()
+            process.join()
+        assert not hanging, f"a process did not end in {timeout} s:\n{self.text}"
+        return [process.exitcode for process in self.processes]
+
+    @property
+    def text(self) -> str:
+        """What the processes printed."""
+        return "".join(log.read_text() for log in self.logs if log.exists())
+
+
+def launch(logs: Path, arguments: list[str], faults: str = "", world: int = 1) -> Job:
+    """Start ``python -m pretrain arguments`` on ``world`` ranks with planned faults."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    processes, files = [], []
+    for rank in range(world):
+        environment = {"SPECFM_FAULTS": faults, "WORLD_SIZE": str(world), "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        files.append(logs / f"log-{time.monotonic_ns()}-{rank}.txt")
+        process = SERVER.Process(target=_child, args=(arguments, environment, str(files[-1])))
+        process.start()
+        processes.append(process)
+    return Job(processes, files)
+
+
+def run(out: Path, shards: list[str], *overrides: str, faults: str = "", world: int = 1) -> tuple[list[int], str]:
+    """Run the debug configuration to its end, planned or not; returns exit codes and what was printed."""
+    job = launch(out.parent, ["pretrain/debug.yaml", *settings(out, shards, *overrides)], faults, world)
+    return job.wait(), job.text
+
+
+def wait_for(condition: Callable[[], bool], alive: Callable[[], bool] = lambda: True, seconds: float = 60.0) -> None:
+    """Poll until ``condition`` holds; fails at once if what it waits for is not ``alive`` any more."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert alive() and time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def steps_done(out: Path) -> int:
+    """Rows in the run's record so far."""
+    path = out / "metrics.jsonl"
+    return len(path.read_text().splitlines()) if path.is_file() else 0
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,75 @@
+"""The number of processes changes nothing: losses of 1 and 2 ranks, and a run that changes ranks half-way (fault 20)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.pretrain.runs import launch, make_shards, metrics, run, settings
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> list[str]:
+    return make_shards(tmp_path_factory.mktemp("shards"))
+
+
+def losses(out: Path) -> list[float]:
+    return [row["loss"] for row in metrics(out)]
+
+
+def assert_close(out: Path, reference: Path, relative: float) -> None:
+    worst = max(abs(a - b) / abs(b) for a, b in zip(losses(out), losses(reference), strict=True))
+    assert worst < relative, f"losses differ by {worst:.2e}"
+
+
+STEPS = ("steps=50", "checkpoint.every=20", "objective.band_prediction.weight=0.5")
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory, shards) -> Path:
+    """50 steps on one rank, with the false-negative rule and the band-prediction term."""
+    out = tmp_path_factory.mktemp("single") / "run"
+    codes, text = run(out, shards, *STEPS)
+    assert codes == [0], text
+    return out
+
+
+def test_two_ranks_give_the_losses_of_one(tmp_path, shards, single):
+    out = tmp_path / "run"
+    codes, text = run(out, shards, *STEPS, world=2)
+    assert codes == [0, 0], text
+    assert_close(out, single, 1e-5)
+    assert metrics(out)[-1]["negatives/excluded"] == pytest.approx(metrics(single)[-1]["negatives/excluded"], abs=1e-6)
+    assert metrics(out)[-1]["embedding/rank"] == pytest.approx(metrics(single)[-1]["embedding/rank"], rel=1e-3)
+
+
+def test_micro_batches_on_two_ranks_give_the_losses_of_one(tmp_path, shards, single):
+    out = tmp_path / "run"
+    codes, text = run(out, shards, *STEPS, "optim.micro_batch=4", world=2)
+    assert codes == [0, 0], text
+    assert_close(out, single, 1e-5)
+
+
+def test_a_run_may_go_on_with_another_number_of_ranks(tmp_path, shards, single):
+    out = tmp_path / "run"
+    codes, _ = run(out, shards, *STEPS, faults="data.read:kill@step=25", world=2)
+    assert codes[0] == -9
+    job = launch(tmp_path, ["pretrain/debug.yaml", "--resume", *settings(out, shards, *STEPS)])
+    assert job.wait() == [0], job.text
+    assert "step-00000020" in job.text
+    assert_close(out, single, 1e-5)
+
+
+def test_an_error_on_rank_0_is_told_to_all(tmp_path, shards):
+    """Every rank ends with the same exit code instead of waiting for a peer that has gone."""
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "something").write_text("x")
+    codes, text = run(out, shards, world=2)
+    assert codes == [2, 2] and text.count("error:") == 1
+
+
+def test_parts_that_do_not_split_are_refused(tmp_path, shards):
+    codes, text = run(tmp_path / "run", shards, "data.divisor=1", "data.global_batch=13", world=2)
+    assert codes == [2, 2] and "does not split over 2 ranks" in text

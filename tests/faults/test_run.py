@@ -1,0 +1,227 @@
+"""The run as a whole: bad numbers, changed data, signals, stalls, two starts, wrong configurations (faults 15-37)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tests.pretrain.runs import (
+    launch,
+    make_shard,
+    make_shards,
+    metrics,
+    run,
+    settings,
+    steps_done,
+    wait_for,
+    weights,
+)
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> list[str]:
+    return make_shards(tmp_path_factory.mktemp("shards"))
+
+
+def resume(out: Path, shards: list[str], *overrides: str) -> tuple[int, str]:
+    job = launch(out.parent, ["pretrain/debug.yaml", "--resume", *settings(out, shards, *overrides)])
+    return job.wait()[0], job.text
+
+
+def error_of(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1, text
+    return lines[0]
+
+
+def checkpoints(out: Path) -> list[str]:
+    return sorted(p.name for p in (out / "checkpoints").iterdir())
+
+
+def test_nan_on_one_rank_is_skipped_by_all(tmp_path, shards):
+    """Fault 17: the last step is bad, so the released weights must be those of the checkpoint before it, bit for bit."""
+    out = tmp_path / "run"
+    codes, text = run(out, shards, "steps=4", "checkpoint.every=3", faults="nan@step=4:rank=1", world=2)
+    assert codes == [0, 0], text
+    assert [row["bad_step"] for row in metrics(out)] == [False, False, False, True]
+    assert metrics(out)[-1]["loss"] is None
+    assert weights(out) == weights(out / "checkpoints" / "step-00000003")
+    dumps = [json.loads((out / "bad_steps" / f"step-00000004-rank-{rank}.json").read_text()) for rank in (0, 1)]
+    assert dumps[1]["loss"] == "nan" and len(dumps[0]["sample_id"]) == len(dumps[1]["sample_id"]) == 6
+    assert not set(dumps[0]["sample_id"]) & set(dumps[1]["sample_id"])
+
+
+def test_overflow_of_a_gradient_leaves_the_optimiser_untouched(tmp_path, shards):
+    """Fault 19: weights and Adam's moments after the bad step are those before it."""
+    out = tmp_path / "run"
+    codes, text = run(out, shards, "steps=4", "checkpoint.every=3", faults="step.grad:inf@step=4")
+    assert codes == [0], text
+    before, after = (load_file(out / "checkpoints" / f"step-0000000{s}" / "training.safetensors") for s in (3, 4))
+    assert before.keys() == after.keys() and len(before) > 10
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_nan_that_stays_ends_the_run(tmp_path, shards):
+    """Fault 18: exit code 4 within four steps, and the last checkpoint is finite."""
+    out = tmp_path / "run"
+    codes, text = run(out, shards, faults="nan@step>=5")
+    assert codes == [4]
+    assert "4 steps in a row, up to step 8" in error_of(text)
+    assert steps_done(out) == 8 and checkpoints(out) == ["step-00000003"]
+    for name in ("training.safetensors", "model/model.safetensors"):
+        tensors = load_file(out / "checkpoints" / "step-00000003" / name)
+        assert all(np.isfinite(tensor).all() for tensor in tensors.values())
+    assert not (out / "model").exists()
+
+
+def test_changed_shards_are_refused(tmp_path):
+    """Fault 15, with the key that overrides it."""
+    shards = make_shards(tmp_path / "shards")
+    out = tmp_path / "run"
+    codes, _ = run(out, shards, "steps=4", faults="data.read:kill@step=4")
+    assert codes == [-9]
+    Path(shards[1]).unlink()
+    make_shard(Path(shards[1]), "beta", 36, 61, 2)
+    code, text = resume(out, shards, "steps=4")
+    assert code == 2
+    old = json.loads((out / "checkpoints" / "step-00000003" / "state.json").read_text())["data_fingerprint"][:16]
+    error = error_of(text)
+    assert old in error and "data.allow_changed=true" in error
+    code, text = resume(out, shards, "steps=4", "data.allow_changed=true")
+    assert code == 0 and old in text and "going on" in text
+
+
+def test_another_architecture_is_refused_and_other_changes_are_listed(tmp_path, shards):
+    """Fault 37."""
+    out = tmp_path / "run"
+    codes, _ = run(out, shards, "steps=4", faults="data.read:kill@step=4")
+    assert codes == [-9]
+    code, text = resume(out, shards, "steps=4", "model.options.dim=24")
+    assert code == 2 and "dim 48 there, 24 here" in error_of(text)
+    code, text = resume(out, shards, "steps=4", "objective.projection.dim=16")
+    assert code == 2 and "heads" in error_of(text)
+    code, text = resume(out, shards, "steps=4", "optim.lr=1e-4")
+    assert code == 0 and "resuming with another optim.lr: 0.0001 instead of 0.0003" in text
+    assert "lr: 0.0003" in (out / "config.until-step-00000003.yaml").read_text()
+    assert "lr: 0.0001" in (out / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optim.lrr=1", "unknown key optim.lrr; did you mean lr?"),
+        ("views.gian=0.1", "unknown key views.gian; did you mean gain?"),
+        ("steps=many", "steps: input should be a valid integer"),
+        ("data.global_batch=13", "data.global_batch 13 is not a multiple of data.divisor 2"),
+        ("data.exclude=[nowhere]", "no domain nowhere among the shards"),
+        ("data.shards=[nowhere]", "nowhere does not exist"),
+        ("model.size=enormous", "unknown encoder size 'enormous'"),
+        ("device=cuda", "there is no CUDA device"),
+        ("init_from=nowhere", "nowhere"),
+    ],
+)
+def test_wrong_configurations_fail_before_anything_is_written(tmp_path, shards, capsys, override, words):
+    """Fault 36."""
+    from pretrain.__main__ import main
+
+    if override == "device=cuda" and os.path.exists("/dev/nvidia0"):
+        pytest.skip("there is a CUDA device")
+    code = main(["pretrain/debug.yaml", *settings(tmp_path / "run", shards, override)])
+    assert code in (1, 2)
+    assert words in error_of(capsys.readouterr().err)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_existing_folder_is_never_written_into(tmp_path, shards, capsys):
+    from pretrain.__main__ import main
+
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("x")
+    assert main(["pretrain/debug.yaml", *settings(tmp_path / "run", shards)]) == 2
+    assert "exists" in error_of(capsys.readouterr().err)
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["thesis.txt"]
+
+
+def test_a_stalled_reader_is_named(tmp_path, shards):
+    """Fault 28."""
+    out = tmp_path / "run"
+    codes, text = run(out, shards, "guard.stall_s=4", faults="data.read:hang@step=3")
+    assert codes == [5]
+    assert "stage 'data'" in error_of(text)
+    assert "_one_step" in (out / "stalled.txt").read_text()
+
+
+def test_two_starts_and_two_interrupts(tmp_path, shards):
+    """Faults 34 and 26: the second start names the first; a second SIGINT ends at once with nothing half-published."""
+    out = tmp_path / "run"
+    job = launch(tmp_path, ["pretrain/debug.yaml", *settings(out, shards)], faults="data.read:hang@step=3")
+    wait_for(lambda: steps_done(out) == 2, job.processes[0].is_alive)
+    pid = job.processes[0].pid
+    code, text = resume(out, shards)
+    assert code == 2 and f"pid {pid} on this host" in error_of(text)
+    os.kill(pid, signal.SIGINT)
+    job.processes[0].join(0.3)
+    assert job.processes[0].is_alive()  # the first only sets a flag
+    os.kill(pid, signal.SIGINT)
+    assert job.wait(10) == [130]
+    assert not (out / "checkpoints").exists()
+    code, text = resume(out, shards, "steps=3")  # the lock of the dead one is taken over
+    assert code == 0 and "removing stale lock" in text
+
+
+def test_a_signal_to_one_rank_stops_all_at_the_same_step(tmp_path, shards):
+    """Fault 25."""
+    out = tmp_path / "run"
+    job = launch(tmp_path, ["pretrain/debug.yaml", *settings(out, shards, "steps=4000", "optim.lr=1e-5")], world=2)
+    wait_for(lambda: steps_done(out) >= 3, job.processes[0].is_alive)
+    os.kill(job.processes[1].pid, signal.SIGUSR1)
+    assert job.wait() == [0, 0], job.text
+    stopped = json.loads((out / "REQUEUE").read_text())["step"]
+    assert checkpoints(out)[-1] == f"step-{stopped:08d}" and steps_done(out) == stopped
+    assert not (out / "model").exists() and not (out / "run.lock").exists()
+
+
+@pytest.mark.parametrize(("number", "nproc"), [(signal.SIGTERM, 1), pytest.param(signal.SIGUSR1, 2, marks=pytest.mark.slow)])
+def test_a_signal_to_the_command_saves_and_resumes_exactly(tmp_path, shards, number, nproc):
+    """Faults 23 and 24: exit 0, a checkpoint, REQUEUE, no orphans; what follows is the undisturbed run."""
+    out = tmp_path / "run"
+    arguments = ["pretrain", "pretrain/debug.yaml", *settings(out, shards, "checkpoint.every=100", "steps=40")]
+    command = [sys.executable, "-m", "specfm", *arguments, "--nproc", str(nproc)]
+    environment = {**os.environ, "SPECFM_FAULTS": "", "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    wait_for(lambda: steps_done(out) >= 2, lambda: process.poll() is None)
+    workers = children(process.pid)
+    assert len(workers) >= (nproc if nproc > 1 else 0)
+    process.send_signal(number)
+    text = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, text
+    assert (out / "REQUEUE").exists() and "--resume" in text
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), seconds=5)
+    assert len(checkpoints(out)) == 1
+
+    code, text = resume(out, shards, "checkpoint.every=100", "steps=40")
+    assert code == 0, text
+    assert not (out / "REQUEUE").exists() and steps_done(out) == 40
+    if nproc == 1:
+        whole = tmp_path / "whole"
+        assert run(whole, shards, "checkpoint.every=100", "steps=40")[0] == [0]
+        assert weights(out) == weights(whole)
+
+
+def children(pid: int) -> list[int]:
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found += [int(child) for child in (task / "children").read_text().split()]
+    return found

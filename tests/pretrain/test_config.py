@@ -1,0 +1,59 @@
+"""The configuration of a run and the shipped presets."""
+
+from __future__ import annotations
+
+import pytest
+
+from pretrain.config import PretrainConfig
+from specfm.config import load_config, to_yaml
+from specfm.errors import UsageError
+from specfm.models.registry import EMBEDDINGS, SIZES
+from tests.conftest import REPOSITORY
+
+PRESETS = sorted((REPOSITORY / "configs" / "pretrain").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=[path.name for path in PRESETS])
+def test_every_preset_is_valid_and_begins_with_its_command(path, tmp_path):
+    config = load_config(path, PretrainConfig)
+    assert config.model.size in SIZES and config.model.embedding in EMBEDDINGS
+    first = path.read_text().splitlines()[0]
+    assert first.startswith("# ") and "specfm pretrain" in first
+    assert "# Cost" in path.read_text()
+    again = tmp_path / "resolved.yaml"
+    again.write_text(to_yaml(config))
+    assert load_config(again, PretrainConfig) == config
+
+
+def test_every_key_says_what_it_is():
+    """A key is explained by its description or by its section's docstring."""
+    for name, field in PretrainConfig.model_fields.items():
+        section = field.annotation
+        assert field.description or getattr(section, "__doc__", None) or name in ("seed", "steps", "device"), name
+
+
+def test_one_name_may_stand_for_a_list():
+    config = load_config(None, PretrainConfig, ["out=a", "data.shards=one", "data.exclude=x"])
+    assert config.data.shards == ("one",) and config.data.exclude == ("x",)
+
+
+@pytest.mark.parametrize(("batch", "divisor"), [(256, 8), (12, 4), (10, 2), (9, 1)])
+def test_the_divisor_follows_from_the_batch_alone(batch, divisor):
+    config = load_config(None, PretrainConfig, ["out=a", "data.shards=x", f"data.global_batch={batch}"])
+    assert config.data.part_divisor == divisor
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("objective.negatives.cosin=0.9", "did you mean cosine?"),
+        ("objective.temperature=0.001", "objective.temperature"),
+        ("optim.min_lr=1", "optim.min_lr 1.0 is above optim.lr"),
+        ("optim.precision=fp16", "optim.precision"),
+        ("data.divisor=7", "not a multiple of data.divisor 7"),
+        ("schedule.strength_end=2", "schedule.strength_end"),
+    ],
+)
+def test_values_that_cannot_work_are_refused(override, words):
+    with pytest.raises(UsageError, match=words.replace("?", r"\?")):
+        load_config(None, PretrainConfig, ["out=a", "data.shards=x", override])

@@ -1,0 +1,166 @@
+"""The training loop in one process: independence of micro-batch and threads, resuming, what a run leaves behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import specfm
+from pretrain.config import MonitorConfig
+from pretrain.loop import train
+from pretrain.monitor import OnlineKnn
+from specfm.errors import UsageError
+from specfm.shards import ShardSet
+from tests.pretrain.runs import debug_config, make_shards, metrics, weights
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> list[str]:
+    return make_shards(tmp_path_factory.mktemp("shards"))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory, shards) -> Path:
+    """Twelve steps with every part of the objective."""
+    out = tmp_path_factory.mktemp("plain") / "run"
+    return train(debug_config(out, shards, "objective.band_prediction.weight=0.5", "monitor.every=6"))
+
+
+@pytest.mark.parametrize("micro", [4, 5, 12])
+def test_the_result_does_not_depend_on_the_micro_batch(tmp_path, shards, plain, micro):
+    overrides = ("objective.band_prediction.weight=0.5", f"optim.micro_batch={micro}")
+    out = train(debug_config(tmp_path / "run", shards, *overrides))
+    for one, other in zip(metrics(out), metrics(plain), strict=True):
+        for key in ("loss", "nt_xent", "bands/charbonnier", "negatives/excluded"):
+            assert one[key] == pytest.approx(other[key], rel=1e-6, abs=1e-7), (one["step"], key)
+        assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-4)
+
+
+@pytest.mark.parametrize("overrides", [("data.threads=0",), ("data.threads=3", "data.prefetch=4"), ("monitor.every=1",)])
+def test_threads_and_monitor_change_no_bit(tmp_path, shards, plain, overrides):
+    """Fault 21, and: watching a run does not change it."""
+    out = train(debug_config(tmp_path / "run", shards, "objective.band_prediction.weight=0.5", *overrides))
+    assert weights(out) == weights(plain)
+
+
+def test_gradient_checkpointing_changes_no_loss(tmp_path, shards, plain):
+    overrides = ("objective.band_prediction.weight=0.5", "model.grad_checkpointing=true")
+    out = train(debug_config(tmp_path / "run", shards, *overrides))
+    assert [row["loss"] for row in metrics(out)] == pytest.approx([row["loss"] for row in metrics(plain)], rel=1e-6)
+
+
+def test_another_seed_is_another_run(tmp_path, shards, plain):
+    out = train(debug_config(tmp_path / "run", shards, "objective.band_prediction.weight=0.5", "seed=1"))
+    assert weights(out) != weights(plain)
+
+
+def test_the_run_folder_is_complete(plain):
+    rows = metrics(plain)
+    assert [row["step"] for row in rows] == list(range(1, 13))
+    wanted = {"loss", "lr", "samples_per_s", "data_wait_s", "peak_memory_mb", "view_strength", "negatives/excluded"}
+    assert all(wanted <= row.keys() for row in rows)
+    assert {"embedding/rank", "embedding/uniformity", "knn", "knn/alpha", "knn/beta"} <= rows[-1].keys()
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    names = {path.name for path in plain.iterdir()}
+    assert names == {"config.yaml", "metrics.jsonl", "checkpoints", "model", "loss.png"}
+    card = specfm.load(plain).card
+    assert card["steps"] == 12 and card["domains"] == ["alpha", "beta"] and card["config"]["steps"] == 12
+
+
+def test_resuming_a_finished_run_changes_nothing(shards, plain):
+    """Fault 22, its last case."""
+    before = {path: path.stat().st_mtime_ns for path in plain.rglob("*") if path.is_file()}
+    train(debug_config(plain, shards, "objective.band_prediction.weight=0.5", "monitor.every=6"), resume=True)
+    assert {path: path.stat().st_mtime_ns for path in plain.rglob("*") if path.is_file()} == before
+
+
+def test_a_finished_run_can_be_prolonged(tmp_path, shards):
+    out = train(debug_config(tmp_path / "run", shards, "steps=4"))
+    short = weights(out)
+    train(debug_config(out, shards, "steps=6"), resume=True)
+    assert [row["step"] for row in metrics(out)] == [1, 2, 3, 4, 5, 6]
+    assert specfm.load(out).card["steps"] == 6
+    assert specfm.load(out / "model.until-step-4").card["steps"] == 4 and weights(out) != short
+
+
+def test_init_from_starts_a_new_run_from_weights(tmp_path, shards, plain):
+    """Zero learning rate, so that the released weights are those it began with."""
+    out = train(debug_config(tmp_path / "run", shards, "steps=1", f"init_from={plain}", "optim.lr=1e-30"))
+    assert weights(out) == weights(plain)
+    assert metrics(out)[0]["step"] == 1
+    with pytest.raises(UsageError, match="another architecture"):
+        train(debug_config(tmp_path / "other", shards, f"init_from={plain}", "model.patch_size=9"))
+    assert not (tmp_path / "other").exists()
+
+
+def test_strength_of_the_views_follows_its_schedule(tmp_path, shards):
+    schedule = ("schedule.strength_start=0.2", "schedule.strength_end=0.8", "schedule.strength_steps=3", "steps=5")
+    out = train(debug_config(tmp_path / "run", shards, *schedule))
+    assert [row["view_strength"] for row in metrics(out)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8])
+
+
+def test_bf16_stays_close_to_fp32(tmp_path, shards):
+    """At the first step both have the same weights, so only rounding differs."""
+    losses = [
+        metrics(train(debug_config(tmp_path / name, shards, "steps=1", f"optim.precision={name}")))[0]["loss"]
+        for name in ("fp32", "bf16")
+    ]
+    assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=2e-2)
+
+
+def test_excluded_domains_are_not_drawn(tmp_path, shards):
+    out = train(debug_config(tmp_path / "run", shards, "steps=1", "data.exclude=[beta]"))
+    assert specfm.load(out).card["domains"] == ["alpha"]
+
+
+class ByFirstPixel(torch.nn.Module):
+    """A stand-in for an encoder whose feature is a window's position, so that only neighbours in space look alike."""
+
+    device = torch.device("cpu")
+
+    def forward(self, batch):
+        angle = batch.cat("origin_B2")[:, 0].float() / 1000.0
+        pooled = torch.stack([angle.cos(), angle.sin()], 1)
+        return type("Features", (), {"pooled_BD": pooled})()
+
+
+def test_the_knn_monitor_asks_no_overlapping_window_and_no_own_group(tmp_path):
+    """Labels repeat along one line, windows overlap by half: with overlapping neighbours allowed kNN would score high."""
+    from specfm import BandGrid, Sensor
+    from specfm.shards import ShardWriter
+
+    sensor = Sensor(BandGrid(np.linspace(500, 900, 5)), quantity="dn")
+    count = 40
+    label = np.arange(count) // 2 % 2  # 0 0 1 1 0 0 1 1 ...: the windows beside a window share its label or overlap it
+    for name, group in (("overlap", np.zeros(count)), ("group", np.arange(count) // 4)):
+        with ShardWriter(tmp_path / f"{name}.h5", (4, 4), sensor, "int16", name, count=count, label_names="ab") as shard:
+            origin = np.stack([np.arange(count) * (2 if name == "overlap" else 8), np.zeros(count)], 1)
+            shard.add(np.ones((count, 4, 4, 5), np.int16), label=label, group=group, origin=origin)
+    monitor = OnlineKnn(
+        ShardSet([str(tmp_path / "group.h5"), str(tmp_path / "overlap.h5")]), MonitorConfig(k=1, max_samples=40), seed=0
+    )
+    scores = monitor(ByFirstPixel())
+    # Nearest allowed window: two steps away (overlap) has the other label everywhere but where the line ends.
+    assert scores["knn/overlap"] < 0.1
+    # Nearest outside the own group of 0 0 1 1: the 1s of one side or the 0s of the other, never one's own label.
+    assert scores["knn/group"] < 0.1
+    assert scores["knn"] == pytest.approx((scores["knn/overlap"] + scores["knn/group"]) / 2)
+
+
+def test_the_command_prints_a_plan_and_writes_nothing(tmp_path, shards):
+    from typer.testing import CliRunner
+
+    from specfm.cli import app
+    from tests.pretrain.runs import settings
+
+    arguments = ["pretrain", "pretrain/debug.yaml", *settings(tmp_path / "run", shards)]
+    result = CliRunner().invoke(app, [*arguments, "--dry-run"])
+    assert result.exit_code == 0, result.output
+    assert "domain alpha: 96 windows in 1 shards" in result.output and "nothing was written" in result.output
+    assert not (tmp_path / "run").exists()
+    result = CliRunner().invoke(app, [*arguments, "steps=2"])
+    assert result.exit_code == 0, result.output
+    assert "final loss" in result.output and str(tmp_path / "run" / "model")[:20] in result.output

@@ -65,17 +65,26 @@ def load(path: str | Path, device: str = "cpu") -> Encoder:
     Raises:
         SpecfmError: nothing to load there, a changed byte, an unknown format, or weights that do not fit.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
 
     from specfm.models.registry import create_encoder
 
     folder = find_release(path)
-    verify_manifest(folder)
+    listed = {row["name"] for row in verify_manifest(folder)["files"]}
+    if missing_files := [name for name in FILES if name not in listed]:
+        raise IntegrityError(f"{folder / MANIFEST} does not vouch for {', '.join(missing_files)}; refusing to read it")
     config, card = _read_json(folder / "config.json"), _read_json(folder / "card.json")
     if config.get("format") != FORMAT or not isinstance(config.get("encoder"), dict):
         raise SpecfmError(f"{folder / 'config.json'} has format {config.get('format')!r}, this specfm reads {FORMAT}")
-    encoder = create_encoder(**config["encoder"])
-    weights = from_bytes((folder / "model.safetensors").read_bytes())
+    try:
+        encoder = create_encoder(**config["encoder"])
+    except (SpecfmError, ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+        raise SpecfmError(f"{folder / 'config.json'} does not describe an encoder ({error})") from None
+    try:
+        weights = from_bytes((folder / "model.safetensors").read_bytes())
+    except (OSError, ValueError, SafetensorError) as error:
+        raise SpecfmError(f"{folder / 'model.safetensors'} cannot be read ({error})") from None
     expected = encoder.state_dict()
     missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
     shapes = sorted(n for n in expected.keys() & weights.keys() if expected[n].shape != weights[n].shape)

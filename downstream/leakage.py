@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from downstream.samples import Samples
-from downstream.splits import Split, nearest_distance
+from downstream.splits import Split
+from downstream.units import nearest_distance
 
 
 @dataclass(frozen=True)

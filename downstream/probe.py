@@ -5,31 +5,27 @@ Shape suffixes: N samples, D features, S runs (splits x initialisations), U resa
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from downstream import metrics
 from downstream.baselines import majority_predict, pca_features, random_twin
-from downstream.features import POOLINGS, FeatureSet, encoder_device, extract, progress_bar, spectra
+from downstream.features import POOLINGS, FeatureSet, extract, progress_bar, spectra
 from downstream.knn import knn_predict
 from downstream.leakage import leakage_score
 from downstream.linear_probe import C_GRID, linear_probe
-from downstream.results import FORMAT, digest_json, hardware, state_digest, versions
 from downstream.samples import GroupBy, Samples, collect_samples
 from downstream.splits import RULES, Split, load_split, make_splits
+from downstream.summary import Runs, add_alarms, pretraining_record, result_rows
 from specfm.errors import UsageError
 
 if TYPE_CHECKING:
     from specfm.scene import Scene
 
-log = logging.getLogger(__name__)
 PROTOCOLS: tuple[str, ...] = ("knn", "linear")
 
 
@@ -71,50 +67,15 @@ class ProbeOptions:
             raise UsageError("k of kNN must be at least 1")
 
 
-@dataclass
-class Runs:
-    """What one method did under one protocol over all runs."""
-
-    method: str
-    protocol: str
-    conf_SUKK: list[np.ndarray] = field(default_factory=list)
-    strengths: list[float] = field(default_factory=list)
-    unconverged: int = 0
-    constant: bool = False
-    wall_s: float = 0.0
-
-
 def default_window(encoder: Any) -> int:
     """The window pretraining used (from the model card), else the smallest multiple of the patch from 9 pixels."""
-    window = _record(getattr(encoder, "card", None)).get("window")
+    window = pretraining_record(getattr(encoder, "card", None)).get("window")
     if isinstance(window, (list, tuple)):
         window = window[0] if window else None
     patch = int(encoder.patch_size)
     if window and int(window) % patch == 0:
         return int(window)
     return -(-9 // patch) * patch
-
-
-def seen_mark(card: Mapping[str, Any] | None, scenes: Sequence[Scene]) -> str:
-    """Whether pretraining saw the probed scenes: "scene seen", "sensor seen", "domain seen", "unseen".
-
-    The record is the model card's ``pretraining`` entry, or the card itself, with ``scenes``, ``sensors`` (names or
-    digests) and ``domains``; without one the answer is "unknown".
-    """
-    record = _record(card)
-    if not any(key in record for key in ("scenes", "sensors", "domains")):
-        return "unknown"
-    names, sensors, domains = (set(record.get(key) or ()) for key in ("scenes", "sensors", "domains"))
-    if any(s.name in names for s in scenes):
-        return "scene seen"
-    if any(s.sensor.name in sensors or s.sensor.digest in sensors for s in scenes):
-        return "sensor seen"
-    return "domain seen" if any(s.domain in domains for s in scenes) else "unseen"
-
-
-def _record(card: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    record = (card or {}).get("pretraining", card)
-    return record if isinstance(record, Mapping) else {}
 
 
 def is_constant(X_ND: np.ndarray) -> bool:
@@ -194,48 +155,6 @@ def majority(samples: Samples, splits: Sequence[Split]) -> Runs:
     return runs
 
 
-def _cell(runs: Runs, metric: str, draws: int) -> dict[str, Any]:
-    stack = np.stack(runs.conf_SUKK)
-    values = metrics.scores(stack.sum(1))[metric]
-    ci = metrics.bootstrap(stack, metric, draws=draws)
-    bounds = None if not np.isfinite(ci.low) else [round(ci.low, 6), round(ci.high, 6)]
-    return {
-        "mean": round(float(np.nanmean(values)), 6),
-        "sd": round(float(np.nanstd(values, ddof=1)) if len(values) > 1 else 0.0, 6),
-        "ci": bounds,
-        "units": ci.units,
-        "values": [None if not np.isfinite(v) else round(float(v), 6) for v in values],
-    }
-
-
-def _alarms(rows: list[dict[str, Any]], runs: Sequence[Runs], samples: Samples, splits: Sequence[Split]) -> None:
-    """Fill ``row["alarms"]`` (evaluation.md): each is a short sentence."""
-    trivial = next((r["oa"]["mean"] for r in rows if r["method"] == "majority class"), None)
-    fewest = min(int(np.bincount(samples.y_N[s.test_I])[np.unique(samples.y_N[s.test_I])].min()) for s in splits)
-    for row, run in zip(rows, runs, strict=True):
-        alarms = row["alarms"]
-        if run.method == "majority class":
-            continue
-        if row["protocol"] == "linear":
-            knn = [r["oa"]["mean"] for r in rows if r["method"] == row["method"] and r["protocol"].startswith("knn")]
-            if knn and row["oa"]["mean"] < max(knn) - 0.03:
-                alarms.append("probe > 3 points under kNN")
-        if run.constant:
-            alarms.append("features are constant")
-        if run.unconverged:
-            alarms.append(f"{run.unconverged} probes not converged")
-        if trivial is not None and row["oa"]["mean"] <= trivial:
-            alarms.append("not above the majority class")
-        if (row["leakage"]["near_duplicate_share"] or 0) > 0.01:
-            alarms.append("train-test duplicates")
-        if row["leakage"]["overlap_share"] > 0:
-            alarms.append("train and test windows overlap")
-        if fewest < 5:
-            alarms.append("a class with < 5 test samples")
-        if row["oa"]["units"] < 5:
-            alarms.append(f"interval rests on {row['oa']['units']} units")
-
-
 def probe(
     encoder: Any,
     scenes: Sequence[Scene],
@@ -310,87 +229,6 @@ def probe(
         all_runs.append(majority(samples, splits))
     if bank is not None:
         bank.update(samples=samples, splits=splits, features=features, spectra=raw)
-    rows = _rows(all_runs, encoder, scenes, samples, splits, leaks, options, window, raw, data, name, pretrained)
-    _alarms(rows, all_runs, samples, splits)
-    return rows
-
-
-def _rows(
-    all_runs: Sequence[Runs],
-    encoder: Any,
-    scenes: Sequence[Scene],
-    samples: Samples,
-    splits: Sequence[Split],
-    leaks: Sequence[Any],
-    options: ProbeOptions,
-    window: int,
-    raw: tuple[FeatureSet, FeatureSet] | None,
-    data: str,
-    name: str,
-    pretrained: bool,
-) -> list[dict[str, Any]]:
-    """One row per method and protocol; everything but the scores is shared."""
-    content = hashlib.sha256(samples.digest.encode())
-    for scene in scenes:
-        content.update(scene.sensor.digest.encode())
-    if raw is not None:
-        content.update(np.ascontiguousarray(raw[1].X_ND, "<f4").tobytes())
-    distances = [leak.min_distance_px for leak in leaks if leak.min_distance_px is not None]
-    duplicates = [leak.near_duplicate_share for leak in leaks if leak.near_duplicate_share is not None]
-    shared: dict[str, Any] = {
-        "format": FORMAT,
-        "data": data,
-        "split": splits[0].rule,
-        "leaky": any(s.leaky for s in splits),
-        "shots": splits[0].options.get("shots"),
-        "window": window,
-        "pooling": options.pooling,
-        "leakage": {
-            "overlap_share": round(float(np.mean([leak.overlap_share for leak in leaks])), 6),
-            "min_distance_px": min(distances) if distances else None,
-            "near_duplicate_share": round(float(np.mean(duplicates)), 6) if duplicates else None,
-        },
-        "classes": [samples.label_names[c] for c in sorted({c for s in splits for c in s.classes})],
-        "samples": {
-            "all": len(samples),
-            "train": int(np.mean([len(s.train_I) for s in splits])),
-            "val": int(np.mean([len(s.val_I) for s in splits])),
-            "test": int(np.mean([len(s.test_I) for s in splits])),
-        },
-        "notices": sorted({*samples.notices, *(n for s in splits for n in s.notices)}),
-        "digests": {
-            "data": content.hexdigest()[:16],
-            "splits": digest_json([s.digest for s in splits]),
-            "config": digest_json(asdict(options)),
-            "checkpoint": state_digest(encoder),
-        },
-        "seeds": [s.seed for s in splits],
-        "versions": versions(),
-        "hardware": hardware(encoder_device(encoder)),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    mark = seen_mark(getattr(encoder, "card", None), scenes) if pretrained else "-"
-    keep = sorted({c for s in splits for c in s.classes})
-    rows = []
-    for runs in all_runs:
-        total_KK = np.stack(runs.conf_SUKK).sum((0, 1))
-        recall_K = metrics.per_class(total_KK)
-        rows.append(
-            {
-                **shared,
-                "method": runs.method,
-                "protocol": runs.protocol,
-                "seen": mark if runs.method == name else "-",
-                **{m: _cell(runs, m, options.draws) for m in metrics.METRICS},
-                "per_class": {
-                    samples.label_names[c]: round(float(recall_K[c]), 6) if np.isfinite(recall_K[c]) else None
-                    for c in keep
-                },
-                "confusion": total_KK[np.ix_(keep, keep)].astype(int).tolist(),
-                "C": runs.strengths,
-                "runs": {"splits": len(splits), "initialisations": len(runs.conf_SUKK) // len(splits)},
-                "wall_s": round(runs.wall_s, 3),
-                "alarms": [],
-            }
-        )
+    rows = result_rows(all_runs, encoder, scenes, samples, splits, leaks, options, window, raw, data, name, pretrained)
+    add_alarms(rows, all_runs, samples, splits)
     return rows

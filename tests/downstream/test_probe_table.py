@@ -12,9 +12,10 @@ import pytest
 from toy_scenes import ToyEncoder, field, plots
 
 from downstream import results
-from downstream.probe import ProbeOptions, default_window, probe, seen_mark
+from downstream.probe import ProbeOptions, default_window, probe
 from downstream.samples import collect_samples
 from downstream.splits import make_split, save_split
+from downstream.summary import seen_mark
 from specfm.errors import SpecfmError, UsageError
 
 QUICK = ProbeOptions(seeds=2, init_seeds=1, window=9, max_per_class=15, draws=200, grid=(1e-2, 1.0, 1e2))

@@ -15,7 +15,8 @@ from toy_scenes import NAMES, SENSOR, field, geo_at, plots
 
 from downstream.leakage import leakage_score, near_duplicates
 from downstream.samples import Samples, collect_samples
-from downstream.splits import Split, load_split, make_split, make_splits, overlapping, save_split
+from downstream.splits import Split, load_split, make_split, make_splits, save_split
+from downstream.units import overlapping
 from specfm.errors import SpecfmError, UsageError
 
 FIELD, PLOTS = field(), plots()

@@ -16,9 +16,9 @@ PACKAGES = ("specfm", "downstream", "pretrain")
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("errors", "bands", "sensors", "sensor_table", "config", "files"),
     ("scene", "batch"),
-    ("readers", "shards", "simulate", "cards", "tiles", "inspection", "quicklook"),
-    ("models",),
-    ("checkpoint",),
+    ("readers", "shards", "simulate", "cards", "tiles", "writers", "inspection", "quicklook"),
+    ("models", "dense"),  # Encoder.embed is dense.embed_scene
+    ("checkpoint", "stream"),
     ("engine",),
     ("cli", "__main__"),
 )
@@ -31,7 +31,15 @@ HEAVY = {
 }  # fmt: skip
 # Where a heavy package is what the module is about, and may be imported at its top.
 AT_TOP = {
-    "torch": ("specfm.batch", "specfm.models", "specfm.checkpoint", "specfm.engine", "downstream", "pretrain"),
+    "torch": (
+        "specfm.batch",
+        "specfm.models",
+        "specfm.dense",
+        "specfm.checkpoint",
+        "specfm.engine",
+        "downstream",
+        "pretrain",
+    ),
     "timm": ("specfm.models", "specfm.engine"),
     "lightly": ("pretrain.objectives",),
 }

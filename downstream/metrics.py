@@ -109,8 +109,9 @@ def bootstrap(
         value_SB[s] = scores(conf_BKK)[metric]
     ok_B = np.isfinite(value_SB).any(0)
     value_B = np.nanmean(value_SB[:, ok_B], axis=0)
-    # the effective number of units is that of one run's test set, not of all runs together
-    per_run = int(np.median((conf_SUKK.sum((2, 3)) > 0).sum(1)))
-    tail = _expanded_level(max(per_run, 2), level)
+    # Overlapping test sets: the interval rests on the units of one run. Disjoint ones (leave one scene out): on all.
+    tested_SU = conf_SUKK.sum((2, 3)) > 0
+    effective = units if tested_SU.sum(0).max() == 1 else max(int(np.median(tested_SU.sum(1))), 2)
+    tail = _expanded_level(effective, level)
     low, high = np.quantile(value_B, [tail, 1 - tail])
-    return Interval(float(low), float(high), per_run)
+    return Interval(float(low), float(high), effective)

@@ -69,6 +69,20 @@ def test_interval_is_repeatable_and_silent_on_one_unit() -> None:
     assert np.isnan(one.low) and one.units == 1
 
 
+def test_disjoint_folds_count_together() -> None:
+    """Leave one scene out: every run tests one unit, and the interval rests on all of them."""
+    rng = np.random.default_rng(4)
+    trials, hit = 200, 0
+    for _ in range(trials):
+        flat = clustered_run(rng, 10, 0.7, 0.1, 100)[0]
+        folds = np.zeros((10, 10, 2, 2))
+        folds[np.arange(10), np.arange(10)] = flat
+        ci = bootstrap(folds, "oa", draws=300)
+        assert ci.units == 10
+        hit += ci.low <= 0.7 <= ci.high
+    assert 0.89 <= hit / trials <= 0.99
+
+
 def test_runs_that_share_units_are_not_independent() -> None:
     """Ten copies of one run say no more than the run itself."""
     conf = clustered_run(np.random.default_rng(3), 12, 0.7, 0.1, 50)

@@ -24,6 +24,7 @@ from specfm.config import Strict
 UNKNOWN_INSTANCE = -1
 _SURE = 3.0  # added to the score of pairs known by their ids: they go before any cosine
 _TILE = 512
+_KEPT = 1 << 20  # scores of at most this many pairs (8 MB) are kept between the passes instead of computed again
 
 
 class NegativesConfig(Strict):
@@ -92,6 +93,7 @@ class FalseNegatives:
         # equal scores are told apart by sample, so that the cap need not drop or take all of a tie
         self.jitter_N = 1e-9 * Keys.of(sample_N, 0, 0, 0).uniform("tie")
         count = len(batch)
+        self._kept: tuple[int, int, Tensor] | None = None
         cap_B, stats = self._caps(rank * count, (rank + 1) * count)
         self.cap_N = shared(cap_B)
         self.stats = {
@@ -103,7 +105,11 @@ class FalseNegatives:
 
     def pair(self, rows: slice, cols: slice) -> tuple[Tensor, Tensor]:
         """Weights (float32, (R, C)) of c as a negative of anchor r, and of r as a negative of anchor c."""
-        score_RC = self._scores(rows, cols)[0]
+        if self._kept is not None and self._kept[0] <= rows.start and rows.stop <= self._kept[1]:
+            first = self._kept[0]
+            score_RC = self._kept[2][rows.start - first : rows.stop - first, cols]
+        else:
+            score_RC = self._scores(rows, cols)[0]
         light = 0.0 if self.config.mode == "exclude" else self.config.weight
         by_row = torch.where(score_RC + self.jitter_N[cols] > self.cap_N[rows, None], light, 1.0)
         by_col = torch.where(score_RC + self.jitter_N[rows, None] > self.cap_N[cols], light, 1.0)
@@ -135,11 +141,14 @@ class FalseNegatives:
         """Per local anchor the score that a pair must exceed to be touched, and the figures of :data:`_STATS`."""
         total = len(self)
         allowed = int(self.config.max_share * (total - 1) + 1e-9)
-        caps, sums = [], torch.zeros(len(_STATS), dtype=torch.float64, device=self.instance_N.device)
+        caps, kept = [], []
+        sums = torch.zeros(len(_STATS), dtype=torch.float64, device=self.instance_N.device)
         every = slice(0, total)
         for first in range(start, stop, _TILE):
             rows = slice(first, min(first + _TILE, stop))
             score_RN, reasons = self._scores(rows, every)
+            if (stop - start) * total <= _KEPT:
+                kept.append(score_RN)
             score_RN = score_RN + self.jitter_N
             # half-way between the last score that may be touched and the next: no rounding tips a pair over it
             cap_R = score_RN.kthvalue(total - allowed, dim=1).values
@@ -150,6 +159,8 @@ class FalseNegatives:
             caps.append(cap_R)
             touched = (score_RN > cap_R[:, None]).sum()
             sums += torch.stack([*(r.sum() for r in reasons), touched, cap_R.isfinite().sum() * (total - 1)])
+        if kept:
+            self._kept = (start, stop, torch.cat(kept))
         return torch.cat(caps), sums / max((stop - start) * (total - 1), 1)
 
 

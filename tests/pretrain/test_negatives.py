@@ -139,7 +139,8 @@ def test_the_cap_holds_for_identical_samples() -> None:
     assert (excluded(Batch((same,)), same_instance=True, max_share=0.5).sum(1) == 9).all()
 
 
-def test_any_tile_gives_the_same_weights_and_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kept", [0, 60 * 60])
+def test_any_tile_gives_the_same_weights_and_loss(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(3)
     sensors = camera(400, 1000, 40), camera(420, 2300, 50)
     kinds = [int(k) for k in torch.randint(0, 3, (60,), generator=generator)]
@@ -153,8 +154,10 @@ def test_any_tile_gives_the_same_weights_and_loss(monkeypatch: pytest.MonkeyPatc
     part_row, part_col = rule.pair(slice(5, 17), slice(30, 60))
     assert torch.equal(part_row, by_row[5:17, 30:]) and torch.equal(part_col, by_col[5:17, 30:])
     monkeypatch.setattr(negatives, "_TILE", 7)
+    monkeypatch.setattr(negatives, "_KEPT", kept)
     small = build_rule(batch, config)
     assert small is not None and small.stats == pytest.approx(rule.stats)
+    assert (small._kept is None) == (kept == 0)
     z1, z2 = torch.randn(2, 60, 8, generator=generator)
     torch.testing.assert_close(nt_xent(z1, z2, 0.1, small, tile=14)[0], nt_xent(z1, z2, 0.1, rule, tile=1024)[0])
     assert nt_xent(z1, z2, 0.1, rule)[0] < nt_xent(z1, z2, 0.1)[0]

@@ -59,7 +59,9 @@ format: $(STAMP)  ## let ruff rewrite what it can
 	$(RUN) -m ruff format .
 
 bench: $(STAMP)  ## measure tokenizers, loaders and losses side by side; JSON under runs/bench
-	for script in tests/benchmarks/bench_*.py; do $(RUN) $$script || exit 1; done
+	@mkdir -p runs/bench
+	for name in $(basename $(notdir $(wildcard tests/benchmarks/bench_*.py))); do \
+	  $(RUN) -m tests.benchmarks.$$name --json runs/bench/$$name.json || exit 1; done
 
 clean:  ## remove caches and build outputs (runs/ and the environment stay)
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache

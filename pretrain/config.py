@@ -26,19 +26,20 @@ class DataConfig(Strict):
     """Which shards, and how a batch is mixed from them."""
 
     shards: Names = Field(description="folders written by `specfm shard`, or shard files")
-    include: Names | None = Field(None, description="domains to use; default all")
-    exclude: Names = Field((), description="domains to leave out")
-    global_batch: Annotated[int, Field(ge=2)] = Field(256, description="samples of a step over all processes")
-    domains_per_batch: Positive | None = Field(None, description="domains mixed in a step; default up to six")
+    include: Names | None = Field(default=None, description="domains to use; default all")
+    exclude: Names = Field(default=(), description="domains to leave out")
+    global_batch: Annotated[int, Field(ge=2)] = Field(default=256, description="samples of a step over all processes")
+    domains_per_batch: Positive | None = Field(default=None, description="domains mixed in a step; default up to six")
     weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict, description="share of a domain; default the square root of its size"
     )
     divisor: Positive | None = Field(
-        None, description="parts of a batch are multiples of it; a multiple of every number of processes to be used"
+        default=None,
+        description="parts of a batch are multiples of it; a multiple of every number of processes to be used",
     )
-    threads: NonNegative = Field(2, description="reading threads per process")
-    prefetch: NonNegative = Field(2, description="steps read ahead")
-    allow_changed: bool = Field(False, description="resume although the shards have changed")
+    threads: NonNegative = Field(default=2, description="reading threads per process")
+    prefetch: NonNegative = Field(default=2, description="steps read ahead")
+    allow_changed: bool = Field(default=False, description="resume although the shards have changed")
 
     @property
     def part_divisor(self) -> int:
@@ -53,8 +54,8 @@ class ModelConfig(Strict):
     embedding: str = "hyper"
     patch_size: Positive = 3
     options: dict[str, Any] = Field(default_factory=dict, description="further options of specfm.create_encoder")
-    grad_checkpointing: bool = Field(False, description="trade compute for memory in the trunk")
-    compile: bool = Field(False, description="torch.compile the blocks of the trunk")
+    grad_checkpointing: bool = Field(default=False, description="trade compute for memory in the trunk")
+    compile: bool = Field(default=False, description="torch.compile the blocks of the trunk")
 
 
 class ProjectionConfig(Strict):
@@ -63,14 +64,14 @@ class ProjectionConfig(Strict):
     hidden: Positive = 256
     dim: Positive = 128
     layers: Positive = 2
-    norm: bool = Field(True, description="LayerNorm after each hidden layer")
+    norm: bool = Field(default=True, description="LayerNorm after each hidden layer")
 
 
 class ObjectiveConfig(Strict):
     """NT-Xent, its negatives, and an optional band-prediction term."""
 
     temperature: Annotated[float, Field(ge=0.025)] = 0.2
-    tile: Annotated[int, Field(ge=2)] = Field(1024, description="rows of logits held at once")
+    tile: Annotated[int, Field(ge=2)] = Field(default=1024, description="rows of logits held at once")
     negatives: NegativesConfig = NegativesConfig()
     projection: ProjectionConfig = ProjectionConfig()
     band_prediction: BandPredictionConfig = BandPredictionConfig()
@@ -93,50 +94,60 @@ class OptimConfig(Strict):
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.98)
     warmup_steps: NonNegative = 50
     clip: Annotated[float, Field(ge=0)] = Field(
-        1.0, description="largest global gradient norm; 0 switches clipping off"
+        default=1.0, description="largest global gradient norm; 0 switches clipping off"
     )
     precision: Literal["fp32", "bf16"] = "fp32"
     micro_batch: Positive | None = Field(
-        None, description="samples per process held with a graph at once; the result does not depend on it"
+        default=None, description="samples per process held with a graph at once; the result does not depend on it"
     )
 
 
 class CheckpointConfig(Strict):
     """When training state is saved and what is kept of it."""
 
-    every: Positive = Field(500, description="steps between checkpoints; the last step always saves one")
-    keep: Positive = Field(2, description="newest valid checkpoints kept, besides the best by kNN")
-    milestone_every: NonNegative = Field(0, description="checkpoints at multiples of it are kept for good; 0 keeps none")
-    retry_s: Annotated[float, Field(ge=0)] = Field(1.0, description="pause before a failed save is tried again, seconds")
+    every: Positive = Field(default=500, description="steps between checkpoints; the last step always saves one")
+    keep: Positive = Field(default=2, description="newest valid checkpoints kept, besides the best by kNN")
+    milestone_every: NonNegative = Field(
+        default=0, description="checkpoints at multiples of it are kept for good; 0 keeps none"
+    )
+    retry_s: Annotated[float, Field(ge=0)] = Field(
+        default=1.0, description="pause before a failed save is tried again, seconds"
+    )
 
 
 class MonitorConfig(Strict):
     """What is watched besides the loss."""
 
-    every: NonNegative = Field(500, description="steps between kNN evaluations; 0 switches them off")
-    shards: Names | None = Field(None, description="labelled shards to evaluate on; default those of data.shards")
+    every: NonNegative = Field(default=500, description="steps between kNN evaluations; 0 switches them off")
+    shards: Names | None = Field(
+        default=None, description="labelled shards to evaluate on; default those of data.shards"
+    )
     k: Positive = 5
-    max_samples: Positive = Field(512, description="labelled samples per domain")
-    features_every: Positive = Field(20, description="steps between figures of collapse (rank, uniformity)")
+    max_samples: Positive = Field(default=512, description="labelled samples per domain")
+    features_every: Positive = Field(default=20, description="steps between figures of collapse (rank, uniformity)")
 
 
 class GuardConfig(Strict):
     """When a run gives up."""
 
-    bad_in_a_row: NonNegative = Field(3, description="more non-finite steps in a row end the run (exit code 4)")
-    bad_per_1000: NonNegative = Field(10, description="more non-finite steps among the last 1,000 end the run")
-    stall_s: Annotated[float, Field(ge=0)] = Field(1800.0, description="longest stage, s (exit code 5); 0 = none")
-    peer_timeout_s: Annotated[float, Field(gt=0)] = Field(
-        600.0, description="longest wait for another process, seconds"
+    bad_in_a_row: NonNegative = Field(default=3, description="more non-finite steps in a row end the run (exit code 4)")
+    bad_per_1000: NonNegative = Field(default=10, description="more non-finite steps among the last 1,000 end the run")
+    stall_s: Annotated[float, Field(ge=0)] = Field(
+        default=1800.0, description="longest stage, s (exit code 5); 0 = none"
     )
-    collect_garbage_every: Positive = Field(200, description="steps between collections, on all processes at once")
+    peer_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        default=600.0, description="longest wait for another process, seconds"
+    )
+    collect_garbage_every: Positive = Field(
+        default=200, description="steps between collections, on all processes at once"
+    )
 
 
 class WandbConfig(Strict):
     """Mirror of metrics.jsonl."""
 
     mode: Literal["disabled", "offline", "online", "auto"] = Field(
-        "disabled", description="auto: online if this machine is logged in, else offline"
+        default="disabled", description="auto: online if this machine is logged in, else offline"
     )
     project: str = "specfm"
 
@@ -148,7 +159,7 @@ class PretrainConfig(Strict):
     seed: int = 0
     steps: Positive = 1000
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    init_from: str | None = Field(None, description="start from the weights of this release or run")
+    init_from: str | None = Field(default=None, description="start from the weights of this release or run")
     data: DataConfig
     model: ModelConfig = ModelConfig()
     views: ViewConfig = ViewConfig()

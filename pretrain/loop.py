@@ -203,8 +203,8 @@ class _Run:
             "view_strength": self.step_function.strength(step), **dict(zip(names, means, strict=True)),
         }  # fmt: skip
         if number % config.monitor.features_every == 0 or number == config.steps:
-            whole = [world.gather_rows(x.float()) for x in (result.pooled_BD, result.z1_BE, result.z2_BE)]
-            row |= embedding_metrics(*whole) if world.is_main and not bad else {}
+            pooled, z1, z2 = (world.gather_rows(x.float()) for x in (result.pooled_BD, result.z1_BE, result.z2_BE))
+            row |= embedding_metrics(pooled, z1, z2) if world.is_main and not bad else {}
         seconds = time.perf_counter() - began
         row |= {
             "samples_per_s": config.data.global_batch / seconds, "seconds": seconds,

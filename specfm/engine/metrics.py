@@ -73,7 +73,8 @@ def supersede(folder: Path, step: int) -> None:
     path = folder / FILE
     if not path.is_file():
         return
-    keep, moved = [], []
+    keep: list[str] = []
+    moved: list[str] = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             late = int(json.loads(line)["step"]) > step

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +28,8 @@ def adamw(
 
     skip: set[str] = set()
     for prefix, module in modules.items():
-        names = module.no_weight_decay() if callable(getattr(module, "no_weight_decay", None)) else ()
-        skip |= {f"{prefix}.{name}" for name in names}
+        listed: Any = getattr(module, "no_weight_decay", None)
+        skip |= {f"{prefix}.{name}" for name in (listed() if callable(listed) else ())}
     groups = param_groups_weight_decay(modules, weight_decay, no_weight_decay_list=tuple(sorted(skip)))
     return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), fused=device.type == "cuda")
 

@@ -1,4 +1,4 @@
-"""Checkpoints: killed at every moment, damaged in every way; the resumed run ends in the same bits (faults 1-4, 6-9)."""
+"""Checkpoints: killed at every moment, damaged in every way; the resumed run ends in the same bits (faults 1-9)."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def checkpoints(out: Path) -> list[str]:
 
 
 def test_nan_on_one_rank_is_skipped_by_all(tmp_path, shards):
-    """Fault 17: the last step is bad, so the released weights must be those of the checkpoint before it, bit for bit."""
+    """Fault 17: the last step is bad, so the released weights must be those of the checkpoint before it."""
     out = tmp_path / "run"
     codes, text = run(out, shards, "steps=4", "checkpoint.every=3", faults="nan@step=4:rank=1", world=2)
     assert codes == [0, 0], text
@@ -191,7 +191,9 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(tmp_path, shards):
     assert not (out / "model").exists() and not (out / "run.lock").exists()
 
 
-@pytest.mark.parametrize(("number", "nproc"), [(signal.SIGTERM, 1), pytest.param(signal.SIGUSR1, 2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("number", "nproc"), [(signal.SIGTERM, 1), pytest.param(signal.SIGUSR1, 2, marks=pytest.mark.slow)]
+)
 def test_a_signal_to_the_command_saves_and_resumes_exactly(tmp_path, shards, number, nproc):
     """Faults 23 and 24: exit 0, a checkpoint, REQUEUE, no orphans; what follows is the undisturbed run."""
     out = tmp_path / "run"

@@ -25,7 +25,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     ["pretrain.loop", "tests.pretrain.runs", "h5py", "timm.optim", "lightly.models.modules.heads", "safetensors.torch"]
-    + ["rich.progress", "matplotlib.figure", "matplotlib.backends.backend_agg"]
 )
 MATERIALS = ("soil", "grass", "water")
 

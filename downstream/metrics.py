@@ -104,13 +104,16 @@ def bootstrap(
     weight_BU = rng.multinomial(units, np.full(units, 1 / units), size=draws).astype(np.float64)
     runs, _, classes, _ = conf_SUKK.shape
     value_SB = np.empty((runs, draws))
+    tested_SU = conf_SUKK.sum((2, 3)) > 0
+    # A run counts as often as its units were drawn, so that single-unit runs (leave one scene out) are resampled too.
+    share_SB = (tested_SU / tested_SU.sum(1, keepdims=True)) @ weight_BU.T
     for s in range(runs):
         conf_BKK = (weight_BU @ conf_SUKK[s].reshape(units, -1)).reshape(draws, classes, classes)
         value_SB[s] = scores(conf_BKK)[metric]
-    ok_B = np.isfinite(value_SB).any(0)
-    value_B = np.nanmean(value_SB[:, ok_B], axis=0)
+    share_SB = np.where(np.isfinite(value_SB), share_SB, 0)
+    ok_B = share_SB.sum(0) > 0
+    value_B = (np.nan_to_num(value_SB) * share_SB).sum(0)[ok_B] / share_SB.sum(0)[ok_B]
     # Overlapping test sets: the interval rests on the units of one run. Disjoint ones (leave one scene out): on all.
-    tested_SU = conf_SUKK.sum((2, 3)) > 0
     effective = units if tested_SU.sum(0).max() == 1 else max(int(np.median(tested_SU.sum(1))), 2)
     tail = _expanded_level(effective, level)
     low, high = np.quantile(value_B, [tail, 1 - tail])

@@ -92,7 +92,7 @@ def add_alarms(rows: list[dict[str, Any]], runs: Sequence[Runs], samples: Sample
         if run.unconverged:
             alarms.append(f"{run.unconverged} probes not converged")
         if trivial is not None and row["oa"]["mean"] <= trivial:
-            alarms.append("not above the majority class")
+            alarms.append("OA not above the majority class")
         if (row["leakage"]["near_duplicate_share"] or 0) > 0.01:
             alarms.append("train-test duplicates")
         if row["leakage"]["overlap_share"] > 0:

@@ -132,8 +132,8 @@ def test_names_that_leave_the_folder_are_refused(name: str, tmp_path: Path) -> N
         (lambda c: c["encoder"].update(embedding="basis"), "does not fit its config.json.*missing"),
         (lambda c: c["encoder"].update(depth=3), "does not fit its config.json.*unknown"),
         (lambda c: c["encoder"].update(surprise=1), "does not take these options.*surprise"),
-        (lambda c: c["encoder"].update(patch_size="4"), "patch_size"),
-        (lambda c: c["encoder"].update(dim=-8), "config.json"),
+        (lambda c: c["encoder"].update(patch_size="4"), "config.json does not describe an encoder"),
+        (lambda c: c["encoder"].update(dim=-8), "config.json does not describe an encoder"),
     ),
 )
 def test_a_config_that_does_not_fit_is_refused(change: Any, message: str, tmp_path: Path) -> None:

@@ -1,0 +1,139 @@
+"""The encoder around the embedding: sizes, options, features, refusals.
+
+Shapes: B samples, H W pixels, C bands, N tokens, D width.
+"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from specfm import BandGrid, BandTensors, Sensor, SpecfmError, UsageError, create_encoder
+from specfm.models import SIZES
+from tests.properties.cases import NAMES, build, comb, cube, difference, options_for
+
+GRID = comb(9)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_sizes(size: str) -> None:
+    encoder = create_encoder(size, patch_size=4, depth=1)  # one block of each: the large one has 24
+    assert SIZES[size].depth > 1 and len(encoder.blocks) == 1
+    assert encoder.blocks[0].attn.num_heads == SIZES[size].heads
+    features = encoder(cube(GRID), GRID)
+    assert features.pooled_BD.shape == (2, encoder.num_features) == (2, SIZES[size].dim)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    (
+        ({"size": "huge"}, "unknown encoder size 'huge'.*nano"),
+        ({"embedding": "cnn"}, "unknown embedding 'cnn'.*hyper"),
+        ({"patch_size": 0}, "patch_size must be at least 1"),
+        ({"level": "batch"}, "unknown level 'batch'"),
+        ({"wide": True}, "does not take these options.*wide"),
+        ({"embedding": "fixed"}, "channels=COUNT or grid="),
+        ({"embedding": "fixed", "channels": 3, "grid": GRID.to_dict()}, "channels=COUNT or grid="),
+    ),
+)
+def test_creation_refusals(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        create_encoder(**arguments)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_config_is_json_and_rebuilds_the_encoder(name: str) -> None:
+    encoder = build(name, GRID)
+    again = create_encoder(**json.loads(json.dumps(encoder.config)))
+    assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in encoder.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_seeding_repeats_the_weights(name: str) -> None:
+    one, two = build(name, GRID), build(name, GRID)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def test_features_and_their_ways_in() -> None:
+    encoder, x_BHWC = build("hyper", GRID), cube(GRID)
+    features = encoder(x_BHWC, GRID)
+    assert features.tokens_BND.shape == (2, 16, 32) and features.pooled_BD.shape == (2, 32)
+    assert features.grid_hw == ((4, 4),) and features.token_mask_BN.all()
+    torch.testing.assert_close(features.pooled_BD, features.tokens_BND.mean(1))
+    for bands in (Sensor(GRID), [GRID, Sensor(GRID)], BandTensors.from_sensors(GRID)):
+        assert difference(encoder(x_BHWC, bands).tokens_BND, features.tokens_BND) < 1e-5
+    assert torch.equal(encoder.forward_features(x_BHWC, GRID), features.tokens_BND)
+    assert torch.equal(encoder(x_BHWC.numpy(), GRID).tokens_BND, features.tokens_BND)
+
+
+@pytest.mark.parametrize("dtype", (np.uint8, np.int16, np.uint16, np.int32, np.float64))
+def test_any_stored_type(dtype: type) -> None:
+    encoder, x = build("hyper", GRID), (cube(GRID).numpy() * 200).astype(dtype)
+    assert difference(encoder(x, GRID).tokens_BND, encoder(x.astype(np.float32), GRID).tokens_BND) == 0
+
+
+def test_intermediate_layers() -> None:
+    encoder, x_BHWC = build("hyper", GRID, depth=3), cube(GRID)
+    last = encoder.get_intermediate_layers(x_BHWC, GRID, n=2)
+    listed = encoder.get_intermediate_layers(x_BHWC, GRID, n=(0, 2), norm=False)
+    assert len(last) == len(listed) == 2
+    assert torch.equal(last[1].tokens_BND, encoder(x_BHWC, GRID).tokens_BND)
+    torch.testing.assert_close(encoder.norm(listed[1].tokens_BND), last[1].tokens_BND)
+    assert difference(listed[0].tokens_BND, listed[1].tokens_BND) > 1e-3
+
+
+def test_gradient_checkpointing_changes_nothing() -> None:
+    encoder, x_BHWC = build("hyper", GRID, depth=2), cube(GRID)
+
+    def gradients() -> torch.Tensor:
+        encoder.zero_grad()
+        encoder(x_BHWC, GRID).pooled_BD.square().sum().backward()
+        return torch.cat([p.grad.flatten() for p in encoder.parameters()])
+
+    plain = gradients()
+    encoder.set_grad_checkpointing()
+    assert difference(gradients(), plain) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    (
+        (lambda e, x: e(x), "needs to know the bands"),
+        (lambda e, x: e(x[..., :5], GRID), "9 bands but the cube has 5"),
+        (lambda e, x: e(x, BandTensors.from_sensors(comb(4))), "cube has 9 bands but its metadata describes 4"),
+        (lambda e, x: e(x, [GRID, GRID, GRID]), "3 band grids given for 2 samples"),
+        (lambda e, x: e(x[0], GRID), "expected a cube of shape"),
+    ),
+)
+def test_refusals(action: object, message: str) -> None:
+    with pytest.raises(SpecfmError, match=message):
+        action(build("hyper", GRID), cube(GRID))
+
+
+def test_fixed_serves_its_grid_only() -> None:
+    by_grid, by_count = build("fixed", GRID), create_encoder("nano", "fixed", 2, channels=9, dim=32, depth=1, heads=4)
+    other = BandGrid(GRID.wavelengths_nm + 1)
+    assert by_count(cube(other), other).pooled_BD.isfinite().all()
+    with pytest.raises(SpecfmError, match="another band grid"):
+        by_grid(cube(other), other)
+    for encoder in (by_grid, by_count):
+        with pytest.raises(SpecfmError, match="built for 9 bands and was given 4"):
+            encoder(cube(comb(4)), comb(4))
+
+
+def test_specaware_refuses_what_the_original_cannot_read() -> None:
+    encoder = build("specaware", GRID, side=8)
+    with pytest.raises(SpecfmError, match="built for 16 patches and was given 25"):
+        encoder(cube(GRID, side=10), GRID)
+    thermal = BandGrid([500, 900, 11_000])
+    with pytest.raises(SpecfmError, match="350 to 2550 nm"):
+        encoder(cube(thermal), thermal)
+    usable = BandGrid([500, 900, 11_000], None, [True, True, False])
+    assert encoder(cube(usable), usable).pooled_BD.isfinite().all()
+
+
+def test_unknown_options_reach_the_embedding_only() -> None:
+    assert options_for("specaware", GRID)["rank"] == build("specaware", GRID).embedding.rank

@@ -77,7 +77,7 @@ def run_demo(out: Path, overwrite: bool = False, overrides: list[str] | None = N
 
     with stage("simulated scenes of known materials", f"simulate --out {out}/scenes --sensors {','.join(SENSORS)} ..."):
         seen = _simulate(out / "scenes", SENSORS, seed=1, scenes=2, size=SIZE)
-        unseen = _simulate(out / "unseen", (UNSEEN,), seed=2, scenes=4, size=64)
+        unseen = _simulate(out / "unseen", (UNSEEN,), seed=2, scenes=4, size=SIZE)
     with stage("shards", f"shard {out}/scenes/*.yaml --out {out}/shards --window {WINDOW} --stride {STRIDE}"):
         _shard(seen, out / "shards")
     with stage(f"pretraining on {len(SENSORS)} sensors, without labels", f"pretrain configs/demo.yaml out={run}"):

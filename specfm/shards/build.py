@@ -203,7 +203,7 @@ def _group(
         source = scene.name.split("/")[0] if "/" in scene.name else ""
         kind = schema.stored_dtype(scene.dtype).name
         groups.setdefault((source, scene.domain, scene.sensor.digest, kind, scene.label_names), []).append(i)
-    shards = []
+    shards: list[ShardPlan] = []
     for (source, domain, sensor, kind, _), members in groups.items():
         recipe = {"options": options.to_dict(), **extra, "scenes": [identities[i] for i in members]}
         stem = re.sub(r"[^A-Za-z0-9]+", "-", source or domain).strip("-").lower() or "shard"

@@ -75,7 +75,7 @@ def _open(
         card = load_card(name)
         for (part, _), scene in zip(card.files(), card.scenes(), strict=True):
             references = card.references(part)
-            yield scene if references is None else calibrate(scene, *references, saturation=saturation)
+            yield scene if references is None else calibrate(scene, *references, saturation)
         return
     if not path.exists():
         raise SpecfmError(f"{name}: no such file, folder or card")
@@ -84,8 +84,7 @@ def _open(
         if not scene.domain:
             scene = scene.replace(domain=scene.sensor.name or scene.name)
         if white is not None and dark is not None:
-            references = [read_scene(reference, **reader) for reference in (white, dark)]
-            scene = calibrate(scene, *references, saturation=saturation)
+            scene = calibrate(scene, read_scene(white, **reader), read_scene(dark, **reader), saturation)
         yield scene
 
 

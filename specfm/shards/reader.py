@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 BAD_SHARE = 1e-3  # more bad samples than this (and more than one) stop the job
 _VERIFY_BYTES = 1 << 23
+_MASK_BYTES = 1 << 26  # masks of a shard up to this size are held in memory: one read less per sample
+_PER_PROCESS = {
+    "_descriptor", "_handle", "_lock", "_verifying", "_ready", "_data", "_data_path", "_substitute", "_held_masks",
+    "bad",
+}  # fmt: skip
 _open_readers: weakref.WeakSet[ShardReader] = weakref.WeakSet()
 
 
@@ -122,6 +127,7 @@ class ShardReader:
         self._ready = False
         self.bad: tuple[int, ...] = ()
         self._substitute: NDArray[np.int64] | None = None
+        self._held_masks: NDArray[np.bool_] | None = None
         _open_readers.add(self)
 
     # -- identity and pickling ---------------------------------------------------------------------------------------
@@ -143,18 +149,7 @@ class ShardReader:
         return f"ShardReader({str(self.path)!r}, {self.shape}, {self.dtype}, domain={self.domain!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        dropped = (
-            "_descriptor",
-            "_handle",
-            "_lock",
-            "_verifying",
-            "_ready",
-            "_data",
-            "_data_path",
-            "_substitute",
-            "bad",
-        )
-        return {key: value for key, value in self.__dict__.items() if key not in dropped}
+        return {key: value for key, value in self.__dict__.items() if key not in _PER_PROCESS}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -198,6 +193,7 @@ class ShardReader:
                     bad = self.check_crcs()
                     machine.remember_verified(self.path, self.fingerprint, status, bad)
             self._quarantine(bad or [])
+            self._hold_masks()
             self._ready = True
             return self.bad
 
@@ -218,6 +214,15 @@ class ShardReader:
         masks = Extents(first + count * self.nbytes + ids * height * width, height * width) if self._masks else None
         self._data_path, self._data = made[0], (Extents(first + ids * self.nbytes, self.nbytes), masks)
         return made[1]
+
+    def _hold_masks(self) -> None:
+        patches, masks = self._data
+        if patches.offsets_N is None or masks is None or masks.offsets_N is None:
+            return
+        if len(self) * masks.nbytes <= _MASK_BYTES:
+            held = np.empty((len(self), *self.window), bool)
+            gather(self._open(), masks.offsets_N, masks.nbytes, held.view(np.uint8), self._data_path)
+            self._held_masks = held
 
     def _quarantine(self, bad: list[int]) -> None:
         self.bad = tuple(sorted(bad))
@@ -319,6 +324,9 @@ class ShardReader:
         gather(descriptor, patches.offsets_N[ids], patches.nbytes, x, self._data_path)
         if masks is None:
             mask[:] = True
+            return
+        if self._held_masks is not None:
+            np.take(self._held_masks, ids, axis=0, out=mask, mode="clip")  # "clip" spares a copy; ids are in range
             return
         assert masks.offsets_N is not None
         gather(descriptor, masks.offsets_N[ids], masks.nbytes, mask.view(np.uint8), self._data_path)

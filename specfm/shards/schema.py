@@ -154,12 +154,14 @@ def open_file(path: Path, **options: Any) -> h5py.File:
     """Open a published shard for reading, without locks: it never changes, and some file systems have none."""
     import h5py
 
-    try:
-        return h5py.File(path, "r", locking=False, **options)
-    except OSError as error:
-        if "locking flag" not in str(error):
-            raise
-        return h5py.File(path, "r", **options)  # open in this process with locks: HDF5 wants both handles alike
+    for locking in (False, None, True):
+        try:
+            return h5py.File(path, "r", locking=locking, **options)
+        except OSError as error:
+            if "file locking" not in str(error):
+                raise
+            refusal = error  # open elsewhere in this process: HDF5 wants both handles to lock alike
+    raise refusal
 
 
 def read_attributes(file: h5py.File, path: Path) -> dict[str, Any]:

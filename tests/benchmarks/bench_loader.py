@@ -17,8 +17,10 @@ raw gather.
 from __future__ import annotations
 
 import os
+import statistics
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ from pretrain.sampler import MixtureSampler
 from specfm.bands import BandGrid
 from specfm.sensors import Sensor
 from specfm.shards import ShardReader, ShardSet, ShardWriter
-from tests.benchmarks.timing import interleaved, machine, parser, write
+from tests.benchmarks.timing import machine, parser, write
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "contiguous": {},
@@ -74,7 +76,7 @@ def split(pool: ThreadPoolExecutor, threads: int, batch: int, work: Callable[[sl
 
 
 def compare(folder: Path, batch: int, threads: int, repeats: int) -> dict[str, Any]:
-    """Median seconds of every side, and the ratios of the targets."""
+    """Wall and processor time of every side, with the ratios of the targets."""
     files = {name: h5py.File(folder / f"{name}.h5", "r") for name in LAYOUTS}
     readers = {name: ShardReader(folder / f"{name}.h5") for name in LAYOUTS}
     shape, dtype, nbytes = readers["contiguous"].shape, readers["contiguous"].dtype, readers["contiguous"].nbytes
@@ -118,22 +120,50 @@ def compare(folder: Path, batch: int, threads: int, repeats: int) -> dict[str, A
     for name in LAYOUTS:
         sides[f"h5py_{name}"] = lambda name=name: h5py_loop(name)
         sides[f"specfm_{name}"] = lambda name=name: ours(name)
-    seconds = interleaved(sides, repeats)
+    wall, cpu = interleaved(sides, repeats)
     pool.shutdown()
     for file in files.values():
         file.close()
     os.close(descriptor)
+    return {
+        "wall": summary(wall, batch),
+        "cpu": summary(cpu, batch),
+        "sample_bytes": nbytes,
+    }
+
+
+def interleaved(sides: Mapping[str, Callable[[], object]], repeats: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Median wall and processor seconds (all threads) of each side over rounds that start one place later each time.
+
+    Processor time is what to compare where other jobs share the cores: a batch takes milliseconds, so one turn of
+    another process doubles its wall time.
+    """
+    names = list(sides)
+    wall: dict[str, list[float]] = {name: [] for name in names}
+    cpu: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(repeats + 2):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            sides[name]()  # not timed: takes back the processor's caches from the side before
+            began, used = time.perf_counter(), time.process_time()
+            sides[name]()
+            if turn >= 2:
+                wall[name].append(time.perf_counter() - began)
+                cpu[name].append(time.process_time() - used)
+    medians = [{name: statistics.median(values) for name, values in table.items()} for table in (wall, cpu)]
+    return medians[0], medians[1]
+
+
+def summary(seconds: dict[str, float], batch: int) -> dict[str, Any]:
+    """Microseconds a sample, and the ratios of the targets."""
     gather = min(seconds["gather_memmap"], seconds["gather_preadv"])
     ratios = {f"h5py / specfm, {name}": seconds[f"h5py_{name}"] / seconds[f"specfm_{name}"] for name in LAYOUTS}
     ratios |= {f"gather / specfm, {name}": gather / seconds[f"specfm_{name}"] for name in LAYOUTS}
-    micro = {name: value / batch * 1e6 for name, value in seconds.items()}
-    return {"microseconds_per_sample": micro, "ratios": ratios, "sample_bytes": nbytes}
+    return {"us_per_sample": {name: value / batch * 1e6 for name, value in seconds.items()}, "ratios": ratios}
 
 
 def loader_rate(folder: Path, batch: int, threads: int, steps: int) -> dict[str, float]:
     """Samples a second through sampler, loader and metadata, and the share of time that was waiting for data."""
-    import time
-
     shards = ShardSet([folder / "contiguous.h5"])
     loader = Loader(shards, MixtureSampler(shards.sizes, shards.domains, batch, seed=0), threads=threads)
     began = time.perf_counter()
@@ -160,10 +190,10 @@ def main() -> None:
         figures["loader"] = loader_rate(folder, asked.batch, asked.threads, 100)
     settings = {key: value for key, value in vars(asked).items() if key != "json"}
     write(asked.json, {"machine": machine(), "settings": settings, **figures})
-    for key, value in figures["microseconds_per_sample"].items():
-        print(f"{key:24s} {value:10.1f} us/sample")
-    for key, value in figures["ratios"].items():
-        print(f"{key:28s} {value:8.2f}")
+    print(f"{'':30s} {'wall':>10s} {'processor':>10s}")
+    for table, unit in (("us_per_sample", "us/sample"), ("ratios", "")):
+        for key, value in figures["wall"][table].items():
+            print(f"{key:30s} {value:10.2f} {figures['cpu'][table][key]:10.2f} {unit}")
     print(f"loader: {figures['loader']['samples_per_s']:.0f} samples/s")
 
 

@@ -35,6 +35,16 @@ class Standardiser:
         return (np.asarray(x_ND, np.float64) - self.mean_D) * self.factor_D
 
 
+def span(x_MD: np.ndarray) -> np.ndarray | None:
+    """Orthonormal axes ``[D, M]`` of the span of fewer samples than features, else None.
+
+    With an L2 penalty the weights lie in that span, so a few-shot probe can be fitted in M dimensions: same model.
+    """
+    if len(x_MD) >= x_MD.shape[1]:
+        return None
+    return np.linalg.svd(x_MD, full_matrices=False)[2].T
+
+
 @dataclass(frozen=True)
 class ProbeResult:
     """Prediction for the test set and how the probe was chosen."""
@@ -73,6 +83,9 @@ def _path_scores(
     """Validation accuracy along the grid from strong to weak regularisation, each start warm from the last."""
     scale = Standardiser(train_MD)
     x_MD, x_ND = scale(train_MD), scale(val_ND)
+    axes_DM = span(x_MD)
+    if axes_DM is not None:
+        x_MD, x_ND = x_MD @ axes_DM, x_ND @ axes_DM
     model = _model(max_iter)
     accuracy = np.empty(len(grid))
     for i, strength in enumerate(grid):
@@ -153,10 +166,14 @@ def linear_probe(
     scale = Standardiser(fit_X)
     model = _model(max_iter)
     model.C = grid[best]
-    converged = _fit(model, scale(fit_X), fit_y)
+    fit_scaled, test_scaled = scale(fit_X), scale(test_ND)
+    axes_DM = span(fit_scaled)
+    if axes_DM is not None:
+        fit_scaled, test_scaled = fit_scaled @ axes_DM, test_scaled @ axes_DM
+    converged = _fit(model, fit_scaled, fit_y)
     if not converged:
         log.warning("linear probe (C = %g) did not converge in %d iterations", grid[best], max_iter)
     path = tuple((c, float(a)) for c, a in zip(grid, accuracy, strict=True)) if known else ()
     return ProbeResult(
-        model.predict(scale(test_ND)), grid[best], float(accuracy[best]) if known else float("nan"), converged, path
+        model.predict(test_scaled), grid[best], float(accuracy[best]) if known else float("nan"), converged, path
     )

@@ -62,6 +62,19 @@ def test_few_shots_choose_by_cross_validation_inside() -> None:
     assert np.isnan(one.validation_oa) and one.C in C_GRID[3:7]  # nothing to choose by: the middle of the grid
 
 
+def test_fitting_in_the_span_of_few_samples_is_the_same_model() -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    x, y = blobs(330, 2, 8, width=80)
+    found = linear_probe(x[:30], y[:30], x[:0], y[:0], x[30:], grid=(0.5,))
+    scale = Standardiser(x[:30])
+    model = LogisticRegression(C=0.5, max_iter=5000, tol=1e-6).fit(scale(x[:30]), y[:30])
+    margin = np.sort(model.predict_proba(scale(x[30:])), 1)
+    clear = margin[:, -1] - margin[:, -2] > 0.02  # beyond what the solver's tolerance can move
+    np.testing.assert_array_equal(found.predicted_N[clear], model.predict(scale(x[30:]))[clear])
+    assert clear.mean() > 0.8
+
+
 def test_an_unconverged_probe_says_so() -> None:
     x, y = blobs(400, 1, 6)
     assert not linear_probe(x[:200], y[:200], x[200:300], y[200:300], x[300:], max_iter=2, grid=(1e4,)).converged

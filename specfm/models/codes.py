@@ -94,12 +94,17 @@ class MetaCode(nn.Module):
 
 
 class ContentCode(nn.Module):
-    """Code of a band from what this sample shows in it: statistics over the valid, visible patches only."""
+    """Code of a band from what this sample shows in it: statistics over the valid, visible patches only.
 
-    def __init__(self, width: int):
+    Args:
+        width: of the code. hidden: of the layer before it (default: the same).
+    """
+
+    def __init__(self, width: int, hidden: int | None = None):
         super().__init__()
         self.num_features = 2 * CONTENT_GRID**2 + 2 + len(CONTENT_QUANTILES) + 1
-        self.mlp = nn.Sequential(nn.Linear(self.num_features, width), nn.GELU(), nn.Linear(width, width))
+        hidden = hidden or width
+        self.mlp = nn.Sequential(nn.Linear(self.num_features, hidden), nn.GELU(), nn.Linear(hidden, width))
 
     def forward(self, patches: Patches) -> Tensor:
         """code_BCE."""
@@ -113,7 +118,8 @@ def content_statistics(patches: Patches) -> Tensor:
     """statistics_BCS: 2x2 average and max pools, mean, deviation, quantiles of the patch means, log level."""
     mask_BN, pixels_BN = patches.token_mask_BN, patches.pixels_BN
     mean_BCN = patches.x_BCNP.mean(-1)
-    square_BCN = patches.x_BCNP.square().mean(-1)
+    # by the norm: the squares themselves would be a copy of the whole cube
+    square_BCN = torch.linalg.vector_norm(patches.x_BCNP, dim=-1).square() / patches.x_BCNP.shape[-1]
     share_BN = pixels_BN / pixels_BN.sum(1, keepdim=True).clamp_min(1e-9)
     mean_BC = torch.einsum("bcn,bn->bc", mean_BCN, share_BN)
     variance_BC = torch.einsum("bcn,bn->bc", square_BCN, share_BN) - mean_BC.square()

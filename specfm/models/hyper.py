@@ -12,6 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from specfm.errors import UsageError
 from specfm.models.codes import BandMixer, ContentCode, MetaCode
 from specfm.models.contraction import contract, per_band_sum
 from specfm.models.patches import Patches
@@ -27,7 +28,10 @@ class HyperEmbedding(nn.Module):
 
     Args:
         dim: D. patch_size: p. rank: R. hidden: K, a constant 1 included. code_width: E.
-        content: look at the sample's band content as well as at metadata (False: bakeable for a fixed camera).
+        content: look at the sample's band content as well as at metadata. True: in the band codes, mixed across bands,
+            so that U, V and bias are each sample's own. ``"light"``: codes stay those of the grid (computed once for
+            all samples that share it); content shifts the hidden code of U, by band and by its mean over bands, and
+            the bias. False: metadata only, bakeable for a fixed camera.
         sensor_names: instruments with a learned row (off by default: under NT-Xent the name is a shortcut).
     """
 
@@ -40,14 +44,17 @@ class HyperEmbedding(nn.Module):
         rank: int = 8,
         hidden: int = 64,
         code_width: int = 128,
-        content: bool = True,
+        content: bool | str = True,
         sensor_names: tuple[str, ...] = (),
     ):
         super().__init__()
         self.dim, self.rank, self.hidden, self.pixels = dim, rank, hidden, patch_size**2
         self.meta = MetaCode(code_width, tuple(sensor_names))
-        self.content = ContentCode(code_width) if content else None
-        self.fuse = nn.Sequential(nn.LayerNorm(code_width), nn.Linear(code_width, code_width)) if content else None
+        if content not in (True, False, "light"):
+            raise UsageError(f"content must be true, false or 'light', got {content!r}")
+        joint = bool(content) and content != "light"
+        self.content = ContentCode(code_width) if joint else None
+        self.fuse = nn.Sequential(nn.LayerNorm(code_width), nn.Linear(code_width, code_width)) if joint else None
         self.mixer = BandMixer(code_width)
         self.spatial = nn.Sequential(
             nn.LayerNorm(code_width), nn.Linear(code_width, 64), nn.GELU(), nn.Linear(64, rank * self.pixels)
@@ -55,6 +62,8 @@ class HyperEmbedding(nn.Module):
         self.semantic = nn.Sequential(nn.LayerNorm(code_width), nn.Linear(code_width, hidden - 1), nn.GELU())
         self.basis_KRD = nn.Parameter(torch.randn(hidden, rank, dim) / (hidden * rank) ** 0.5)
         self.bias = nn.Linear(code_width, dim)
+        self.shift = ContentCode(hidden - 1, hidden=32) if content == "light" else None
+        self.context = nn.Linear(hidden - 1, hidden - 1 + dim) if content == "light" else None
         self.alpha = nn.Parameter(torch.ones(()))
         self._initialise(patch_size)
 
@@ -68,6 +77,9 @@ class HyperEmbedding(nn.Module):
         nn.init.normal_(first.weight, std=first.in_features**-0.5)
         nn.init.zeros_(self.bias.weight)
         nn.init.zeros_(self.bias.bias)
+        if self.context is not None:
+            nn.init.zeros_(self.context.weight)
+            nn.init.zeros_(self.context.bias)
         self.basis_KRD.mul_(conv_stem_ratio(self, patch_size))
 
     def codes(self, patches: Patches) -> Tensor:
@@ -82,9 +94,14 @@ class HyperEmbedding(nn.Module):
         code = self.codes(patches)
         weights_GC = patches.weights_GC.expand(len(code), -1).to(code.dtype)
         basis_GCRP = self.spatial(code).unflatten(-1, (self.rank, self.pixels))
-        hidden = self.semantic(code)
-        hidden = torch.cat([hidden, torch.ones_like(hidden[..., :1])], dim=-1) * weights_GC[..., None]
+        hidden = self.semantic[:-1](code)
         bias_GD = self.bias(torch.einsum("gce,gc->ge", code, weights_GC))
+        if self.shift is not None and self.context is not None:
+            shift = self.shift(patches)
+            mean_BK = torch.einsum("bck,bc->bk", shift, weights_GC.expand(len(shift), -1).to(shift.dtype))
+            everywhere_BK, more_BD = self.context(mean_BK).split((self.hidden - 1, self.dim), dim=-1)
+            hidden, bias_GD = hidden + shift + everywhere_BK[:, None], bias_GD + more_BD
+        hidden = nn.functional.pad(self.semantic[-1](hidden), (0, 1), value=1.0) * weights_GC[..., None]
         return basis_GCRP, hidden, bias_GD
 
     def forward(self, patches: Patches) -> Tensor:

@@ -19,7 +19,10 @@ from specfm.models import EMBEDDINGS, Encoder, create_encoder
 from specfm.models.patches import Patches
 
 PATCH, SIDE, DIM = 2, 8, 32
-NAMES = sorted(EMBEDDINGS)
+# Every registered embedding, and the forms of hyper that claim the same.
+FORMS = {name: (name, {}) for name in sorted(EMBEDDINGS)}
+FORMS |= {"hyper-light": ("hyper", {"content": "light"}), "hyper-metadata": ("hyper", {"content": False})}
+NAMES = sorted(FORMS)
 # fp32 as embedding.md asks. bf16 keeps 8 bits: each rounding is 0.4 %, and a token passes about a dozen of them.
 TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2}
 PRECISIONS = sorted(TOLERANCE)
@@ -27,12 +30,12 @@ PRECISIONS = sorted(TOLERANCE)
 
 def claiming(number: int) -> list[str]:
     """Registered embeddings that claim a property."""
-    return [name for name in NAMES if number in EMBEDDINGS[name].claims]
+    return [name for name in NAMES if number in EMBEDDINGS[FORMS[name][0]].claims]
 
 
 def not_claiming(number: int) -> list[str]:
     """Registered embeddings that do not."""
-    return [name for name in NAMES if number not in EMBEDDINGS[name].claims]
+    return [name for name in NAMES if number not in EMBEDDINGS[FORMS[name][0]].claims]
 
 
 def options_for(name: str, grid: BandGrid, side: int = SIDE) -> dict[str, Any]:
@@ -48,8 +51,9 @@ def build(
     Unless ``fresh``, noise is added to every parameter: layers that start at zero would hide what flows through them.
     """
     torch.manual_seed(7)
-    options = {"dim": DIM, "depth": 1, "heads": 4, **options_for(name, grid, side), **options}
-    encoder = create_encoder("nano", name, patch_size, **options).eval()
+    registered, form = FORMS[name]
+    options = {"dim": DIM, "depth": 1, "heads": 4, **options_for(registered, grid, side), **form, **options}
+    encoder = create_encoder("nano", registered, patch_size, **options).eval()
     if not fresh:
         with torch.no_grad():
             for parameter in encoder.embedding.parameters():

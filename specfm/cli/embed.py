@@ -19,12 +19,8 @@ def command(
     variable: Annotated[str | None, typer.Option(help="Name of the cube in a MATLAB or HDF5 file.")] = None,
     layout: Annotated[str | None, typer.Option(help="Axes: HWC, CHW, spectra or bands_by_pixels:HxW.")] = None,
     sensor: Annotated[str | None, typer.Option(help="A known sensor, if the file is silent.")] = None,
-    wavelengths: Annotated[
-        Path | None, typer.Option(help="CSV: band,centre_nm,fwhm_nm, if the file is silent.")
-    ] = None,
-    units: Annotated[
-        str | None, typer.Option(help="Unit of the wavelengths, if the file does not say: nm, um.")
-    ] = None,
+    wavelengths: Annotated[Path | None, typer.Option(help="CSV: band,centre_nm,fwhm_nm, if it is silent.")] = None,
+    units: Annotated[str | None, typer.Option(help="Unit of the wavelengths, if it does not say: nm, um.")] = None,
     quantity: Annotated[str | None, typer.Option(help="dn, radiance, ... if the file is silent.")] = None,
     scale: Annotated[float | None, typer.Option(help="physical = stored * scale; wins over the file.")] = None,
     nodata: Annotated[float | None, typer.Option(help="Stored value of pixels not measured.")] = None,

@@ -29,13 +29,17 @@ def command(
     saturation: Annotated[float | None, typer.Option(help="Stored value from which a pixel is saturated.")] = None,
     codec: Annotated[str, typer.Option(help="none, chunks, blosc-zstd, lz4 or gzip.")] = "none",
     workers: Annotated[int | None, typer.Option(help="Reading processes.", show_default="cores, at most 8")] = None,
-    domain: Annotated[str | None, typer.Option(help="Domain of every sample; default the card's or sensor's.")] = None,
+    domain: Annotated[
+        str | None, typer.Option(help="Domain of every sample; default card's, sensor's or folder's.")
+    ] = None,
     sensor: Annotated[str | None, typer.Option(help="Known sensor, for files without wavelengths.")] = None,
     wavelengths: Annotated[Path | None, typer.Option(help="CSV band,centre_nm,fwhm_nm, for such files.")] = None,
     variable: Annotated[str | None, typer.Option(help="Name of the cube in MATLAB and HDF5 files.")] = None,
     layout: Annotated[str | None, typer.Option(help="Axes of such cubes: HWC, CHW, bands_by_pixels:HxW.")] = None,
+    units: Annotated[str | None, typer.Option(help="Unit of their wavelengths, where they do not say it.")] = None,
     quantity: Annotated[str | None, typer.Option(help="dn, radiance, toa_reflectance, surface_reflectance.")] = None,
     scale: Annotated[float | None, typer.Option(help="physical = stored * scale.")] = None,
+    offset: Annotated[float | None, typer.Option(help="physical = stored * scale + offset.")] = None,
     nodata: Annotated[float | None, typer.Option(help="Stored value that means: not measured.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be written.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.")] = False,
@@ -61,8 +65,10 @@ def command(
         "wavelengths": wavelengths,
         "variable": variable,
         "layout": layout,
+        "units": units,
         "quantity": quantity,
         "scale": scale,
+        "offset": offset,
         "nodata": nodata,
     }
     background = None

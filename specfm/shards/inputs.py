@@ -48,7 +48,8 @@ def open_scenes(
         reader: arguments of :func:`specfm.readers.read_scene` for files.
         white, dark: references for files (cards name their own).
         saturation: raw saturation level, for calibration and masks.
-        domain: replaces the domain of every scene.
+        domain: replaces the domain of every scene. A file's default: its sensor's name, else its folder's and its
+            number of bands (a folder of scans of one camera is a domain).
 
     Raises:
         UsageError: unknown card, one reference without the other. SpecfmError: unreadable file.
@@ -74,15 +75,18 @@ def _open(
             raise UsageError(f"{name} is a card, which describes its files itself; give reader options with files only")
         card = load_card(name)
         for (part, _), scene in zip(card.files(), card.scenes(), strict=True):
-            references = card.references(part)
-            yield scene if references is None else calibrate(scene, *references, saturation)
+            pair = card.references(part)
+            yield scene if pair is None else calibrate(scene, *pair, saturation)
         return
     if not path.exists():
         raise SpecfmError(f"{name}: no such file, folder or card")
+    references = {reference.resolve().with_suffix("") for reference in (white, dark) if reference is not None}
     for file in folder_files(path) if path.is_dir() else [path]:
+        if path.is_dir() and file.resolve().with_suffix("") in references:
+            continue  # the references of a folder of scans are no scans
         scene = read_scene(file, **reader)
         if not scene.domain:
-            scene = scene.replace(domain=scene.sensor.name or scene.name)
+            scene = scene.replace(domain=scene.sensor.name or f"{file.resolve().parent.name}-{scene.shape[2]}")
         if white is not None and dark is not None:
             scene = calibrate(scene, read_scene(white, **reader), read_scene(dark, **reader), saturation)
         yield scene

@@ -189,6 +189,7 @@ class ShardReader:
             if bad is None and self._verify == "first":
                 bad = machine.recall_verified(self.path, self.fingerprint)
                 if bad is None:
+                    log.info("%s: checking the CRC of %d samples, once on this machine", self.path, len(self))
                     status = self.path.stat()
                     bad = self.check_crcs()
                     machine.remember_verified(self.path, self.fingerprint, status, bad)

@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from pretrain.loader import Loader
+from pretrain.sampler import MixtureSampler
 from specfm.cli import app
 from specfm.errors import SpecfmError, UsageError
+from specfm.readers.own import save_scene
 from specfm.scene import Scene
 from specfm.shards import ShardReader, ShardSet, write_shards
 from specfm.shards.inputs import folder_files, open_scenes
+from tests.readers.make import envi
 from tests.shards.make import ramp_scene, sensor
 
 
@@ -188,6 +192,41 @@ def test_command_calibrates(tmp_path: Path, cubes: list[Path]) -> None:
     np.testing.assert_allclose(reader.read([0])[0][0], expected, atol=1)
     code, text = run("shard", cubes[0], "--out", tmp_path / "other", *options, *references[:2])
     assert code == 2 and "both --white and --dark" in text
+
+
+def test_folder_of_scans_is_one_domain_and_its_references_are_no_scans(tmp_path: Path) -> None:
+    folder = tmp_path / "coffee"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name, low, high in (("one", 200, 4000), ("two", 200, 4000), ("white", 5000, 5001), ("dark", 100, 101)):
+        envi(folder, rng.integers(low, high, (12, 9, 7)).astype("u2"), "bil", name=f"{name}.raw")
+    found = list(open_scenes([str(folder)], white=folder / "white.hdr", dark=folder / "dark.raw"))
+    assert [(s.name, s.domain, s.dtype.name) for s in found] == [
+        ("one", "coffee-7", "uint16"),
+        ("two", "coffee-7", "uint16"),
+    ]
+    assert [row["scenes"] for row in write_shards(found, tmp_path / "out", window=4)] == [2]
+
+
+def test_three_formats_and_band_counts_meet_in_one_batch(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    sixty, two_hundred, many = (rng.integers(1, 9000, (20, 22, c)).astype("i2") for c in (60, 200, 425))
+    envi(folder, sixty, "bil", name="a.dat")
+    save_scene(Scene.from_array(two_hundred, sensor(200), name="b"), folder / "b.h5")
+    profile = {"driver": "GTiff", "height": 20, "width": 22, "count": 425, "dtype": "int16"}
+    with rasterio.open(folder / "c.tif", "w", **profile) as raster:
+        raster.write(many.transpose(2, 0, 1))
+        for band in range(425):
+            raster.update_tags(band + 1, wavelength=str(400 + 5 * band), wavelength_units="nm")
+    code, text = run("shard", folder, "--out", tmp_path / "out", "--window", 9, "--stride", 5, "--workers", 1)
+    assert code == 0, text
+    shards = ShardSet(tmp_path / "out")
+    sampler = MixtureSampler(shards.sizes, shards.domains, 12, seed=0, domain_weights=dict.fromkeys(shards.domains, 1))
+    ((_, batch),) = Loader(shards, sampler).iterate(0, 1)
+    assert sorted(part.x_BHWC.shape for part in batch.parts) == [(4, 9, 9, 60), (4, 9, 9, 200), (4, 9, 9, 425)]
 
 
 @pytest.mark.parametrize(

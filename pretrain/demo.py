@@ -20,16 +20,20 @@ if TYPE_CHECKING:
     from downstream.report import Embedding
     from specfm.scene import Scene
 
-# Four sensors that share little: two kinds of range, 13 to 144 bands, reflectance, radiance and top of atmosphere.
-SENSORS = ("hymap", "rosis", "casi_1500", "sentinel2_msi")
-UNSEEN = "hydice"  # the probed sensor; pretraining sees neither it nor its ground
-MATERIALS = (
-    "broadleaf", "grass", "dry_grass", "clay_soil", "carbonate_soil", "asphalt", "tar_roof", "concrete", "red_tile",
-    "blue_metal",
-)  # fmt: skip
-# Light differs from place to place and the sensors are noisy: five labels a class do not show what to ignore.
-CONDITIONS = {"blob": 14.0, "illumination": 0.2, "gain": 0.2, "tilt": 0.1, "snr": 60.0}
-SIZE, WINDOW, STRIDE = 80, 8, 4  # pixels
+# Four sensors that share little: 13 to 210 bands, two kinds of range; reflectance, radiance and top of atmosphere.
+SENSORS = ("hymap", "rosis", "hydice", "sentinel2_msi")
+UNSEEN = "enmap"  # the probed sensor; pretraining sees neither it nor its ground
+MATERIALS = ("broadleaf", "grass", "dry_grass", "clay_soil", "carbonate_soil", "asphalt", "concrete", "red_tile")
+# Light differs from place to place, in level and in colour: a few labels do not show what to ignore, many views do.
+CONDITIONS: dict[str, Any] = {
+    "blob": 24.0,
+    "illumination": 0.3,
+    "gain": 0.2,
+    "tilt": 0.3,
+    "snr": 60.0,
+    "variability": 0.6,
+}
+SIZE, WINDOW, STRIDE = 96, 6, 4  # pixels
 SHOTS, SPLITS = 5, 10
 STAGES = ("scenes", "unseen", "shards", "pretrain", "results.jsonl", "report.html")
 

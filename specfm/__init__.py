@@ -1,7 +1,7 @@
 """specfm: self-supervised pretraining for imaging spectrometers.
 
-The package is a lazy face: importing it loads no torch, h5py, scikit-learn or matplotlib, seeds nothing and configures no
-logging. Each public name is imported from its module when it is first used.
+The package is a lazy face: importing it loads no torch, h5py, scikit-learn or matplotlib, seeds nothing and configures
+no logging. Each public name is imported from its module when it is first used.
 """
 
 from __future__ import annotations

@@ -236,7 +236,7 @@ def _check_centres(centres: F64) -> None:
         raise SpecfmError(f"wavelength of usable band {bad} (0-based) is not a number; mark the band bad or mend it")
     if len(centres) and (centres.min() < MIN_NM or centres.max() > MAX_NM):
         low, high = centres.min(), centres.max()
-        hint = " (they look like micrometres)" if 0.1 <= low and high <= 100 else ""
+        hint = " (they look like micrometres)" if low >= 0.1 and high <= 100 else ""
         raise SpecfmError(
             f"wavelengths {low:g}-{high:g} nm are outside {MIN_NM:g}-{MAX_NM:g} nm{hint}; check the wavelength units"
         )

@@ -19,16 +19,15 @@ def contract(x_BCNP: Tensor, basis_GCRP: Tensor, hidden_GCK: Tensor, generator_K
     """
     batch, channels, tokens, _ = x_BCNP.shape
     hidden, rank, dim = generator_KRD.shape
-    if len(basis_GCRP) == batch:
-        seen_BCNR = x_BCNP.to(basis_GCRP.dtype) @ basis_GCRP.transpose(-1, -2)
-    else:
-        seen_BCNR = torch.einsum("bcnp,crp->bcnr", x_BCNP.to(basis_GCRP.dtype), basis_GCRP[0])
+    # Basis times patch, not patch times basis: the narrow result makes its backward the cheaper one on CPUs.
+    x_BCPN = x_BCNP.to(basis_GCRP.dtype).transpose(-1, -2)
+    seen_BCRN = basis_GCRP.expand(batch, -1, -1, -1) @ x_BCPN
     if bands_go_first(batch, len(hidden_GCK), channels, tokens, hidden, dim):
-        summed = hidden_GCK.expand(batch, -1, -1).transpose(1, 2) @ seen_BCNR.flatten(2)
-        summed_BNKR = summed.unflatten(2, (tokens, rank)).transpose(1, 2)
-        return summed_BNKR.flatten(2) @ generator_KRD.flatten(0, 1)
+        summed = hidden_GCK.expand(batch, -1, -1).transpose(1, 2) @ seen_BCRN.flatten(2)
+        summed_BKRN = summed.unflatten(2, (rank, tokens))
+        return summed_BKRN.permute(0, 3, 1, 2).flatten(2) @ generator_KRD.flatten(0, 1)
     semantic_GCRD = (hidden_GCK @ generator_KRD.flatten(1)).unflatten(2, (rank, dim))
-    return seen_BCNR.transpose(1, 2).flatten(2) @ semantic_GCRD.flatten(1, 2)
+    return seen_BCRN.permute(0, 3, 1, 2).flatten(2) @ semantic_GCRD.flatten(1, 2)
 
 
 def bands_go_first(batch: int, grids: int, channels: int, tokens: int, hidden: int, dim: int) -> bool:

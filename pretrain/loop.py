@@ -33,6 +33,7 @@ from specfm.engine.metrics import MetricsLog, WandbMirror
 from specfm.engine.optimizer import adamw, clip_gradients, set_lr
 from specfm.engine.run_folder import RunFolder
 from specfm.engine.schedule import warmup_cosine
+from specfm.errors import SpecfmError
 from specfm.shards import ShardSet
 
 log = logging.getLogger(__name__)
@@ -169,7 +170,11 @@ class _Run:
         self.watchdog.stage("forward and backward")
         lr = warmup_cosine(step, config.steps, config.optim.warmup_steps, config.optim.lr, config.optim.min_lr)
         set_lr(self.optimizer, lr)
-        result = self.step_function(step, batch)
+        try:
+            faults.hit("step.forward")
+            result = self.step_function(step, batch)
+        except torch.OutOfMemoryError as error:
+            raise SpecfmError(_memory_advice(config, world, batch, number)) from error
         self.watchdog.stage("agreement between processes")
         parameters = [p for p in self.modules.parameters() if p.requires_grad]
         if spoiled := faults.hit("step.grad"):
@@ -277,6 +282,19 @@ class _Run:
         }
         path = self.folder.dump_bad_step(number, self.world.rank, facts)
         log.warning("step %d: loss %s, gradient norm %s; update skipped, see %s", number, loss, norm, path)
+
+
+def _memory_advice(config: PretrainConfig, world: World, batch: Batch, number: int) -> str:
+    """One sentence on what filled the memory and which key to change; nothing is shrunk in silence."""
+    limit = min(config.optim.micro_batch or len(batch), len(batch))
+    high, wide, bands = max((part.x_BHWC.shape[1:] for part in batch), key=lambda shape: shape[2])
+    side = config.model.patch_size
+    tokens = -(-high // side) * -(-wide // side)
+    return (
+        f"out of memory on rank {world.rank} at step {number}: micro-batch {limit}, up to {bands} bands, about {tokens} "
+        f"tokens a window and view; set optim.micro_batch={max(1, limit // 2)} (the result does not depend on it) or "
+        "model.grad_checkpointing=true"
+    )
 
 
 def _peak_memory_mb(device: torch.device) -> float:

@@ -6,8 +6,9 @@ variable every ``hit(...)`` is a dictionary look-up that finds nothing. Grammar 
     [POINT:]ACTION[@CONDITION[:CONDITION ...]]      CONDITION = step | rank | hit, then = or >= or <=, then an integer
 
 ``hit`` counts how often the point was reached in this process, from 1. Actions: ``kill`` (SIGKILL to itself),
-``raise``, ``hang`` (sleeps for an hour), ``enospc`` (OSError 28), ``corrupt`` (flips a byte of the file at hand),
-``nan`` and ``inf`` (returned to the caller, which spoils the value at hand; without a point they mean ``step.loss``).
+``raise``, ``hang`` (sleeps for an hour), ``enospc`` (OSError 28), ``oom`` (torch.OutOfMemoryError), ``corrupt`` (flips a
+byte of the file at hand), ``nan`` and ``inf`` (returned to the caller, which spoils the value at hand; without a point
+they mean ``step.loss``).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 from specfm.errors import UsageError
 
 VARIABLE = "SPECFM_FAULTS"
-ACTIONS = ("kill", "raise", "hang", "enospc", "corrupt", "nan", "inf")
+ACTIONS = ("kill", "raise", "hang", "enospc", "oom", "corrupt", "nan", "inf")
 _CONDITION = re.compile(r"(step|rank|hit)(=|>=|<=)(\d+)$")
 _COMPARE = {"=": int.__eq__, ">=": int.__ge__, "<=": int.__le__}
 
@@ -119,6 +120,10 @@ def _strike(fault: Fault, path: Path | None) -> str | None:
         time.sleep(3600)
     if fault.action == "enospc":
         raise OSError(errno.ENOSPC, f"fault at {fault.point}: no space left on device")
+    if fault.action == "oom":
+        import torch
+
+        raise torch.OutOfMemoryError(f"fault at {fault.point}: out of memory")
     if fault.action == "corrupt":
         if path is None:
             raise UsageError(f"{VARIABLE}: {fault.point} has no file to corrupt")

@@ -161,6 +161,25 @@ def test_a_stalled_reader_is_named(tmp_path, shards):
     assert "_one_step" in (out / "stalled.txt").read_text()
 
 
+def test_out_of_memory_says_what_to_set(tmp_path, shards):
+    """Fault 30, without a GPU."""
+    codes, text = run(tmp_path / "run", shards, faults="step.forward:oom@step=2")
+    assert codes == [1]
+    assert "rank 0 at step 2: micro-batch 12, up to 36 bands, about 9 tokens" in error_of(text)
+    assert "set optim.micro_batch=6" in error_of(text)
+
+
+def test_a_peer_that_hangs_or_dies_ends_all(tmp_path, shards):
+    """Faults 29 and 5: the others notice within the collective timeout, and nothing is published."""
+    guard = ("guard.peer_timeout_s=2", "guard.stall_s=5", "checkpoint.every=3")
+    codes, _ = run(tmp_path / "hang", shards, *guard, faults="data.read:hang@step=3:rank=1", world=2)
+    assert codes[0] not in (0, None) and codes[1] == 5
+    assert not (tmp_path / "hang" / "checkpoints").exists()
+    codes, _ = run(tmp_path / "kill", shards, *guard, faults="data.read:kill@step=3:rank=1", world=2)
+    assert codes[0] not in (0, None) and codes[1] == -9
+    assert not (tmp_path / "kill" / "checkpoints").exists()
+
+
 def test_two_starts_and_two_interrupts(tmp_path, shards):
     """Faults 34 and 26: the second start names the first; a second SIGINT ends at once with nothing half-published."""
     out = tmp_path / "run"

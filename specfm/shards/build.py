@@ -11,12 +11,9 @@ Shapes: N windows, h w of a window, C bands.
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import re
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +29,7 @@ from specfm.shards.inputs import recipe_digest, scene_identity
 from specfm.shards.reader import ShardReader
 from specfm.shards.shard_set import read_manifest
 from specfm.shards.windows import ScenePlan, WindowOptions, blocks, cut, plan_scene
+from specfm.shards.workers import Workers
 from specfm.shards.writer import ShardWriter
 
 log = logging.getLogger(__name__)
@@ -127,7 +125,7 @@ def write_shards(
     listed = [scene if scene.domain else scene.replace(domain=scene.sensor.name or scene.name) for scene in scenes]
     if not listed:
         raise UsageError("no scenes to shard")
-    with _Workers(workers) as pool:
+    with Workers(workers) as pool:
         extra = {"codec": codec, "background": None if background_HW is None else _array_digest(background_HW)}
         shards = _group(listed, options, extra, pool, progress)
         if not dry_run:
@@ -143,55 +141,11 @@ def write_shards(
     return [shard.row() for shard in shards]
 
 
-# -- workers ----------------------------------------------------------------------------------------------------
-
-
-_opened: dict[str, Scene] = {}  # in a worker: the last scenes, so that a compressed file is not decoded for every block
-
-
-class _Workers:
-    """Calls ``function(scene, *arguments)`` in this process or in spawned ones, results in order, few in flight."""
-
-    def __init__(self, workers: int) -> None:
-        self.workers = workers
-        spawn = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(workers, mp_context=spawn) if workers > 1 else None
-
-    def __enter__(self) -> _Workers:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def map(self, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
-        if self._pool is None:
-            for scene, *arguments in calls:
-                yield function(scene, *arguments)
-            return
-        flight: deque[Future[Any]] = deque()
-        for scene, *arguments in calls:
-            token = f"{id(scene)}-{scene.name}"
-            flight.append(self._pool.submit(_in_worker, token, function, scene, arguments))
-            if len(flight) > 2 * self.workers:
-                yield flight.popleft().result()
-        while flight:
-            yield flight.popleft().result()
-
-
-def _in_worker(token: str, function: Callable[..., Any], scene: Scene, arguments: list[Any]) -> Any:
-    if token not in _opened:
-        if len(_opened) >= 2:
-            _opened.pop(next(iter(_opened)))
-        _opened[token] = scene
-    return function(_opened[token], *arguments)
-
-
 # -- planning ----------------------------------------------------------------------------------------------------
 
 
 def _group(
-    scenes: list[Scene], options: WindowOptions, extra: dict[str, Any], pool: _Workers, progress: Progress | None
+    scenes: list[Scene], options: WindowOptions, extra: dict[str, Any], pool: Workers, progress: Progress | None
 ) -> list[ShardPlan]:
     identities = []
     for identity in pool.map(scene_identity, ((scene,) for scene in scenes)):
@@ -243,7 +197,7 @@ def _plan(
     shards: list[ShardPlan],
     options: WindowOptions,
     background_HW: NDArray[np.bool_] | None,
-    pool: _Workers,
+    pool: Workers,
     progress: Progress | None,
 ) -> None:
     todo = [(shard, scene) for shard in shards if shard.status == "write" for scene in shard.scenes]
@@ -276,7 +230,7 @@ def _write(
     options: WindowOptions,
     codec: str,
     overwrite: bool,
-    pool: _Workers,
+    pool: Workers,
     progress: Progress | None,
 ) -> None:
     remove_temporaries(out)  # what a killed writer left; the lock says that no other is at work
@@ -304,7 +258,7 @@ def _write(
 
 
 def _write_one(
-    path: Path, shard: ShardPlan, options: WindowOptions, codec: str, overwrite: bool, pool: _Workers
+    path: Path, shard: ShardPlan, options: WindowOptions, codec: str, overwrite: bool, pool: Workers
 ) -> Iterator[int]:
     members = [(n, scene, plan) for n, (scene, plan) in enumerate(zip(shard.scenes, shard.plans, strict=True))]
     jobs = [(n, s, p, rows) for n, s, p in members if len(p) for rows in blocks(p, s, options.window)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from specfm.readers.own import save_scene
 from specfm.scene import Scene
 from specfm.shards import ShardReader, ShardSet, write_shards
 from specfm.shards.inputs import folder_files, open_scenes
+from specfm.shards.workers import Workers
 from tests.readers.make import envi
 from tests.shards.make import ramp_scene, sensor
 
@@ -74,6 +76,15 @@ def test_workers_change_no_byte(tmp_path: Path, cubes: list[Path]) -> None:
         write_shards(open_scenes(names, reader), tmp_path / out, window=5, stride=2, workers=workers)
     for path in (tmp_path / "alone").iterdir():
         assert path.read_bytes() == (tmp_path / "pair" / path.name).read_bytes(), path.name
+
+
+def _die(scene: Scene) -> None:
+    os._exit(9)
+
+
+def test_killed_reading_process_is_one_sentence() -> None:
+    with Workers(2) as pool, pytest.raises(SpecfmError, match="fewer --workers"):
+        list(pool.map(_die, [(ramp_scene(),)]))
 
 
 def test_finished_folder_is_kept_and_not_overwritten(tmp_path: Path) -> None:

@@ -291,8 +291,8 @@ def _memory_advice(config: PretrainConfig, world: World, batch: Batch, number: i
     side = config.model.patch_size
     tokens = -(-high // side) * -(-wide // side)
     return (
-        f"out of memory on rank {world.rank} at step {number}: micro-batch {limit}, up to {bands} bands, about {tokens} "
-        f"tokens a window and view; set optim.micro_batch={max(1, limit // 2)} (the result does not depend on it) or "
+        f"out of memory on rank {world.rank} at step {number}: micro-batch {limit}, up to {bands} bands, about "
+        f"{tokens} tokens a window and view; set optim.micro_batch={max(1, limit // 2)} (the result does not change) or "
         "model.grad_checkpointing=true"
     )
 

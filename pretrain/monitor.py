@@ -67,12 +67,13 @@ class OnlineKnn:
         training = encoder.training
         encoder.eval()
         try:
-            scores = {f"knn/{domain.name}": self._accuracy(encoder, domain) for domain in self.domains}
+            found = {f"knn/{domain.name}": self._accuracy(encoder, domain) for domain in self.domains}
         finally:
             encoder.train(training)
-        return {"knn": float(np.mean(list(scores.values()))), **scores}
+        scores = {name: score for name, score in found.items() if score is not None}
+        return {"knn": float(np.mean(list(scores.values()))), **scores} if scores else {}
 
-    def _accuracy(self, encoder: Encoder, domain: _Domain) -> float:
+    def _accuracy(self, encoder: Encoder, domain: _Domain) -> float | None:
         feature_ND = torch.cat([_features(encoder, self.shards, shard, ids) for shard, ids in domain.parts])
         feature_ND = torch.nn.functional.normalize(feature_ND, dim=1)
         similarity_NN = (feature_ND @ feature_ND.T).cpu().numpy()
@@ -82,7 +83,7 @@ class OnlineKnn:
         nearest_Nk = np.take_along_axis(similarity_NN, index_Nk, axis=1)
         asked_N = np.isfinite(nearest_Nk[:, 0])  # a query that overlaps everything has nobody to ask
         if not asked_N.any():
-            return float("nan")
+            return None
         said_N = vote(domain.label_N[index_Nk[asked_N]], nearest_Nk[asked_N], domain.classes)
         return float((said_N == domain.label_N[asked_N]).mean())
 

@@ -45,6 +45,8 @@ def command(
     if not resume:
         RunFolder(settings.out).refuse_existing()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    for name in ("specfm", "pretrain"):
+        logging.getLogger(name).setLevel(logging.INFO)
     if nproc > 1:
         from specfm.engine.launch import launch
 

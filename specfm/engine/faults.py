@@ -6,9 +6,9 @@ variable every ``hit(...)`` is a dictionary look-up that finds nothing. Grammar 
     [POINT:]ACTION[@CONDITION[:CONDITION ...]]      CONDITION = step | rank | hit, then = or >= or <=, then an integer
 
 ``hit`` counts how often the point was reached in this process, from 1. Actions: ``kill`` (SIGKILL to itself),
-``raise``, ``hang`` (sleeps for an hour), ``enospc`` (OSError 28), ``oom`` (torch.OutOfMemoryError), ``corrupt`` (flips a
-byte of the file at hand), ``nan`` and ``inf`` (returned to the caller, which spoils the value at hand; without a point
-they mean ``step.loss``).
+``raise``, ``hang`` (sleeps for an hour), ``enospc`` (OSError 28), ``oom`` (torch.OutOfMemoryError), ``corrupt`` (flips
+a byte of the file at hand), ``nan`` and ``inf`` (returned to the caller, which spoils its value; without a point they mean
+``step.loss``).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specfm.errors import UsageError
+from specfm.errors import SpecfmError, UsageError
 
 if TYPE_CHECKING:
     from downstream.report import Embedding
@@ -88,6 +88,8 @@ def run_demo(out: Path, overwrite: bool = False, overrides: list[str] | None = N
         from pretrain.loop import train
 
         train(config)
+        if not (run / "model").is_dir():  # a stop signal ends a run in order, with a checkpoint but without a release
+            raise SpecfmError(f"the demo was stopped while pretraining; start it again with --overwrite --out {out}")
     probed = f"probe {run} --data {out}/unseen/{UNSEEN}.yaml --shots {SHOTS}"
     with stage(f"probes on {UNSEEN}, a sensor and ground it never saw, {SHOTS} labels a class", probed):
         rows = _probe(run, unseen, out / "results.jsonl")

@@ -9,7 +9,7 @@ import pytest
 from downstream.results import comparable, read_rows
 from pretrain import demo
 from specfm.engine.metrics import read_metrics
-from specfm.errors import UsageError
+from specfm.errors import SpecfmError, UsageError
 
 
 @pytest.fixture
@@ -69,6 +69,13 @@ def test_a_wrong_override_is_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="stepz"):
         demo.run_demo(tmp_path / "out", overrides=["stepz=3"])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_stop_signal_ends_the_demo_too(tmp_path: Path, small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pretrain.loop.train", lambda config: Path(config.out))  # as it ends on SIGTERM: no model/
+    with pytest.raises(SpecfmError, match="stopped while pretraining"):
+        demo.run_demo(tmp_path / "out", overrides=small, say=lambda line: None)
+    assert not (tmp_path / "out" / "results.jsonl").exists()
 
 
 @pytest.mark.slow

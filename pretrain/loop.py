@@ -292,7 +292,7 @@ def _memory_advice(config: PretrainConfig, world: World, batch: Batch, number: i
     tokens = -(-high // side) * -(-wide // side)
     return (
         f"out of memory on rank {world.rank} at step {number}: micro-batch {limit}, up to {bands} bands, about "
-        f"{tokens} tokens a window and view; set optim.micro_batch={max(1, limit // 2)} (the result does not change) or "
+        f"{tokens} tokens a window and view; set optim.micro_batch={max(1, limit // 2)} (the result stays) or "
         "model.grad_checkpointing=true"
     )
 

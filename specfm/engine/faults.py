@@ -7,7 +7,7 @@ variable every ``hit(...)`` is a dictionary look-up that finds nothing. Grammar 
 
 ``hit`` counts how often the point was reached in this process, from 1. Actions: ``kill`` (SIGKILL to itself),
 ``raise``, ``hang`` (sleeps for an hour), ``enospc`` (OSError 28), ``oom`` (torch.OutOfMemoryError), ``corrupt`` (flips
-a byte of the file at hand), ``nan`` and ``inf`` (returned to the caller, which spoils its value; without a point they mean
+a byte of the file at hand), ``nan`` and ``inf`` (returned to the caller, which spoils its value; without a point:
 ``step.loss``).
 """
 

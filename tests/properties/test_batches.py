@@ -142,5 +142,6 @@ def test_6_attributes_are_those_of_each_sample() -> None:
     sensors = [Sensor(grid, name=n) for n in ("A", "B", "C", None)] + [Sensor(grid, quantity="radiance")]
     pooled_BD = encoder(x_BHWC, sensors).pooled_BD
     assert difference(pooled_BD[0], pooled_BD[1]) > 1e-4  # two names with rows of their own
+    assert difference(pooled_BD[3], pooled_BD[0]) > 1e-4 and difference(pooled_BD[3], pooled_BD[1]) > 1e-4
     assert torch.equal(pooled_BD[2], pooled_BD[3])  # a name it did not train on is no name
     assert difference(pooled_BD[4], pooled_BD[3]) > 1e-4

@@ -94,7 +94,7 @@ def embed_scene(
     height, width, _ = scene.shape
     grid_h, grid_w, step = -(-height // p), -(-width // p), side // p
     out = np.full((grid_h, grid_w, encoder.num_features), np.nan, np.float32)
-    fixed = scene_level(scene) if level == "scene" and encoder.level == "sample" else None
+    fixed = scene_level(scene) if level == "scene" and encoder.level != "none" else None
     bands = BandTensors.from_sensors(scene.sensor)
     corners = [(r, c) for r in range(0, height, side) for c in range(0, width, side)]
     for start in range(0, len(corners), batch_size):

@@ -38,7 +38,7 @@ class TileEncoder:
             raise UsageError(f"unknown level {level!r}; scene or sample")
         self.side = window // self.patch
         self.shape = (-(-scene.shape[0] // self.patch), -(-scene.shape[1] // self.patch))
-        by_scene = level == "scene" and encoder.level == "sample"
+        by_scene = level == "scene" and encoder.level != "none"
         self.level = scene_level(scene) if by_scene else None
 
     def __call__(self, tiles: Sequence[Tile]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

@@ -40,7 +40,7 @@ def make_view(batch: Batch, config: ViewConfig, seed: int, step: int, view: int,
         strength: 0 (the same crop of all bands, only flipped and turned) to 1 (the full ranges).
 
     Returns:
-        A batch of float32 physical values with metadata per sample (G = B), a mask, and origins moved by the crop.
+        A batch of float32 physical values with metadata per sample (G = B; G = 1 where the part shares its draw), a mask, and origins moved by the crop.
 
     Raises:
         UsageError: strength outside 0..1.
@@ -54,10 +54,12 @@ def plan_part(part: BatchPart, config: ViewConfig, seed: int, step: int, view: i
     """The random choices :func:`make_view` makes for one part (cheap: nothing of the cube is touched)."""
     own = Keys.of(part.sample_id_B, seed, step, view)
     shared = Keys.of(part.sample_id_B, seed, step, SHARED)
-    bands_BC = part.bands.expand(len(part))
-    return PartPlan(
-        plan_spatial(part, config, shared, own, strength), plan_spectral(bands_BC, config, own, strength), own
-    )
+    if config.band_draw == "part" and len(part.bands) == 1:
+        # Keyed by the domain, so that ranks and micro-batches that hold other samples of the part draw the same bands.
+        spectral = plan_spectral(part.bands, config, Keys.of(part.domain_B[:1], seed, step, view), strength)
+    else:
+        spectral = plan_spectral(part.bands.expand(len(part)), config, own, strength)
+    return PartPlan(plan_spatial(part, config, shared, own, strength), spectral, own)
 
 
 def crop_part(part: BatchPart, plan: SpatialPlan) -> tuple[Tensor, Tensor]:

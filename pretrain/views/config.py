@@ -34,6 +34,9 @@ class ViewConfig(Strict):
         min_overlap: share of a crop's area that any two views of a sample have in common at least.
         dihedral: random flips and quarter turns (flips and half turns where the crop is not square). Not scaled by
             strength.
+        band_draw: ``sample`` draws the bands of a view anew for every sample, ``part`` once for all samples of a domain
+            in a step, as if another camera had seen them all. Band codes are then computed once, not once a sample:
+            several times cheaper, with as many cameras over a run.
         keep_low, keep_high: share of the usable bands kept by the random subset.
         min_bands: never fewer bands than this, where the sample has them.
         window_probability, window_low: chance of keeping only a contiguous spectral window, and its least share.
@@ -47,6 +50,7 @@ class ViewConfig(Strict):
     crop: int | None = Field(default=None, ge=1)
     min_overlap: float = Field(default=0.5, ge=0.0, le=1.0)
     dihedral: bool = True
+    band_draw: Literal["sample", "part"] = "sample"
     keep_low: float = Field(default=0.5, gt=0.0, le=1.0)
     keep_high: float = Field(default=1.0, gt=0.0, le=1.0)
     min_bands: int = Field(default=3, ge=1)

@@ -21,7 +21,7 @@ PAD_TO = 8  # widths are rounded up to a multiple, so that few different shapes 
 
 @dataclass(frozen=True)
 class SpectralPlan:
-    """How the bands of a view are made.
+    """How the bands of a view are made; one row for all samples where the part shares its draw.
 
     Attributes:
         slot_BC: band of the view that raw band c goes into, -1 = held out (or unusable).

@@ -48,7 +48,9 @@ class Encoder(nn.Module):
     Args:
         embedding: module from :class:`Patches` to tokens_BND.
         patch_size, dim, depth, heads: of the trunk. mlp_ratio, drop_path: as in timm.
-        level: input scaling, ``sample`` or ``none`` (pass ``level_B`` for another, such as the scene's).
+        layer_scale: initial gain of each residual branch (timm's ``init_values``): the trunk starts close to handing its
+            tokens through, so that training begins from what the embedding sees and not from a random mixture of it.
+        level: input scaling, ``patch``, ``sample`` or ``none`` (``level_B`` passes another than the sample's).
         gsd_reference_m: ground sampling distance at which positions are one patch apart.
         config: JSON description from which the same encoder can be built.
     """
@@ -62,7 +64,8 @@ class Encoder(nn.Module):
         heads: int,
         mlp_ratio: float = 4.0,
         drop_path: float = 0.0,
-        level: str = "sample",
+        layer_scale: float = 0.1,
+        level: str = "patch",
         gsd_reference_m: float = 10.0,
         config: dict[str, Any] | None = None,
     ):
@@ -74,8 +77,12 @@ class Encoder(nn.Module):
         self.card: dict[str, Any] = {}
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList(
-            Block(dim, heads, mlp_ratio=mlp_ratio, qkv_bias=True, drop_path=rate) for rate in rates
+            Block(dim, heads, mlp_ratio=mlp_ratio, qkv_bias=True, drop_path=rate, init_values=layer_scale)
+            for rate in rates
         )
+        self.brightness = nn.Linear(1, dim, bias=False) if level == "patch" else None
+        if self.brightness is not None:
+            nn.init.normal_(self.brightness.weight, std=0.1)
         self.norm = nn.LayerNorm(dim)
         self.grad_checkpointing = False
 
@@ -107,11 +114,14 @@ class Encoder(nn.Module):
         return patchify(x_BHWC, tensors, mask_BHW, self.patch_size, level=self.level, level_B=level_B, keep_BK=keep_BK)
 
     def embed_patches(self, patches: Patches) -> Tensor:
-        """tokens_BND before the trunk: generated tokens plus GSD-aware positions."""
+        """tokens_BND before the trunk: generated tokens plus GSD-aware positions and, if divided out, brightness."""
         position = position_embedding(
             patches.position_BN2, patches.grid_hw, patches.bands.gsd_m_G, self.gsd_reference_m, self.num_features
         )
-        return self.embedding(patches) + position
+        tokens_BND = self.embedding(patches) + position
+        if self.brightness is not None:
+            tokens_BND = tokens_BND + self.brightness(patches.log_patch_level_BN[..., None])
+        return tokens_BND
 
     def forward(
         self,

@@ -19,6 +19,23 @@ from specfm.models.patches import Patches
 from specfm.models.stem_scale import conv_stem_ratio
 
 
+DETAIL_GAIN = 0.1  # of the other cosines relative to the mean of a patch, at the start
+
+
+def dct_rows(patch_size: int, rank: int) -> Tensor:
+    """rows_RP: the lowest 2-D cosines of a patch, its mean first; repeated from the start where there are too few.
+
+    A random basis would mix the texture of the patch (shadows, edges) into every token, where it drowns the small
+    differences between spectra; so details start at ``DETAIL_GAIN`` of the mean.
+    """
+    place = (torch.arange(patch_size, dtype=torch.float64) + 0.5) * torch.pi / patch_size
+    waves = torch.cos(torch.arange(patch_size, dtype=torch.float64)[:, None] * place)
+    waves = waves / waves.norm(dim=1, keepdim=True)
+    order = sorted((u + v, u, v) for u in range(patch_size) for v in range(patch_size))
+    rows = [torch.outer(waves[u], waves[v]).flatten() * (DETAIL_GAIN if u + v else 1.0) for _, u, v in order]
+    return torch.stack([rows[r % len(rows)] for r in range(rank)]).float()
+
+
 class HyperEmbedding(nn.Module):
     """Patch embedding for any list of bands: ``token_n = alpha (sum_c w_c U_c V_c x_nc + bias)``.
 
@@ -71,8 +88,8 @@ class HyperEmbedding(nn.Module):
     def _initialise(self, patch_size: int) -> None:
         """Start near one shared spatial basis, and at the token RMS of a Conv2d stem on the same input."""
         last, first = cast(nn.Linear, self.spatial[-1]), cast(nn.Linear, self.semantic[1])
-        nn.init.normal_(last.weight, std=0.3 / (64 * self.pixels) ** 0.5)
-        nn.init.normal_(last.bias, std=self.pixels**-0.5)
+        nn.init.normal_(last.weight, std=0.1 / (64 * self.pixels) ** 0.5)
+        last.bias.copy_(dct_rows(patch_size, self.rank).flatten())
         # Hidden units need preactivations near 1 to tell bands apart at the start.
         nn.init.normal_(first.weight, std=first.in_features**-0.5)
         nn.init.zeros_(self.bias.weight)

@@ -15,6 +15,8 @@ from specfm.batch import BandTensors
 from specfm.errors import SpecfmError
 from specfm.models.quadrature import quadrature_weights
 
+DARKEST = 0.05  # a patch's level counts as at least this share of its sample's, or shadows would be all noise
+
 
 @dataclass(frozen=True)
 class Patches:
@@ -26,7 +28,8 @@ class Patches:
         pixels_BN: share of valid pixels per token (float32). token_mask_BN: True = token has a valid pixel.
         position_BN2: (row, col) of each token in the token grid. grid_hw: its size.
         bands: metadata, G = 1 or B. weights_GC: float32 quadrature weights.
-        log_level_B: natural log of the level that was divided out.
+        log_level_B: natural log of the level that was divided out of the sample.
+        log_patch_level_BN: the same of each patch, relative to its sample's; 0 unless ``level`` is ``patch``.
     """
 
     x_BCNP: Tensor
@@ -37,6 +40,7 @@ class Patches:
     bands: BandTensors
     weights_GC: Tensor
     log_level_B: Tensor
+    log_patch_level_BN: Tensor
 
 
 def patchify(
@@ -57,7 +61,8 @@ def patchify(
 
     Args:
         x_BHWC: stored values, any numeric dtype. bands: G = 1 or B. mask_BHW: True = valid.
-        level: ``sample`` divides by the quadrature-weighted mean magnitude of the sample, ``none`` by 1.
+        level: ``sample`` divides by the quadrature-weighted mean magnitude of the sample, ``patch`` then also by that of
+            each patch (its logarithm is kept), ``none`` by 1.
         level_B: physical level to divide by instead (``scene`` scaling of tiled maps).
         keep_BK: token indices to embed (masked pretraining).
 
@@ -96,12 +101,16 @@ def patchify(
 
     weights_GC = quadrature_weights(bands).to(torch.float32)
     x_BNPC = torch.where(pixel_BNP[..., None], x_BNPC, 0.0)
-    if level_B is None:
-        level_B = torch.ones(batch, device=x_BNPC.device) if level == "none" else _level(x_BNPC, pixel_BNP, weights_GC)
-    level_B = level_B.to(torch.float32).clamp_min(1e-12)
-
+    magnitude_BN = _magnitude(x_BNPC, pixel_BNP, weights_GC)
     count_BN = pixel_BNP.sum(-1)
-    x_BCNP = (x_BNPC / level_B[:, None, None, None]).permute(0, 3, 1, 2).contiguous()
+    if level_B is None:
+        level_B = torch.ones(batch, device=x_BNPC.device) if level == "none" else _mean_level(magnitude_BN, count_BN)
+    level_B = level_B.to(torch.float32).clamp_min(1e-12)
+    divisor_BN = level_B[:, None].expand_as(magnitude_BN)
+    if level == "patch":
+        divisor_BN = torch.where(count_BN > 0, magnitude_BN.maximum(DARKEST * divisor_BN), divisor_BN)
+
+    x_BCNP = (x_BNPC / divisor_BN[..., None, None]).permute(0, 3, 1, 2).contiguous()
     mean_BCN = x_BCNP.sum(-1) / count_BN.clamp_min(1)[:, None]
     x_BCNP = torch.where(pixel_BNP[:, None], x_BCNP, mean_BCN[..., None])
     return Patches(
@@ -113,6 +122,7 @@ def patchify(
         bands,
         weights_GC,
         level_B.log(),
+        (divisor_BN / level_B[:, None]).log(),
     )
 
 
@@ -125,16 +135,20 @@ def sample_level(x_BHWC: Tensor, bands: BandTensors, mask_BHW: Tensor | None = N
     if mask_BHW is not None:
         pixel_BHW = pixel_BHW & mask_BHW
     x_BHWC = torch.where(pixel_BHW[..., None], x_BHWC, 0.0)
-    return _level(
-        x_BHWC.flatten(1, 2).unsqueeze(1), pixel_BHW.flatten(1).unsqueeze(1), quadrature_weights(bands).float()
-    )
+    x_BNPC, pixel_BNP = x_BHWC.flatten(1, 2).unsqueeze(1), pixel_BHW.flatten(1).unsqueeze(1)
+    return _mean_level(_magnitude(x_BNPC, pixel_BNP, quadrature_weights(bands).float()), pixel_BNP.sum(-1))
 
 
-def _level(x_BNPC: Tensor, pixel_BNP: Tensor, weights_GC: Tensor) -> Tensor:
+def _magnitude(x_BNPC: Tensor, pixel_BNP: Tensor, weights_GC: Tensor) -> Tensor:
+    """Quadrature-weighted mean magnitude of each patch over its valid pixels; 0 where there is none."""
     # Outside autocast: in bf16 the level, which divides everything, would be off by up to 0.4 %.
     with torch.autocast(x_BNPC.device.type, enabled=False):
-        total_B = torch.einsum("bnpc,bc->b", x_BNPC.abs(), weights_GC.expand(len(x_BNPC), -1))
-    level_B = total_B / pixel_BNP.sum((1, 2)).clamp_min(1)
+        total_BN = torch.einsum("bnpc,bc->bn", x_BNPC.abs(), weights_GC.expand(len(x_BNPC), -1))
+    return total_BN / pixel_BNP.sum(-1).clamp_min(1)
+
+
+def _mean_level(magnitude_BN: Tensor, count_BN: Tensor) -> Tensor:
+    level_B = (magnitude_BN * count_BN).sum(1) / count_BN.sum(1).clamp_min(1)
     return torch.where(level_B > 0, level_B, 1.0)
 
 

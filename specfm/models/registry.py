@@ -46,7 +46,7 @@ def create_encoder(size: str = "nano", embedding: str = "hyper", patch_size: int
 
     Args:
         size: one of :data:`SIZES`. embedding: one of :data:`EMBEDDINGS`. patch_size: 1 and up.
-        options: ``dim``, ``depth``, ``heads``, ``mlp_ratio``, ``drop_path``, ``level``, ``gsd_reference_m`` go to the
+        options: ``dim``, ``depth``, ``heads``, ``mlp_ratio``, ``drop_path``, ``layer_scale``, ``level``, ``gsd_reference_m`` go to the
             trunk, everything else to the embedding.
 
     Raises:
@@ -61,11 +61,11 @@ def create_encoder(size: str = "nano", embedding: str = "hyper", patch_size: int
     trunk: dict[str, Any] = {"dim": SIZES[size].dim, "depth": SIZES[size].depth, "heads": SIZES[size].heads}
     trunk |= {
         k: options[k]
-        for k in ("dim", "depth", "heads", "mlp_ratio", "drop_path", "level", "gsd_reference_m")
+        for k in ("dim", "depth", "heads", "mlp_ratio", "drop_path", "layer_scale", "level", "gsd_reference_m")
         if k in options
     }
-    if trunk.get("level", "sample") not in ("sample", "none"):
-        raise UsageError(f"unknown level {trunk['level']!r}; choose sample or none")
+    if trunk.get("level", "patch") not in ("patch", "sample", "none"):
+        raise UsageError(f"unknown level {trunk['level']!r}; choose patch, sample or none")
     rest = {k: v for k, v in options.items() if k not in trunk}
     try:
         module = EMBEDDINGS[embedding](trunk["dim"], patch_size, **rest)

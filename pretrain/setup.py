@@ -92,6 +92,8 @@ def release_card(config: PretrainConfig, shards: ShardSet, step: int) -> dict[st
         "seed": config.seed,
         "domains": list(shards.domain_names),
         "sensors": sensors,
+        "scenes": sorted({name for reader in shards.readers for name in reader.scene_names}),
+        "window": config.views.crop or min(reader.window[0] for reader in shards.readers),
         "samples": len(shards),
         "data_fingerprint": shards.fingerprint,
         "config_digest": digest(config),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pretrain.views.attributes import drop_attributes
 from pretrain.views.config import PRESETS, ViewConfig
 from pretrain.views.radiometric import gain_and_tilt, noise, pixel_dropout
 from pretrain.views.rng import SHARED, Keys
@@ -40,7 +41,8 @@ def make_view(batch: Batch, config: ViewConfig, seed: int, step: int, view: int,
         strength: 0 (the same crop of all bands, only flipped and turned) to 1 (the full ranges).
 
     Returns:
-        A batch of float32 physical values with metadata per sample (G = B; G = 1 where the part shares its draw), a mask, and origins moved by the crop.
+        A batch of float32 physical values with metadata per sample (G = B; G = 1 where the part shares its draw), a
+        mask, and origins moved by the crop.
 
     Raises:
         UsageError: strength outside 0..1.
@@ -54,11 +56,12 @@ def plan_part(part: BatchPart, config: ViewConfig, seed: int, step: int, view: i
     """The random choices :func:`make_view` makes for one part (cheap: nothing of the cube is touched)."""
     own = Keys.of(part.sample_id_B, seed, step, view)
     shared = Keys.of(part.sample_id_B, seed, step, SHARED)
+    drawn, bands = own, part.bands.expand(len(part))
     if config.band_draw == "part" and len(part.bands) == 1:
         # Keyed by the domain, so that ranks and micro-batches that hold other samples of the part draw the same bands.
-        spectral = plan_spectral(part.bands, config, Keys.of(part.domain_B[:1], seed, step, view), strength)
-    else:
-        spectral = plan_spectral(part.bands.expand(len(part)), config, own, strength)
+        drawn, bands = Keys.of(part.domain_B[:1], seed, step, view), part.bands
+    bands = drop_attributes(bands, drawn, config.attribute_dropout * strength)
+    spectral = plan_spectral(bands, config, drawn, strength)
     return PartPlan(plan_spatial(part, config, shared, own, strength), spectral, own)
 
 

@@ -44,6 +44,7 @@ class ViewConfig(Strict):
         gain: factor in 1 +- gain. tilt: smooth change of illumination over wavelength, at most this much.
         noise: standard deviation relative to the sample's mean level (0.02 is an SNR of 50).
         pixel_dropout: share of pixels masked out.
+        attribute_dropout: chance that each of quantity, level, GSD and sensor name is not told.
     """
 
     preset: Literal["mild", "strong"] = "mild"
@@ -62,6 +63,7 @@ class ViewConfig(Strict):
     tilt: float = Field(default=0.05, ge=0.0, lt=1.0)
     noise: float = Field(default=0.02, ge=0.0)
     pixel_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    attribute_dropout: float = Field(default=0.2, ge=0.0, le=1.0)
 
     @model_validator(mode="before")
     @classmethod

@@ -48,8 +48,8 @@ class Encoder(nn.Module):
     Args:
         embedding: module from :class:`Patches` to tokens_BND.
         patch_size, dim, depth, heads: of the trunk. mlp_ratio, drop_path: as in timm.
-        layer_scale: initial gain of each residual branch (timm's ``init_values``): the trunk starts close to handing its
-            tokens through, so that training begins from what the embedding sees and not from a random mixture of it.
+        layer_scale: initial gain of each residual branch (timm's ``init_values``): the trunk starts close to handing
+            its tokens through, so that training begins from what the embedding sees, not from a random mixture of it.
         level: input scaling, ``patch``, ``sample`` or ``none`` (``level_B`` passes another than the sample's).
         gsd_reference_m: ground sampling distance at which positions are one patch apart.
         config: JSON description from which the same encoder can be built.

@@ -18,7 +18,6 @@ from specfm.models.contraction import contract, per_band_sum
 from specfm.models.patches import Patches
 from specfm.models.stem_scale import conv_stem_ratio
 
-
 DETAIL_GAIN = 0.1  # of the other cosines relative to the mean of a patch, at the start
 
 
@@ -61,7 +60,7 @@ class HyperEmbedding(nn.Module):
         rank: int = 8,
         hidden: int = 64,
         code_width: int = 128,
-        content: bool | str = True,
+        content: bool | str = "light",
         sensor_names: tuple[str, ...] = (),
     ):
         super().__init__()

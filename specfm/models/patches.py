@@ -61,8 +61,8 @@ def patchify(
 
     Args:
         x_BHWC: stored values, any numeric dtype. bands: G = 1 or B. mask_BHW: True = valid.
-        level: ``sample`` divides by the quadrature-weighted mean magnitude of the sample, ``patch`` then also by that of
-            each patch (its logarithm is kept), ``none`` by 1.
+        level: ``sample`` divides by the quadrature-weighted mean magnitude of the sample; ``patch`` also by that of
+            each patch, relative to the sample's (its logarithm is kept); ``none`` by 1.
         level_B: physical level to divide by instead (``scene`` scaling of tiled maps).
         keep_BK: token indices to embed (masked pretraining).
 

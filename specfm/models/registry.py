@@ -46,8 +46,8 @@ def create_encoder(size: str = "nano", embedding: str = "hyper", patch_size: int
 
     Args:
         size: one of :data:`SIZES`. embedding: one of :data:`EMBEDDINGS`. patch_size: 1 and up.
-        options: ``dim``, ``depth``, ``heads``, ``mlp_ratio``, ``drop_path``, ``layer_scale``, ``level``, ``gsd_reference_m`` go to the
-            trunk, everything else to the embedding.
+        options: ``dim``, ``depth``, ``heads``, ``mlp_ratio``, ``drop_path``, ``layer_scale``, ``level`` and
+            ``gsd_reference_m`` go to the trunk, everything else to the embedding.
 
     Raises:
         UsageError: an unknown size, embedding or option.

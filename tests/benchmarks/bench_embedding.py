@@ -94,7 +94,7 @@ def by_band_count(bands: int, repeats: int, clock: str) -> dict[str, Any]:
     candidates = {
         "hyper": whole("hyper", x_BHWC, grid),
         "hyper, patches": on_patches("hyper", x_BHWC, grid),
-        "hyper light, patches": on_patches("hyper", x_BHWC, grid, content="light"),
+        "hyper joint content, patches": on_patches("hyper", x_BHWC, grid, content=True),
         "hyper metadata only, patches": on_patches("hyper", x_BHWC, grid, content=False),
         "hyper.reference, patches": on_patches("hyper", x_BHWC, grid, "reference"),
         "conv2d": conv2d(x_BHWC),

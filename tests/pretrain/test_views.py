@@ -281,3 +281,27 @@ def test_presets_and_given_keys() -> None:
         load_config(None, ViewConfig, ["gian=0.1"])
     with pytest.raises(ValidationError, match="keep_low 0.9 is above keep_high 0.8"):
         ViewConfig(keep_low=0.9, keep_high=0.8)
+
+
+def test_a_part_can_share_its_bands_and_they_do_not_depend_on_the_batch() -> None:
+    part = next(iter(random_batch(6)))
+    config = ViewConfig(band_draw="part", keep_low=0.3, keep_high=0.6)
+    whole = next(iter(make_view(Batch((part,)), config, 1, 2, 0)))
+    half = next(iter(make_view(Batch((part.select(torch.tensor([3, 4])),)), config, 1, 2, 0)))
+    other = next(iter(make_view(Batch((part,)), config, 1, 2, 1)))
+    assert len(whole.bands) == 1 and 0.3 <= int(whole.bands.valid_GC.sum()) / part.bands.channels <= 0.61
+    assert torch.equal(whole.bands.wavelengths_nm_GC, half.bands.wavelengths_nm_GC)
+    assert torch.equal(whole.x_BHWC[3:5], half.x_BHWC)
+    assert not torch.equal(whole.bands.wavelengths_nm_GC, other.bands.wavelengths_nm_GC)
+
+
+def test_attributes_are_forgotten_at_the_stated_rate_and_bands_never() -> None:
+    part = next(iter(random_batch(400)))
+    told = part.bands.replace(
+        quantity_G=torch.ones_like(part.bands.quantity_G), gsd_m_G=torch.full_like(part.bands.gsd_m_G, 2.0)
+    )
+    config = ViewConfig(attribute_dropout=0.25, keep_low=1.0)
+    view = next(iter(make_view(Batch((part.replace(bands=told),)), config, 0, 0, 0))).bands
+    for gone in (view.quantity_G < 0, ~view.gsd_m_G.isfinite()):
+        assert 0.17 < float(gone.float().mean()) < 0.33
+    assert view.valid_GC.sum(1).unique().numel() == 1

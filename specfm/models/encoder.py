@@ -80,6 +80,10 @@ class Encoder(nn.Module):
             Block(dim, heads, mlp_ratio=mlp_ratio, qkv_bias=True, drop_path=rate, init_values=layer_scale)
             for rate in rates
         )
+        self.stem = nn.Linear(dim, dim)
+        with torch.no_grad():
+            self.stem.weight.copy_(torch.eye(dim))
+            self.stem.bias.zero_()
         self.brightness = nn.Linear(1, dim, bias=False) if level == "patch" else None
         if self.brightness is not None:
             nn.init.normal_(self.brightness.weight, std=0.1)
@@ -113,15 +117,19 @@ class Encoder(nn.Module):
         mask_BHW = None if mask_BHW is None else mask_BHW.to(self.device)
         return patchify(x_BHWC, tensors, mask_BHW, self.patch_size, level=self.level, level_B=level_B, keep_BK=keep_BK)
 
-    def embed_patches(self, patches: Patches) -> Tensor:
-        """tokens_BND before the trunk: generated tokens plus GSD-aware positions and, if divided out, brightness."""
-        position = position_embedding(
-            patches.position_BN2, patches.grid_hw, patches.bands.gsd_m_G, self.gsd_reference_m, self.num_features
-        )
-        tokens_BND = self.embedding(patches) + position
+    def generated(self, patches: Patches) -> Tensor:
+        """tokens_BND of the embedding alone, with brightness where the level of a patch was divided out."""
+        tokens_BND = self.embedding(patches)
         if self.brightness is not None:
             tokens_BND = tokens_BND + self.brightness(patches.log_patch_level_BN[..., None])
         return tokens_BND
+
+    def embed_patches(self, patches: Patches) -> Tensor:
+        """tokens_BND before the trunk: generated tokens through the stem, plus GSD-aware positions."""
+        position = position_embedding(
+            patches.position_BN2, patches.grid_hw, patches.bands.gsd_m_G, self.gsd_reference_m, self.num_features
+        )
+        return self.stem(self.generated(patches)) + position
 
     def forward(
         self,

@@ -16,7 +16,8 @@ def position_embedding(
 ) -> Tensor:
     """position_BND (float32): sin and cos of the centred row and column, in units of the reference distance.
 
-    Coordinates are (position - grid centre) times gsd / reference, the ratio clamped to [1/4, 4]; unknown GSD = 1.
+    Coordinates are (position - grid centre) times gsd / reference, the ratio clamped to [1/4, 4]; unknown GSD = 1. The
+    cosine is taken minus 1, so that the centre adds nothing: a constant part would make all features look alike.
 
     Raises:
         ValueError: ``dim`` is not a multiple of 4 (a programmer's error).
@@ -28,4 +29,4 @@ def position_embedding(
     place_BN2 = (position_BN2 - centre_2) * ratio_G[:, None, None]
     frequency_F = 10_000.0 ** -(torch.arange(dim // 4, device=position_BN2.device) / (dim // 4))
     angle_BN2F = place_BN2[..., None] * frequency_F
-    return torch.cat([angle_BN2F.sin(), angle_BN2F.cos()], dim=-1).flatten(2)
+    return torch.cat([angle_BN2F.sin(), angle_BN2F.cos() - 1], dim=-1).flatten(2)

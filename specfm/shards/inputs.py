@@ -56,15 +56,16 @@ def open_scenes(
     """
     if (white is None) != (dark is None):
         raise UsageError("calibration needs both --white and --dark")
+    seen: set[Path] = set()
     for name in names:
-        for scene in _open(name, dict(reader or {}), white, dark, saturation):
+        for scene in _open(name, dict(reader or {}), white, dark, saturation, seen):
             if saturation is not None and not isinstance(scene.source, CalibratedSource):
                 scene = scene.replace(saturation=saturation)
             yield scene if domain is None else scene.replace(domain=domain)
 
 
 def _open(
-    name: str, reader: dict[str, Any], white: Path | None, dark: Path | None, saturation: float | None
+    name: str, reader: dict[str, Any], white: Path | None, dark: Path | None, saturation: float | None, seen: set[Path]
 ) -> Iterator[Scene]:
     from specfm.cards import load_card
     from specfm.readers import read_scene
@@ -85,6 +86,10 @@ def _open(
         if path.is_dir() and file.resolve().with_suffix("") in references:
             continue  # the references of a folder of scans are no scans
         scene = read_scene(file, **reader)
+        if scene.path is not None and scene.path.resolve() in seen:
+            continue  # named twice: `folder/*` of a shell gives an ENVI header and its data file
+        if scene.path is not None:
+            seen.add(scene.path.resolve())
         if not scene.domain:
             scene = scene.replace(domain=scene.sensor.name or f"{file.resolve().parent.name}-{scene.shape[2]}")
         if white is not None and dark is not None:

@@ -111,6 +111,8 @@ def _clear(out: Path, overwrite: bool) -> None:
     there = [out / name for name in STAGES if (out / name).exists()]
     if there and not overwrite:
         raise UsageError(f"{there[0]} exists; choose another --out or pass --overwrite")
+    if not overwrite and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} exists and holds no demo; choose another --out or pass --overwrite to work inside it")
     for path in there:
         if path.is_dir():
             remove_folder(path)

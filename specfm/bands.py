@@ -236,10 +236,11 @@ def _check_centres(centres: F64) -> None:
         raise SpecfmError(f"wavelength of usable band {bad} (0-based) is not a number; mark the band bad or mend it")
     if len(centres) and (centres.min() < MIN_NM or centres.max() > MAX_NM):
         low, high = centres.min(), centres.max()
-        hint = " (they look like micrometres)" if low >= 0.1 and high <= 100 else ""
-        raise SpecfmError(
-            f"wavelengths {low:g}-{high:g} nm are outside {MIN_NM:g}-{MAX_NM:g} nm{hint}; check the wavelength units"
-        )
+        hint, remedy = "", "check the wavelength units"
+        for looks, unit, factor in (("micrometres", "um", 1e3), ("nanometres", "nm", 1e-3)):
+            if low * factor >= 100 and high * factor <= 1e5:
+                hint, remedy = f" (they look like {looks})", f"{remedy}, or pass --units {unit} for a file"
+        raise SpecfmError(f"wavelengths {low:g}-{high:g} nm are outside {MIN_NM:g}-{MAX_NM:g} nm{hint}; {remedy}")
 
 
 def _check_fwhm(centres: F64, fwhm: F64) -> None:

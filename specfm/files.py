@@ -271,9 +271,11 @@ def verify_manifest(folder: Path | str) -> dict[str, Any]:
             raise IntegrityError(f"{path} is missing")
         size = path.stat().st_size
         if size != row["size"]:
-            raise IntegrityError(f"{path} has {size} bytes, its manifest says {row['size']}")
+            raise IntegrityError(f"{path} has {size} bytes, its manifest says {row['size']}; copy it again")
         if sha256_file(path) != row["sha256"]:
-            raise IntegrityError(f"{path} does not match the sha256 in its manifest; its bytes were changed")
+            raise IntegrityError(
+                f"{path} does not match the sha256 in its manifest; its bytes were changed, copy it again"
+            )
     return manifest
 
 

@@ -73,7 +73,8 @@ class FlatSource:
         if have < need:
             raise SpecfmError(
                 f"{path}: the file holds {have} bytes but {described_by} says {need} "
-                f"({'x'.join(map(str, shape))} {self.dtype}, offset {offset}); it was cut short or the header is wrong"
+                f"({'x'.join(map(str, shape))} {self.dtype}, offset {offset}); copy it again if it was cut short, "
+                f"or correct {described_by}"
             )
         self.surplus = have - need
 

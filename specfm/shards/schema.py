@@ -136,7 +136,8 @@ def check_file_size(path: Path) -> None:
         raise ShardError(f"{path} does not exist") from None
     if len(head) < 48 or head[:8] != b"\x89HDF\r\n\x1a\n":
         raise ShardError(
-            f"{path} is not an HDF5 file ({size} bytes); it was cut short while written or is something else"
+            f"{path} is not an HDF5 file ({size} bytes); it was cut short while written or is something else, "
+            "copy or build it again"
         )
     if head[8] in (0, 1) and head[13] == 8:
         (expected,) = struct.unpack_from("<Q", head, 40 if head[8] == 0 else 44)

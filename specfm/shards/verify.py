@@ -73,18 +73,20 @@ def verify_shards(path: Path | str, progress: Callable[[int, int], None] | None 
 def _check(file: Path, row: dict[str, Any] | None, report: VerifyReport) -> None:
     report.files += 1
     if not file.is_file():
-        report.problems.append(f"{file} is missing")
+        report.problems.append(f"{file} is missing; copy it again or build the folder again")
         return
     size = file.stat().st_size
     report.nbytes += size
     if row is not None and size != row["size"]:
-        report.problems.append(f"{file} has {size} bytes, its manifest says {row['size']}")
+        report.problems.append(f"{file} has {size} bytes, its manifest says {row['size']}; copy or build it again")
         return
     changed = row is not None and sha256_file(file) != row["sha256"]
     try:
         reader = ShardReader(file)
         if row is not None and reader.fingerprint != row["fingerprint"]:
-            report.problems.append(f"{file} is another shard than its manifest says (fingerprints differ)")
+            report.problems.append(
+                f"{file} is another shard than its manifest says (fingerprints differ); copy or build it again"
+            )
         bad = reader.check_crcs()
         report.samples += len(reader)
         reader.close()
@@ -94,8 +96,11 @@ def _check(file: Path, row: dict[str, Any] | None, report: VerifyReport) -> None
     if bad:
         report.bad_samples[file.name] = bad
         listed = ", ".join(map(str, bad[:20])) + (", ..." if len(bad) > 20 else "")
-        report.problems.append(f"{file}: {len(bad)} of {len(reader)} samples fail their CRC: ids {listed}")
+        report.problems.append(
+            f"{file}: {len(bad)} of {len(reader)} samples fail their CRC: ids {listed}; copy or build it again"
+        )
     elif changed:
         report.problems.append(
-            f"{file} does not match its sha256, though every sample is whole; bytes between them changed"
+            f"{file} does not match its sha256, though every sample is whole; bytes between them changed, "
+            "copy or build it again"
         )

@@ -76,6 +76,12 @@ def test_classic_scenes_state_their_bands(name: str) -> None:
     assert len(card.label_names) in (9, 13, 14, 15, 16)
 
 
+def test_a_wrong_path_is_not_taken_for_a_shipped_card(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"salinas_a\.yaml does not exist; give the path"):
+        load_card(tmp_path / "salinas_a.yaml")
+    assert load_card("configs/data/salinas_a.yaml").name == load_card("salinas_a").name == "salinas_a"
+
+
 def test_indian_pines_drops_the_documented_bands(data_root: Path) -> None:
     """Removed bands of the card give the very list that comes with the development spectra."""
     given = next(load_card("indian_pines_spectra").scenes(data_root)).sensor.bands.wavelengths_nm

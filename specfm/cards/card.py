@@ -231,6 +231,8 @@ def load_card(path_or_name: str | Path) -> Card:
     else:
         names = card_names()
         name = given.name.removesuffix(".yaml")
+        if given.parent.as_posix() not in (".", "data", "configs/data"):
+            raise UsageError(f"{given} does not exist; give the path of a dataset card, or a shipped card by its name")
         if name not in names:
             near = difflib.get_close_matches(name, names, n=4, cutoff=0.4)
             hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"

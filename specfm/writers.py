@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -190,6 +191,7 @@ class TiffWriter(RasterWriter):
         super().__init__(*args)
         try:
             import rasterio
+            from rasterio.errors import NotGeoreferencedWarning
             from rasterio.transform import Affine
         except ImportError as exc:
             raise SpecfmError("GeoTIFF needs rasterio; install specfm[geo], or write .npy or .hdr") from exc
@@ -199,10 +201,12 @@ class TiffWriter(RasterWriter):
             options["transform"] = Affine.from_gdal(*self.geo.transform)
         if self.geo is not None and self.geo.crs_wkt:
             options["crs"] = self.geo.crs_wkt
-        self._file = rasterio.open(
-            self.temporary, "w", driver="GTiff", height=height, width=width, count=depth, dtype=self.dtype.name,
-            nodata=self.nodata, interleave="pixel", compress="deflate", BIGTIFF="IF_SAFER", **options,
-        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a scene without a place is no mistake
+            self._file = rasterio.open(
+                self.temporary, "w", driver="GTiff", height=height, width=width, count=depth, dtype=self.dtype.name,
+                nodata=self.nodata, interleave="pixel", compress="deflate", BIGTIFF="IF_SAFER", **options,
+            )  # fmt: skip
         self._file.update_tags(**{k: json.dumps(v) if not isinstance(v, str) else v for k, v in self.facts.items()})
         for band, name in enumerate(self.band_names or (), 1):
             self._file.set_band_description(band, name)

@@ -77,6 +77,13 @@ class ObjectiveConfig(Strict):
     band_prediction: BandPredictionConfig = BandPredictionConfig()
 
 
+class WhitenConfig(Strict):
+    """The stem's start, computed from data before the first step (see pretrain/whiten.py)."""
+
+    batches: NonNegative = Field(8, description="global batches it is computed from; 0 starts from the identity")
+    damping: Annotated[float, Field(gt=0)] = Field(1e-4, description="share of the mean eigenvalue added to all")
+
+
 class ScheduleConfig(Strict):
     """Strength of the views: a straight line over the first ``strength_steps``, constant after it."""
 
@@ -162,6 +169,7 @@ class PretrainConfig(Strict):
     init_from: str | None = Field(default=None, description="start from the weights of this release or run")
     data: DataConfig
     model: ModelConfig = ModelConfig()
+    whiten: WhitenConfig = WhitenConfig()
     views: ViewConfig = ViewConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     objective: ObjectiveConfig = ObjectiveConfig()

@@ -96,6 +96,9 @@ class _Run:
         if world.is_main:
             stack.callback(folder.close)
         self.done = self._take_up(resume)
+        if self.done == 0 and config.init_from is None:
+            world.on_main(lambda: setup.whiten(config, self.shards, self.sampler, self.modules))
+            world.broadcast_module(self.modules)
         if config.model.compile:
             self.encoder.compile_blocks()
         self.step_function = PretrainStep(self.modules, config, world)

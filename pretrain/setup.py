@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.config import PretrainConfig
+from pretrain.loader import Loader
 from pretrain.objectives.band_prediction import BandPredictor
 from pretrain.objectives.heads import projection_head
 from pretrain.sampler import MixtureSampler
+from pretrain.whiten import whiten_stem
 from specfm.checkpoint import load, save
 from specfm.config import differences, digest, to_dict
 from specfm.engine.checkpointing import read_state, read_tensors
@@ -67,6 +69,16 @@ def make_modules(config: PretrainConfig) -> nn.ModuleDict:
         take_weights(encoder, load(config.init_from), config.init_from)
     encoder.set_grad_checkpointing(model.grad_checkpointing)
     return modules
+
+
+def whiten(config: PretrainConfig, shards: ShardSet, sampler: MixtureSampler, modules: nn.ModuleDict) -> None:
+    """Start the encoder's stem from the first global batches, whatever the number of processes."""
+    encoder, count = modules["encoder"], min(config.whiten.batches, config.steps)
+    assert isinstance(encoder, Encoder)
+    if count:
+        loader = Loader(shards, sampler, threads=config.data.threads, device=encoder.device)
+        batches = (batch for _, batch in loader.iterate(0, count))
+        whiten_stem(encoder, batches, config.views, config.seed, config.whiten.damping)
 
 
 def take_weights(encoder: Encoder, source: Encoder, name: str | Path) -> None:

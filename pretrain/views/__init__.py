@@ -19,6 +19,7 @@ from pretrain.views.spatial import SpatialPlan, plan_spatial
 from pretrain.views.spectral import SpectralPlan, plan_spectral, view_bands
 from specfm.batch import BandTensors, Batch, BatchPart
 from specfm.errors import UsageError
+from specfm.models.quadrature import effective_fwhm_nm
 
 __all__ = ["PRESETS", "PartPlan", "ViewConfig", "crop_part", "make_view", "plan_part"]
 
@@ -60,6 +61,8 @@ def plan_part(part: BatchPart, config: ViewConfig, seed: int, step: int, view: i
     if config.band_draw == "part" and len(part.bands) == 1:
         # Keyed by the domain, so that ranks and micro-batches that hold other samples of the part draw the same bands.
         drawn, bands = Keys.of(part.domain_B[:1], seed, step, view), part.bands
+    # An unknown width is judged from the spacing; said here, from all bands, or each view would be told another width.
+    bands = bands.replace(fwhm_nm_GC=effective_fwhm_nm(bands))
     bands = drop_attributes(bands, drawn, config.attribute_dropout * strength)
     spectral = plan_spectral(bands, config, drawn, strength)
     return PartPlan(plan_spatial(part, config, shared, own, strength), spectral, own)

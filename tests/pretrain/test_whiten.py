@@ -1,0 +1,49 @@
+"""The stem's start: what changes between views of a sample is divided out; samples spread around zero."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pretrain.views import ViewConfig, make_view
+from pretrain.whiten import whiten_stem
+from specfm import Encoder, create_encoder
+from specfm.batch import Batch
+from tests.pretrain.samples import random_batch
+
+VIEWS = ViewConfig(crop=9)
+
+
+def tokens(encoder: Encoder, batch: Batch, view: int) -> list[Tensor]:
+    """Stem tokens of each part, in the views that :func:`whiten_stem` draws for its first batch."""
+    parts = make_view(batch, VIEWS, 0, -1, view)
+    return [encoder.stem(encoder.generated(encoder.prepare(p.x_BHWC, p.bands, p.mask_BHW))) for p in parts]
+
+
+def noise_shares(encoder: Encoder, batch: Batch) -> Tensor:
+    """Falling eigenvalues of the covariance of what changes between two views, as shares of their sum."""
+    pairs = zip(tokens(encoder, batch, 0), tokens(encoder, batch, 1), strict=True)
+    change_MD = torch.cat([(one - two).flatten(0, 1) for one, two in pairs]).double()
+    values = torch.linalg.eigvalsh(change_MD.T @ change_MD).flip(0)
+    return values / values.sum()
+
+
+@torch.no_grad()
+def test_the_noise_between_views_becomes_white_and_samples_spread_by_one() -> None:
+    torch.manual_seed(0)
+    encoder, batch = create_encoder(patch_size=3), random_batch(64, side=12)
+    before = noise_shares(encoder, batch)
+    whiten_stem(encoder, [batch], VIEWS, 0, 1e-4)
+    after = noise_shares(encoder, batch)
+    assert float(after[:3].sum()) < 0.3 * float(before[:3].sum())
+    pooled = [part.mean(1) for part in tokens(encoder, batch, 0)]
+    assert float(torch.cat(pooled).mean(0).abs().max()) < 1e-2
+    spread = torch.cat([part - part.mean(0) for part in pooled]).square().mean().sqrt()
+    assert abs(float(spread) - 1) < 1e-2
+
+
+@torch.no_grad()
+def test_no_batch_leaves_the_stem_as_it_is() -> None:
+    encoder = create_encoder(patch_size=3)
+    whiten_stem(encoder, [], VIEWS, 0, 1e-4)
+    assert torch.equal(encoder.stem.weight, torch.eye(encoder.num_features))

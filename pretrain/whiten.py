@@ -27,8 +27,8 @@ def whiten_stem(encoder: Encoder, batches: Iterable[Batch], views: ViewConfig, s
     """Set ``encoder.stem`` to ``W (t - mean)`` with ``W = c (S + damping tr(S)/D)^(-1/2)``.
 
     ``S`` is the covariance of the difference between tokens of two views of a sample, ``mean`` that of all samples, and
-    c gives pooled tokens a deviation of 1 within the parts of a batch. Each part is measured in units of the spread of its
-    own samples, so that a noisy sensor does not speak for all, and draws its bands anew for every sample.
+    c gives pooled tokens a deviation of 1 within the parts of a batch. Each part is measured in units of the spread of
+    its own samples, so that a noisy sensor does not speak for all, and draws its bands anew for every sample.
 
     Args:
         encoder: changed in place; its stem must be the identity. batches: raw, as stored.

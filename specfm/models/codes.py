@@ -19,8 +19,8 @@ from specfm.models.patches import Patches
 from specfm.models.quadrature import effective_fwhm_nm, safe_wavelengths_nm
 from specfm.sensors import LEVELS, QUANTITIES
 
-# Shorter periods start weaker. Spectra are smooth, so what these see integrates to nearly nothing over all bands, but to
-# noise over a random subset of them: measured on forests at 5 nm, it made the share of the variance of tokens that only
+# Shorter periods start weaker. Spectra are smooth, so what these see integrates to almost nothing over all bands, but
+# to noise over a random subset: measured on forests at 5 nm, it made the share of the variance of tokens that only
 # says which bands were kept 20 times larger.
 SMOOTH_NM = 60.0
 CONTENT_QUANTILES = (0.25, 0.5, 0.75)

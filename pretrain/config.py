@@ -78,10 +78,15 @@ class ObjectiveConfig(Strict):
 
 
 class WhitenConfig(Strict):
-    """The stem's start, computed from data before the first step (see pretrain/whiten.py)."""
+    """The stem's start, computed from data before the first step (see pretrain/whiten.py).
 
-    batches: NonNegative = Field(8, description="global batches it is computed from; 0 starts from the identity")
-    damping: Annotated[float, Field(gt=0)] = Field(1e-4, description="share of the mean eigenvalue added to all")
+    Attributes:
+        batches: global batches it is computed from; 0 starts from the identity.
+        damping: share of the mean eigenvalue added to all.
+    """
+
+    batches: NonNegative = 8
+    damping: Annotated[float, Field(gt=0)] = 1e-4
 
 
 class ScheduleConfig(Strict):

@@ -115,9 +115,10 @@ class ContentCode(nn.Module):
         super().__init__()
         self.num_features = 2 * CONTENT_GRID**2 + 2 + len(CONTENT_QUANTILES) + 1
         hidden = hidden or width
-        self.mlp = nn.Sequential(nn.Linear(self.num_features, hidden), nn.GELU(), nn.Linear(hidden, width))
-        nn.init.zeros_(self.mlp[-1].weight)
-        nn.init.zeros_(self.mlp[-1].bias)
+        last = nn.Linear(hidden, width)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.mlp = nn.Sequential(nn.Linear(self.num_features, hidden), nn.GELU(), last)
 
     def forward(self, patches: Patches) -> Tensor:
         """code_BCE."""

@@ -12,7 +12,12 @@ def command(
     checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder or run, or random:SIZE[:PATCH] (untrained).")],
     data: Annotated[str, typer.Option("--data", help="Dataset card: a name under configs/data or a YAML file.")],
     protocol: Annotated[str, typer.Option(help="knn, linear or knn,linear.")] = "knn,linear",
-    split: Annotated[str, typer.Option(help="group, block, scene, or random_pixels (leaky).")] = "group",
+    split: Annotated[
+        str,
+        typer.Option(
+            help="group, block, scene, or random_pixels (leaky); auto: group for 3 groups and more, else block."
+        ),
+    ] = "auto",
     shots: Annotated[int | None, typer.Option(help="Train on so many labels a class (5, 10, 20).")] = None,
     seeds: Annotated[int, typer.Option(help="Number of splits.")] = 10,
     window: Annotated[int | None, typer.Option(help="Side of the window, pixels (default: as pretrained).")] = None,
@@ -43,6 +48,12 @@ def command(
 
     if group_by not in ("auto", "group", "object"):
         raise UsageError(f"unknown --group-by {group_by!r}; one of auto, group, object")
+    card = load_card(data)
+    chosen = [s for s in card.scenes() if scenes is None or fnmatch(s.name, scenes)]
+    if not chosen:
+        raise UsageError(f"no scene of {data} matches --scenes {scenes!r}")
+    if split == "auto":
+        split = "group" if len({scene.group for scene in chosen}) >= 3 else "block"
     options = ProbeOptions(
         protocols=tuple(p.strip() for p in protocol.split(",") if p.strip()),
         split=split, shots=shots, seeds=seeds, window=window, pooling=pooling, init_seeds=init_seeds,
@@ -53,10 +64,6 @@ def command(
     if save_splits is not None and save_splits.exists():
         raise UsageError(f"{save_splits} exists; choose another --save-splits")
     encoder, name, pretrained = _encoder(checkpoint, device)
-    card = load_card(data)
-    chosen = [s for s in card.scenes() if scenes is None or fnmatch(s.name, scenes)]
-    if not chosen:
-        raise UsageError(f"no scene of {data} matches --scenes {scenes!r}")
     bank: dict[str, object] = {}
     label = card.name if scenes is None else f"{card.name}[{scenes}]"
     rows = probe(encoder, chosen, options, data=label, name=name, pretrained=pretrained, bank=bank)

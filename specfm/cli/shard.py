@@ -36,7 +36,9 @@ def command(
     wavelengths: Annotated[Path | None, typer.Option(help="CSV band,centre_nm,fwhm_nm, for such files.")] = None,
     variable: Annotated[str | None, typer.Option(help="Name of the cube in MATLAB and HDF5 files.")] = None,
     layout: Annotated[str | None, typer.Option(help="Axes of such cubes: HWC, CHW, bands_by_pixels:HxW.")] = None,
-    units: Annotated[str | None, typer.Option(help="Unit of their wavelengths, where they do not say it.")] = None,
+    units: Annotated[
+        str | None, typer.Option(help="Unit of the wavelengths of files; wins over what they say.")
+    ] = None,
     quantity: Annotated[str | None, typer.Option(help="dn, radiance, toa_reflectance, surface_reflectance.")] = None,
     scale: Annotated[float | None, typer.Option(help="physical = stored * scale.")] = None,
     offset: Annotated[float | None, typer.Option(help="physical = stored * scale + offset.")] = None,
@@ -107,7 +109,8 @@ def command(
     table = Table("shard", "status", "domain", "sensor", "bands", "type", "scenes", "samples", "labelled", "MiB")
     for row in rows:
         size = f"{row['bytes'] / 2**20:.1f}"
-        texts = [row["file"], row["status"], row["domain"], row["sensor"] or "-", row["bands"], row["dtype"]]
+        status = "written" if row["status"] == "write" and not dry_run else row["status"]
+        texts = [row["file"], status, row["domain"], row["sensor"] or "-", row["bands"], row["dtype"]]
         table.add_row(*map(str, [*texts, row["scenes"], row["samples"], row["labelled"], size]))
     shown = Console()
     if not shown.is_terminal:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -37,7 +38,7 @@ def scaled_geo(geo: Geo | None, step: int) -> Geo | None:
     return Geo(geo.crs_wkt, (x0, dx * step, rx * step, y0, ry * step, dy * step))
 
 
-class RasterWriter:
+class RasterWriter(ABC):
     """Common part: refuse what exists, write to temporary names, publish on success.
 
     Args:
@@ -84,12 +85,13 @@ class RasterWriter:
         self._write(self._next, rows)
         self._next += len(rows)
 
+    @abstractmethod
     def _write(self, first: int, rows_hWD: NDArray[Any]) -> None:
-        raise NotImplementedError
+        """Append checked rows; ``first`` is the number of the first."""
 
+    @abstractmethod
     def _finish(self) -> None:
         """Close and publish."""
-        raise NotImplementedError
 
     def _abort(self) -> None:
         self.temporary.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ import json
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -246,7 +246,12 @@ def open_raster(
         UsageError: unknown suffix, or the file exists and ``overwrite`` is false.
     """
     path = Path(path)
-    kinds = {".npy": NpyWriter, ".hdr": EnviWriter, ".tif": TiffWriter, ".tiff": TiffWriter}
+    kinds: dict[str, Callable[..., RasterWriter]] = {
+        ".npy": NpyWriter,
+        ".hdr": EnviWriter,
+        ".tif": TiffWriter,
+        ".tiff": TiffWriter,
+    }
     if path.suffix.lower() not in kinds:
         raise UsageError(f"{path} has no known raster suffix; one of {', '.join(SUFFIXES)}")
     if band_names is not None and len(band_names) != shape[2]:

@@ -2,14 +2,16 @@
 
 Nothing but safetensors and JSON is ever read, and the hashes of the manifest are checked before anything is parsed. A
 training checkpoint holds a release folder as ``model/``, and a run folder holds its last one as ``model``, so
-:func:`load` takes any of the three.
+:func:`load` takes any of the three. The manifest says what kind of model a folder holds; ``write_module`` and
+``read_module`` serve every kind, :func:`save` and :func:`load` encoders.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from specfm.errors import SpecfmError
 from specfm.files import (
@@ -23,24 +25,86 @@ from specfm.files import (
 )
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from specfm.models.encoder import Encoder
 
+Module = TypeVar("Module", bound="nn.Module")
+
 FORMAT = 1
+ENCODER, TASK = "specfm-encoder", "specfm-task"
+KINDS = {ENCODER: "an encoder", TASK: "a task model"}
 FILES = ("config.json", "model.safetensors", "card.json", "README.md")
 
 
-def write_release(encoder: Encoder, folder: Path, card: dict[str, Any] | None = None) -> None:
-    """Write the files of a release into ``folder``, which exists; the manifest comes last."""
+def write_module(
+    module: nn.Module, folder: Path, config: dict[str, Any], card: dict[str, Any], readme: str, kind: str
+) -> None:
+    """Write the files of a release of any kind into ``folder``, which exists; the manifest comes last."""
     from safetensors.torch import save as to_bytes
 
-    card = dict(encoder.card if card is None else card)
-    config = {"format": FORMAT, "encoder": encoder.config}
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
-    atomic_write_json(folder / "config.json", config)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    atomic_write_json(folder / "config.json", {"format": FORMAT, **config})
     atomic_write_json(folder / "card.json", card)
-    atomic_write_bytes(folder / "README.md", _model_card(encoder, card).encode())
+    atomic_write_bytes(folder / "README.md", readme.encode())
     atomic_write_bytes(folder / "model.safetensors", to_bytes(weights))
-    write_manifest(folder, kind="specfm-encoder")
+    write_manifest(folder, kind=kind)
+
+
+def read_module(
+    path: str | Path, kind: str, build: Callable[[dict[str, Any]], Module]
+) -> tuple[Module, dict[str, Any], dict[str, Any]]:
+    """A module with the weights of a release folder, its ``config.json`` and its ``card.json``; strict throughout.
+
+    Args:
+        path: release folder, training checkpoint or run folder.
+        kind: what the manifest must say the folder holds (a key of :data:`KINDS`).
+        build: from ``config.json`` to the module, whose weights are then replaced.
+
+    Raises:
+        SpecfmError: nothing to load there, another kind of model, a changed byte, an unknown format, or weights that do
+            not fit.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load as from_bytes
+
+    folder = find_release(path)
+    manifest = verify_manifest(folder)
+    listed = {row["name"] for row in manifest["files"]}
+    if missing_files := [name for name in FILES if name not in listed]:
+        raise IntegrityError(f"{folder / MANIFEST} does not vouch for {', '.join(missing_files)}; refusing to read it")
+    if manifest.get("kind") != kind:
+        found = str(manifest.get("kind"))
+        raise SpecfmError(
+            f"{folder} holds {KINDS.get(found, f'something of kind {found!r}')}, not {KINDS[kind]}; give another folder"
+        )
+    config, card = _read_json(folder / "config.json"), _read_json(folder / "card.json")
+    if config.get("format") != FORMAT or not isinstance(config.get("encoder"), dict):
+        raise SpecfmError(f"{folder / 'config.json'} has format {config.get('format')!r}, this specfm reads {FORMAT}")
+    try:
+        module = build(config)
+    except (SpecfmError, ArithmeticError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise SpecfmError(f"{folder / 'config.json'} does not describe {KINDS[kind]} ({error})") from None
+    try:
+        weights = from_bytes((folder / "model.safetensors").read_bytes())
+    except (OSError, ValueError, SafetensorError) as error:
+        raise SpecfmError(f"{folder / 'model.safetensors'} cannot be read ({error})") from None
+    expected = module.state_dict()
+    missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
+    shapes = sorted(n for n in expected.keys() & weights.keys() if expected[n].shape != weights[n].shape)
+    if missing or unknown or shapes:
+        raise SpecfmError(
+            f"{folder / 'model.safetensors'} does not fit its config.json: "
+            f"missing {missing[:3]}, unknown {unknown[:3]}, other shape {shapes[:3]}"
+        )
+    module.load_state_dict(weights, strict=True)
+    return module, config, card
+
+
+def write_release(encoder: Encoder, folder: Path, card: dict[str, Any] | None = None) -> None:
+    """Write the files of an encoder's release into ``folder``, which exists; the manifest comes last."""
+    card = dict(encoder.card if card is None else card)
+    write_module(encoder, folder, {"encoder": encoder.config}, card, _model_card(encoder, card), ENCODER)
 
 
 def save(encoder: Encoder, folder: str | Path, card: dict[str, Any] | None = None) -> Path:
@@ -63,37 +127,11 @@ def load(path: str | Path, device: str = "cpu") -> Encoder:
     The encoder comes back in evaluation mode, with its model card as ``encoder.card``.
 
     Raises:
-        SpecfmError: nothing to load there, a changed byte, an unknown format, or weights that do not fit.
+        SpecfmError: nothing to load there, a task model, a changed byte, an unknown format, or weights that do not fit.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load as from_bytes
-
     from specfm.models.registry import create_encoder
 
-    folder = find_release(path)
-    listed = {row["name"] for row in verify_manifest(folder)["files"]}
-    if missing_files := [name for name in FILES if name not in listed]:
-        raise IntegrityError(f"{folder / MANIFEST} does not vouch for {', '.join(missing_files)}; refusing to read it")
-    config, card = _read_json(folder / "config.json"), _read_json(folder / "card.json")
-    if config.get("format") != FORMAT or not isinstance(config.get("encoder"), dict):
-        raise SpecfmError(f"{folder / 'config.json'} has format {config.get('format')!r}, this specfm reads {FORMAT}")
-    try:
-        encoder = create_encoder(**config["encoder"])
-    except (SpecfmError, ArithmeticError, RuntimeError, TypeError, ValueError) as error:
-        raise SpecfmError(f"{folder / 'config.json'} does not describe an encoder ({error})") from None
-    try:
-        weights = from_bytes((folder / "model.safetensors").read_bytes())
-    except (OSError, ValueError, SafetensorError) as error:
-        raise SpecfmError(f"{folder / 'model.safetensors'} cannot be read ({error})") from None
-    expected = encoder.state_dict()
-    missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
-    shapes = sorted(n for n in expected.keys() & weights.keys() if expected[n].shape != weights[n].shape)
-    if missing or unknown or shapes:
-        raise SpecfmError(
-            f"{folder / 'model.safetensors'} does not fit its config.json: "
-            f"missing {missing[:3]}, unknown {unknown[:3]}, other shape {shapes[:3]}"
-        )
-    encoder.load_state_dict(weights, strict=True)
+    encoder, _, card = read_module(path, ENCODER, lambda config: create_encoder(**config["encoder"]))
     encoder.card = card
     return encoder.to(device).eval()
 
@@ -117,7 +155,7 @@ def find_release(path: str | Path) -> Path:
         except IntegrityError:
             continue
         return candidate
-    raise SpecfmError(f"{path} holds no encoder (config.json with model.safetensors, or checkpoints/step-*/model)")
+    raise SpecfmError(f"{path} holds no model (config.json with model.safetensors, or checkpoints/step-*/model)")
 
 
 def release_digest(path: str | Path) -> str:

@@ -169,11 +169,12 @@ class Encoder(nn.Module):
         *,
         n: int | Sequence[int] = 1,
         norm: bool = True,
+        level_B: Tensor | None = None,
     ) -> tuple[Features, ...]:
-        """Features after chosen blocks: the last ``n``, or those of the listed indices."""
+        """Features after chosen blocks: the last ``n``, or those of the listed indices (``level_B`` as in a call)."""
         chosen = range(len(self.blocks) - n, len(self.blocks)) if isinstance(n, int) else n
         wanted = {i % len(self.blocks) for i in chosen}
-        tokens, mask, grids = self._embed(x, bands, mask_BHW, None, None)
+        tokens, mask, grids = self._embed(x, bands, mask_BHW, None, level_B)
         found = []
         for i, block in enumerate(self.blocks):
             tokens = self._run(block, tokens, mask)

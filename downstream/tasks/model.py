@@ -1,0 +1,347 @@
+"""A task model: encoder + head, and the folder it is released as.
+
+Shapes: B tiles, H W pixels, C bands, N tokens, D width, L layers, h w token grid, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from downstream.tasks.heads import Fusion, Standardise, make_head
+from specfm.batch import BandTensors
+from specfm.checkpoint import TASK, read_module, write_module
+from specfm.errors import SpecfmError, UsageError
+from specfm.files import staged_folder
+from specfm.models.encoder import Bands, Encoder, Features
+from specfm.models.registry import create_encoder
+
+TASKS = ("classification", "segmentation", "change")
+CHANGE_NAMES = ("unchanged", "changed")
+POOLINGS = ("mean", "centre", "concat")
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """What a head is built from.
+
+    Attributes:
+        kind: ``linear``, ``fpn`` or ``upernet`` (classification: ``linear``).
+        layers: blocks whose tokens it reads, shallow to deep; negative counts from the end.
+        channels: width of a pyramid. dropout: before the scores.
+        fusion: how two dates become one (change). pooling: of a window's tokens (classification).
+    """
+
+    kind: str = "linear"
+    layers: tuple[int, ...] = (-1,)
+    channels: int = 64
+    dropout: float = 0.1
+    fusion: str = "difference"
+    pooling: str = "concat"
+
+
+@dataclass(frozen=True)
+class View:
+    """One date of B tiles: stored values, bands, valid pixels, and the level that divides them (None: each its own)."""
+
+    x_BHWC: Tensor
+    bands: Bands
+    mask_BHW: Tensor | None = None
+    level_B: Tensor | None = field(default=None)
+
+
+class TaskModel(nn.Module):
+    """An encoder with a head.
+
+    Args:
+        encoder: shared by both dates of a pair; each date comes with its own bands.
+        task: one of :data:`TASKS`.
+        label_names: the K classes (change: :data:`CHANGE_NAMES`).
+        tile: side of the tile (of the window, for classification) it was trained on, pixels.
+        head: see :class:`HeadSpec`.
+        threshold: probability above which a pixel counts as changed; None for other tasks (the largest wins).
+        level: ``scene``: train and map with one brightness level for the whole scene (``level_B``); ``sample``: each
+            tile its own.
+
+    Raises:
+        UsageError: an unknown task, head, layer, fusion or pooling, or a tile that the patch does not divide.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        task: str,
+        label_names: Sequence[str],
+        tile: int,
+        head: HeadSpec | None = None,
+        threshold: float | None = None,
+        level: str = "scene",
+    ) -> None:
+        super().__init__()
+        head = head or HeadSpec()
+        names = tuple(label_names)
+        if task not in TASKS:
+            raise UsageError(f"unknown task {task!r}; choose one of {', '.join(TASKS)}")
+        if task == "change" and names != CHANGE_NAMES:
+            raise UsageError(f"a change model has the classes {CHANGE_NAMES}, not {names}")
+        if len(names) < 2 or len(set(names)) < len(names):
+            raise UsageError(f"a task model needs at least two classes, each once; got {', '.join(names) or 'none'}")
+        if tile < encoder.patch_size or tile % encoder.patch_size:
+            raise UsageError(f"tile {tile} is not a multiple of the encoder's patch of {encoder.patch_size} pixels")
+        if level not in ("scene", "sample"):
+            raise UsageError(f"unknown level {level!r}; choose scene or sample")
+        if task == "classification" and (head.kind != "linear" or len(head.layers) != 1):
+            raise UsageError("classification takes head.kind=linear on one layer; choose segmentation for dense heads")
+        if head.pooling not in POOLINGS:
+            raise UsageError(f"unknown pooling {head.pooling!r}; choose one of {', '.join(POOLINGS)}")
+        depth, width = len(encoder.blocks), encoder.num_features
+        if not head.layers or any(not -depth <= i < depth for i in head.layers):
+            raise UsageError(f"head layers {list(head.layers)} do not exist in an encoder of {depth} blocks")
+        self.layers = sorted({i % depth for i in head.layers})
+        self.encoder, self.task, self.label_names, self.tile = encoder, task, names, int(tile)
+        self.spec, self.threshold, self.level = head, threshold, level
+        self.card: dict[str, Any] = {}
+        self.standardise = Standardise(len(self.layers), width)
+        self.fusion = Fusion(head.fusion, width) if task == "change" else None
+        if self.fusion is not None:
+            width = self.fusion.width
+        if task == "classification" and head.pooling == "concat":
+            width = 2 * width
+        self.head = make_head(head.kind, len(self.layers), width, len(names), head.channels, head.dropout)
+
+    @property
+    def classes(self) -> int:
+        """K."""
+        return len(self.label_names)
+
+    @property
+    def device(self) -> torch.device:
+        return self.encoder.device
+
+    def layer_features(self, view: View) -> tuple[Features, ...]:
+        """Features of the head's layers."""
+        return self.encoder.get_intermediate_layers(
+            view.x_BHWC, view.bands, view.mask_BHW, n=self.layers, level_B=view.level_B
+        )
+
+    def token_maps(self, view: View, second: View | None = None) -> tuple[list[Tensor], Tensor]:
+        """Standardised, fused maps ``[B, D, h, w]`` per layer, and which tokens have a valid pixel ``[B, h, w]``."""
+        one = self.layer_features(view)
+        mask_BN, grid = one[0].token_mask_BN, one[0].grid_hw[0]
+        tokens = [self.standardise(f.tokens_BND, i) for i, f in enumerate(one)]
+        if self.fusion is not None:
+            assert second is not None
+            two = self.layer_features(second)
+            other_BN = two[0].token_mask_BN
+            others = [self.standardise(f.tokens_BND, i) for i, f in enumerate(two)]
+            tokens = [self.fusion(a, b, mask_BN, other_BN) for a, b in zip(tokens, others, strict=True)]
+            mask_BN = mask_BN & other_BN
+        zeroed = [torch.where(mask_BN[..., None], t, 0.0) for t in tokens]
+        return [t.transpose(1, 2).unflatten(2, grid) for t in zeroed], mask_BN.unflatten(1, grid)
+
+    def forward(self, view: View, second: View | None = None) -> Tensor:
+        """Scores before the softmax: ``[B, K]`` of windows (classification), else ``[B, K, H, W]`` of pixels."""
+        self._check(view, second)
+        maps, mask_Bhw = self.token_maps(view, second)
+        if self.task == "classification":
+            return self.head([self._pooled(maps[0], mask_Bhw)[..., None, None]])[..., 0, 0]
+        return self._to_pixels(self.head(maps), maps[0].shape[-2:], view, "bilinear")
+
+    def dense_scores(self, view: View, second: View | None = None) -> Tensor:
+        """Scores of pixels ``[B, K, H, W]``; a classification head is applied to each token in place of the centre."""
+        if self.task != "classification":
+            return self(view, second)
+        self._check(view, second)
+        maps, mask_Bhw = self.token_maps(view)
+        x_BDhw = maps[0]
+        if self.spec.pooling == "concat":
+            x_BDhw = torch.cat([_mean(x_BDhw, mask_Bhw)[..., None, None].expand_as(x_BDhw), x_BDhw], 1)
+        return self._to_pixels(self.head([x_BDhw]), x_BDhw.shape[-2:], view, "nearest")
+
+    @torch.inference_mode()
+    def predict_tile(
+        self,
+        x_BHWC: Tensor | np.ndarray,
+        bands: Bands,
+        mask_BHW: Tensor | np.ndarray | None = None,
+        level_B: Tensor | np.ndarray | None = None,
+        x2_BHWC: Tensor | np.ndarray | None = None,
+        bands2: Bands | None = None,
+        mask2_BHW: Tensor | np.ndarray | None = None,
+        level2_B: Tensor | np.ndarray | None = None,
+    ) -> Tensor:
+        """Class probabilities of every pixel of B tiles.
+
+        Args:
+            x_BHWC: values as stored; any side, those of ``self.tile`` are what the model knows.
+            bands: one Sensor or BandGrid for all tiles, one per tile, or BandTensors.
+            mask_BHW: True = valid pixel (non-finite values are always invalid).
+            level_B: physical level that divides each tile; pass the scene's where ``self.level`` is ``scene``.
+            x2_BHWC, bands2, mask2_BHW, level2_B: the second date (change only), from any sensor.
+
+        Returns:
+            ``[B, H, W, K]`` float32 on the model's device: probabilities that sum to 1, zeros where a pixel is invalid
+            (at either date).
+
+        Raises:
+            SpecfmError: no second date for a change model, one for another task, or dates of different extent.
+        """
+        view = View(_tensor(x_BHWC), bands, _tensor(mask_BHW), _tensor(level_B))
+        second = None
+        if x2_BHWC is not None:
+            if bands2 is None:
+                raise SpecfmError(
+                    "the second date needs its own bands; pass bands2 (the first date's where they agree)"
+                )
+            second = View(_tensor(x2_BHWC), bands2, _tensor(mask2_BHW), _tensor(level2_B))
+        was_training = self.training
+        self.eval()
+        try:
+            scores = self.dense_scores(view, second)
+        finally:
+            self.train(was_training)
+        valid_BHW = valid_pixels(view).to(scores.device)
+        if second is not None:
+            valid_BHW = valid_BHW & valid_pixels(second).to(scores.device)
+        probabilities = scores.float().softmax(1).movedim(1, -1)
+        return torch.where(valid_BHW[..., None], probabilities, 0.0)
+
+    def decide(self, probabilities_K: np.ndarray) -> np.ndarray:
+        """Class per pixel of ``[..., K]`` probabilities: the largest, or *changed* above the threshold; -1 invalid."""
+        if self.task == "change":
+            found = (probabilities_K[..., 1] > (0.5 if self.threshold is None else self.threshold)).astype(np.int64)
+        else:
+            found = probabilities_K.argmax(-1)
+        return np.where(probabilities_K.sum(-1) > 0, found, -1)
+
+    @torch.no_grad()
+    def fit_standardiser(self, views: Sequence[View]) -> None:
+        """Fix the head's standardisation from the valid tokens of ``views`` (training data only)."""
+        found: list[list[Tensor]] = [[] for _ in self.layers]
+        for view in views:
+            for i, features in enumerate(self.layer_features(view)):
+                found[i].append(features.tokens_BND[features.token_mask_BN])
+        tokens = [torch.cat(each) for each in found]
+        if not len(tokens[0]):
+            raise SpecfmError("no valid pixel in the training tiles; look at the masks of the scenes")
+        self.standardise.fit(torch.stack(tokens))
+
+    def config(self) -> dict[str, Any]:
+        """JSON description from which the same model can be built."""
+        return {
+            "task": {
+                "task": self.task, "label_names": list(self.label_names), "tile": self.tile,
+                "threshold": self.threshold, "level": self.level, "head": {**asdict(self.spec)},
+            },
+            "encoder": self.encoder.config,
+        }  # fmt: skip
+
+    def _pooled(self, map_BDhw: Tensor, mask_Bhw: Tensor) -> Tensor:
+        rows, cols = map_BDhw.shape[-2:]
+        centre = map_BDhw[:, :, rows // 2, cols // 2]  # windows are centred on their labelled pixel
+        if self.spec.pooling == "centre":
+            return centre
+        mean = _mean(map_BDhw, mask_Bhw)
+        return mean if self.spec.pooling == "mean" else torch.cat([mean, centre], 1)
+
+    def _to_pixels(self, scores: Tensor, grid_hw: Sequence[int], view: View, how: str) -> Tensor:
+        p, (height, width) = self.encoder.patch_size, view.x_BHWC.shape[1:3]
+        size = (grid_hw[0] * p, grid_hw[1] * p)
+        smooth = {"align_corners": False} if how == "bilinear" else {}
+        return F.interpolate(scores, size=size, mode=how, **smooth)[:, :, :height, :width]
+
+    def _check(self, view: View, second: View | None) -> None:
+        if (second is not None) != (self.task == "change"):
+            need = "needs a second date" if second is None else "takes one date"
+            raise SpecfmError(f"a {self.task} model {need}; give {'two scenes' if second is None else 'one scene'}")
+        if second is not None and second.x_BHWC.shape[:3] != view.x_BHWC.shape[:3]:
+            one, two = (" x ".join(map(str, v.x_BHWC.shape[1:3])) for v in (view, second))
+            raise SpecfmError(f"the two dates have different extents ({one} and {two} pixels); cut them to one grid")
+
+
+def valid_pixels(view: View) -> Tensor:
+    """Which pixels are valid ``[B, H, W]``: as masked, and finite in every usable band."""
+    bands = view.bands
+    tensors = bands if isinstance(bands, BandTensors) else BandTensors.from_sensors(bands, view.x_BHWC.shape[-1])
+    usable = tensors.valid_GC[:, None, None].to(view.x_BHWC.device)
+    finite = (view.x_BHWC.isfinite() | ~usable).all(-1)
+    return finite if view.mask_BHW is None else finite & view.mask_BHW.bool()
+
+
+def save_task(model: TaskModel, folder: str | Path, card: dict[str, Any] | None = None) -> Path:
+    """Publish a task model as a release folder, by one rename.
+
+    Args:
+        card: JSON-safe facts about its training; default: the model's own.
+
+    Raises:
+        UsageError: ``folder`` exists.
+    """
+    card = dict(model.card if card is None else card)
+    with staged_folder(folder) as temporary:
+        write_module(model, temporary, model.config(), card, _readme(model, card), TASK)
+    return Path(folder)
+
+
+def load_task(path: str | Path, device: str = "cpu", task: str | None = None) -> TaskModel:
+    """Load a task model from a release folder, a training checkpoint or a finished run, in evaluation mode.
+
+    Args:
+        task: refuse a model of another task.
+
+    Raises:
+        SpecfmError: nothing to load there, an encoder without a head, another task, a changed byte, or an unknown
+            format.
+    """
+    model, config, card = read_module(path, TASK, _build)
+    if task is not None and model.task != task:
+        raise SpecfmError(f"{path} holds a {model.task} model, not a {task} model; give a model of that task")
+    model.card = card
+    return model.to(device).eval()
+
+
+def _build(config: dict[str, Any]) -> TaskModel:
+    facts = config["task"]
+    head = HeadSpec(**{**facts["head"], "layers": tuple(facts["head"]["layers"])})
+    return TaskModel(
+        create_encoder(**config["encoder"]), facts["task"], facts["label_names"], facts["tile"], head,
+        facts["threshold"], facts["level"],
+    )  # fmt: skip
+
+
+def _readme(model: TaskModel, card: dict[str, Any]) -> str:
+    import json
+
+    lines = [
+        f"# A specfm {model.task} model",
+        "",
+        "```python",
+        "from downstream.tasks.model import load_task",
+        'model = load_task("this folder")',
+        "probabilities_BHWK = model.predict_tile(x_BHWC, bands)   # bands: specfm.BandGrid or specfm.Sensor",
+        "```",
+        "",
+        f"* classes: {', '.join(model.label_names)}",
+        f"* tile: {model.tile} pixels, head: {model.spec.kind}",
+        f"* parameters: {sum(p.numel() for p in model.parameters()):,}",
+    ]
+    if model.threshold is not None:
+        lines.append(f"* threshold for *changed*: {model.threshold:.4f} (chosen on validation)")
+    lines += [f"* {key}: {json.dumps(value)}" for key, value in sorted(card.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _mean(map_BDhw: Tensor, mask_Bhw: Tensor) -> Tensor:
+    count_B = mask_Bhw.sum((1, 2)).clamp_min(1)
+    return map_BDhw.sum((2, 3)) / count_B[:, None]  # invalid tokens are zero already
+
+
+def _tensor(x: Any) -> Any:
+    return torch.from_numpy(np.ascontiguousarray(x)) if isinstance(x, np.ndarray) else x

@@ -74,6 +74,21 @@ def write_quicklook(scene: Scene, path: str | Path, overwrite: bool = False) -> 
     return bands
 
 
+class Thinned:
+    """A picture of rows that come one piece at a time, thinned so that its longer side is at most ``LONGEST``."""
+
+    def __init__(self, shape_hw: tuple[int, int], channels: int) -> None:
+        self.step = max(1, -(-max(shape_hw) // LONGEST))
+        self.image = np.zeros((-(-shape_hw[0] // self.step), -(-shape_hw[1] // self.step), channels), np.uint8)
+
+    def add(self, first: int, rows_hwK: NDArray[np.uint8]) -> None:
+        """Rows ``[h, w, K]`` of the whole; ``first`` is the number of the first."""
+        skip = -first % self.step
+        kept = rows_hwK[skip :: self.step, :: self.step]
+        start = (first + skip) // self.step
+        self.image[start : start + len(kept)] = kept
+
+
 def png_bytes(picture_hw4: NDArray[np.uint8]) -> bytes:
     """An 8-bit RGBA picture as a PNG file (ISO/IEC 15948)."""
     height, width, _ = picture_hw4.shape

@@ -1,13 +1,16 @@
 """Dense features of a scene of any size, written to a file while the scene is read: memory does not grow with it.
 
-Shapes: H W pixels, C bands, T tile side in patches, h w patches, D width.
+Shapes: B tiles, H W pixels, C bands, T tile side in patches, h w patches, D width.
 Tiles of ``window`` pixels overlap by ``window - stride``; where they do, features are blended (see ``specfm.tiles``).
-All tiles share the scene's one brightness level by default, so that there are no seams.
+All tiles share the scene's one brightness level by default, so that there are no seams. Other maps of a scene
+(``downstream.maps``) walk over it with the same pieces: ``TileReader``, ``TileEncoder``, ``open_progress``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,73 +18,134 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specfm.errors import UsageError
-from specfm.tiles import RowBlender, Tile, tile_rows
-from specfm.writers import open_raster, scaled_geo, stretch, write_png
+from specfm.tiles import Tile, TilePlan, blended_rows
+from specfm.writers import open_raster, scaled_geo
 
 if TYPE_CHECKING:
     from specfm.models.encoder import Encoder
     from specfm.scene import Scene
 
-PCA_TILES = 64  # tiles that the false-colour axes are fitted on
+BATCH_BYTES = 64 << 20  # most bytes of pixels in one batch of tiles, whatever batch size is asked for
+WINDOW_PATCHES = 8  # side of a tile, where the user names none
+
+
+class TileReader:
+    """Reads tiles of one scene as stored values in float32 and a mask; cells are ``patch`` x ``patch`` pixels.
+
+    Tiles that lie side by side are read in one piece: lines of a file hold all columns, and overlaps are read once.
+    """
+
+    def __init__(self, scene: Scene, patch: int) -> None:
+        self.scene, self.patch = scene, patch
+        valid_C = scene.sensor.bands.valid
+        self._usable = slice(None) if valid_C.all() else np.flatnonzero(valid_C)
+
+    def __call__(self, tiles: Sequence[Tile]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Values ``[B, T*p, T*p, C]`` and valid pixels ``[B, T*p, T*p]``; beyond the scene's edge nothing is valid."""
+        p = self.patch
+        height, width = tiles[0].height * p, tiles[0].width * p
+        cubes = np.zeros((len(tiles), height, width, self.scene.shape[2]), np.float32)
+        masks = np.zeros((len(tiles), height, width), bool)
+        done = 0
+        for row, group in groupby(tiles, key=lambda tile: tile.row * p):
+            for run in _runs(list(group)):
+                first = run[0].col * p
+                stored = self.scene.read(
+                    slice(row, min(row + height, self.scene.shape[0])),
+                    slice(first, min(run[-1].col * p + width, self.scene.shape[1])),
+                )
+                mask = self.scene.mask_of(stored[..., self._usable])
+                for tile in run:
+                    part = slice(tile.col * p - first, tile.col * p - first + width)
+                    values = stored[:, part]
+                    cubes[done, : values.shape[0], : values.shape[1]] = values
+                    masks[done, : values.shape[0], : values.shape[1]] = mask[:, part]
+                    done += 1
+        return cubes, masks
+
+
+def _runs(tiles: list[Tile]) -> Iterator[list[Tile]]:
+    """Split tiles of one row, left to right, where there is a gap between them."""
+    run = tiles[:1]
+    for tile in tiles[1:]:
+        if run[-1].col <= tile.col <= run[-1].col + run[-1].width:
+            run.append(tile)
+        else:
+            yield run
+            run = [tile]
+    yield run
+
+
+def fitting_batch(batch_size: int, window: int, bands: int) -> int:
+    """``batch_size``, or less where so many windows of so many bands would take more than ``BATCH_BYTES``."""
+    return max(1, min(batch_size, BATCH_BYTES // (window * window * bands * 4)))
+
+
+def scene_levels(scene: Scene, encoder: Encoder, level: str) -> float | None:
+    """The level that divides all tiles of a scene, or None where each tile has its own.
+
+    Raises:
+        UsageError: ``level`` is neither "scene" nor "sample".
+    """
+    from specfm.dense import scene_level
+
+    if level not in ("scene", "sample"):
+        raise UsageError(f"unknown level {level!r}; scene or sample")
+    return scene_level(scene) if level == "scene" and encoder.level != "none" else None
 
 
 class TileEncoder:
     """Encodes tiles of one scene; knows nothing of their order or blending."""
 
-    def __init__(self, encoder: Encoder, scene: Scene, window: int, level: str = "scene") -> None:
-        from specfm.dense import scene_level
-
-        self.encoder, self.scene, self.patch = encoder, scene, encoder.patch_size
-        if window < self.patch or window % self.patch:
-            raise UsageError(f"window {window} is not a multiple of the encoder's patch of {self.patch} pixels")
-        if level not in ("scene", "sample"):
-            raise UsageError(f"unknown level {level!r}; scene or sample")
-        self.side = window // self.patch
-        self.shape = (-(-scene.shape[0] // self.patch), -(-scene.shape[1] // self.patch))
-        by_scene = level == "scene" and encoder.level != "none"
-        self.level = scene_level(scene) if by_scene else None
+    def __init__(self, encoder: Encoder, scene: Scene, level: str = "scene") -> None:
+        self.encoder, self.scene = encoder.eval(), scene
+        self.read = TileReader(scene, encoder.patch_size)
+        self.level = scene_levels(scene, encoder, level)
 
     def __call__(self, tiles: Sequence[Tile]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Features ``[B, T, T, D]`` of tiles of one size, and which patches have a valid pixel ``[B, T, T]``."""
         import torch
 
-        cubes, masks = zip(*(self._read(tile) for tile in tiles), strict=True)
+        cubes, masks = self.read(tiles)
         level_B = None
         if self.level is not None:
             level_B = torch.full((len(tiles),), self.level, device=self.encoder.device)
         with torch.inference_mode():
-            found = self.encoder(
-                torch.from_numpy(np.stack(cubes)), self.scene.sensor, torch.from_numpy(np.stack(masks)), level_B=level_B
-            )
+            found = self.encoder(torch.from_numpy(cubes), self.scene.sensor, torch.from_numpy(masks), level_B=level_B)
         grid = (len(tiles), tiles[0].height, tiles[0].width)
         tokens = found.tokens_BND.float().cpu().numpy().reshape(*grid, -1)
         return tokens, found.token_mask_BN.cpu().numpy().reshape(grid)
 
-    def _read(self, tile: Tile) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        p = self.patch
-        rows = slice(tile.row * p, min((tile.row + tile.height) * p, self.scene.shape[0]))
-        cols = slice(tile.col * p, min((tile.col + tile.width) * p, self.scene.shape[1]))
-        cube = self.scene.read(rows, cols).astype(np.float32)
-        mask = np.asarray(self.scene.mask(rows, cols), bool)
-        pad = ((0, tile.height * p - cube.shape[0]), (0, tile.width * p - cube.shape[1]))
-        return np.pad(cube, (*pad, (0, 0))), np.pad(mask, pad)
+
+def patch_plan(scene: Scene, patch: int, window: int = 0, stride: int = 0) -> TilePlan:
+    """Tiles over the patches of a scene.
+
+    Args:
+        window: side of a tile, pixels; 0 = 8 patches. stride: step between tiles, pixels; 0 = half a window.
+
+    Raises:
+        UsageError: ``patch`` divides one of them not, or the stride is larger than the window.
+    """
+    window = window or WINDOW_PATCHES * patch
+    stride = stride or max(window // (2 * patch), 1) * patch
+    for name, size in (("window", window), ("stride", stride)):
+        if size < patch or size % patch:
+            raise UsageError(f"{name} {size} is not a multiple of the encoder's patch of {patch} pixels")
+    shape = (-(-scene.shape[0] // patch), -(-scene.shape[1] // patch))
+    return TilePlan(shape, window // patch, stride // patch)
 
 
-def _pca_axes(encode: TileEncoder, rows: list[list[Tile]], batch_size: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Mean ``[D]`` and axes ``[D, 3]`` fitted on evenly spaced tiles; signs fixed, so that reruns look the same."""
-    tiles = [tile for row in rows for tile in row]
-    chosen = [tiles[i] for i in np.unique(np.linspace(0, len(tiles) - 1, PCA_TILES).astype(int))]
-    found = []
-    for start in range(0, len(chosen), batch_size):
-        tokens, valid = encode(chosen[start : start + batch_size])
-        found.append(tokens[valid])
-    cells = np.concatenate(found).astype(np.float64)
-    if not len(cells):
-        return np.zeros(encode.encoder.num_features), np.zeros((encode.encoder.num_features, 3))
-    mean = cells.mean(0)
-    _, axes = np.linalg.eigh((cells - mean).T @ (cells - mean))
-    axes = axes[:, ::-1][:, :3]
-    return mean, axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])])
+@contextmanager
+def open_progress(label: str, plan: TilePlan) -> Iterator[Callable[[int], None]]:
+    """A progress bar over the tiles of a plan on stderr, silent where that is no terminal; yields ``advance``."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+        rows = plan.rows()
+        task = progress.add_task(label, total=len(rows) * len(rows[0]))
+        yield lambda count: progress.advance(task, count)
 
 
 def embed_to_file(
@@ -94,6 +158,7 @@ def embed_to_file(
     level: str = "scene",
     batch_size: int = 32,
     pca_png: str | Path | None = None,
+    pca_tif: str | Path | None = None,
     overwrite: bool = False,
     facts: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -108,7 +173,8 @@ def embed_to_file(
         stride: step between tiles, pixels (default half a window), a multiple of the patch.
         level: "scene" divides by one level for the whole scene, "sample" by each tile's own.
         batch_size: tiles per forward call.
-        pca_png: also write a false-colour picture of the first three principal components.
+        pca_png: also write a false-colour picture of the first three principal components, thinned if it is large.
+        pca_tif: the same at full size as a raster (``.tif``, ``.hdr`` or ``.npy``) of bytes, 0 = no data.
         overwrite: replace existing files.
         facts: further facts to keep with the file (checkpoint digest).
 
@@ -118,49 +184,32 @@ def embed_to_file(
     Raises:
         UsageError: a window or stride that is not a multiple of the patch, or an output that exists.
     """
-    from rich.console import Console
-    from rich.progress import Progress
+    from specfm.false_colour import FalseColour, FalseColourFiles
 
     p = encoder.patch_size
-    window = window or 8 * p
-    stride = stride or max(window // (2 * p), 1) * p
-    if stride < p or stride % p:
-        raise UsageError(f"stride {stride} is not a multiple of the encoder's patch of {p} pixels")
-    if pca_png is not None and Path(pca_png).exists() and not overwrite:
-        raise UsageError(f"{pca_png} exists; choose another --pca-png or pass --overwrite")
-    encoder.eval()
-    encode = TileEncoder(encoder, scene, window, level)
-    rows = list(tile_rows(encode.shape, encode.side, stride // p))
-    height, width = encode.shape
-    depth = int(encoder.num_features)
+    plan = patch_plan(scene, p, window, stride)
+    height, width, depth = *plan.shape, int(encoder.num_features)
     written: dict[str, Any] = {
         **(facts or {}),
-        "scene": scene.name, "patch": p, "window": window, "stride": stride, "level": level,
+        "scene": scene.name, "patch": p, "window": plan.side * p, "stride": plan.stride * p, "level": level,
         "first_centre_rc": [(p - 1) / 2, (p - 1) / 2], "step_px": p, "scene_shape": list(scene.shape),
     }  # fmt: skip
-    names = [f"feature {i + 1}" for i in range(depth)]
-    writer = open_raster(
-        out, (height, width, depth), "float32", geo=scaled_geo(scene.geo, p), band_names=names,
-        nodata=float("nan"), facts=written, overwrite=overwrite,
-    )  # fmt: skip
-    console = Console(stderr=True)
-    image_hw3 = np.full((height, width, 3), np.nan, np.float32)
-    with writer, Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task(f"embed {scene.name}", total=len(rows) * len(rows[0]))
-        axes = _pca_axes(encode, rows, batch_size) if pca_png is not None else None
-        blender = RowBlender(width, depth)
-        for index, row in enumerate(rows):
-            for start in range(0, len(row), batch_size):
-                part = row[start : start + batch_size]
-                tokens, valid = encode(part)
-                for tile, values, ok in zip(part, tokens, valid, strict=True):
-                    blender.add(tile, values, ok)
-                progress.advance(task, len(part))
-            done_above = rows[index + 1][0].row if index + 1 < len(rows) else height
-            first, done = blender.finish_above(done_above)
+    batch_size = fitting_batch(batch_size, plan.side * p, scene.shape[2])
+    with ExitStack() as stack:
+        names = [f"feature {i + 1}" for i in range(depth)]
+        raster = open_raster(
+            out, (height, width, depth), "float32", geo=scaled_geo(scene.geo, p), band_names=names,
+            nodata=float("nan"), facts=written, overwrite=overwrite,
+        )  # fmt: skip
+        writer = stack.enter_context(raster)
+        pictures = stack.enter_context(
+            FalseColourFiles(plan.shape, pca_png, pca_tif, scaled_geo(scene.geo, p), written, overwrite)
+        )
+        encode = TileEncoder(encoder, scene, level)
+        colours = FalseColour.fit(plan, encode, batch_size) if pictures.wanted else None
+        advance = stack.enter_context(open_progress(f"embed {scene.name}", plan))
+        for first, done in blended_rows(plan, encode, batch_size, advance):
             writer.write(done)
-            if axes is not None:
-                image_hw3[first : first + len(done)] = (done - axes[0]) @ axes[1]
-    if pca_png is not None:
-        write_png(pca_png, stretch(image_hw3), overwrite=overwrite)
+            if colours is not None:
+                pictures.write(first, colours(done))
     return {**written, "shape": [height, width, depth]}

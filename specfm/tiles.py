@@ -9,7 +9,7 @@ border of a window know one side of their surroundings only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specfm.errors import UsageError
+
+SAMPLE_TILES = 64  # least number of tiles that a sample of cells comes from
+HALO_WEIGHT = 1e-6  # of a halo cell: nothing beside a cell further inside, all where nothing else covers it
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,14 @@ class Tile:
     width: int
 
 
-def starts(size: int, tile: int, stride: int) -> list[int]:
+Compute = Callable[[Sequence[Tile]], tuple[NDArray[Any], NDArray[np.bool_]]]
+"""From tiles of one size to values ``[B, T, T, D]`` and which of them are valid ``[B, T, T]``."""
+
+
+def starts(size: int, tile: int, stride: int, origin: int = 0) -> list[int]:
     """First cells of the tiles along one axis; together they cover ``size`` cells.
+
+    With an ``origin`` the second tile starts there (0 = one stride in), so the whole lattice is shifted.
 
     Raises:
         UsageError: a tile or stride below 1, or a stride above the tile (cells would be skipped).
@@ -41,27 +50,31 @@ def starts(size: int, tile: int, stride: int) -> list[int]:
         raise UsageError(f"stride {stride} is larger than the tile of {tile}: cells between tiles would be skipped")
     if size <= tile:
         return [0]
-    found = list(range(0, size - tile, stride))
-    return [*found, size - tile]
+    shifted = list(range(origin % stride or stride, size - tile, stride))
+    return [0, *shifted, size - tile]
 
 
-def tile_rows(shape: tuple[int, int], tile: int, stride: int) -> Iterator[list[Tile]]:
+def tile_rows(shape: tuple[int, int], tile: int, stride: int, origin: tuple[int, int] = (0, 0)) -> Iterator[list[Tile]]:
     """Tiles of a grid of ``shape`` cells, one list per row of tiles, top to bottom and left to right.
 
     A grid smaller than the tile gets one tile of its own size.
     """
     height, width = min(tile, shape[0]), min(tile, shape[1])
-    columns = starts(shape[1], tile, stride)
-    for row in starts(shape[0], tile, stride):
+    columns = starts(shape[1], tile, stride, origin[1])
+    for row in starts(shape[0], tile, stride, origin[0]):
         yield [Tile(row, col, height, width) for col in columns]
 
 
-def blend_weights(height: int, width: int) -> NDArray[np.float32]:
-    """Weights ``[height, width]`` for blending: 1 in the middle, falling linearly to a positive value at the border."""
+def blend_weights(height: int, width: int, halo: int = 0) -> NDArray[np.float32]:
+    """Weights ``[height, width]`` for blending: 1 in the middle, falling linearly to a positive value at the border.
+
+    The outer ``halo`` cells are there as surroundings: they count only where no tile covers a cell further inside, as
+    along the edge of the scene.
+    """
 
     def ramp(size: int) -> NDArray[np.float64]:
-        from_edge = np.minimum(np.arange(size), np.arange(size)[::-1]) + 1.0
-        return from_edge / from_edge.max()
+        from_edge = np.minimum(np.arange(size), np.arange(size)[::-1]) + 1.0 - halo
+        return np.maximum(from_edge / max(from_edge.max(), 1.0), HALO_WEIGHT)
 
     return np.outer(ramp(height), ramp(width)).astype(np.float32)
 
@@ -80,8 +93,8 @@ class RowBlender:
         (0, (2, 4, 1))
     """
 
-    def __init__(self, width: int, depth: int) -> None:
-        self.width, self.depth, self.first = width, depth, 0
+    def __init__(self, width: int, depth: int, halo: int = 0) -> None:
+        self.width, self.depth, self.halo, self.first = width, depth, halo, 0
         self._sum = np.zeros((0, width, depth), np.float32)
         self._weight = np.zeros((0, width), np.float32)
 
@@ -95,7 +108,7 @@ class RowBlender:
             self._sum = np.concatenate([self._sum, np.zeros((missing, self.width, self.depth), np.float32)])
             self._weight = np.concatenate([self._weight, np.zeros((missing, self.width), np.float32)])
         where = (slice(top, top + tile.height), slice(tile.col, tile.col + tile.width))
-        weight_hw = blend_weights(tile.height, tile.width) * valid_hw
+        weight_hw = blend_weights(tile.height, tile.width, self.halo) * valid_hw
         self._sum[where] += np.where(valid_hw[..., None], values_hwD, 0) * weight_hw[..., None]
         self._weight[where] += weight_hw
 
@@ -108,3 +121,85 @@ class RowBlender:
         self._sum, self._weight = self._sum[count:].copy(), self._weight[count:].copy()
         self.first += count
         return first, done
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """How a scene is walked; everything in cells.
+
+    Attributes:
+        shape: (rows, columns) of the whole.
+        side: of a tile. stride: step between tiles. halo: outer cells of a tile that serve as surroundings only.
+        origin: shift of the lattice of tiles; results should hardly depend on it.
+    """
+
+    shape: tuple[int, int]
+    side: int
+    stride: int
+    halo: int = 0
+    origin: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        if self.halo < 0 or self.stride > self.side - 2 * self.halo:
+            raise UsageError(
+                f"a tile of {self.side} cells with a halo of {self.halo} covers {self.side - 2 * self.halo}, less than "
+                f"the stride of {self.stride}; choose a smaller stride or halo"
+            )
+        starts(self.side, self.side, self.stride)  # refuses sizes below 1
+
+    def rows(self) -> list[list[Tile]]:
+        """All tiles, one list per row of tiles."""
+        return list(tile_rows(self.shape, self.side, self.stride, self.origin))
+
+
+def blended_rows(
+    plan: TilePlan, compute: Compute, batch_size: int, advance: Callable[[int], None] = lambda count: None
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Compute every tile and give back blended rows, top to bottom: ``first row, values [h, width, D]``.
+
+    Memory holds one row of tiles, however high the scene is. Cells that no valid tile covers are NaN.
+
+    Args:
+        plan: the tiles.
+        compute: what a tile is turned into.
+        batch_size: tiles per call of ``compute``; a batch never spans two rows of tiles.
+        advance: told the number of tiles done, for a progress bar.
+    """
+    rows = plan.rows()
+    blender: RowBlender | None = None
+    for index, row in enumerate(rows):
+        for part in batches(row, batch_size):
+            values, valid = compute(part)
+            blender = blender or RowBlender(plan.shape[1], values.shape[-1], plan.halo)
+            for tile, values_hwD, valid_hw in zip(part, values, valid, strict=True):
+                blender.add(tile, values_hwD, valid_hw)
+            advance(len(part))
+        assert blender is not None
+        yield blender.finish_above(rows[index + 1][0].row if index + 1 < len(rows) else plan.shape[0])
+
+
+def batches(tiles: Sequence[Tile], batch_size: int) -> Iterator[Sequence[Tile]]:
+    """Cut a list of tiles into lists of at most ``batch_size``."""
+    for start in range(0, len(tiles), max(batch_size, 1)):
+        yield tiles[start : start + max(batch_size, 1)]
+
+
+def sample_cells(plan: TilePlan, compute: Compute, count: int, seed: int, batch_size: int) -> NDArray[np.float32]:
+    """About ``count`` valid cells ``[n, D]`` from tiles drawn at random; the same for the same seed.
+
+    Only cells inside the halo are taken. A tile that is drawn gives all its cells, so that the cost is that of
+    ``count`` cells; at least ``SAMPLE_TILES`` tiles are drawn (or all), so that no single place makes up the sample.
+    """
+    rng = np.random.default_rng(seed)
+    tiles = [tile for row in plan.rows() for tile in row]
+    per_tile = max(1, (tiles[0].height - 2 * plan.halo) * (tiles[0].width - 2 * plan.halo))
+    wanted = min(len(tiles), max(SAMPLE_TILES, -(-count // per_tile)))
+    # Drawn in any order, computed in reading order: neighbours then share a read.
+    chosen = [tiles[i] for i in sorted(rng.permutation(len(tiles))[:wanted])]
+    found: list[NDArray[np.float32]] = []
+    for part in batches(chosen, batch_size):
+        values, valid = compute(part)
+        inner = blend_weights(part[0].height, part[0].width, plan.halo) > HALO_WEIGHT
+        found.append(np.asarray(values[valid & (inner | (inner.sum() == 0))], np.float32))
+    cells = np.concatenate(found)
+    return cells if len(cells) <= count else cells[np.sort(rng.permutation(len(cells))[:count])]

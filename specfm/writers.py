@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 ENVI_TYPES = {"uint8": 1, "int16": 2, "int32": 3, "float32": 4, "float64": 5, "uint16": 12, "uint32": 13, "int64": 14}
 SUFFIXES = (".npy", ".hdr", ".tif", ".tiff")
+ClassEntry = tuple[str, tuple[int, int, int]]  # name, (red, green, blue)
 
 
 def scaled_geo(geo: Geo | None, step: int) -> Geo | None:
@@ -50,6 +51,7 @@ class RasterWriter(ABC):
         nodata: value that marks missing cells (NaN for float), or None.
         facts: JSON-safe facts kept with the raster (checkpoint digest, patch, stride).
         overwrite: replace an existing file.
+        classes: of a map of classes, name and colour of every code from 0; None for measurements.
     """
 
     def __init__(
@@ -62,8 +64,9 @@ class RasterWriter(ABC):
         nodata: float | None,
         facts: dict[str, Any],
         overwrite: bool,
+        classes: Sequence[ClassEntry] | None = None,
     ) -> None:
-        self.path, self.shape, self.dtype = path, shape, np.dtype(dtype)
+        self.path, self.shape, self.dtype, self.classes = path, shape, np.dtype(dtype), classes
         self.geo, self.nodata, self.facts, self.overwrite = geo, nodata, facts, overwrite
         self.band_names = list(band_names) if band_names is not None else None
         for final in self.targets():
@@ -167,17 +170,22 @@ class EnviWriter(RasterWriter):
 
     def _header(self) -> str:
         height, width, depth = self.shape
+        kind = "Standard" if self.classes is None else "Classification"
         lines = [
             "ENVI",
             f"description = {{{_braced(json.dumps(self.facts, sort_keys=True))}}}",
             f"samples = {width}", f"lines = {height}", f"bands = {depth}", "header offset = 0",
-            "file type = ENVI Standard", f"data type = {ENVI_TYPES[self.dtype.name]}", "interleave = bip",
+            f"file type = ENVI {kind}", f"data type = {ENVI_TYPES[self.dtype.name]}", "interleave = bip",
             "byte order = 0",
         ]  # fmt: skip
+        if self.classes is not None:
+            lookup = ", ".join(str(value) for _, colour in self.classes for value in colour)
+            names = ", ".join(_listed(name) for name, _ in self.classes)
+            lines += [f"classes = {len(self.classes)}", f"class lookup = {{{lookup}}}", f"class names = {{{names}}}"]
         if self.nodata is not None:
             lines.append(f"data ignore value = {'nan' if math.isnan(self.nodata) else repr(self.nodata)}")
         if self.band_names:
-            lines.append("band names = {" + ", ".join(_braced(n).replace(",", " ") for n in self.band_names) + "}")
+            lines.append("band names = {" + ", ".join(map(_listed, self.band_names)) + "}")
         lines += _map_info(self.geo)
         return "\n".join(lines) + "\n"
 
@@ -212,6 +220,15 @@ class TiffWriter(RasterWriter):
         self._file.update_tags(**{k: json.dumps(v) if not isinstance(v, str) else v for k, v in self.facts.items()})
         for band, name in enumerate(self.band_names or (), 1):
             self._file.set_band_description(band, name)
+        if self.classes is not None:
+            self._file.write_colormap(1, {code: (*colour, 255) for code, (_, colour) in enumerate(self.classes)})
+
+    def targets(self) -> list[Path]:
+        return [self.path] if self.classes is None else [self.path, self._names_path]
+
+    @property
+    def _names_path(self) -> Path:
+        return self.path.with_name(self.path.name + ".aux.xml")
 
     def _write(self, first: int, rows_hWD: NDArray[Any]) -> None:
         from rasterio.windows import Window
@@ -222,6 +239,8 @@ class TiffWriter(RasterWriter):
     def _finish(self) -> None:
         self._file.close()
         publish_file(self.temporary, self.path, self.overwrite)
+        if self.classes is not None:
+            atomic_write_text(self._names_path, _category_names([name for name, _ in self.classes]))
 
     def _abort(self) -> None:
         self._file.close()
@@ -239,8 +258,11 @@ def open_raster(
     nodata: float | None = None,
     facts: dict[str, Any] | None = None,
     overwrite: bool = False,
+    classes: Sequence[ClassEntry] | None = None,
 ) -> RasterWriter:
     """A row-by-row writer for ``path``, by its suffix: .npy, .hdr (ENVI), .tif.
+
+    With ``classes`` the raster is a map of codes: a palette and class names in GeoTIFF, ENVI Classification in ENVI.
 
     Raises:
         UsageError: unknown suffix, or the file exists and ``overwrite`` is false.
@@ -256,7 +278,9 @@ def open_raster(
         raise UsageError(f"{path} has no known raster suffix; one of {', '.join(SUFFIXES)}")
     if band_names is not None and len(band_names) != shape[2]:
         raise ValueError(f"{len(band_names)} band names for {shape[2]} bands")
-    return kinds[path.suffix.lower()](path, shape, dtype, geo, band_names, nodata, dict(facts or {}), overwrite)
+    return kinds[path.suffix.lower()](
+        path, shape, dtype, geo, band_names, nodata, dict(facts or {}), overwrite, classes
+    )
 
 
 def write_png(path: str | Path, image_HW3: ArrayLike, *, overwrite: bool = False) -> None:
@@ -293,6 +317,22 @@ def stretch(image_HWK: ArrayLike, low: float = 2.0, high: float = 98.0) -> NDArr
 def _braced(text: str) -> str:
     """Text that may stand inside ENVI braces."""
     return text.replace("{", "(").replace("}", ")").replace("\n", " ")
+
+
+def _listed(text: str) -> str:
+    """Text that may stand in an ENVI list."""
+    return _braced(text).replace(",", " ")
+
+
+def _category_names(names: Sequence[str]) -> str:
+    """Class names as GDAL's side file (``.aux.xml``), which QGIS and gdalinfo show; GeoTIFF itself has no place."""
+    from xml.sax.saxutils import escape
+
+    rows = "".join(f"      <Category>{escape(name)}</Category>\n" for name in names)
+    return (
+        '<PAMDataset>\n  <PAMRasterBand band="1">\n    <CategoryNames>\n'
+        f"{rows}    </CategoryNames>\n  </PAMRasterBand>\n</PAMDataset>\n"
+    )
 
 
 def _map_info(geo: Geo | None) -> list[str]:

@@ -16,7 +16,10 @@ PACKAGES = ("specfm", "downstream", "pretrain")
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("errors", "bands", "sensors", "sensor_table", "config", "files"),
     ("scene", "batch"),
-    ("readers", "shards", "simulate", "cards", "tiles", "writers", "inspection", "quicklook"),
+    (
+        *("readers", "shards", "simulate", "cards", "tiles", "writers"),
+        *("inspection", "quicklook", "class_map", "false_colour"),
+    ),
     ("models", "dense"),  # Encoder.embed is dense.embed_scene
     ("checkpoint", "stream"),
     ("engine",),

@@ -10,9 +10,10 @@ import pytest
 
 import specfm
 from specfm.errors import UsageError
-from specfm.scene import Scene
+from specfm.scene import Geo, Scene
 from specfm.sensors import Sensor
-from specfm.stream import embed_to_file
+from specfm.stream import TileReader, embed_to_file
+from specfm.tiles import Tile
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +76,39 @@ def test_misfitting_windows_are_refused(encoder: specfm.Encoder, tmp_path: Path,
     with pytest.raises(UsageError):
         embed_to_file(encoder, make_scene(), tmp_path / "x.npy", **options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_tiles_read_together_equal_tiles_read_alone() -> None:
+    cube = make_scene(14, 30).read()
+    cube[3:6, 9:14, 2] = np.nan
+    read = TileReader(Scene.from_array(cube, make_scene().sensor), 2)
+    tiles = [Tile(r, c, 4, 5) for r in (0, 4) for c in (0, 3, 5, 11)]  # overlaps, a gap, and past the lower edge
+    cubes, masks = read(tiles)
+    for tile, values, mask in zip(tiles, cubes, masks, strict=True):
+        alone = cube[tile.row * 2 : tile.row * 2 + 8, tile.col * 2 : tile.col * 2 + 10]
+        expected = np.zeros((8, 10, 12), np.float32)
+        expected[: len(alone), : alone.shape[1]] = alone
+        np.testing.assert_array_equal(values, expected)
+        inside = np.zeros((8, 10), bool)
+        inside[: len(alone), : alone.shape[1]] = np.isfinite(alone).all(-1)
+        np.testing.assert_array_equal(mask, inside)
+
+
+def test_false_colours_as_a_raster_keep_place_and_missing_patches(encoder: specfm.Encoder, tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    cube = make_scene(16, 24).read()
+    cube[:4, :8] = np.nan
+    geo = Geo("EPSG:32617", (500000.0, 2.0, 0.0, 4000000.0, 0.0, -2.0))
+    scene = Scene.from_array(cube, make_scene().sensor, geo=geo)
+    files = {"pca_png": tmp_path / "p.png", "pca_tif": tmp_path / "p.tif"}
+    embed_to_file(encoder, scene, tmp_path / "x.npy", window=8, **files)
+    with rasterio.open(tmp_path / "p.tif") as file:
+        colours = file.read().transpose(1, 2, 0)
+        assert file.transform.a == 8.0 and file.crs.to_epsg() == 32617 and file.nodata == 0
+    missing = np.isnan(np.load(tmp_path / "x.npy", allow_pickle=False)).all(-1)
+    np.testing.assert_array_equal((colours == 0).all(-1), missing)
+    assert missing.sum() == 2 and colours[~missing].min() >= 1 and colours[~missing].std(0).min() > 10
+    (tmp_path / "x.npy").unlink()
+    with pytest.raises(UsageError, match=r"p\.png exists"):
+        embed_to_file(encoder, scene, tmp_path / "y.npy", window=8, **files)
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith((".tmp", "y"))]

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from specfm.errors import UsageError
-from specfm.tiles import RowBlender, Tile, blend_weights, starts, tile_rows
+from specfm.tiles import (
+    HALO_WEIGHT,
+    RowBlender,
+    Tile,
+    TilePlan,
+    blend_weights,
+    blended_rows,
+    sample_cells,
+    starts,
+    tile_rows,
+)
 
 SHAPES = [(1, 1), (5, 17), (16, 16), (33, 40), (31, 64)]
 
@@ -69,3 +79,45 @@ def test_a_late_tile_is_a_programming_error() -> None:
 def test_impossible_tilings_are_refused(tile: int, stride: int) -> None:
     with pytest.raises(UsageError):
         starts(10, tile, stride)
+
+
+def test_an_origin_shifts_the_lattice_and_still_covers_all() -> None:
+    assert starts(20, 8, 4) == [0, 4, 8, 12] and starts(20, 8, 4, origin=3) == [0, 3, 7, 11, 12]
+    for origin in range(9):
+        covered = np.zeros(37, bool)
+        for start in starts(37, 8, 5, origin):
+            covered[start : start + 8] = True
+        assert covered.all()
+
+
+def test_halo_cells_count_only_where_nothing_else_covers() -> None:
+    weights = blend_weights(8, 8, halo=2)
+    assert (weights[2:-2, 2:-2] > 0.2).all() and weights[0].max() <= HALO_WEIGHT
+    field = np.arange(40, dtype=np.float32)[:, None] + np.arange(24, dtype=np.float32)
+
+    def compute(tiles: list[Tile]) -> tuple[np.ndarray, np.ndarray]:
+        values = np.stack([field[t.row : t.row + 8, t.col : t.col + 8] for t in tiles])[..., None].copy()
+        inner = np.zeros((8, 8), bool)
+        inner[2:-2, 2:-2] = True
+        values[:, ~inner] += 100  # what the border of a window sees is wrong
+        return values, np.ones(values.shape[:-1], bool)
+
+    plan = TilePlan((40, 24), 8, 4, halo=2)
+    done = np.concatenate([rows for _, rows in blended_rows(plan, compute, 3)])[..., 0]
+    np.testing.assert_allclose(done[2:-2, 2:-2], field[2:-2, 2:-2], atol=0.01)
+    np.testing.assert_allclose(done[0], field[0] + 100, atol=0.01)
+    sample = sample_cells(plan, compute, 10_000, 0, 3)
+    assert sample.max() < 100
+    with pytest.raises(UsageError, match="stride"):
+        TilePlan((40, 24), 8, 5, halo=2)
+
+
+def test_a_sample_is_drawn_by_seed_and_over_the_whole_grid() -> None:
+    def compute(tiles: list[Tile]) -> tuple[np.ndarray, np.ndarray]:
+        places = [np.mgrid[t.row : t.row + 4, t.col : t.col + 4].transpose(1, 2, 0) for t in tiles]
+        return np.stack(places).astype(np.float32), np.ones((len(tiles), 4, 4), bool)
+
+    plan = TilePlan((400, 400), 4, 4)
+    one, two, other = (sample_cells(plan, compute, 500, seed, 7) for seed in (1, 1, 2))
+    assert len(one) == 500 and (one == two).all() and not np.array_equal(one, other)
+    assert abs(one.mean(0) - 200).max() < 60 and one.std(0).min() > 60

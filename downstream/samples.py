@@ -4,6 +4,8 @@ Shape suffixes: N samples, 2 (row, col), HW scene pixels.
 A sample is a labelled pixel and the window centred on it. Positions are kept twice: in the scene's own grid (to read
 it) and in a *frame*, the ground grid that scenes of one coordinate system share, so that two files showing the same
 ground are known to overlap (two plots of a public tree-species set do, completely).
+Scenes without a ground reference are taken to show the same ground where they are the n-th of one group and size under
+different sensors, as one scene seen through several sensors' bands is.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ class Samples:
         frame_rc_N2: row and column in that grid, pixels.
         window: side of the window in pixels: everything an encoder sees for one sample.
         notices: sentences about samples left out, for the report.
+        sensor_names: sensor of each scene (its name, or a digest where it has none).
     """
 
     y_N: np.ndarray
@@ -51,9 +54,15 @@ class Samples:
     scene_names: tuple[str, ...]
     group_names: tuple[str, ...]
     notices: tuple[str, ...] = ()
+    sensor_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.y_N)
+
+    @property
+    def sensor_N(self) -> np.ndarray:
+        """Sensor of each sample, an index into the sorted distinct ``sensor_names``."""
+        return np.unique(self.sensor_names, return_inverse=True)[1].reshape(-1).astype(np.int64)[self.scene_N]
 
     @property
     def digest(self) -> str:
@@ -77,14 +86,29 @@ class Samples:
         )
 
 
-def _frame_of(scene: Scene, index: int) -> tuple[tuple[object, ...], int, int]:
-    """Key of the ground grid of a scene, and the scene's first row and column in it."""
+def sensor_name(scene: Scene) -> str:
+    """What tells the sensor of a scene from others: its name, or a digest of its bands where it has none."""
+    return scene.sensor.name or scene.sensor.digest
+
+
+def _group(scene: Scene) -> str:
+    """The scene's group, else its name without the sensor that ``resample_scene`` added."""
+    return str(scene.group or scene.name.split("@")[0])
+
+
+def _frame_of(scene: Scene, counts: dict[object, int]) -> tuple[tuple[object, ...], int, int]:
+    """Key of the ground grid of a scene, and the scene's first row and column in it.
+
+    ``counts`` remembers how many scenes of one sensor, group and size came before.
+    """
+    own = ("scene", _group(scene), *scene.shape[:2])
+    nth = counts[own, sensor_name(scene)] = counts.get((own, sensor_name(scene)), -1) + 1
     geo = getattr(scene, "geo", None)
     if geo is None or not geo.crs_wkt or not geo.transform:
-        return ("scene", index), 0, 0
+        return (*own, nth), 0, 0
     x0, dx, rx, y0, ry, dy = (float(v) for v in geo.transform)
     if rx or ry or not dx or not dy:  # rotated grids: fall back to the scene's own
-        return ("scene", index), 0, 0
+        return (*own, nth), 0, 0
     return (geo.crs_wkt, round(dx, 9), round(dy, 9)), round(y0 / dy), round(x0 / dx)
 
 
@@ -139,18 +163,20 @@ def collect_samples(
     if not scenes:
         raise SpecfmError("no scene to probe; the card lists none")
     names = tuple(scenes[0].label_names)
-    scene_groups = [str(s.group or s.name) for s in scenes]
+    scene_groups = [_group(s) for s in scenes]
     if group_by == "auto":
         several = len(set(scene_groups)) > 1
         has_objects = any(s.groups_HW is not None for s in scenes)
         group_by = "object" if has_objects and not several else "group"
     frames: dict[tuple[object, ...], int] = {}
+    counts: dict[object, int] = {}
     group_ids: dict[str, int] = {}
     columns: list[tuple[np.ndarray, ...]] = []
     invalid = 0
     rng = np.random.default_rng([seed, 7])
     for i, scene in enumerate(scenes):
         labels_HW = _check_labels(scene)
+        key, row0, col0 = _frame_of(scene, counts)
         if tuple(scene.label_names) != names:
             raise SpecfmError(f"scene {scene.name!r} has other label names than {scenes[0].name!r}; probe them apart")
         labelled_HW = labels_HW >= 0
@@ -171,7 +197,6 @@ def collect_samples(
             group_n = np.asarray(ids, dtype=np.int64)[inverse_n]
         else:
             group_n = np.full(len(y_n), group_ids.setdefault(scene_groups[i], len(group_ids)), dtype=np.int64)
-        key, row0, col0 = _frame_of(scene, i)
         frame = frames.setdefault(key, len(frames))
         columns.append(
             (y_n, np.full(len(y_n), i), rc_n2, group_n, np.full(len(y_n), frame), rc_n2 + np.array([row0, col0]))
@@ -184,7 +209,7 @@ def collect_samples(
     notices = [f"{invalid} labelled pixels lie on invalid data and are left out"] if invalid else []
     samples = Samples(
         y_N, scene_N, rc_N2, group_N, frame_N, frame_rc_N2, window, names,
-        tuple(s.name for s in scenes), tuple(group_ids), tuple(notices),
+        tuple(s.name for s in scenes), tuple(group_ids), tuple(notices), tuple(sensor_name(s) for s in scenes),
     )  # fmt: skip
     if max_per_class is None:
         return samples

@@ -73,9 +73,19 @@ def _joined_groups(samples: Samples) -> np.ndarray:
     return unit_G
 
 
+def by_groups(samples: Samples) -> bool:
+    """Whether the units of rule "sensor" are groups (from three on) or spatial blocks."""
+    return len(np.unique(_joined_groups(samples)[samples.group_N])) >= 3
+
+
+def ground_is_shared(samples: Samples, unit_N: np.ndarray) -> bool:
+    """Whether a unit is seen by more than one sensor."""
+    return len(np.unique(np.stack([unit_N, samples.sensor_N], 1), axis=0)) > len(np.unique(unit_N))
+
+
 def units_of(samples: Samples, rule: str, block: int) -> np.ndarray:
     """Unit of every sample under a rule: ``[N]``. Random pixels use blocks for their intervals only."""
-    if rule == "group":
+    if rule == "group" or (rule == "sensor" and by_groups(samples)):
         return _compact(_joined_groups(samples)[samples.group_N])
     if rule == "scene":
         return _compact(samples.scene_N)

@@ -10,9 +10,8 @@ from pretrain.objectives.band_prediction import BandPredictionConfig
 from pretrain.objectives.negatives import NegativesConfig
 from pretrain.views.config import ViewConfig
 from specfm.config import Strict
-
-Positive = Annotated[int, Field(ge=1)]
-NonNegative = Annotated[int, Field(ge=0)]
+from specfm.engine import config as engine
+from specfm.engine.config import NonNegative, Positive
 
 
 def _as_list(value: Any) -> Any:
@@ -98,33 +97,12 @@ class ScheduleConfig(Strict):
     strength_steps: NonNegative = 0
 
 
-class OptimConfig(Strict):
-    """AdamW with timm's parameter groups, warm-up and cosine."""
+class OptimConfig(engine.OptimConfig):
+    """The optimiser of any run, and what a step holds at once."""
 
-    lr: Annotated[float, Field(gt=0)] = 1e-3
-    min_lr: Annotated[float, Field(ge=0)] = 0.0
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.98)
-    warmup_steps: NonNegative = 50
-    clip: Annotated[float, Field(ge=0)] = Field(
-        default=1.0, description="largest global gradient norm; 0 switches clipping off"
-    )
     precision: Literal["fp32", "bf16"] = "fp32"
     micro_batch: Positive | None = Field(
         default=None, description="samples per process held with a graph at once; the result does not depend on it"
-    )
-
-
-class CheckpointConfig(Strict):
-    """When training state is saved and what is kept of it."""
-
-    every: Positive = Field(default=500, description="steps between checkpoints; the last step always saves one")
-    keep: Positive = Field(default=2, description="newest valid checkpoints kept, besides the best by kNN")
-    milestone_every: NonNegative = Field(
-        default=0, description="checkpoints at multiples of it are kept for good; 0 keeps none"
-    )
-    retry_s: Annotated[float, Field(ge=0)] = Field(
-        default=1.0, description="pause before a failed save is tried again, seconds"
     )
 
 
@@ -140,38 +118,9 @@ class MonitorConfig(Strict):
     features_every: Positive = Field(default=20, description="steps between figures of collapse (rank, uniformity)")
 
 
-class GuardConfig(Strict):
-    """When a run gives up."""
-
-    bad_in_a_row: NonNegative = Field(default=3, description="more non-finite steps in a row end the run (exit code 4)")
-    bad_per_1000: NonNegative = Field(default=10, description="more non-finite steps among the last 1,000 end the run")
-    stall_s: Annotated[float, Field(ge=0)] = Field(
-        default=1800.0, description="longest stage, s (exit code 5); 0 = none"
-    )
-    peer_timeout_s: Annotated[float, Field(gt=0)] = Field(
-        default=600.0, description="longest wait for another process, seconds"
-    )
-    collect_garbage_every: Positive = Field(
-        default=200, description="steps between collections, on all processes at once"
-    )
-
-
-class WandbConfig(Strict):
-    """Mirror of metrics.jsonl."""
-
-    mode: Literal["disabled", "offline", "online", "auto"] = Field(
-        default="disabled", description="auto: online if this machine is logged in, else offline"
-    )
-    project: str = "specfm"
-
-
-class PretrainConfig(Strict):
+class PretrainConfig(engine.RunConfig):
     """One run of ``specfm pretrain``."""
 
-    out: str = Field(description="run folder; must not exist unless resuming")
-    seed: int = 0
-    steps: Positive = 1000
-    device: Literal["auto", "cpu", "cuda"] = "auto"
     init_from: str | None = Field(default=None, description="start from the weights of this release or run")
     data: DataConfig
     model: ModelConfig = ModelConfig()
@@ -180,10 +129,7 @@ class PretrainConfig(Strict):
     schedule: ScheduleConfig = ScheduleConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     optim: OptimConfig = OptimConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
     monitor: MonitorConfig = MonitorConfig()
-    guard: GuardConfig = GuardConfig()
-    wandb: WandbConfig = WandbConfig()
 
     @model_validator(mode="after")
     def _fits(self) -> PretrainConfig:
@@ -191,6 +137,4 @@ class PretrainConfig(Strict):
             raise ValueError(
                 f"data.global_batch {self.data.global_batch} is not a multiple of data.divisor {self.data.divisor}"
             )
-        if self.optim.min_lr > self.optim.lr:
-            raise ValueError(f"optim.min_lr {self.optim.min_lr} is above optim.lr {self.optim.lr}")
         return self

@@ -105,6 +105,14 @@ class Checkpointer:
             )
         return None
 
+    def best(self) -> Path | None:
+        """The valid checkpoint with the highest score (the later of equals); None where none carries one."""
+        scores = self._scores([name for name in self.names() if self._verify(name) is None])
+        return self.folder / _best(scores) if scores else None
+
+    def _scores(self, names: list[str]) -> dict[str, float]:
+        return {name: score for name in names if (score := self._verified[name]) is not None}
+
     def _verify(self, name: str) -> str | None:
         """None if the checkpoint is sound (remembered), else what is wrong with it."""
         if name in self._verified:
@@ -193,8 +201,8 @@ class Checkpointer:
     def _retire(self) -> None:
         """Delete valid checkpoints beyond ``keep`` except milestones and the best; damaged ones are left alone."""
         valid = [name for name in self.names() if self._verify(name) is None]
-        scores = {name: score for name in valid if (score := self._verified[name]) is not None}
-        best = max(scores, key=lambda name: (scores[name], _step_of(name))) if scores else None
+        scores = self._scores(valid)
+        best = _best(scores) if scores else None
         for name in valid[self.keep :]:
             if name == best or (self.milestone_every and _step_of(name) % self.milestone_every == 0):
                 continue
@@ -246,6 +254,10 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
             f"{path} has format {state['format']} > {STATE_FORMAT}, from a later version; update specfm"
         )
     return state
+
+
+def _best(scores: dict[str, float]) -> str:
+    return max(scores, key=lambda name: (scores[name], _step_of(name)))
 
 
 def _step_of(name: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,12 @@ from specfm.errors import SpecfmError
 
 
 def adamw(
-    modules: nn.ModuleDict, lr: float, weight_decay: float, betas: Sequence[float], device: torch.device
+    modules: nn.ModuleDict,
+    lr: float,
+    weight_decay: float,
+    betas: Sequence[float],
+    device: torch.device,
+    lr_share: Callable[[str], float] | None = None,
 ) -> torch.optim.AdamW:
     """AdamW; biases, norms and other one-dimensional parameters are not decayed (timm's rule).
 
@@ -23,6 +28,7 @@ def adamw(
         weight_decay: Decoupled decay of matrices.
         betas: Averaging of gradient and squared gradient.
         device: A CUDA device uses the fused kernel.
+        lr_share: Share of the learning rate by parameter name (layer-wise decay); :func:`set_lr` keeps to it.
     """
     from timm.optim import param_groups_weight_decay
 
@@ -31,13 +37,27 @@ def adamw(
         listed: Any = getattr(module, "no_weight_decay", None)
         skip |= {f"{prefix}.{name}" for name in (listed() if callable(listed) else ())}
     groups = param_groups_weight_decay(modules, weight_decay, no_weight_decay_list=tuple(sorted(skip)))
+    if lr_share is not None:
+        groups = _by_share(groups, {parameter: lr_share(name) for name, parameter in modules.named_parameters()}, lr)
     return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), fused=device.type == "cuda")
 
 
+def _by_share(groups: list[dict[str, Any]], shares: dict[nn.Parameter, float], lr: float) -> list[dict[str, Any]]:
+    """Groups divided by share of the learning rate (timm's key ``lr_scale``)."""
+    divided: dict[tuple[int, float], dict[str, Any]] = {}
+    for index, group in enumerate(groups):
+        for parameter in group["params"]:
+            share = shares[parameter]
+            key = (index, share)
+            divided.setdefault(key, {**group, "params": [], "lr": lr * share, "lr_scale": share})
+            divided[key]["params"].append(parameter)
+    return list(divided.values())
+
+
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Use ``lr`` for every group."""
+    """Use ``lr``, times its share, for every group."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:

@@ -20,6 +20,7 @@ are int32 everywhere in specfm: -1 unlabelled, classes 0..K-1.
 from __future__ import annotations
 
 import csv
+import datetime
 import difflib
 import os
 import re
@@ -119,6 +120,43 @@ class Card(Strict):
         """
         for part, path in self.files(root):
             yield self._scene(part, path, root)
+
+    def pairs(self, root: Path | None = None) -> list[tuple[Scene, Scene]]:
+        """Before and after of every pair of a card of task ``change``: the two scenes of one group, by their date.
+
+        The labels belong to the pair: those of the earlier scene, or where it has none those of the later.
+
+        Raises:
+            SpecfmError: another task, a part without date, a group that is not two scenes of two dates, or two dates of
+                different extents.
+        """
+        if self.task != "change":
+            raise SpecfmError(f"card {self.name} has task {self.task}, not change; pairs need a card with two dates")
+        found: dict[str, list[tuple[datetime.date, Scene]]] = {}
+        for part, path in self.files(root):
+            if part.date is None:
+                raise SpecfmError(f"card {self.name}: {part.path} has no date; write date: YYYY-MM-DD in its part")
+            scene = self._scene(part, path, root)
+            found.setdefault(scene.group, []).append((part.date, scene))
+        pairs = []
+        for group, dated in found.items():
+            days = sorted({day for day, _ in dated})
+            if len(dated) != 2 or len(days) != 2:
+                listed = ", ".join(f"{scene.name} ({day})" for day, scene in dated)
+                raise SpecfmError(
+                    f"card {self.name}: group {group!r} has {listed}; a pair needs two scenes of different dates, so "
+                    "give each pair its own group"
+                )
+            before, after = (scene for _, scene in sorted(dated, key=lambda each: each[0]))
+            if before.shape[:2] != after.shape[:2]:
+                one, two = (f"{scene.name} {scene.shape[0]} x {scene.shape[1]}" for scene in (before, after))
+                raise SpecfmError(
+                    f"card {self.name}: two dates have different extents ({one}, {two} pixels); cut them to one grid"
+                )
+            if before.labels_HW is None:
+                before = before.replace(labels_HW=after.labels_HW)
+            pairs.append((before, after))
+        return pairs
 
     def references(self, part: Part, root: Path | None = None) -> tuple[Scene, Scene] | None:
         """The white and dark reference scans of a part, or None; raw counts like the scan itself."""

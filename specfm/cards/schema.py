@@ -5,6 +5,7 @@ See :mod:`specfm.cards.card` for an example. Every key is checked when a card is
 
 from __future__ import annotations
 
+import datetime
 from typing import Annotated, Literal
 
 import numpy as np
@@ -118,6 +119,7 @@ class Part(Strict):
         bad_bands: 1-based ranges, or a CSV with a column ``band``, to mark unusable.
         quantity, level, scale, offset, nodata, saturation, gsd_m: override what the file says.
         labels, groups: see `Labels` and `Groups`.
+        date: day of acquisition (2000-05-03); the two scenes of a group of a card of task ``change`` are a pair by it.
         group: what splits keep together, by default one group per scene. ``{card}``, ``{stem}``, ``{name}`` and
             ``{match}`` (the first bracket of ``group_match``, searched in the stem) are filled in.
         white, dark: reference scans for calibration of raw counts, same reader options as the scan.
@@ -143,6 +145,7 @@ class Part(Strict):
     gsd_m: float | None = Field(default=None, gt=0)
     labels: Labels | None = None
     groups: Groups | None = None
+    date: datetime.date | None = None
     group: str = "{card}/{stem}"
     group_match: str | None = None
     white: str | None = None

@@ -1,0 +1,174 @@
+"""Everything a fine-tuning can be told, typed; unknown keys are refused with the nearest name."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from specfm.config import Strict
+from specfm.engine import config as engine
+from specfm.engine.config import NonNegative, Positive
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Mode = Literal["frozen", "partial", "full"]
+
+
+def _as_tuple(value: Any) -> Any:
+    return (value,) if isinstance(value, str | int) else value
+
+
+class CropConfig(Strict):
+    """Where training crops fall: the rest of the shares is drawn evenly over the labelled pixels.
+
+    Attributes:
+        rare: share drawn class by class, so that rare classes are seen as often as common ones.
+        boundary: share drawn on pixels within half a tile of another class.
+        flip: turn and mirror crops at random.
+    """
+
+    rare: Share = 0.4
+    boundary: Share = 0.3
+    flip: bool = True
+
+    @model_validator(mode="after")
+    def _sum(self) -> CropConfig:
+        if self.rare + self.boundary > 1:
+            raise ValueError(f"crops.rare and crops.boundary sum to {self.rare + self.boundary}, at most 1")
+        return self
+
+
+class DataConfig(Strict):
+    """Which labelled scenes, and what a training batch is.
+
+    Attributes:
+        card: dataset card (name or file). scenes: only scenes whose name matches, such as ``OSBS*``.
+        second_sensor: change only: see the second date through this known sensor (a test of mixed sensors).
+        tile: side of a training tile, and of a window for classification, pixels; a multiple of the patch.
+        batch: tiles a step. level: one brightness level per ``scene``, or each tile its own (``sample``).
+        class_weights: of the loss: ``balanced`` (inverse frequency), ``sqrt`` (its root) or ``none``.
+    """
+
+    card: str
+    scenes: str | None = None
+    second_sensor: str | None = None
+    tile: Positive = 9
+    batch: Positive = 16
+    level: Literal["scene", "sample"] = "scene"
+    class_weights: Literal["balanced", "sqrt", "none"] = "sqrt"
+    crops: CropConfig = CropConfig()
+
+
+class SplitConfig(Strict):
+    """How train, validation and test are kept apart.
+
+    Attributes:
+        rule: ``auto`` takes groups where there are three and more, else blocks. Dense tasks are split by blocks or
+            groups with at least tile - 1 pixels between the sides; ``random_pixels`` is for classification, and leaky.
+        seeds: number of splits; each is trained anew.
+        guard: pixels between the sides, default tile - 1.
+        files: split files (`specfm probe --save-splits`) in place of a rule, one training each.
+    """
+
+    rule: Literal["auto", "group", "block", "scene", "random_pixels"] = "auto"
+    seeds: Positive = 3
+    guard: NonNegative | None = None
+    block: Positive | None = None
+    test_share: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    val_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    min_groups: Positive = 3
+    min_samples: Positive = 5
+    max_per_class: Positive | None = None
+    files: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ()
+
+
+class ModelConfig(Strict):
+    """The encoder where ``init`` is random; a pretrained one brings its own."""
+
+    size: str = "nano"
+    embedding: str = "hyper"
+    patch_size: Positive = 3
+    options: dict[str, Any] = Field(default_factory=dict, description="further options of specfm.create_encoder")
+
+
+class HeadConfig(Strict):
+    """The head. ``layers``: blocks it reads (default: the last, or four evenly spread ones for fpn and upernet)."""
+
+    kind: Literal["linear", "fpn", "upernet"] = "linear"
+    layers: Annotated[tuple[int, ...] | None, BeforeValidator(_as_tuple)] = None
+    channels: Positive = 64
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    fusion: Literal["difference", "concatenation", "cross_attention"] = "difference"
+    pooling: Literal["mean", "centre", "concat"] = "concat"
+
+
+class OptimConfig(engine.OptimConfig):
+    """The optimiser of any run, and what fine-tuning adds.
+
+    Attributes:
+        layer_decay: the learning rate of a block is this share of the next deeper one's; the head has the full rate.
+        drop_path: of the encoder's blocks, in modes partial and full.
+    """
+
+    lr: Annotated[float, Field(gt=0)] = 5e-4
+    warmup_steps: NonNegative = 10
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.75
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+
+class CheckpointConfig(engine.CheckpointConfig):
+    """Every checkpoint is also an evaluation on validation; the best one is released."""
+
+    every: Positive = Field(default=50, description="steps between evaluations and checkpoints")
+    keep: Positive = 1
+
+
+class EvalConfig(Strict):
+    """Training stops after ``patience`` evaluations without gain; ``batch``: tiles at once; ``draws``: of intervals."""
+
+    patience: Positive = 6
+    batch: Positive = 64
+    draws: Positive = 1000
+
+
+class FinetuneConfig(engine.RunConfig):
+    """One ``specfm finetune``: a method and its controls, each trained on every split.
+
+    Attributes:
+        init: a release, checkpoint or run folder of an encoder, or ``random``.
+        mode: what is trained besides the head: nothing (``frozen``), the last ``train_blocks`` blocks (``partial``), or
+            everything (``full``).
+        controls: also train the same architecture from scratch (``scratch``), put a head on it untrained (``frozen``),
+            and fit simple models (``simple``: pixel spectra + logistic regression; change: distances between dates).
+    """
+
+    steps: Positive = 400
+    task: Literal["classification", "segmentation", "change"]
+    init: str = "random"
+    mode: Mode = "full"
+    train_blocks: Positive = 2
+    data: DataConfig
+    split: SplitConfig = SplitConfig()
+    model: ModelConfig = ModelConfig()
+    head: HeadConfig = HeadConfig()
+    optim: OptimConfig = OptimConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    evaluation: EvalConfig = EvalConfig()
+    controls: Annotated[tuple[Literal["scratch", "frozen", "simple"], ...], BeforeValidator(_as_tuple)] = (
+        "scratch",
+        "frozen",
+        "simple",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> FinetuneConfig:
+        guard, needed = self.split.guard, self.data.tile - 1
+        if guard is not None and guard < needed:
+            raise ValueError(f"split.guard {guard} is below data.tile - 1 = {needed}: tiles would show test pixels")
+        if self.task != "classification" and self.split.rule == "random_pixels":
+            raise ValueError(f"split.rule random_pixels leaks in task {self.task}; use block or group")
+        if self.task != "change" and self.data.second_sensor is not None:
+            raise ValueError("data.second_sensor is for task change")
+        if self.task == "classification" and self.head.kind != "linear":
+            raise ValueError(f"head.kind {self.head.kind} is for dense tasks; classification takes linear")
+        return self

@@ -1,0 +1,230 @@
+"""A whole fine-tuning: a method and its controls on every split, tested once each, ending in rows, a table and a map.
+
+out/config.yaml, out/results.jsonl, out/map.png, out/model    what the user asked for (the method on the first split)
+out/runs/init-full-0/ ...                                     one training each: metrics, checkpoints, model, test.json
+
+Shapes: I sample ids, U resampling units, K classes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from downstream import metrics
+from downstream.baselines import majority_predict, random_encoder
+from downstream.features import FeatureSet
+from downstream.leakage import leakage_score
+from downstream.results import append_rows
+from downstream.summary import Runs
+from downstream.tasks import simple
+from downstream.tasks.config import FinetuneConfig, Mode
+from downstream.tasks.data import make_samples, open_places
+from downstream.tasks.evaluate import predict_samples
+from downstream.tasks.model import load_task, save_task
+from downstream.tasks.rows import task_rows
+from downstream.tasks.train import Member, TaskData, TaskLoop, make_model
+from specfm.config import differences, read_yaml, to_dict
+from specfm.engine import distributed
+from specfm.engine.distributed import World
+from specfm.engine.run_folder import RunFolder
+from specfm.errors import UsageError
+from specfm.files import atomic_write_json
+from specfm.models.encoder import Encoder
+
+log = logging.getLogger(__name__)
+TEST, RESULTS, PICTURE = "test.json", "results.jsonl", "map.png"
+# A resumed fine-tuning may run elsewhere, or be recorded otherwise; nothing else may change.
+MAY_CHANGE = ("out", "device", "wandb", "guard")
+
+
+def load_source(config: FinetuneConfig) -> tuple[Encoder, str]:
+    """The encoder of ``init`` and its name; a random one gives the architecture of ``model``."""
+    if config.init == "random":
+        model = config.model
+        return random_encoder(
+            model.size, config.seed, embedding=model.embedding, patch_size=model.patch_size, **model.options
+        ), "random"
+    from specfm.checkpoint import load
+
+    return load(config.init), Path(config.init).resolve().name
+
+
+def members(config: FinetuneConfig, name: str, splits: int) -> list[Member]:
+    """The method on every split, then its controls, without doing the same thing twice."""
+    head = f"{config.head.kind} head"
+    label: dict[Mode, str] = {
+        "frozen": f"frozen + {head}",
+        "partial": f"last {config.train_blocks} blocks + {head}",
+        "full": f"all + {head}",
+    }
+    pretrained = config.init != "random"
+    kinds = [(name if pretrained else _untrained(config.mode), pretrained, config.mode)]
+    if "scratch" in config.controls:
+        kinds.append((_untrained("full"), False, "full"))
+    if "frozen" in config.controls:
+        kinds.append((_untrained("frozen"), False, "frozen"))
+    unique = list(dict.fromkeys(kinds))
+    return [Member(method, label[mode], own, mode, number) for method, own, mode in unique for number in range(splits)]
+
+
+def _untrained(mode: Mode) -> str:
+    return "random-init" if mode == "frozen" else "from-scratch"
+
+
+def prepare(config: FinetuneConfig) -> tuple[TaskData, Encoder, str]:
+    """Everything that can be refused before a folder is touched.
+
+    Raises:
+        SpecfmError, UsageError: no labels, labels that do not fit, classes too small to split, a split file of other
+            data, two dates of different extent, a folder that holds no encoder.
+    """
+    source, name = load_source(config)
+    if config.data.tile % source.patch_size:
+        near = max(source.patch_size, round(config.data.tile / source.patch_size) * source.patch_size)
+        raise UsageError(
+            f"data.tile {config.data.tile} is not a multiple of the encoder's patch of {source.patch_size}; try {near}"
+        )
+    places = open_places(config)
+    samples, splits = make_samples(places, config)
+    data = TaskData(places, samples, splits)
+    for member in members(config, name, 1):
+        make_model(config, source, member, [samples.label_names[c] for c in data.classes(0)])
+    return data, source, name
+
+
+def finetune(config: FinetuneConfig, resume: bool = False) -> Path:
+    """Run (or continue) a fine-tuning and return its folder.
+
+    A stop signal ends it in order: a checkpoint, and a ``REQUEUE`` file; ``resume`` then continues exactly.
+
+    Raises:
+        UsageError: the folder exists (without ``resume``), is of another configuration or in use; see `prepare`.
+        NoCheckpointError, DivergedError: as in pretraining (exit codes 3 and 4).
+    """
+    world = distributed.start(config.device)
+    try:
+        if world.size > 1:
+            raise UsageError("specfm finetune runs in one process; start it without torchrun")
+        folder = RunFolder(config.out)
+        if resume:
+            _refuse_other(folder, config)
+        else:
+            folder.refuse_existing()
+        data, source, name = prepare(config)
+        with ExitStack() as stack:
+            folder.open(resume)
+            stack.callback(folder.close)
+            folder.write_config(config, 0 if resume else None)
+            listed = members(config, name, len(data.splits))
+            for member in listed:
+                if not _train(config, member, data, source, world, folder, resume):
+                    return folder.path
+            _conclude(config, listed, data, source, name, folder)
+        return folder.path
+    finally:
+        distributed.stop(world)
+
+
+def _refuse_other(folder: RunFolder, config: FinetuneConfig) -> None:
+    if not folder.config.is_file():
+        return
+    differing = [
+        key for key in differences(read_yaml(folder.config), to_dict(config)) if key.split(".")[0] not in MAY_CHANGE
+    ]
+    if differing:
+        raise UsageError(
+            f"{folder.path} was made by another configuration ({', '.join(differing)} differ); choose another out"
+        )
+
+
+def _train(
+    config: FinetuneConfig, member: Member, data: TaskData, source: Encoder, world: World, top: RunFolder, resume: bool
+) -> bool:
+    """Train and test one member, unless that is done; False if a signal stopped it."""
+    folder = RunFolder(top.path / "runs" / member.folder)
+    report = folder.path / TEST
+    if report.is_file():
+        return True
+    began = time.perf_counter()
+    with ExitStack() as stack:
+        loop = TaskLoop(config, member, data, source, world, folder, stack, resume and folder.path.exists())
+        if not loop.loop():
+            top.ask_requeue(loop.done, loop.signals.received or 0)
+            return False
+        history = loop.history
+        loop.watchdog.stage("test")
+        model = load_task(folder.model, str(world.device))
+        split, classes = data.splits[member.number], data.classes(member.number)
+        found = predict_samples(model, data.places, data.samples, split.test_I, config.evaluation.batch)
+        predicted = np.asarray(classes)[model.decide(found).clip(0)]
+        atomic_write_json(report, {
+            "confusion": _confusions(data, member.number, predicted).astype(int).tolist(),
+            "threshold": model.threshold, "validation": history, "steps": model.card["steps"],
+            "wall_s": round(time.perf_counter() - began, 3),
+        })  # fmt: skip
+    return True
+
+
+def _confusions(data: TaskData, number: int, predicted_I: np.ndarray) -> np.ndarray:
+    """Confusion matrix per resampling unit ``[U, K, K]`` over all classes of the samples."""
+    samples, split = data.samples, data.splits[number]
+    ids_I = split.test_I
+    return metrics.unit_confusions(
+        samples.y_N[ids_I], predicted_I, split.unit_N[ids_I], len(samples.label_names), int(split.unit_N.max()) + 1
+    )
+
+
+def _controls(config: FinetuneConfig, data: TaskData, source: Encoder, pixels: FeatureSet | None) -> list[Runs]:
+    """Simple models and the trivial one, on the same splits."""
+    found: list[Runs] = []
+
+    def run(method: str, protocol: str, predict: Any) -> None:
+        began, runs = time.perf_counter(), Runs(method, protocol)
+        runs.conf_SUKK = [_confusions(data, number, predict(split)) for number, split in enumerate(data.splits)]
+        runs.wall_s = time.perf_counter() - began
+        found.append(runs)
+
+    if "simple" in config.controls:
+        if pixels is not None:
+            run(pixels.name, "linear", lambda split: simple.pixel_predictions(pixels, split))
+        if config.task == "change":
+            maps = simple.distance_maps(data.places, source.eval(), config.data.tile)
+            for name, each in maps.items():
+                run(name, "threshold", lambda split, each=each: simple.distance_predictions(each, data.samples, split))
+    y = data.samples.y_N
+    run("majority class", "-", lambda split: majority_predict(y[split.fit_I], len(split.test_I)))
+    return found
+
+
+def _conclude(
+    config: FinetuneConfig, listed: Sequence[Member], data: TaskData, source: Encoder, name: str, folder: RunFolder
+) -> None:
+    """Rows, the released model, the picture; nothing is done twice."""
+    if (folder.path / RESULTS).is_file():
+        return
+    trained: dict[tuple[str, str], Runs] = {}
+    for member in listed:
+        path = folder.path / "runs" / member.folder
+        report = json.loads((path / TEST).read_text(encoding="utf-8"))
+        runs = trained.setdefault((member.method, member.protocol), Runs(member.method, member.protocol))
+        runs.conf_SUKK.append(np.asarray(report["confusion"], np.float64))
+        runs.wall_s += report["wall_s"]
+    pixels = simple.pixel_features(data.places, data.samples)
+    leaks = [leakage_score(split, data.samples, None if pixels is None else pixels.X_ND) for split in data.splits]
+    all_runs = [*trained.values(), *_controls(config, data, source, pixels)]
+    rows = task_rows(config, all_runs, listed[0], source, data, leaks, pixels)
+    first = folder.path / "runs" / listed[0].folder
+    if not folder.model.exists():
+        save_task(load_task(first), folder.model)
+    from downstream.tasks.picture import draw_maps
+
+    draw_maps(load_task(folder.model, "cpu"), data, folder.path / PICTURE, config.evaluation.batch)
+    append_rows(folder.path / RESULTS, rows)

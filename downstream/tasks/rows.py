@@ -1,0 +1,121 @@
+"""Result rows of a fine-tuning, in the format of every probe, and the table of them.
+
+Shapes: S runs, U resampling units, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from downstream import metrics, results
+from downstream.features import FeatureSet
+from downstream.leakage import Leakage
+from downstream.summary import Runs, add_alarms, result_rows
+from downstream.tasks.config import FinetuneConfig
+from downstream.tasks.train import Member, TaskData
+from specfm.config import to_dict
+from specfm.models.encoder import Encoder
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+CHANGE = ("f1_changed", "iou_changed")
+WHERE = ("out", "device", "wandb", "guard")  # says where a run happened, not what it was
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """What `downstream.summary` asks of the options of a run."""
+
+    config: dict[str, Any]
+    pooling: str
+    draws: int
+
+
+def task_rows(
+    config: FinetuneConfig,
+    all_runs: Sequence[Runs],
+    first: Member,
+    source: Encoder,
+    data: TaskData,
+    leaks: Sequence[Leakage],
+    pixels: FeatureSet | None,
+) -> list[dict[str, Any]]:
+    """One row per method: the scores of every probe, of segmentation the IoU, of change F1 and IoU of *changed*.
+
+    Args:
+        config: the fine-tuning. all_runs: confusions of every method. first: the method that was asked for.
+        source: its encoder before training. leaks: per split. pixels: raw spectra, for the data's digest.
+    """
+    scenes = [scene for place in data.places for scene in place.dates]
+    told = {key: value for key, value in to_dict(config).items() if key not in WHERE}
+    options = TaskOptions(told, config.head.pooling, config.evaluation.draws)
+    raw = None if pixels is None else (pixels, pixels)
+    rows = result_rows(
+        all_runs, source, scenes, data.samples, data.splits, leaks, options,  # type: ignore[arg-type]
+        config.data.tile, raw, config.data.card, first.method, first.pretrained,
+    )  # fmt: skip
+    add_alarms(rows, all_runs, data.samples, data.splits)
+    for row, runs in zip(rows, all_runs, strict=True):
+        row |= {"task": config.task, "init": config.init, "guard": data.splits[0].window - 1}
+        if config.task == "change":
+            row |= _change_cells(np.stack(runs.conf_SUKK), config.evaluation.draws)
+    return rows
+
+
+def _change_cells(conf_SU22: np.ndarray, draws: int) -> dict[str, Any]:
+    values = metrics.change_scores(conf_SU22.sum(1))
+    intervals = metrics.bootstrap_sums(
+        conf_SU22.reshape(*conf_SU22.shape[:2], -1),
+        lambda sums_BX: metrics.change_scores(sums_BX.reshape(-1, 2, 2)), draws=draws,
+    )  # fmt: skip
+    cells = {}
+    for name in CHANGE:
+        each, ci = values[name], intervals[name]
+        finite = np.isfinite(each)
+        cells[name] = {
+            "mean": round(float(each[finite].mean()), 6) if finite.any() else None,
+            "sd": round(float(each[finite].std(ddof=1)), 6) if finite.sum() > 1 else 0.0,
+            "ci": [round(ci.low, 6), round(ci.high, 6)] if np.isfinite(ci.low) else None,
+            "units": ci.units,
+            "values": [round(float(v), 6) if np.isfinite(v) else None for v in each],
+        }
+    return cells
+
+
+def shown_metrics(task: str) -> tuple[tuple[str, str], ...]:
+    """Keys and headings of a task's table; the first has its interval beside it."""
+    if task == "change":
+        return (("f1_changed", "F1 changed"), ("iou_changed", "IoU changed"), ("kappa", "kappa"), ("oa", "OA"))
+    if task == "segmentation":
+        return (("miou", "mIoU"), ("oa", "OA"), ("aa", "AA"), ("kappa", "kappa"))
+    return (("oa", "OA"), ("aa", "AA"), ("macro_f1", "macro-F1"), ("kappa", "kappa"))
+
+
+def task_table(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> Table:
+    """The rows as a rich table."""
+    from rich import box
+    from rich.table import Table
+
+    shown = shown_metrics(rows[0]["task"])
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("method", overflow="fold")
+    table.add_column("trained", overflow="fold")
+    for index, (_, heading) in enumerate(shown):
+        table.add_column(heading, no_wrap=True)
+        if index == 0:
+            table.add_column("95 % CI", no_wrap=True)
+    table.add_column("seen", overflow="fold")
+    table.add_column("overlap", overflow="fold")
+    for row in rows:
+        cells = []
+        for index, (key, _) in enumerate(shown):
+            cells.append(results.points(row.get(key)))
+            if index == 0:
+                cells.append(results.interval(row.get(key)))
+        table.add_row(row["method"], row["protocol"], *cells, row["seen"], results.leak_mark(row))
+    return table

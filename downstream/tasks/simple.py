@@ -1,0 +1,122 @@
+"""What a trained head must beat: logistic regression on pixel spectra; for change, distances between the dates.
+
+Shapes: H W scene pixels, C bands, D features, N samples, I sample ids.
+The distances need no label but for their threshold, which is chosen on validation like a model's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from downstream.features import FeatureSet, spectra
+from downstream.linear_probe import linear_probe
+from downstream.samples import Samples
+from downstream.splits import Split
+from downstream.tasks.data import Place
+from downstream.tasks.evaluate import best_threshold
+
+
+def spectral_angle(before_NC: np.ndarray, after_NC: np.ndarray) -> np.ndarray:
+    """Angle between two spectra, radians (Kruse et al. 1993): blind to brightness. NaN where a spectrum is zero."""
+    before, after = before_NC.astype(np.float64), after_NC.astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        cosine = (before * after).sum(-1) / np.linalg.norm(before, axis=-1) / np.linalg.norm(after, axis=-1)
+    return np.arccos(np.clip(cosine, -1, 1))
+
+
+def standardised(x_NC: np.ndarray) -> np.ndarray:
+    """Mean 0 and deviation 1 per column over finite rows: takes out what changed everywhere (season, light)."""
+    finite = np.isfinite(x_NC).all(-1)
+    wide = x_NC.astype(np.float64)
+    deviation = wide[finite].std(0)
+    return (wide - wide[finite].mean(0)) / np.where(deviation > 1e-12, deviation, 1.0)
+
+
+def change_vector(before_NC: np.ndarray, after_NC: np.ndarray) -> np.ndarray:
+    """Length of the difference of standardised features (change vector analysis, Malila 1980)."""
+    return np.linalg.norm(standardised(after_NC) - standardised(before_NC), axis=-1)
+
+
+def pair_spectra(place: Place) -> tuple[np.ndarray, np.ndarray]:
+    """Physical spectra of both dates on the usable bands of the first, ``[H * W, C]`` each; NaN where invalid.
+
+    A second date from another sensor is resampled to the first's bands; bands that it does not cover are left out.
+    """
+    from specfm.simulate import resample_scene
+
+    before, after = place.dates
+    one, two = before.sensor.bands, after.sensor.bands
+    if len(one) != len(two) or not np.allclose(one.wavelengths_nm, two.wavelengths_nm, atol=0.5, equal_nan=True):
+        after = resample_scene(after, before.sensor)
+    keep = np.flatnonzero(before.sensor.bands.valid & after.sensor.bands.valid)
+    cubes = []
+    for scene in (before, after):
+        values = scene.values(bands=keep).reshape(-1, len(keep))
+        values[~scene.mask().reshape(-1)] = np.nan
+        cubes.append(values)
+    return cubes[0], cubes[1]
+
+
+def feature_pair(place: Place, encoder: Any, tile: int) -> tuple[np.ndarray, np.ndarray]:
+    """Frozen features of both dates, each token's on its pixels: ``[H * W, D]``; NaN where nothing is valid."""
+    from specfm.dense import embed_scene
+
+    (height, width), p = place.shape, encoder.patch_size
+    found = []
+    for scene in place.dates:
+        dense = embed_scene(encoder, scene, tile=tile).features_hwD
+        found.append(dense.repeat(p, 0).repeat(p, 1)[:height, :width].reshape(height * width, -1))
+    return found[0], found[1]
+
+
+def distance_maps(places: Sequence[Place], encoder: Any, tile: int) -> dict[str, list[np.ndarray]]:
+    """Per method a distance raster ``[H, W]`` of every place."""
+    maps: dict[str, list[np.ndarray]] = {"spectral angle": [], "spectral difference": [], "feature distance": []}
+    for place in places:
+        raw, deep = pair_spectra(place), feature_pair(place, encoder, tile)
+        found = (spectral_angle(*raw), change_vector(*raw), change_vector(*deep))
+        for name, distance in zip(maps, found, strict=True):
+            maps[name].append(distance.reshape(place.shape))
+    return maps
+
+
+def distance_predictions(maps: Sequence[np.ndarray], samples: Samples, split: Split) -> np.ndarray:
+    """0 / 1 of the test samples, at the threshold with the best F1 on validation (on train where there is none)."""
+    score_N = np.zeros(len(samples))
+    for index, distance_HW in enumerate(maps):
+        mine = samples.scene_N == index
+        score_N[mine] = np.nan_to_num(distance_HW[samples.rc_N2[mine, 0], samples.rc_N2[mine, 1]])
+    chosen = split.val_I if len(split.val_I) else split.train_I
+    threshold, _ = best_threshold(score_N[chosen], samples.y_N[chosen] == 1)
+    return (score_N[split.test_I] > threshold).astype(np.int64)
+
+
+def pixel_features(places: Sequence[Place], samples: Samples) -> FeatureSet | None:
+    """Physical spectra of the labelled pixels, both dates side by side; None where scenes share no band grid."""
+    if len(places[0].dates) == 1:
+        raw = spectra([place.scene for place in places], 1, samples)
+        return None if raw is None else raw[0]
+    rows: list[np.ndarray] = []
+    order = np.argsort(samples.scene_N, kind="stable")
+    for index, place in enumerate(places):
+        rc_n2 = samples.rc_N2[order][samples.scene_N[order] == index]
+        at = rc_n2[:, 0] * place.shape[1] + rc_n2[:, 1]
+        rows.append(np.concatenate([cube[at] for cube in pair_spectra(place)], 1))
+    if len({x.shape[1] for x in rows}) > 1:
+        return None
+    found = np.concatenate(rows)
+    X = np.empty_like(found)
+    X[order] = np.nan_to_num(found)
+    return FeatureSet(X, samples, "pixel spectra of both dates", {"window": 1})
+
+
+def pixel_predictions(features: FeatureSet, split: Split) -> np.ndarray:
+    """Classes of the test samples by logistic regression, strength chosen on validation."""
+    X, y = features.X_ND, features.y_N
+    return linear_probe(
+        X[split.train_I], y[split.train_I], X[split.val_I], y[split.val_I], X[split.test_I],
+        train_group_M=split.unit_N[split.train_I], seed=split.seed,
+    ).predicted_N  # fmt: skip

@@ -1,0 +1,290 @@
+"""One fine-tuning: a method on one split, on the training loop that every run shares.
+
+Shapes: B tiles, T tile side, K classes, I sample ids. Crops, dropout and schedule are functions of seed and step, so
+a resumed run continues bit by bit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from downstream import metrics
+from downstream.samples import Samples
+from downstream.splits import Split
+from downstream.tasks.config import FinetuneConfig, Mode
+from downstream.tasks.data import Crops, Part, Place, label_rasters
+from downstream.tasks.evaluate import best_threshold, predict_samples, to_device
+from downstream.tasks.model import HeadSpec, TaskModel, load_task, save_task
+from specfm.config import differences, digest, to_dict
+from specfm.engine.checkpointing import read_state, read_tensors
+from specfm.engine.distributed import World
+from specfm.engine.loop import TrainingLoop
+from specfm.engine.optimizer import adamw, optimizer_tensors, restore_optimizer
+from specfm.engine.run_folder import RunFolder
+from specfm.errors import UsageError
+from specfm.models.encoder import Encoder
+from specfm.models.registry import create_encoder
+
+STANDARDISE_BATCHES = 8
+SCORES = {"classification": "aa", "segmentation": "miou", "change": "f1_changed"}
+
+
+@dataclass(frozen=True)
+class Member:
+    """What is trained: a method on one split.
+
+    Attributes:
+        method, protocol: names in the table. pretrained: start from the encoder of ``init``, else from random weights.
+        mode: what of the encoder is trained. number: of the split; also sets the seed.
+    """
+
+    method: str
+    protocol: str
+    pretrained: bool
+    mode: Mode
+    number: int
+
+    @property
+    def folder(self) -> str:
+        """Name of the member's run folder."""
+        return f"{'init' if self.pretrained else 'random'}-{self.mode}-{self.number}"
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """Scenes, samples and splits of a fine-tuning."""
+
+    places: list[Place]
+    samples: Samples
+    splits: list[Split]
+
+    def classes(self, number: int) -> tuple[int, ...]:
+        """Classes of a split, as indices into the samples' names."""
+        return tuple(self.splits[number].classes)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Loss of a step (gradients taken) and what is recorded of it."""
+
+    loss: Tensor
+    scalars: dict[str, float]
+
+
+def make_model(config: FinetuneConfig, source: Encoder, member: Member, names: Sequence[str]) -> TaskModel:
+    """The model before its first step; random weights come from the seed and the split's number alone.
+
+    Args:
+        source: the encoder of ``init`` (its weights are copied), or a random one that only gives the architecture.
+
+    Raises:
+        UsageError: a head that does not fit, more blocks to train than there are.
+    """
+    depth, head = len(source.blocks), config.head
+    layers = head.layers
+    if layers is None:
+        spread = sorted({round((i + 1) * depth / 4) - 1 for i in range(4)})
+        layers = (-1,) if head.kind == "linear" else tuple(i for i in spread if i >= 0)
+    spec = HeadSpec(head.kind, layers, head.channels, head.dropout, head.fusion, head.pooling)
+    drop_path = config.optim.drop_path if member.mode != "frozen" else 0.0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1000 * config.seed + member.number)
+        encoder = create_encoder(**{**source.config, "drop_path": drop_path})
+        model = TaskModel(encoder, config.task, names, config.data.tile, spec, level=config.data.level)
+    if member.pretrained:
+        encoder.load_state_dict(source.state_dict())
+    if member.mode == "partial" and config.train_blocks > depth:
+        raise UsageError(f"train_blocks {config.train_blocks} is more than the encoder's {depth} blocks")
+    first = {"frozen": depth + 1, "partial": depth - config.train_blocks, "full": -1}[member.mode]
+    for name, parameter in encoder.named_parameters():
+        parameter.requires_grad = depth_of(name, depth) > first
+    return model
+
+
+def depth_of(name: str, depth: int) -> int:
+    """0 for what precedes the blocks, 1 to ``depth`` for the blocks, ``depth`` + 1 for the last norm of an encoder."""
+    parts = name.split(".")
+    if parts[0] == "blocks":
+        return int(parts[1]) + 1
+    return depth + 1 if parts[0] == "norm" else 0
+
+
+def lr_share(decay: float, depth: int) -> Any:
+    """From a parameter's name to its share of the learning rate (layer-wise decay: Bao 2021, arXiv 2106.08254)."""
+
+    def share(name: str) -> float:
+        inner = name.removeprefix("model.")
+        if not inner.startswith("encoder."):
+            return 1.0
+        return decay ** (depth + 1 - depth_of(inner.removeprefix("encoder."), depth))
+
+    return share
+
+
+class TaskLoop(TrainingLoop):
+    """One member of a fine-tuning.
+
+    Args:
+        config: of the whole fine-tuning. member: which part of it. data: scenes, samples, splits.
+        source: the encoder of ``init``. folder: of this member.
+    """
+
+    config: FinetuneConfig
+
+    def __init__(
+        self, config: FinetuneConfig, member: Member, data: TaskData, source: Encoder, world: World, folder: RunFolder,
+        stack: ExitStack, resume: bool,
+    ) -> None:  # fmt: skip
+        self.member, self.data, self.split = member, data, data.splits[member.number]
+        self.title = f"{member.method} {member.protocol} {member.number + 1}/{len(data.splits)}"
+        self.classes = data.classes(member.number)
+        names = [data.samples.label_names[c] for c in self.classes]
+        model = make_model(config, source, member, names)
+        seeded = config.model_copy(update={"seed": 1000 * config.seed + member.number})
+        self.seed = seeded.seed
+        rasters = label_rasters(data.places, data.samples, self.split.train_I, self.classes)
+        self.crops = Crops(data.places, rasters, len(self.classes), seeded)
+        self.weight_K = self.crops.class_weights(config.data.class_weights).to(world.device)
+        self.pretraining = dict(source.card) if member.pretrained else {}
+        modules = nn.ModuleDict({"model": model.to(world.device)})
+        optim = config.optim
+        optimizer = adamw(
+            modules, optim.lr, optim.weight_decay, optim.betas, world.device,
+            lr_share(optim.layer_decay, len(model.encoder.blocks)),
+        )  # fmt: skip
+        super().__init__(config, modules, optimizer, world, folder)
+        self.model = model
+        self.history: list[list[float]] = []  # step, validation score
+        self.begin(stack, resume)
+        if self.done == 0:
+            first = [view for step in range(STANDARDISE_BATCHES) for part in self.crops(step) for view in part.views]
+            model.eval().fit_standardiser([to_device(view, world.device) for view in first])
+        self.watch(stack, resume)
+
+    def next_batch(self) -> list[Part]:
+        return self.crops(self.done)
+
+    def batch_size(self) -> int:
+        return self.config.data.batch
+
+    def compute(self, number: int, batch: list[Part]) -> Result:
+        self.model.train()
+        if self.member.mode == "frozen":
+            self.model.encoder.eval()
+        device = self.world.device
+        with torch.random.fork_rng():
+            torch.manual_seed((self.seed << 24) + number)  # dropout and drop path
+            scores = [self.model(*(to_device(view, device) for view in part.views)) for part in batch]
+        labels = [part.labels.to(device) for part in batch]
+        pairs = list(zip(scores, labels, strict=True))
+        total = sum(F.cross_entropy(s, y, self.weight_K, ignore_index=-1, reduction="sum") for s, y in pairs)
+        weight = sum(self.weight_K[y[y >= 0]].sum() for y in labels)
+        loss = torch.as_tensor(total / torch.as_tensor(weight).clamp_min(1e-12))
+        loss.backward()
+        known = sum(int((y >= 0).sum()) for y in labels)
+        hits = sum(int(((s.argmax(1) == y) & (y >= 0)).sum()) for s, y in pairs)
+        return Result(loss.detach(), {"train_oa": hits / max(known, 1)})
+
+    def observe(self, number: int, last: bool) -> dict[str, Any]:
+        """Validation; its time depends on the step alone, so that an interrupted run sees the same evaluations."""
+        config, ids_I = self.config, self.split.val_I
+        if not len(ids_I) or not (number % config.checkpoint.every == 0 or number == config.steps):
+            return {}
+        probabilities_IK = predict_samples(
+            self.model, self.data.places, self.data.samples, ids_I, config.evaluation.batch
+        )
+        true_I = np.searchsorted(self.classes, self.data.samples.y_N[ids_I])
+        if config.task == "change":
+            self.model.threshold, score = best_threshold(probabilities_IK[:, 1], true_I == 1)
+            found = {"val/f1_changed": score, "val/threshold": self.model.threshold}
+        else:
+            confusion = metrics.confusion_matrix(true_I, probabilities_IK.argmax(1), len(self.classes))
+            found = {f"val/{k}": float(v) for k, v in metrics.scores(confusion).items()}
+            score = found[f"val/{SCORES[config.task]}"]
+        self.history.append([number, score])
+        return {**found, "val/score": score}
+
+    def predict(self, ids_I: np.ndarray) -> np.ndarray:
+        """Class probabilities of samples ``[I, K]``."""
+        return predict_samples(self.model, self.data.places, self.data.samples, ids_I, self.config.evaluation.batch)
+
+    def finished(self) -> bool:
+        if super().finished():
+            return True
+        scores = [score for _, score in self.history]
+        return len(scores) > 0 and len(scores) - 1 - int(np.argmax(scores)) >= self.config.evaluation.patience
+
+    def save(self, number: int) -> bool:
+        scored = self.history and self.history[-1][0] == number
+        state = {
+            "config": to_dict(self.config), "member": self.member.folder, "split": self.split.digest,
+            "data": self.data.samples.digest, "history": self.history, "guard": self.guard.state(),
+            "score": self.history[-1][1] if scored else None,
+        }  # fmt: skip
+        tensors = optimizer_tensors(self.optimizer, self.modules)
+        card = self.card(number)
+        return self.checkpointer.save(number, lambda to: save_task(self.model, to, card), tensors, state) is not None
+
+    def restore(self, checkpoint: Path) -> int:
+        state = read_state(checkpoint)
+        if (state["data"], state["split"]) != (self.data.samples.digest, self.split.digest):
+            raise UsageError(
+                f"the labelled data or their split have changed since {checkpoint} was written; start anew"
+            )
+        saved = load_task(checkpoint / "model")
+        ours = json.loads(json.dumps(self.model.config()))
+        theirs = json.loads(json.dumps(saved.config()))
+        ours["task"].pop("threshold"), theirs["task"].pop("threshold")
+        if differing := differences(theirs, ours):
+            raise UsageError(f"{checkpoint} holds another model than the configuration ({', '.join(differing)} differ)")
+        self.model.load_state_dict(saved.state_dict())
+        self.model.threshold = saved.threshold
+        restore_optimizer(self.optimizer, self.modules, read_tensors(checkpoint))
+        self.guard.restore(state["guard"])
+        self.history = state["history"]
+        return int(state["step"])
+
+    def release(self) -> None:
+        """``model/``: the checkpoint that was best on validation (the last one without validation)."""
+        if self.folder.model.exists():
+            return
+        best = self.checkpointer.best() or self.checkpointer.newest_valid()
+        assert best is not None  # the last step saved one
+        save_task(load_task(best), self.folder.model)
+
+    def card(self, number: int) -> dict[str, Any]:
+        """What the model says about its training."""
+        from specfm import __version__
+
+        scenes = [scene for place in self.data.places for scene in place.dates]
+        return {
+            "trained_by": f"specfm {__version__} finetune",
+            "task": self.config.task,
+            "init": self.config.init if self.member.pretrained else "random",
+            "mode": self.member.mode,
+            "steps": number,
+            "seed": self.seed,
+            "scenes": sorted({s.name for s in scenes}),
+            "sensors": sorted({s.sensor.name or s.sensor.digest for s in scenes}),
+            "domains": sorted({s.domain for s in scenes}),
+            "split": self.split.digest,
+            "data": self.data.samples.digest,
+            "config_digest": digest(self.config),
+            "pretraining": self.pretraining,
+        }
+
+    def describe(self, batch: list[Part], result: Any) -> dict[str, Any]:
+        return {"tiles": [[self.data.places[part.place].scene.name, list(map(list, part.corners))] for part in batch]}
+
+    def memory_advice(self, number: int, batch: list[Part]) -> str:
+        return f"out of memory at step {number} with {self.config.data.batch} tiles; lower data.batch or data.tile"

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import atomic_write_bytes
-from specfm.quicklook import SHORTEST, Thinned
+from specfm.quicklook import Thinned, enlarged
 from specfm.writers import open_raster
 
 if TYPE_CHECKING:
@@ -116,6 +116,10 @@ class ClassMapWriter:
         self._counts += np.bincount(codes.ravel(), minlength=len(self._counts))
         self._next += len(codes)
 
+    def tell(self, **facts: Any) -> None:
+        """Further facts to keep with the raster, found while it is made."""
+        self._raster.facts |= facts
+
     def shares(self) -> dict[str, float]:
         """Share of every class among the pixels with data, most frequent first."""
         counts = self._counts[1 : len(self.legend.names) + 1]
@@ -158,10 +162,9 @@ def legend_png(codes_hw: NDArray[np.uint8], legend: Legend) -> bytes:
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    enlarge = max(1, SHORTEST // max(codes_hw.shape))
     entries = legend.with_no_data()
     colours = np.array([colour for _, colour in entries], np.uint8)
-    image = colours[codes_hw].repeat(enlarge, 0).repeat(enlarge, 1)
+    image = enlarged(colours[codes_hw])
     present = np.flatnonzero(np.bincount(codes_hw.ravel(), minlength=len(entries)))
     dpi = 100
     height, width = image.shape[0] / dpi, image.shape[1] / dpi

@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specfm.errors import UsageError
-from specfm.quicklook import Thinned, png_bytes
+from specfm.quicklook import Thinned, enlarged, png_bytes
 from specfm.tiles import Compute, TilePlan, sample_cells
 from specfm.writers import RasterWriter, open_raster
 
 if TYPE_CHECKING:
     from specfm.scene import Geo
 
-SAMPLE_CELLS = 20_000  # patches that the axes and the stretch are fitted on
+SAMPLE_CELLS = 10_000  # patches that the axes and the stretch are fitted on
 PERCENTILES = (2.0, 98.0)
 
 
@@ -99,6 +99,6 @@ class FalseColourFiles:
         if self._raster is not None:
             self._raster.__exit__(kind, error, trace)
         if kind is None and self._png is not None:
-            image = self._picture.image
+            image = enlarged(self._picture.image)
             shown = (image != 0).any(-1, keepdims=True)
             atomic_write_bytes(self._png, png_bytes(np.concatenate([image, shown * np.uint8(255)], -1)))

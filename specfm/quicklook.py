@@ -56,8 +56,7 @@ def quicklook(scene: Scene) -> tuple[NDArray[np.uint8], tuple[int, int, int]]:
         stretched = (values[shown] - low) / np.where(high > low, high - low, 1.0)
         picture[shown, :3] = np.clip(np.rint(stretched * 255), 0, 255)
         picture[shown, 3] = 255
-    enlarge = max(1, SHORTEST // max(picture.shape[:2]))
-    return picture.repeat(enlarge, axis=0).repeat(enlarge, axis=1), bands
+    return enlarged(picture), bands
 
 
 def write_quicklook(scene: Scene, path: str | Path, overwrite: bool = False) -> tuple[int, int, int]:
@@ -72,6 +71,12 @@ def write_quicklook(scene: Scene, path: str | Path, overwrite: bool = False) -> 
     picture, bands = quicklook(scene)
     atomic_write_bytes(path, png_bytes(picture))
     return bands
+
+
+def enlarged(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A small picture with every pixel repeated, so that its longer side comes near ``SHORTEST``."""
+    times = max(1, SHORTEST // max(picture.shape[:2]))
+    return picture.repeat(times, axis=0).repeat(times, axis=1)
 
 
 class Thinned:

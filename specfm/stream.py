@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specfm.errors import UsageError
-from specfm.tiles import Tile, TilePlan, blended_rows
+from specfm.tiles import Compute, Tile, TilePlan, blended_rows
 from specfm.writers import open_raster, scaled_geo
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from specfm.scene import Scene
 
 BATCH_BYTES = 64 << 20  # most bytes of pixels in one batch of tiles, whatever batch size is asked for
+EVEN_SPECTRA = 16  # pixels whose uniform tiles show what features say of places
 WINDOW_PATCHES = 8  # side of a tile, where the user names none
 
 
@@ -95,24 +96,66 @@ def scene_levels(scene: Scene, encoder: Encoder, level: str) -> float | None:
 
 
 class TileEncoder:
-    """Encodes tiles of one scene; knows nothing of their order or blending."""
+    """Encodes tiles of one scene; knows nothing of their order or blending.
 
-    def __init__(self, encoder: Encoder, scene: Scene, level: str = "scene") -> None:
-        self.encoder, self.scene = encoder.eval(), scene
+    Args:
+        encoder: a specfm encoder.
+        scene: the scene.
+        level: "scene" or "sample", see :func:`scene_levels`.
+        even: take out what features say of a patch's place in its tile. An encoder adds a code of positions to its
+            tokens, which in a map of many tiles shows as their grid. What tiles of one and the same spectrum throughout
+            answer differently from place to place, averaged over ``EVEN_SPECTRA`` pixels of the scene, is that code;
+            it is subtracted. (Yang et al. 2024, "Denoising Vision Transformers", split features in the same way.)
+    """
+
+    def __init__(self, encoder: Encoder, scene: Scene, level: str = "scene", even: bool = False) -> None:
+        self.encoder, self.scene, self.even = encoder.eval(), scene, even
         self.read = TileReader(scene, encoder.patch_size)
         self.level = scene_levels(scene, encoder, level)
+        self._of_place: dict[tuple[int, int], NDArray[np.float32]] = {}
 
     def __call__(self, tiles: Sequence[Tile]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Features ``[B, T, T, D]`` of tiles of one size, and which patches have a valid pixel ``[B, T, T]``."""
+        tokens, valid = self._encode(*self.read(tiles))
+        return tokens - self.of_place(tokens.shape[1], tokens.shape[2]) if self.even else tokens, valid
+
+    def of_place(self, height: int, width: int) -> NDArray[np.float32]:
+        """What features say of the place in a tile ``[height, width, D]``: mean 0 over the tile."""
+        if (height, width) not in self._of_place:
+            spectra_nC = self._spectra()
+            size = (height * self.read.patch, width * self.read.patch)
+            cubes = np.broadcast_to(spectra_nC[:, None, None], (len(spectra_nC), *size, spectra_nC.shape[1]))
+            batch = fitting_batch(len(cubes), max(size), cubes.shape[-1])
+            found = [
+                self._encode(
+                    np.ascontiguousarray(cubes[i : i + batch]), np.ones((len(cubes[i : i + batch]), *size), bool)
+                )
+                for i in range(0, len(cubes), batch)
+            ]
+            tokens = np.concatenate([tokens for tokens, _ in found])
+            self._of_place[height, width] = (tokens - tokens.mean((1, 2), keepdims=True)).mean(0)
+        return self._of_place[height, width]
+
+    def _spectra(self) -> NDArray[np.float32]:
+        """Stored spectra ``[n, C]`` of valid pixels from evenly spaced rows, or ones where there is none."""
+        height, width, bands = self.scene.shape
+        rng = np.random.default_rng(0)
+        found = []
+        for row in np.unique(np.linspace(0, height - 1, EVEN_SPECTRA).astype(int)):
+            valid = np.flatnonzero(self.scene.mask(int(row))[0])
+            for col in rng.choice(valid, min(len(valid), max(1, EVEN_SPECTRA // height)), replace=False):
+                found.append(self.scene.read(int(row), int(col))[0, 0].astype(np.float32))
+        return np.stack(found) if found else np.ones((1, bands), np.float32)
+
+    def _encode(self, cubes: NDArray[np.float32], masks: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         import torch
 
-        cubes, masks = self.read(tiles)
         level_B = None
         if self.level is not None:
-            level_B = torch.full((len(tiles),), self.level, device=self.encoder.device)
+            level_B = torch.full((len(cubes),), self.level, device=self.encoder.device)
         with torch.inference_mode():
             found = self.encoder(torch.from_numpy(cubes), self.scene.sensor, torch.from_numpy(masks), level_B=level_B)
-        grid = (len(tiles), tiles[0].height, tiles[0].width)
+        grid = (len(cubes), *found.grid_hw[0])
         tokens = found.tokens_BND.float().cpu().numpy().reshape(*grid, -1)
         return tokens, found.token_mask_BN.cpu().numpy().reshape(grid)
 
@@ -159,6 +202,7 @@ def embed_to_file(
     batch_size: int = 32,
     pca_png: str | Path | None = None,
     pca_tif: str | Path | None = None,
+    even: bool = False,
     overwrite: bool = False,
     facts: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -173,8 +217,11 @@ def embed_to_file(
         stride: step between tiles, pixels (default half a window), a multiple of the patch.
         level: "scene" divides by one level for the whole scene, "sample" by each tile's own.
         batch_size: tiles per forward call.
-        pca_png: also write a false-colour picture of the first three principal components, thinned if it is large.
+        pca_png: also write a false-colour picture of the first three principal components of evened features, thinned
+            if it is large.
         pca_tif: the same at full size as a raster (``.tif``, ``.hdr`` or ``.npy``) of bytes, 0 = no data.
+        even: take out what features say of their place in a tile (see :class:`TileEncoder`), so that the tiles do not
+            show; without it, they are the encoder's own.
         overwrite: replace existing files.
         facts: further facts to keep with the file (checkpoint digest).
 
@@ -192,7 +239,7 @@ def embed_to_file(
     written: dict[str, Any] = {
         **(facts or {}),
         "scene": scene.name, "patch": p, "window": plan.side * p, "stride": plan.stride * p, "level": level,
-        "first_centre_rc": [(p - 1) / 2, (p - 1) / 2], "step_px": p, "scene_shape": list(scene.shape),
+        "even": even, "first_centre_rc": [(p - 1) / 2, (p - 1) / 2], "step_px": p, "scene_shape": list(scene.shape),
     }  # fmt: skip
     batch_size = fitting_batch(batch_size, plan.side * p, scene.shape[2])
     with ExitStack() as stack:
@@ -205,11 +252,22 @@ def embed_to_file(
         pictures = stack.enter_context(
             FalseColourFiles(plan.shape, pca_png, pca_tif, scaled_geo(scene.geo, p), written, overwrite)
         )
-        encode = TileEncoder(encoder, scene, level)
-        colours = FalseColour.fit(plan, encode, batch_size) if pictures.wanted else None
+        encode = TileEncoder(encoder, scene, level, even=even)
+
+        def beside(tiles: Sequence[Tile]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+            """Evened features after those to be written: pictures show the former."""
+            tokens, valid = encode(tiles)
+            evened = tokens if even else tokens - encode.of_place(tokens.shape[1], tokens.shape[2])
+            return np.concatenate([tokens, evened], -1), valid
+
+        compute: Compute = encode
+        colours: FalseColour | None = None
+        if pictures.wanted:
+            compute = beside
+            colours = FalseColour.fit(plan, TileEncoder(encoder, scene, level, even=True), batch_size)
         advance = stack.enter_context(open_progress(f"embed {scene.name}", plan))
-        for first, done in blended_rows(plan, encode, batch_size, advance):
-            writer.write(done)
+        for first, done in blended_rows(plan, compute, batch_size, advance):
+            writer.write(done[..., :depth])
             if colours is not None:
-                pictures.write(first, colours(done))
+                pictures.write(first, colours(done[..., depth:]))
     return {**written, "shape": [height, width, depth]}

@@ -10,7 +10,7 @@ border of a window know one side of their surroundings only.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from specfm.errors import UsageError
 
-SAMPLE_TILES = 64  # least number of tiles that a sample of cells comes from
+SAMPLE_BLOCKS = 64  # least number of places that a sample of cells comes from
+COVERING = 9  # tiles that it takes to blend a block of a tile's size, where tiles overlap by half
 HALO_WEIGHT = 1e-6  # of a halo cell: nothing beside a cell further inside, all where nothing else covers it
 
 
@@ -184,22 +185,41 @@ def batches(tiles: Sequence[Tile], batch_size: int) -> Iterator[Sequence[Tile]]:
         yield tiles[start : start + max(batch_size, 1)]
 
 
-def sample_cells(plan: TilePlan, compute: Compute, count: int, seed: int, batch_size: int) -> NDArray[np.float32]:
-    """About ``count`` valid cells ``[n, D]`` from tiles drawn at random; the same for the same seed.
+def blend_block(plan: TilePlan, compute: Compute, block: Tile, batch_size: int) -> NDArray[np.float32]:
+    """Values ``[h, w, D]`` of one block of cells, exactly as a walk over the whole would give them."""
+    covering = [
+        tile
+        for line in plan.rows()
+        for tile in line
+        if tile.row < block.row + block.height and block.row < tile.row + tile.height
+        if tile.col < block.col + block.width and block.col < tile.col + tile.width
+    ]
+    top, left = min(tile.row for tile in covering), min(tile.col for tile in covering)
+    right = max(tile.col + tile.width for tile in covering)
+    blender: RowBlender | None = None
+    for part in batches(covering, batch_size):
+        values, valid = compute(part)
+        blender = blender or RowBlender(right - left, values.shape[-1], plan.halo)
+        for tile, values_hwD, valid_hw in zip(part, values, valid, strict=True):
+            blender.add(replace(tile, row=tile.row - top, col=tile.col - left), values_hwD, valid_hw)
+    assert blender is not None
+    _, rows = blender.finish_above(block.row + block.height - top)
+    return rows[block.row - top :, block.col - left : block.col - left + block.width]
 
-    Only cells inside the halo are taken. A tile that is drawn gives all its cells, so that the cost is that of
-    ``count`` cells; at least ``SAMPLE_TILES`` tiles are drawn (or all), so that no single place makes up the sample.
+
+def sample_cells(plan: TilePlan, compute: Compute, count: int, seed: int, batch_size: int) -> NDArray[np.float32]:
+    """About ``count`` valid cells ``[n, D]`` drawn at random; the same for the same seed.
+
+    They are blended as in the map they stand for. A small grid is walked over whole; of a large one, at least
+    ``SAMPLE_BLOCKS`` blocks of a tile's size are drawn, so that no single place makes up the sample.
     """
     rng = np.random.default_rng(seed)
     tiles = [tile for row in plan.rows() for tile in row]
-    per_tile = max(1, (tiles[0].height - 2 * plan.halo) * (tiles[0].width - 2 * plan.halo))
-    wanted = min(len(tiles), max(SAMPLE_TILES, -(-count // per_tile)))
-    # Drawn in any order, computed in reading order: neighbours then share a read.
-    chosen = [tiles[i] for i in sorted(rng.permutation(len(tiles))[:wanted])]
-    found: list[NDArray[np.float32]] = []
-    for part in batches(chosen, batch_size):
-        values, valid = compute(part)
-        inner = blend_weights(part[0].height, part[0].width, plan.halo) > HALO_WEIGHT
-        found.append(np.asarray(values[valid & (inner | (inner.sum() == 0))], np.float32))
-    cells = np.concatenate(found)
+    wanted = max(SAMPLE_BLOCKS, -(-count // (tiles[0].height * tiles[0].width)))
+    if len(tiles) <= COVERING * wanted:
+        blocks = (values for _, values in blended_rows(plan, compute, batch_size))
+    else:
+        chosen = [tiles[i] for i in sorted(rng.permutation(len(tiles))[:wanted])]
+        blocks = (blend_block(plan, compute, block, batch_size) for block in chosen)
+    cells = np.concatenate([values[np.isfinite(values).all(-1)] for values in blocks])
     return cells if len(cells) <= count else cells[np.sort(rng.permutation(len(cells))[:count])]

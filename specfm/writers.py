@@ -49,7 +49,8 @@ class RasterWriter(ABC):
         geo: ground reference, or None.
         band_names: D names, or None.
         nodata: value that marks missing cells (NaN for float), or None.
-        facts: JSON-safe facts kept with the raster (checkpoint digest, patch, stride).
+        facts: JSON-safe facts kept with the raster (checkpoint digest, patch, stride); more may be added to ``facts``
+            until the writer is left.
         overwrite: replace an existing file.
         classes: of a map of classes, name and colour of every code from 0; None for measurements.
     """
@@ -217,7 +218,6 @@ class TiffWriter(RasterWriter):
                 self.temporary, "w", driver="GTiff", height=height, width=width, count=depth, dtype=self.dtype.name,
                 nodata=self.nodata, interleave="pixel", compress="deflate", BIGTIFF="IF_SAFER", **options,
             )  # fmt: skip
-        self._file.update_tags(**{k: json.dumps(v) if not isinstance(v, str) else v for k, v in self.facts.items()})
         for band, name in enumerate(self.band_names or (), 1):
             self._file.set_band_description(band, name)
         if self.classes is not None:
@@ -237,6 +237,7 @@ class TiffWriter(RasterWriter):
         self._file.write(rows_hWD.transpose(2, 0, 1), window=window)
 
     def _finish(self) -> None:
+        self._file.update_tags(**{k: json.dumps(v) if not isinstance(v, str) else v for k, v in self.facts.items()})
         self._file.close()
         publish_file(self.temporary, self.path, self.overwrite)
         if self.classes is not None:

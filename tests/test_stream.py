@@ -112,3 +112,16 @@ def test_false_colours_as_a_raster_keep_place_and_missing_patches(encoder: specf
     with pytest.raises(UsageError, match=r"p\.png exists"):
         embed_to_file(encoder, scene, tmp_path / "y.npy", window=8, **files)
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith((".tmp", "y"))]
+
+
+def test_evened_features_do_not_show_the_tiles(encoder: specfm.Encoder, tmp_path: Path) -> None:
+    spectrum = make_scene().read()[0, 0]
+    noise = 1 + 0.02 * np.random.default_rng(3).normal(size=(64, 64, 12))
+    scene = Scene.from_array((spectrum * noise).astype(np.float32), make_scene().sensor)
+    for name, even in (("raw", False), ("even", True)):
+        embed_to_file(encoder, scene, tmp_path / f"{name}.npy", window=16, even=even)
+    raw, even = (np.load(tmp_path / f"{n}.npy", allow_pickle=False) for n in ("raw", "even"))
+    of_lattice = [x[2:14, 2:14].reshape(6, 2, 6, 2, -1).mean((0, 2)) for x in (raw, even)]  # stride: 2 patches
+    spread_raw, spread_even = (x.std((0, 1)).mean() for x in of_lattice)
+    assert spread_even < 0.2 * spread_raw
+    np.testing.assert_allclose(raw.mean((0, 1)), even.mean((0, 1)), atol=0.3)  # only the place is taken out

@@ -11,6 +11,7 @@ from specfm.tiles import (
     RowBlender,
     Tile,
     TilePlan,
+    blend_block,
     blend_weights,
     blended_rows,
     sample_cells,
@@ -106,8 +107,9 @@ def test_halo_cells_count_only_where_nothing_else_covers() -> None:
     done = np.concatenate([rows for _, rows in blended_rows(plan, compute, 3)])[..., 0]
     np.testing.assert_allclose(done[2:-2, 2:-2], field[2:-2, 2:-2], atol=0.01)
     np.testing.assert_allclose(done[0], field[0] + 100, atol=0.01)
-    sample = sample_cells(plan, compute, 10_000, 0, 3)
-    assert sample.max() < 100
+    np.testing.assert_array_equal(sample_cells(plan, compute, 10_000, 0, 3)[:, 0], done.ravel())
+    block = blend_block(plan, compute, Tile(9, 5, 6, 11), 2)
+    np.testing.assert_array_equal(block[..., 0], done[9:15, 5:16])
     with pytest.raises(UsageError, match="stride"):
         TilePlan((40, 24), 8, 5, halo=2)
 

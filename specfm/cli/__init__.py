@@ -25,7 +25,12 @@ COMMANDS: dict[str, str] = {
     "verify": "specfm.cli.verify",
     "pretrain": "specfm.cli.pretrain",
     "probe": "specfm.cli.probe",
+    "finetune": "specfm.cli.finetune",
     "embed": "specfm.cli.embed",
+    "cluster": "specfm.cli.cluster",
+    "search": "specfm.cli.search",
+    "predict": "specfm.cli.predict",
+    "change": "specfm.cli.change",
     "report": "specfm.cli.report",
 }
 INTERRUPTED = 130  # the shell's code for a process ended by SIGINT

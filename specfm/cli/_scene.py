@@ -56,3 +56,11 @@ def open_scene(name: str, **reader: Any) -> Scene:
     names = ", ".join(scene.name.rpartition("/")[2] for scene in scenes[:6]) + (", ..." if len(scenes) > 6 else "")
     problem = f"has no scene {wanted!r}" if wanted else f"holds {len(scenes)} scenes"
     raise UsageError(f"{card} {problem}; name one of them as {card}:SCENE ({names})")
+
+
+def say_map(out: Path, scene: Scene, shares: dict[str, float], preview: bool) -> None:
+    """Print what a map of classes holds."""
+    beside = f", {out.with_suffix('.png')} to look at" if preview else ""
+    typer.echo(f"{out}: {scene.shape[0]} x {scene.shape[1]} pixels{beside}")
+    for name, share in shares.items():
+        typer.echo(f"  {share:6.1%}  {name}")

@@ -19,6 +19,9 @@ def command(
     level: options.Level = "scene",
     pca_png: Annotated[Path | None, typer.Option(help="Also write a false-colour PNG of three components.")] = None,
     pca_tif: Annotated[Path | None, typer.Option(help="The same at full size: .tif, .hdr or .npy of bytes.")] = None,
+    even: Annotated[
+        bool, typer.Option("--even", help="Take out what features say of their place in a tile; tiles show otherwise.")
+    ] = False,
     variable: options.Variable = None,
     layout: options.Layout = None,
     sensor: options.SensorName = None,
@@ -43,7 +46,7 @@ def command(
     facts = {"checkpoint": release_digest(checkpoint), "sensor": cube.sensor.digest}
     done = embed_to_file(
         encoder, cube, out, window=window, stride=stride, level=level, pca_png=pca_png, pca_tif=pca_tif,
-        batch_size=batch_size, overwrite=overwrite, facts=facts,
+        even=even, batch_size=batch_size, overwrite=overwrite, facts=facts,
     )  # fmt: skip
     height, width, depth = done["shape"]
     typer.echo(f"{out}: {height} x {width} patches of {done['patch']} px, {depth} features each")

@@ -1,0 +1,77 @@
+"""What maps made of embeddings share: standardised features, and cells painted on the scene's own pixels.
+
+Shapes: n cells, h w cells of a piece, D width, H W pixels, p patch side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specfm.errors import SpecfmError
+from specfm.scene import Scene
+from specfm.tiles import Compute, TilePlan, sample_cells
+
+SAMPLE_CELLS = 10_000  # patches that a map is fitted on
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Brings every feature to mean 0 and deviation 1 over a sample.
+
+    Embeddings share a large common part and a few loud dimensions; distances and angles without this see little else.
+    """
+
+    mean_D: NDArray[np.float32]
+    scale_D: NDArray[np.float32]
+
+    @classmethod
+    def fit(cls, cells_nD: NDArray[Any]) -> Scaling:
+        """Mean and deviation of a sample; features that do not vary are left as they are."""
+        deviation_D = cells_nD.std(0, dtype=np.float64)
+        scale_D = np.where(deviation_D > 1e-6, deviation_D, 1.0)
+        return cls(cells_nD.mean(0, dtype=np.float64).astype(np.float32), scale_D.astype(np.float32))
+
+    def __call__(self, features: NDArray[Any]) -> NDArray[np.float32]:
+        """Standardised features, any leading axes; NaN stays NaN."""
+        return ((features - self.mean_D) / self.scale_D).astype(np.float32)
+
+
+def fitting_sample(
+    plan: TilePlan, encode: Compute, seed: int, batch_size: int, needed: int, scene: Scene, purpose: str
+) -> NDArray[np.float32]:
+    """A random sample of valid cells ``[n, D]``.
+
+    Raises:
+        SpecfmError: the scene has fewer than ``needed`` patches with data.
+    """
+    cells_nD = sample_cells(plan, encode, SAMPLE_CELLS, seed, batch_size)
+    if len(cells_nD) < needed:
+        raise SpecfmError(f"{scene.where} has {len(cells_nD)} patches with data, {purpose} needs at least {needed}")
+    return cells_nD
+
+
+def unit_rows(x: NDArray[Any]) -> NDArray[Any]:
+    """Vectors along the last axis divided by their length (zero stays zero)."""
+    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
+def paint(cells_hw: NDArray[Any], first: int, patch: int, scenes: Sequence[Scene], missing: Any) -> NDArray[Any]:
+    """Values of cells on the pixels they cover ``[h*p, W]``, cut at the scene's edge.
+
+    Args:
+        cells_hw: one value per cell, whole rows of cells.
+        first: number of the first row of cells.
+        patch: pixels along a cell.
+        scenes: whose pixels must all be valid.
+        missing: what stands in invalid pixels.
+    """
+    height, width = scenes[0].shape[:2]
+    top, bottom = first * patch, min((first + len(cells_hw)) * patch, height)
+    pixels_HW = cells_hw.repeat(patch, axis=0).repeat(patch, axis=1)[: bottom - top, :width]
+    valid_HW = np.logical_and.reduce([scene.mask(slice(top, bottom)) for scene in scenes])
+    return np.where(valid_HW, pixels_HW, missing)

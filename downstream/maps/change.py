@@ -1,0 +1,201 @@
+"""Change between two dates: the grids must agree; without a trained model, the distance of embeddings and Otsu's cut.
+
+Shapes: n sampled cells, h w cells of a piece, D width of one date.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from downstream.maps.cells import Scaling, fitting_sample, paint, unit_rows
+from downstream.maps.predict import CHANGE_COLOURS
+from specfm.class_map import ClassMapWriter, Legend
+from specfm.errors import SpecfmError, UsageError
+from specfm.models.encoder import Encoder
+from specfm.scene import Scene
+from specfm.stream import TileEncoder, fitting_batch, open_progress, patch_plan
+from specfm.tiles import Tile, blended_rows
+from specfm.writers import RasterWriter, open_raster
+
+BINS = 256  # of the histogram that the threshold is found on
+NAMES = ("unchanged", "changed")
+OFF_BY = 0.1  # pixels by which the corners of two dates may differ
+
+
+def require_one_grid(before: Scene, after: Scene) -> None:
+    """Refuse two dates whose pixels do not cover the same ground.
+
+    Places are compared where both scenes have one; sizes always. Sensors may differ.
+
+    Raises:
+        SpecfmError: another number of rows or columns, another coordinate system, or other corners.
+    """
+    pair = f"{before.where} and {after.where}"
+    if before.shape[:2] != after.shape[:2]:
+        sizes = " and ".join(f"{s.shape[0]} x {s.shape[1]}" for s in (before, after))
+        raise SpecfmError(f"{pair} differ in extent ({sizes} pixels); cut or resample them to one grid")
+    one, two = before.geo, after.geo
+    if one is None or two is None:
+        return
+    if one.crs_wkt and two.crs_wkt and not _same_crs(one.crs_wkt, two.crs_wkt):
+        raise SpecfmError(f"{pair} lie in different coordinate systems; reproject one to the grid of the other")
+    if one.transform is None or two.transform is None:
+        return
+    height, width = before.shape[:2]
+    pixel = np.hypot(one.transform[1], one.transform[4])
+    for row, col in ((0, 0), (0, width), (height, 0), (height, width)):
+        (x1, y1), (x2, y2) = (_map_xy(t, row, col) for t in (one.transform, two.transform))
+        apart = float(np.hypot(x1 - x2, y1 - y2) / pixel)
+        if apart > OFF_BY:
+            raise SpecfmError(f"{pair} differ in extent (corners {apart:.1f} pixels apart); resample them to one grid")
+
+
+def _map_xy(transform: Sequence[float], row: int, col: int) -> tuple[float, float]:
+    x0, dx, rx, y0, ry, dy = transform
+    return x0 + col * dx + row * rx, y0 + col * ry + row * dy
+
+
+def _same_crs(one: str, two: str) -> bool:
+    if one == two:
+        return True
+    try:
+        from rasterio.crs import CRS
+        from rasterio.errors import CRSError
+    except ImportError:
+        return True  # two spellings cannot be compared; the corners still are
+    try:
+        return bool(CRS.from_user_input(one) == CRS.from_user_input(two))
+    except CRSError:
+        return True
+
+
+class PairEncoder:
+    """Features of the same tiles at both dates, one after the other along the last axis."""
+
+    def __init__(self, encoder: Encoder, before: Scene, after: Scene, level: str) -> None:
+        self.dates = [TileEncoder(encoder, scene, level, even=True) for scene in (before, after)]
+
+    def __call__(self, tiles: Sequence[Tile]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Features ``[B, T, T, 2 D]``, and patches valid at both dates ``[B, T, T]``."""
+        (one, valid_one), (two, valid_two) = (date(tiles) for date in self.dates)
+        return np.concatenate([one, two], -1), valid_one & valid_two
+
+
+@dataclass(frozen=True)
+class Distance:
+    """One minus the cosine of the two dates' standardised features, 0..2.
+
+    Each date is standardised by itself: what differs everywhere (season, light, instrument) is no change of a place.
+    """
+
+    before: Scaling
+    after: Scaling
+
+    @classmethod
+    def fit(cls, cells_n2D: NDArray[Any]) -> Distance:
+        """From a sample of cells of both dates."""
+        one, two = np.split(cells_n2D, 2, axis=1)
+        return cls(Scaling.fit(one), Scaling.fit(two))
+
+    def __call__(self, features: NDArray[Any]) -> NDArray[np.float32]:
+        """Distance of ``[..., 2 D]`` features; NaN where one is missing."""
+        one, two = np.split(features, 2, axis=-1)
+        cosine = (unit_rows(self.before(one)) * unit_rows(self.after(two))).sum(-1)
+        return (1.0 - cosine).astype(np.float32)
+
+
+def otsu(values_n: NDArray[Any]) -> float:
+    """The threshold that separates two classes with the largest variance between them (Otsu 1979).
+
+    Example:
+        >>> 0.2 < otsu(np.r_[np.full(50, 0.1), np.full(5, 0.9)]) < 0.9
+        True
+    """
+    counts, edges = np.histogram(values_n, BINS)
+    middles = (edges[:-1] + edges[1:]) / 2
+    below, above = np.cumsum(counts)[:-1], counts[::-1].cumsum()[::-1][1:]
+    sum_below = np.cumsum(counts * middles)[:-1]
+    sum_above = (counts * middles).sum() - sum_below
+    possible = (below > 0) & (above > 0)
+    if not possible.any():
+        return float(values_n.max())
+    gap = sum_below / np.maximum(below, 1) - sum_above / np.maximum(above, 1)
+    between = np.where(possible, below * above * gap**2, -1.0)
+    ties = np.flatnonzero(between >= between.max() * (1 - 1e-12))  # an empty gap: cut in its middle
+    return float(edges[1:-1][ties].mean())
+
+
+def distance_to_file(
+    encoder: Encoder,
+    before: Scene,
+    after: Scene,
+    out: str | Path,
+    *,
+    distance: str | Path | None = None,
+    threshold: float | None = None,
+    seed: int = 0,
+    window: int = 0,
+    stride: int = 0,
+    level: str = "scene",
+    batch_size: int = 16,
+    preview: bool = True,
+    overwrite: bool = False,
+    facts: dict[str, Any] | None = None,
+) -> tuple[float, dict[str, float]]:
+    """Write an unsupervised map of change on the scenes' own pixels: 1 unchanged, 2 changed, 0 no data at a date.
+
+    Args:
+        before, after: two dates on one grid, of any sensors.
+        out: ``.tif``, ``.hdr`` (ENVI Classification) or ``.npy``. distance: also write the distance (float32) here.
+        threshold: distance from which a pixel counts as changed; None = Otsu's, on a random sample of patches.
+        seed: of that sample.
+        window, stride, level, batch_size: as in :func:`specfm.stream.embed_to_file`.
+
+    Returns:
+        The threshold, and the share of both classes among the pixels with data.
+
+    Raises:
+        SpecfmError: other grids, or no common data. UsageError: a bad option, or a file that exists.
+    """
+    require_one_grid(before, after)
+    p = encoder.patch_size
+    plan = patch_plan(before, p, window, stride)
+    batch_size = fitting_batch(batch_size, plan.side * p, before.shape[2] + after.shape[2])
+    shape_HW = before.shape[:2]
+    told: dict[str, Any] = {
+        **(facts or {}),
+        "scenes": [before.name, after.name], "task": "change", "method": "embedding distance", "seed": seed,
+        "window": plan.side * p, "stride": plan.stride * p, "level": level,
+    }  # fmt: skip
+    if distance is not None and Path(distance).with_suffix("") == Path(out).with_suffix(""):
+        raise UsageError(f"{distance} and {out} would share side files; choose another --probabilities")
+    with ExitStack() as stack:
+        legend = Legend.of(NAMES, CHANGE_COLOURS)
+        writer = ClassMapWriter(out, shape_HW, legend, geo=before.geo, facts=told, preview=preview, overwrite=overwrite)
+        stack.enter_context(writer)
+        extra: RasterWriter | None = None
+        if distance is not None:
+            extra = open_raster(
+                distance, (*shape_HW, 1), "float32", geo=before.geo, band_names=["embedding distance"],
+                nodata=float("nan"), facts=told, overwrite=overwrite,
+            )  # fmt: skip
+            stack.enter_context(extra)
+        encode = PairEncoder(encoder, before, after, level)
+        sample_n2D = fitting_sample(plan, encode, seed, batch_size, 2, before, "a map of change")
+        measure = Distance.fit(sample_n2D)
+        cut = otsu(measure(sample_n2D)) if threshold is None else threshold
+        writer.tell(threshold=cut)
+        advance = stack.enter_context(open_progress(f"change {before.name}", plan))
+        for first, features_hw2D in blended_rows(plan, encode, batch_size, advance):
+            found_HW = paint(measure(features_hw2D), first, p, [before, after], np.nan)
+            writer.write(np.where(np.isfinite(found_HW), 1 + (found_HW > cut), 0))
+            if extra is not None:
+                extra.write(found_HW[..., None])
+    return cut, writer.shares()

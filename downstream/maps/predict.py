@@ -1,0 +1,148 @@
+"""Maps of a trained task model: classes of one scene, or changes between two, streamed in bounded memory.
+
+Shapes: B tiles, T tile side, H W pixels, h rows of a piece, K classes.
+Tiles of the size that the model was trained on overlap; their outer pixels (the halo) only serve as surroundings, and
+probabilities of the rest are blended before a class is chosen, so that tiles leave no seams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from specfm.class_map import ClassMapWriter, Legend
+from specfm.errors import UsageError
+from specfm.scene import Scene
+from specfm.stream import TileReader, fitting_batch, open_progress, scene_levels
+from specfm.tiles import Tile, TilePlan, blended_rows
+from specfm.writers import RasterWriter, open_raster
+
+if TYPE_CHECKING:
+    from downstream.tasks.model import TaskModel
+
+CHANGE_COLOURS = ((200, 200, 200), (213, 94, 0))  # unchanged, changed
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a model walks over scenes, pixels; 0 and None stand for the default.
+
+    Attributes:
+        stride: step between tiles (default half a tile). halo: outer pixels of a tile that are only surroundings
+            (default an eighth of a tile). Both are multiples of the encoder's patch.
+        origin: shift of the lattice of tiles, for checks.
+    """
+
+    stride: int = 0
+    halo: int | None = None
+    origin: tuple[int, int] = (0, 0)
+
+    def plan(self, shape_HW: tuple[int, int], tile: int, patch: int) -> TilePlan:
+        """Tiles whose patches lie on one lattice; the grid reaches beyond the scene where tiles do.
+
+        Raises:
+            UsageError: a size that is not a multiple of the patch, or gaps between tiles.
+        """
+        halo = tile // 8 // patch * patch if self.halo is None else self.halo
+        stride = self.stride or max(tile // 2 // patch * patch, patch)
+        for name, size in (("stride", stride), ("halo", halo), ("origin", self.origin[0]), ("origin", self.origin[1])):
+            if size < 0 or size % patch:
+                raise UsageError(f"{name} {size} is not a multiple of the encoder's patch of {patch} pixels")
+        height, width = (max(-(-size // patch) * patch, tile) for size in shape_HW)
+        return TilePlan((height, width), tile, stride, halo, self.origin)
+
+
+class TilePredictor:
+    """Probabilities of tiles, from the same place of one scene, or of two for a change model."""
+
+    def __init__(self, model: TaskModel, scenes: Sequence[Scene]) -> None:
+        self.model, self.scenes = model.eval(), scenes
+        self.readers = [TileReader(scene, 1) for scene in scenes]
+        self.levels = [scene_levels(scene, model.encoder, model.level) for scene in scenes]
+
+    def __call__(self, tiles: Sequence[Tile]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Probabilities ``[B, T, T, K]`` and pixels that are valid in all scenes ``[B, T, T]``."""
+        words: dict[str, Any] = {}
+        valid_BTT: NDArray[np.bool_] | None = None
+        for number, (reader, level) in enumerate(zip(self.readers, self.levels, strict=True), 1):
+            turn = "" if number == 1 else str(number)
+            cubes, masks = reader(tiles)
+            valid_BTT = masks if valid_BTT is None else valid_BTT & masks
+            words |= {f"x{turn}_BHWC": cubes, f"bands{turn}": reader.scene.sensor, f"mask{turn}_BHW": masks}
+            if level is not None:
+                words[f"level{turn}_B"] = torch.full((len(tiles),), level, device=self.model.device)
+        assert valid_BTT is not None
+        probabilities = self.model.predict_tile(**words).float().cpu().numpy()
+        return probabilities, valid_BTT & (probabilities.sum(-1) > 0)
+
+
+def predict_to_file(
+    model: TaskModel,
+    scenes: Sequence[Scene],
+    out: str | Path,
+    *,
+    probabilities: str | Path | None = None,
+    layout: Layout | None = None,
+    batch_size: int = 8,
+    preview: bool = True,
+    overwrite: bool = False,
+    facts: dict[str, Any] | None = None,
+) -> dict[str, float]:
+    """Write the map of a task model on the scene's own pixels.
+
+    Args:
+        model: see :class:`downstream.tasks.model.TaskModel`.
+        scenes: one scene, or two dates on one grid for a change model (see ``downstream.maps.change``).
+        out: ``.tif``, ``.hdr`` (ENVI Classification) or ``.npy``; 0 = no data, 1.. = the model's classes in order.
+        probabilities: also write one float32 band per class here.
+        layout: stride and halo of the tiles.
+        batch_size: tiles per forward call.
+        preview: also write a PNG of the same name with a legend.
+        overwrite: replace existing files.
+        facts: further facts to keep with the map.
+
+    Returns:
+        Share of every class among the pixels with data.
+
+    Raises:
+        UsageError: a bad layout, one name for two files, or a file that exists.
+    """
+    first_scene, patch, names = scenes[0], model.encoder.patch_size, list(model.label_names)
+    height, width = first_scene.shape[:2]
+    plan = (layout or Layout()).plan((height, width), model.tile, patch)
+    batch_size = fitting_batch(batch_size, model.tile, sum(scene.shape[2] for scene in scenes))
+    legend = Legend.of(names, CHANGE_COLOURS if model.task == "change" else None)
+    told = {
+        **(facts or {}),
+        "scenes": [scene.name for scene in scenes], "task": model.task, "tile": plan.side, "stride": plan.stride,
+        "halo": plan.halo, "level": model.level, "threshold": model.threshold,
+    }  # fmt: skip
+    if probabilities is not None and Path(probabilities).with_suffix("") == Path(out).with_suffix(""):
+        raise UsageError(f"{probabilities} and {out} would share side files; choose another --probabilities")
+    with ExitStack() as stack:
+        writer = ClassMapWriter(
+            out, (height, width), legend, geo=first_scene.geo, facts=told, preview=preview, overwrite=overwrite
+        )
+        stack.enter_context(writer)
+        extra: RasterWriter | None = None
+        if probabilities is not None:
+            extra = open_raster(
+                probabilities, (height, width, len(names)), "float32", geo=first_scene.geo, band_names=names,
+                nodata=float("nan"), facts=told, overwrite=overwrite,
+            )  # fmt: skip
+            stack.enter_context(extra)
+        predict = TilePredictor(model, scenes)
+        advance = stack.enter_context(open_progress(f"{model.task} {first_scene.name}", plan))
+        for first, blended in blended_rows(plan, predict, batch_size, advance):
+            rows_hWK = blended[: max(height - first, 0), :width]
+            writer.write(model.decide(np.nan_to_num(rows_hWK)) + 1)
+            if extra is not None:
+                extra.write(rows_hWK)
+    return writer.shares()

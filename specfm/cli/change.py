@@ -1,0 +1,80 @@
+"""`specfm change`: what changed between two dates, by a trained model or by the distance of embeddings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from specfm.cli import _scene as options
+
+
+def command(
+    model: Annotated[str, typer.Argument(help="Folder of a change model; or of an encoder, for a map without labels.")],
+    before: Annotated[str, typer.Argument(help="First date: a file, CARD or CARD:SCENE.")],
+    after: Annotated[str, typer.Argument(help="Second date on the same grid, from any sensor.")],
+    out: Annotated[Path, typer.Option("--out", help="FILE.tif, FILE.hdr (ENVI Classification) or FILE.npy.")],
+    probabilities: Annotated[
+        Path | None, typer.Option(help="Also write the probabilities (the distance, for an encoder) here.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Changed above this.", show_default="the model's; Otsu's for an encoder")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Encoder: of the sample that the distance is fitted on.")] = 0,
+    window: Annotated[int, typer.Option(help="Encoder: side of a tile, pixels; 0 = 8 patches.")] = 0,
+    stride: Annotated[int, typer.Option(help="Step between tiles, pixels; 0 = half a tile.")] = 0,
+    variable: options.Variable = None,
+    layout: options.Layout = None,
+    sensor: options.SensorName = None,
+    sensor_after: Annotated[str | None, typer.Option(help="The same for the second date, if it differs.")] = None,
+    wavelengths: options.Wavelengths = None,
+    wavelengths_after: Annotated[Path | None, typer.Option(help="The same for the second date.")] = None,
+    units: options.Units = None,
+    quantity: options.Quantity = None,
+    scale: options.Scale = None,
+    nodata: options.Nodata = None,
+    batch_size: options.BatchSize = 8,
+    device: options.Device = "cpu",
+    no_preview: options.NoPreview = False,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Write which pixels changed from BEFORE to AFTER: 1 unchanged, 2 changed, 0 no data at one of the dates."""
+    from downstream.maps.change import distance_to_file, require_one_grid
+    from downstream.maps.predict import Layout, predict_to_file
+    from downstream.tasks.model import load_task
+    from specfm.checkpoint import TASK, find_release, load, release_digest
+    from specfm.errors import UsageError
+    from specfm.files import read_manifest
+
+    trained = read_manifest(find_release(model)).get("kind") == TASK
+    task_model = load_task(model, device=device, task="change") if trained else None
+    if task_model is not None and window not in (0, task_model.tile):
+        raise UsageError(f"--window {window}: {model} was trained on tiles of {task_model.tile} pixels; leave it out")
+    shared = {
+        "variable": variable, "layout": layout, "units": units, "quantity": quantity, "scale": scale, "nodata": nodata,
+    }  # fmt: skip
+    one = options.open_scene(before, sensor=sensor, wavelengths=wavelengths, **shared)
+    own_after = {"sensor": sensor_after, "wavelengths": wavelengths_after}
+    if sensor_after is None and wavelengths_after is None:
+        own_after = {"sensor": sensor, "wavelengths": wavelengths}
+    two = options.open_scene(after, **own_after, **shared)
+    require_one_grid(one, two)
+    facts = {"model": release_digest(model), "sensors": [one.sensor.digest, two.sensor.digest]}
+    if task_model is not None:
+        if threshold is not None:
+            task_model.threshold = threshold
+        shares = predict_to_file(
+            task_model, [one, two], out, probabilities=probabilities, layout=Layout(stride), batch_size=batch_size,
+            preview=not no_preview, overwrite=overwrite, facts=facts,
+        )  # fmt: skip
+        cut, how = task_model.threshold, "probability"
+    else:
+        cut, shares = distance_to_file(
+            load(model, device=device), one, two, out, distance=probabilities, threshold=threshold, seed=seed,
+            window=window, stride=stride, batch_size=batch_size, preview=not no_preview, overwrite=overwrite,
+            facts=facts,
+        )  # fmt: skip
+        how = "distance of embeddings" + (" (Otsu's threshold)" if threshold is None else "")
+    options.say_map(out, one, shares, preview=not no_preview)
+    typer.echo(f"  changed above {0.5 if cut is None else cut:.4f}, {how}")

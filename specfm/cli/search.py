@@ -1,0 +1,58 @@
+"""`specfm search`: where a scene looks like given pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from specfm.cli import _scene as options
+
+
+def command(
+    checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder or run.")],
+    scene: options.SceneName,
+    like: Annotated[list[str], typer.Option("--like", help="ROW,COL of an example pixel; may be given again.")],
+    out: Annotated[Path, typer.Option("--out", help="FILE.tif, FILE.hdr (ENVI) or FILE.npy.")],
+    top: Annotated[int, typer.Option(help="Best places to print.")] = 10,
+    apart: Annotated[int, typer.Option(help="Least distance between them, pixels; 0 = half a window.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the sample that features are standardised by.")] = 0,
+    window: options.Window = 0,
+    stride: options.Stride = 0,
+    level: options.Level = "scene",
+    variable: options.Variable = None,
+    layout: options.Layout = None,
+    sensor: options.SensorName = None,
+    wavelengths: options.Wavelengths = None,
+    units: options.Units = None,
+    quantity: options.Quantity = None,
+    scale: options.Scale = None,
+    nodata: options.Nodata = None,
+    batch_size: options.BatchSize = 32,
+    device: options.Device = "cpu",
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Write the cosine similarity of every pixel of SCENE to the nearest example, and print the best places."""
+    from downstream.maps.search import search_to_file
+    from specfm.checkpoint import load, release_digest
+    from specfm.errors import UsageError
+
+    try:
+        wanted = [(int(row), int(col)) for row, col in (text.split(",") for text in like)]
+    except ValueError:
+        raise UsageError(f"--like {' '.join(like)}: give an example as ROW,COL, two whole numbers") from None
+    encoder = load(checkpoint, device=device)
+    cube = options.open_scene(
+        scene, variable=variable, layout=layout, sensor=sensor, wavelengths=wavelengths, units=units,
+        quantity=quantity, scale=scale, nodata=nodata,
+    )  # fmt: skip
+    places = search_to_file(
+        encoder, cube, wanted, out, top=top, apart=apart, seed=seed, window=window, stride=stride, level=level,
+        batch_size=batch_size, overwrite=overwrite,
+        facts={"checkpoint": release_digest(checkpoint), "sensor": cube.sensor.digest},
+    )  # fmt: skip
+    typer.echo(f"{out}: cosine similarity, {cube.shape[0]} x {cube.shape[1]} pixels")
+    for place in places:
+        where = "" if place.x is None else f"  x {place.x:.2f} y {place.y:.2f}"
+        typer.echo(f"  {place.similarity:+.3f}  at {place.row},{place.col}{where}")

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from downstream.pooling import chosen_layers, encode, pooling_parts
 from downstream.samples import Samples, collect_samples
 from specfm.errors import SpecfmError, UsageError
 
 if TYPE_CHECKING:
+    from downstream.bank import Bank
     from specfm.scene import Scene
-
-Pooling = Literal["mean", "centre", "concat"]
-POOLINGS: tuple[str, ...] = ("mean", "centre", "concat")
 
 
 @dataclass(frozen=True)
@@ -57,12 +56,14 @@ class WindowBatch:
 
 
 def iterate_windows(
-    scenes: Sequence[Scene], samples: Samples, window: int, batch: int = 64, strip: int = 128
+    scenes: Sequence[Scene], samples: Samples, window: int, batch: int = 64, strip: int = 128, first: int = 0
 ) -> Iterator[WindowBatch]:
     """Yield every sample's window once, scene by scene, reading at most ``strip`` + ``window`` rows at a time.
 
-    The labelled pixel sits at (window // 2, window // 2).
+    The labelled pixel sits at (window // 2, window // 2). The order is fixed; the batches before ``first`` are neither
+    read nor given, so that an extraction goes on where it was stopped.
     """
+    number = 0
     before, after = window // 2, window - window // 2 - 1
     for index, scene in enumerate(scenes):
         mine_I = np.flatnonzero(samples.scene_N == index)
@@ -71,6 +72,10 @@ def iterate_windows(
             rows_i = samples.rc_N2[mine_I, 0]
             here_I = mine_I[(rows_i >= low) & (rows_i < low + strip)]
             if not len(here_I):
+                continue
+            starts = [s for i, s in enumerate(range(0, len(here_I), batch)) if number + i >= first]
+            number += -(-len(here_I) // batch)
+            if not starts:
                 continue
             rc = samples.rc_N2[here_I]
             r0, r1 = max(int(rc[:, 0].min()) - before, 0), min(int(rc[:, 0].max()) + after + 1, height)
@@ -83,7 +88,7 @@ def iterate_windows(
             mask = np.pad(mask, pad)
             windows = np.lib.stride_tricks.sliding_window_view(cube, (window, window), (0, 1))  # [h, w, C, win, win]
             masks = np.lib.stride_tricks.sliding_window_view(mask, (window, window), (0, 1))
-            for start in range(0, len(here_I), batch):
+            for start in starts:
                 ids = here_I[start : start + batch]
                 at = samples.rc_N2[ids] - np.array([r0, c0])
                 x_BHWC = np.ascontiguousarray(windows[at[:, 0], at[:, 1]].transpose(0, 2, 3, 1))
@@ -117,25 +122,6 @@ def check_window(encoder: Any, window: int) -> None:
         raise UsageError(f"window {window} is not a multiple of the encoder's patch of {patch} pixels; try {near}")
 
 
-def pool(features: Any, pooling: str, window: int, patch: int) -> Any:
-    """Pool an encoder's output to one vector a sample.
-
-    Args:
-        features: ``tokens_BND``, ``pooled_BD`` (mean over valid tokens) and ``grid_hw`` of its one part.
-        pooling: "mean", "centre" (the token that holds the labelled pixel) or "concat" of both.
-        window: window side, pixels.
-        patch: patch side, pixels.
-    """
-    import torch
-
-    if pooling == "mean":
-        return features.pooled_BD
-    row = (window // 2) // patch
-    _, columns = features.grid_hw[0]  # one part, one grid
-    centre_BD = features.tokens_BND[:, row * columns + row]
-    return centre_BD if pooling == "centre" else torch.cat([features.pooled_BD, centre_BD], dim=-1)
-
-
 def extract(
     encoder: Any,
     scenes: Sequence[Scene] | Scene,
@@ -143,8 +129,11 @@ def extract(
     samples: Samples | None = None,
     *,
     pooling: str = "concat",
+    layers: Sequence[int] = (),
     batch: int = 64,
     name: str = "encoder",
+    bank: Bank | None = None,
+    data_digest: str | None = None,
 ) -> FeatureSet:
     """Frozen features of every sample.
 
@@ -153,72 +142,130 @@ def extract(
         scenes: the scenes that ``samples`` index.
         window: side of the window handed to the encoder, pixels; at most ``samples.window``, which the splits guard.
         samples: which pixels; default every labelled pixel.
-        pooling: see ``pool``.
+        pooling: see ``downstream.pooling.pool``.
+        layers: blocks whose features are put beside each other; default the encoder's output.
         batch: windows per forward call.
         name: title for the progress bar and the tables.
+        bank: take the features from there if it has them, else keep them there.
+        data_digest: with ``bank``, the digest of the windows' pixels where the caller has it already.
 
     Raises:
-        UsageError: unknown pooling, window not divisible by the patch or larger than the guarded one.
+        UsageError: unknown pooling or layer, window not divisible by the patch or larger than the guarded one.
         SpecfmError: the encoder gives non-finite features.
     """
-    import torch
-
     scene_list: Sequence[Scene] = scenes if isinstance(scenes, (list, tuple)) else [scenes]  # type: ignore[list-item]
-    if pooling not in POOLINGS:
-        raise UsageError(f"unknown pooling {pooling!r}; one of {', '.join(POOLINGS)}")
+    pooling_parts(pooling)
     samples = collect_samples(scene_list, window) if samples is None else samples
     if window > samples.window:
         raise UsageError(f"window {window} is larger than the {samples.window} pixels that the split guards")
     check_window(encoder, window)
-    device = encoder_device(encoder)
+    if layers:
+        layers = chosen_layers(encoder, layers)
     if hasattr(encoder, "eval"):
         encoder.eval()
-    X_ND: np.ndarray | None = None
+
+    def compute(first: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return _feature_batches(encoder, scene_list, samples, window, pooling, layers, batch, first, name)
+
+    view = {"window": window, "pooling": "+".join(pooling_parts(pooling)), "layers": list(layers), "batch": batch}
+    if bank is None:
+        X_ND = gather(compute(0), len(samples))
+    else:
+        X_ND = bank.features(encoder, scene_list, samples, view, compute, data_digest)
+    return FeatureSet(X_ND, samples, name, {"pooling": pooling, "layers": list(layers), "window": window})
+
+
+def _feature_batches(
+    encoder: Any, scenes: Sequence[Scene], samples: Samples, window: int, pooling: str, layers: Sequence[int],
+    batch: int, first: int, name: str,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # fmt: skip
+    """(sample ids, features) per batch, from batch ``first`` on, with a progress bar."""
+    import torch
+
+    device = encoder_device(encoder)
     progress, task = progress_bar(f"features {name}", len(samples))
-    with progress, torch.inference_mode():
-        for part in iterate_windows(scene_list, samples, window, batch):
-            x_BHWC = torch.from_numpy(part.x_BHWC).to(device)
-            mask_BHW = torch.from_numpy(np.ascontiguousarray(part.mask_BHW)).to(device)
-            output = encoder(x_BHWC, part.scene.sensor, mask_BHW)
-            z_BD = pool(output, pooling, window, int(encoder.patch_size)).float().cpu().numpy()
-            if X_ND is None:
-                X_ND = np.empty((len(samples), z_BD.shape[1]), np.float32)
-            X_ND[part.ids_B] = z_BD
+    with progress:
+        for part in iterate_windows(scenes, samples, window, batch, first=first):
+            with torch.inference_mode():
+                x_BHWC = torch.from_numpy(part.x_BHWC).to(device)
+                mask_BHW = torch.from_numpy(np.ascontiguousarray(part.mask_BHW)).to(device)
+                z_BD = encode(encoder, x_BHWC, part.scene.sensor, mask_BHW, pooling, window, layers)
+                values_BD = z_BD.float().cpu().numpy()
+            if not np.isfinite(values_BD).all():
+                bad = int((~np.isfinite(values_BD).all(1)).sum())
+                raise SpecfmError(
+                    f"{name} gives non-finite features for {bad} of {len(values_BD)} windows of scene "
+                    f"{part.scene.name!r}; check its masks"
+                )
+            yield part.ids_B, values_BD
             progress.advance(task, len(part.ids_B))
+
+
+def gather(batches: Iterator[tuple[np.ndarray, np.ndarray]], count: int) -> np.ndarray:
+    """All batches in one array ``[N, D]``."""
+    X_ND: np.ndarray | None = None
+    for ids_B, values_BD in batches:
+        if X_ND is None:
+            X_ND = np.empty((count, values_BD.shape[1]), np.float32)
+        X_ND[ids_B] = values_BD
     assert X_ND is not None
-    if not np.isfinite(X_ND).all():
-        bad = int((~np.isfinite(X_ND).all(1)).sum())
-        raise SpecfmError(f"{name} gives non-finite features for {bad} of {len(samples)} windows; check the masks")
-    return FeatureSet(X_ND, samples, name, {"pooling": pooling, "window": window})
+    return X_ND
 
 
-def common_bands(scenes: Sequence[Scene]) -> np.ndarray | None:
-    """Bool over bands valid in every scene, or None where scenes have different band grids (no common raw spectrum)."""
-    first = scenes[0].sensor.bands
-    for scene in scenes[1:]:
-        centres = scene.sensor.bands.wavelengths_nm
-        if len(centres) != len(first) or not np.allclose(centres, first.wavelengths_nm, atol=0.5):
-            return None
-    return np.logical_and.reduce([s.sensor.bands.valid for s in scenes])
+def common_grid(scenes: Sequence[Scene]) -> tuple[list[np.ndarray], bool] | None:
+    """Matrices ``[C, K]`` that take each scene's bands to one common grid, and whether they interpolate.
+
+    Scenes of one band list keep their common valid bands. Others are interpolated linearly at the centres of the
+    scene with the fewest bands in the range that all cover. None where there is no such range or the quantities differ.
+    """
+    grids = [scene.sensor.bands for scene in scenes]
+    same = all(
+        len(g) == len(grids[0]) and np.allclose(g.wavelengths_nm, grids[0].wavelengths_nm, atol=0.5) for g in grids
+    )
+    if same:
+        keep_C = np.logical_and.reduce([g.valid for g in grids])
+        return [np.eye(len(keep_C), dtype=np.float32)[:, keep_C]] * len(scenes), False
+    if len({scene.sensor.quantity for scene in scenes}) > 1:
+        return None
+    usable = [np.sort(g.wavelengths_nm[g.valid]) for g in grids]
+    if not all(map(len, usable)):
+        return None
+    low, high = max(u[0] for u in usable), min(u[-1] for u in usable)
+    centre_K = min(([c for c in u if low <= c <= high] for u in usable), key=len)
+    if not centre_K:
+        return None
+    matrices = []
+    for grid in grids:
+        matrix_CK = np.zeros((len(grid), len(centre_K)), np.float32)
+        valid = np.flatnonzero(grid.valid)
+        valid = valid[np.argsort(grid.wavelengths_nm[valid])]
+        for i, unit in zip(valid, np.eye(len(valid)), strict=True):
+            matrix_CK[i] = np.interp(centre_K, grid.wavelengths_nm[valid], unit)
+        matrices.append(matrix_CK)
+    return matrices, True
 
 
 def spectra(scenes: Sequence[Scene], window: int, samples: Samples) -> tuple[FeatureSet, FeatureSet] | None:
     """Raw spectra in physical units: of the labelled pixel, and the mean over the valid pixels of the window.
 
     Returns:
-        (pixel, mean), or None where the scenes do not share one band grid.
+        (pixel, mean), or None where the scenes have no common band grid (see ``common_grid``).
     """
-    keep_C = common_bands(scenes)
-    if keep_C is None:
+    common = common_grid(scenes)
+    if common is None:
         return None
-    pixel_NK = np.empty((len(samples), int(keep_C.sum())), np.float32)
+    matrices, interpolated = common
+    matrix_of = {id(scene): matrix for scene, matrix in zip(scenes, matrices, strict=True)}
+    pixel_NK = np.empty((len(samples), matrices[0].shape[1]), np.float32)
     mean_NK = np.empty_like(pixel_NK)
     half = window // 2
     progress, task = progress_bar("raw spectra", len(samples))
     with progress:
         for part in iterate_windows(scenes, samples, window, batch=256):
-            sensor = part.scene.sensor
-            x_BHWK = part.x_BHWC[..., keep_C] * np.float32(sensor.scale) + np.float32(sensor.offset)
+            sensor, matrix_CK = part.scene.sensor, matrix_of[id(part.scene)]
+            used_C = matrix_CK.any(1)  # bad bands may hold anything, also infinities
+            x_BHWC = part.x_BHWC[..., used_C] * np.float32(sensor.scale) + np.float32(sensor.offset)
+            x_BHWK = x_BHWC @ matrix_CK[used_C] if interpolated else x_BHWC
             weight_BHW = part.mask_BHW.astype(np.float32)
             pixel_NK[part.ids_B] = x_BHWK[:, half, half]
             total = np.maximum(weight_BHW.sum((1, 2)), 1)[:, None]
@@ -226,5 +273,5 @@ def spectra(scenes: Sequence[Scene], window: int, samples: Samples) -> tuple[Fea
             progress.advance(task, len(part.ids_B))
     for array in (pixel_NK, mean_NK):
         np.nan_to_num(array, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
-    info = {"window": window}
+    info = {"window": window, "interpolated": interpolated}
     return FeatureSet(pixel_NK, samples, "pixel spectrum", info), FeatureSet(mean_NK, samples, "mean spectrum", info)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from downstream.torch_probe import fit_grid
 from specfm.errors import SpecfmError
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,21 @@ class ProbeResult:
     validation_oa: float
     converged: bool
     path: tuple[tuple[float, float], ...]  # (C, validation accuracy) tried
+    confidence_N: np.ndarray | None = None  # probability of the predicted class
+
+
+def check_sides(train_y_M: np.ndarray, *features: np.ndarray) -> None:
+    """Refuse a training side of one class and features that are not finite."""
+    if len(np.unique(train_y_M)) < 2:
+        raise SpecfmError("a probe needs at least two classes in the training side; choose another split")
+    for part in features:
+        if not np.isfinite(part).all():
+            raise SpecfmError("features hold NaN or inf; check the masks of the scene")
+
+
+def on_cuda(device: str) -> bool:
+    """scikit-learn's solver is the faster one on a CPU, so torch's is used on CUDA only."""
+    return str(device).startswith("cuda")
 
 
 def _model(max_iter: int) -> Any:
@@ -79,6 +95,7 @@ def _path_scores(
     val_y_N: np.ndarray,
     grid: tuple[float, ...],
     max_iter: int,
+    device: str,
 ) -> np.ndarray:
     """Validation accuracy along the grid from strong to weak regularisation, each start warm from the last."""
     scale = Standardiser(train_MD)
@@ -86,6 +103,9 @@ def _path_scores(
     axes_DM = span(x_MD)
     if axes_DM is not None:
         x_MD, x_ND = x_MD @ axes_DM, x_ND @ axes_DM
+    if on_cuda(device):
+        fit = fit_grid(x_MD, train_y_M, grid, max_iter=max_iter, device=device)
+        return (fit.classes_K[fit.probability(x_ND).argmax(2)] == val_y_N).mean(1)
     model = _model(max_iter)
     accuracy = np.empty(len(grid))
     for i, strength in enumerate(grid):
@@ -125,6 +145,7 @@ def linear_probe(
     max_iter: int = 3000,
     train_group_M: np.ndarray | None = None,
     seed: int = 0,
+    device: str = "cpu",
 ) -> ProbeResult:
     """Choose C on validation, refit on train + validation, predict the test set once.
 
@@ -138,24 +159,22 @@ def linear_probe(
         max_iter: iterations of L-BFGS; a refit that stops there is reported as not converged.
         train_group_M: groups for that cross-validation.
         seed: seed of its folds.
+        device: "cpu" fits by scikit-learn, a CUDA device by :mod:`downstream.torch_probe`, all strengths at once.
 
     Raises:
         SpecfmError: fewer than two classes, or non-finite features.
     """
     train_y_M = np.asarray(train_y_M)
-    if len(np.unique(train_y_M)) < 2:
-        raise SpecfmError("a probe needs at least two classes in the training side; choose another split")
-    for part in (train_MD, val_ND, test_ND):
-        if not np.isfinite(part).all():
-            raise SpecfmError("features hold NaN or inf; check the masks of the scene")
+    check_sides(train_y_M, train_MD, val_ND, test_ND)
     if len(val_y_N):
-        accuracy = _path_scores(train_MD, train_y_M, val_ND, np.asarray(val_y_N), grid, max_iter)
+        accuracy = _path_scores(train_MD, train_y_M, val_ND, np.asarray(val_y_N), grid, max_iter, device)
         fit_X, fit_y = np.concatenate([train_MD, val_ND]), np.concatenate([train_y_M, val_y_N])
     else:
         folds = _folds(train_y_M, train_group_M, seed)
         if folds:
             parts = [
-                _path_scores(train_MD[a], train_y_M[a], train_MD[b], train_y_M[b], grid, max_iter) for a, b in folds
+                _path_scores(train_MD[a], train_y_M[a], train_MD[b], train_y_M[b], grid, max_iter, device)
+                for a, b in folds
             ]
             accuracy = np.average(parts, axis=0, weights=[len(b) for _, b in folds])
         else:  # one shot: nothing to validate on, take the middle of the grid
@@ -164,16 +183,22 @@ def linear_probe(
     known = np.isfinite(accuracy).all()
     best = int(np.argmax(accuracy)) if known else len(grid) // 2  # the first maximum = the stronger regularisation
     scale = Standardiser(fit_X)
-    model = _model(max_iter)
-    model.C = grid[best]
     fit_scaled, test_scaled = scale(fit_X), scale(test_ND)
     axes_DM = span(fit_scaled)
     if axes_DM is not None:
         fit_scaled, test_scaled = fit_scaled @ axes_DM, test_scaled @ axes_DM
-    converged = _fit(model, fit_scaled, fit_y)
+    if on_cuda(device):
+        fit = fit_grid(fit_scaled, fit_y, (grid[best],), max_iter=max_iter, device=device)
+        converged, classes_K, share_NK = bool(fit.converged_G[0]), fit.classes_K, fit.probability(test_scaled)[0]
+    else:
+        model = _model(max_iter)
+        model.C = grid[best]
+        converged = _fit(model, fit_scaled, fit_y)
+        classes_K, share_NK = model.classes_, model.predict_proba(test_scaled)
     if not converged:
         log.warning("linear probe (C = %g) did not converge in %d iterations", grid[best], max_iter)
     path = tuple((c, float(a)) for c, a in zip(grid, accuracy, strict=True)) if known else ()
+    validation_oa = float(accuracy[best]) if known else float("nan")
     return ProbeResult(
-        model.predict(test_scaled), grid[best], float(accuracy[best]) if known else float("nan"), converged, path
+        classes_K[share_NK.argmax(1)], grid[best], validation_oa, converged, path, share_NK.max(1).astype(np.float32)
     )

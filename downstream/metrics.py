@@ -1,16 +1,19 @@
 """Scores from confusion matrices, and confidence intervals that resample groups or blocks, never pixels.
 
 Shape suffixes: N samples, K classes, U resampling units (groups or blocks), S runs (split seeds, initialisations),
-B bootstrap draws. Confusion matrices have rows = truth, columns = prediction. Any leading dimensions are allowed.
+B bootstrap draws, I confidence bins, X sums that add up over units. Confusion matrices have rows = truth, columns =
+prediction. Any leading dimensions are allowed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-METRICS = ("oa", "aa", "kappa", "macro_f1")
+METRICS = ("oa", "aa", "kappa", "macro_f1", "miou", "fwiou")
+BINS = 15  # of confidence, for the calibration error
 
 
 def confusion_matrix(true_N: np.ndarray, predicted_N: np.ndarray, classes: int) -> np.ndarray:
@@ -29,10 +32,10 @@ def unit_confusions(
 
 
 def scores(conf_KK: np.ndarray) -> dict[str, np.ndarray]:
-    """OA, AA, kappa, macro-F1 of ``[..., K, K]`` confusion matrices; NaN where there is no test sample.
+    """OA, AA, kappa, macro-F1, mIoU, FWIoU of ``[..., K, K]`` confusion matrices; NaN where there is no test sample.
 
-    AA is the mean recall over the classes present in the truth; macro-F1 the mean over the classes present in the truth
-    or the prediction (as scikit-learn counts them).
+    AA is the mean recall over the classes present in the truth; macro-F1 and mIoU (macro) are means over the classes
+    present in the truth or the prediction (as scikit-learn counts them); FWIoU weights the IoU by the truth's share.
     """
     conf_KK = np.asarray(conf_KK, np.float64)
     total = conf_KK.sum((-2, -1))
@@ -45,7 +48,36 @@ def scores(conf_KK: np.ndarray) -> dict[str, np.ndarray]:
         kappa = np.where(chance < 1, (oa - chance) / (1 - chance), np.where(total > 0, 0.0, np.nan))
         seen_K = (row_K + col_K) > 0
         f1 = np.where(seen_K, 2 * hit_K / (row_K + col_K), 0).sum(-1) / seen_K.sum(-1)
-    return {"oa": oa, "aa": aa, "kappa": kappa, "macro_f1": f1}
+        iou_K = np.where(seen_K, hit_K / (row_K + col_K - hit_K), 0)
+        miou = iou_K.sum(-1) / seen_K.sum(-1)
+        fwiou = (iou_K * row_K).sum(-1) / total
+    return {"oa": oa, "aa": aa, "kappa": kappa, "macro_f1": f1, "miou": miou, "fwiou": fwiou}
+
+
+def change_scores(conf_22: np.ndarray) -> dict[str, np.ndarray]:
+    """F1 and IoU of class 1 (*changed*) with kappa and OA, of ``[..., 2, 2]`` confusion matrices; NaN if undefined."""
+    conf_22 = np.asarray(conf_22, np.float64)
+    hit, wrong = conf_22[..., 1, 1], conf_22[..., 0, 1] + conf_22[..., 1, 0]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        f1, iou = 2 * hit / (2 * hit + wrong), hit / (hit + wrong)
+    both = scores(conf_22)
+    return {"f1_changed": f1, "iou_changed": iou, "kappa": both["kappa"], "oa": both["oa"]}
+
+
+def calibration_sums(
+    right_N: np.ndarray, confidence_N: np.ndarray, unit_N: np.ndarray, units: int, bins: int = BINS
+) -> np.ndarray:
+    """Per unit and confidence bin: samples, summed confidence, right answers. ``[U, I, 3]``."""
+    bin_N = np.clip((np.asarray(confidence_N) * bins).astype(np.int64), 0, bins - 1)
+    flat_N = np.asarray(unit_N, np.int64) * bins + bin_N
+    parts = [np.bincount(flat_N, weights, units * bins) for weights in (None, confidence_N, np.asarray(right_N, float))]
+    return np.stack(parts, -1).reshape(units, bins, 3)
+
+
+def calibration_error(sums_I3: np.ndarray) -> np.ndarray:
+    """Expected calibration error (ECE; Guo et al. 2017, arXiv 1706.04599) of ``[..., I, 3]`` sums."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.abs(sums_I3[..., 2] - sums_I3[..., 1]).sum(-1) / sums_I3[..., 0].sum(-1)
 
 
 def per_class(conf_KK: np.ndarray) -> np.ndarray:
@@ -80,41 +112,71 @@ def _expanded_level(units: int, level: float) -> float:
 def bootstrap(
     conf_SUKK: np.ndarray, metric: str = "oa", *, draws: int = 1000, level: float = 0.95, seed: int = 0
 ) -> Interval:
-    """Confidence interval of a metric averaged over runs, resampling units with replacement.
+    """Confidence interval of one of ``METRICS`` averaged over runs; see ``bootstrap_sums``."""
+    return bootstrap_scores(conf_SUKK, draws=draws, level=level, seed=seed)[metric]
+
+
+def bootstrap_scores(conf_SUKK: np.ndarray, **options: float) -> dict[str, Interval]:
+    """Intervals of all ``METRICS`` from the confusion matrices of every run and unit; see ``bootstrap_sums``."""
+    conf_SUKK = np.asarray(conf_SUKK, np.float64)
+    runs, units, classes, _ = conf_SUKK.shape
+    flat_SUX = conf_SUKK.reshape(runs, units, -1)
+    return bootstrap_sums(flat_SUX, lambda sums_BX: scores(sums_BX.reshape(-1, classes, classes)), **options)  # type: ignore[arg-type]
+
+
+def bootstrap_calibration(sums_SUI3: np.ndarray, **options: float) -> Interval:
+    """Interval of the calibration error; see ``bootstrap_sums``."""
+    runs, units, bins, _ = sums_SUI3.shape
+    return bootstrap_sums(
+        sums_SUI3.reshape(runs, units, -1),
+        lambda sums_BX: {"ece": calibration_error(sums_BX.reshape(-1, bins, 3))},
+        **options,  # type: ignore[arg-type]
+    )["ece"]
+
+
+def bootstrap_sums(
+    sums_SUX: np.ndarray,
+    value: Callable[[np.ndarray], dict[str, np.ndarray]],
+    *,
+    draws: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Confidence intervals of metrics averaged over runs, resampling units with replacement.
 
     Args:
-        conf_SUKK: confusion matrix of every run and unit; a unit absent from a run's test set is all zero. A unit drawn
-            twice counts twice in every run it takes part in, so that runs sharing test pixels are not taken for
-            independent ones.
-        metric: one of ``METRICS``.
+        sums_SUX: sums of every run and unit (counts of a confusion matrix, say); a unit absent from a run's test set is
+            all zero. A unit drawn twice counts twice in every run it takes part in, so that runs sharing test pixels
+            are not taken for independent ones.
+        value: metrics ``[B]`` by name from sums ``[B, X]`` over the drawn units.
         draws: bootstrap draws.
         level: nominal coverage.
         seed: seed of the draws.
 
     Returns:
-        The interval; both ends NaN with fewer than two units, where nothing can be said.
+        An interval by name; both ends NaN with fewer than two units, where nothing can be said.
     """
-    conf_SUKK = np.asarray(conf_SUKK, np.float64)
-    used_U = conf_SUKK.sum((0, 2, 3)) > 0
-    conf_SUKK = conf_SUKK[:, used_U]
+    sums_SUX = np.asarray(sums_SUX, np.float64)
+    tested_SU = sums_SUX.sum(2) > 0
+    used_U = tested_SU.any(0)
+    sums_SUX, tested_SU = sums_SUX[:, used_U], tested_SU[:, used_U]
     units = int(used_U.sum())
     if units < 2:
-        return Interval(float("nan"), float("nan"), units)
+        return dict.fromkeys(value(sums_SUX.sum(1)), Interval(float("nan"), float("nan"), units))
     rng = np.random.default_rng([seed, 11])
     weight_BU = rng.multinomial(units, np.full(units, 1 / units), size=draws).astype(np.float64)
-    runs, _, classes, _ = conf_SUKK.shape
-    value_SB = np.empty((runs, draws))
-    tested_SU = conf_SUKK.sum((2, 3)) > 0
     # A run counts as often as its units were drawn, so that single-unit runs (leave one scene out) are resampled too.
     share_SB = (tested_SU / tested_SU.sum(1, keepdims=True)) @ weight_BU.T
-    for s in range(runs):
-        conf_BKK = (weight_BU @ conf_SUKK[s].reshape(units, -1)).reshape(draws, classes, classes)
-        value_SB[s] = scores(conf_BKK)[metric]
-    share_SB = np.where(np.isfinite(value_SB), share_SB, 0)
-    ok_B = share_SB.sum(0) > 0
-    value_B = (np.nan_to_num(value_SB) * share_SB).sum(0)[ok_B] / share_SB.sum(0)[ok_B]
+    drawn = [value(weight_BU @ sums_UX) for sums_UX in sums_SUX]
     # Overlapping test sets: the interval rests on the units of one run. Disjoint ones (leave one scene out): on all.
     effective = units if tested_SU.sum(0).max() == 1 else max(int(np.median(tested_SU.sum(1))), 2)
     tail = _expanded_level(effective, level)
-    low, high = np.quantile(value_B, [tail, 1 - tail])
-    return Interval(float(low), float(high), effective)
+    found = {}
+    for name in drawn[0]:
+        value_SB = np.stack([one[name] for one in drawn])
+        counted_SB = np.where(np.isfinite(value_SB), share_SB, 0)
+        ok_B = counted_SB.sum(0) > 0
+        value_B = (np.nan_to_num(value_SB) * counted_SB).sum(0)[ok_B] / counted_SB.sum(0)[ok_B]
+        low, high = np.quantile(value_B, [tail, 1 - tail]) if ok_B.any() else (np.nan, np.nan)
+        found[name] = Interval(float(low), float(high), effective)
+    return found

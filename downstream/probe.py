@@ -5,40 +5,65 @@ Shape suffixes: N samples, D features, S runs (splits x initialisations), U resa
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from downstream import metrics
-from downstream.baselines import majority_predict, pca_features, random_twin
-from downstream.features import POOLINGS, FeatureSet, extract, progress_bar, spectra
-from downstream.knn import knn_predict
+from downstream.bank import Bank, windows_digest
+from downstream.baselines import random_twin
+from downstream.evaluate import evaluate, majority, several, trained
+from downstream.features import FeatureSet, encoder_device, extract, spectra
 from downstream.leakage import leakage_score
-from downstream.linear_probe import C_GRID, linear_probe
+from downstream.linear_probe import C_GRID
+from downstream.pooling import pooling_parts
 from downstream.samples import GroupBy, Samples, collect_samples
 from downstream.splits import RULES, Split, load_split, make_splits
 from downstream.summary import Runs, add_alarms, pretraining_record, result_rows
+from downstream.trained_rows import TRAINED, TrainOptions
 from specfm.errors import UsageError
 
 if TYPE_CHECKING:
     from specfm.scene import Scene
 
-PROTOCOLS: tuple[str, ...] = ("knn", "linear")
+PROTOCOLS: tuple[str, ...] = ("knn", "linear", "ridge", *TRAINED)
 
 
 @dataclass(frozen=True)
 class ProbeOptions:
-    """Everything that decides a probe's numbers; its digest goes into each row."""
+    """Everything that decides a probe's numbers; its digest goes into each row.
+
+    Attributes:
+        protocols: of ``PROTOCOLS``; "finetune" and "scratch" train the encoder and take minutes to hours.
+        split: of ``RULES``.
+        seeds: number of splits (per held-out sensor, where several sensors see one ground).
+        shots: labels a class to train on; several numbers give one table each.
+        window: side of the window, pixels; default as pretrained.
+        pooling, layers: what is taken of the encoder (``downstream.pooling``).
+        init_seeds: untrained twins.
+        ks: neighbours.
+        grid: strengths C of the linear probe.
+        max_per_class: at most so many samples a class and group.
+        min_groups, min_samples: classes with less are left out.
+        block: side of a spatial block, pixels.
+        group_by: what a group is (``collect_samples``).
+        baselines: also the raw-spectrum, PCA and SVM baselines and the majority class.
+        pca: principal components.
+        draws: bootstrap draws.
+        split_files: use these splits.
+        peers: published encoders (``downstream.peers``).
+        trained_seeds: seeds of the rows that train the encoder.
+        train: how those are trained.
+    """
 
     protocols: tuple[str, ...] = ("knn", "linear")
     split: str = "group"
     seeds: int = 10
-    shots: int | None = None
+    shots: int | tuple[int, ...] | None = None
     window: int | None = None
     pooling: str = "concat"
+    layers: tuple[int, ...] = ()
     init_seeds: int = 3
     ks: tuple[int, ...] = (1, 5, 20)
     grid: tuple[float, ...] = C_GRID
@@ -51,20 +76,38 @@ class ProbeOptions:
     pca: int = 30
     draws: int = 1000
     split_files: tuple[str, ...] = ()
+    peers: tuple[str, ...] = ()
+    trained_seeds: int = 3
+    train: TrainOptions = field(default_factory=TrainOptions)
+
+    @property
+    def shot_list(self) -> tuple[int | None, ...]:
+        """One entry per table; split files say themselves how many shots they hold."""
+        if self.split_files:
+            return (None,)
+        return self.shots if isinstance(self.shots, tuple) else (self.shots,)
 
     def check(self) -> None:
         """Refuse options that make no sense, by name."""
         for protocol in self.protocols:
             if protocol not in PROTOCOLS:
-                raise UsageError(f"unknown protocol {protocol!r}; one or both of {', '.join(PROTOCOLS)}")
+                raise UsageError(f"unknown protocol {protocol!r}; one or several of {', '.join(PROTOCOLS)}")
+        if not self.protocols:
+            raise UsageError(f"no protocol is asked for; one or several of {', '.join(PROTOCOLS)}")
         if not self.split_files and self.split not in RULES:
             raise UsageError(f"unknown split {self.split!r}; one of {', '.join(RULES)}")
-        if self.pooling not in POOLINGS:
-            raise UsageError(f"unknown pooling {self.pooling!r}; one of {', '.join(POOLINGS)}")
+        pooling_parts(self.pooling)
         if self.init_seeds < 0 or self.seeds < 1:
             raise UsageError("--seeds must be at least 1 and --init-seeds at least 0")
         if not self.ks or min(self.ks) < 1:
             raise UsageError("k of kNN must be at least 1")
+        if not self.shot_list or any(n is not None and n < 1 for n in self.shot_list):
+            raise UsageError("--shots must be at least 1 label a class")
+        if self.peers:
+            from downstream.peers import PeerName
+
+            for peer in self.peers:
+                PeerName.parse(peer)
 
 
 def default_window(encoder: Any) -> int:
@@ -78,83 +121,6 @@ def default_window(encoder: Any) -> int:
     return -(-9 // patch) * patch
 
 
-def is_constant(X_ND: np.ndarray) -> bool:
-    """True if the features hardly differ between samples (collapse): deviation below 1e-4 of their size."""
-    spread = float(np.sqrt(X_ND.astype(np.float64).var(0).sum()))
-    return spread < 1e-4 * float(np.sqrt((X_ND.astype(np.float64) ** 2).sum(1).mean()) + 1e-12)
-
-
-def evaluate(
-    features: FeatureSet, splits: Sequence[Split], options: ProbeOptions, method: str, *, pca: int | None = None
-) -> list[Runs]:
-    """Run the protocols of ``options`` on one set of features.
-
-    Args:
-        features: features of all samples.
-        splits: the splits, shared by all methods.
-        options: protocols, ks, grid.
-        method: name in the table.
-        pca: with a number, kNN runs on so many principal components fitted per split (and there is no linear probe).
-    """
-    classes = len(features.samples.label_names)
-    found: dict[str, Runs] = {}
-    constant = is_constant(features.X_ND)
-
-    def record(protocol: str, split: Split, predicted: np.ndarray, seconds: float) -> Runs:
-        runs = found.setdefault(protocol, Runs(method, protocol, constant=constant))
-        units = int(split.unit_N.max()) + 1
-        true = features.y_N[split.test_I]
-        runs.conf_SUKK.append(metrics.unit_confusions(true, predicted, split.unit_N[split.test_I], classes, units))
-        runs.wall_s += seconds
-        return runs
-
-    X, y = features.X_ND, features.y_N
-
-    def one_split(split: Split) -> None:
-        fit_I, test_I = split.fit_I, split.test_I
-        if "knn" in options.protocols:
-            start = time.perf_counter()
-            if pca is None:
-                bank, query, metric = X[fit_I], X[test_I], "cosine"
-            else:
-                bank, query = pca_features(X[fit_I], X[test_I], pca, split.seed)
-                metric = "euclidean"
-            predicted = knn_predict(bank, y[fit_I], query, options.ks, classes=classes, metric=metric)  # type: ignore[arg-type]
-            seconds = (time.perf_counter() - start) / len(options.ks)
-            for k, predicted_N in predicted.items():
-                record(f"knn{k}", split, predicted_N, seconds)
-        if "linear" in options.protocols and pca is None:
-            start = time.perf_counter()
-            result = linear_probe(
-                X[split.train_I], y[split.train_I], X[split.val_I], y[split.val_I], X[test_I],
-                grid=options.grid, train_group_M=split.unit_N[split.train_I], seed=split.seed,
-            )  # fmt: skip
-            runs = record("linear", split, result.predicted_N, time.perf_counter() - start)
-            runs.strengths.append(result.C)
-            runs.unconverged += not result.converged
-
-    progress, task = progress_bar(f"probe {method}", len(splits))
-    with progress:
-        for split in splits:
-            one_split(split)
-            progress.advance(task)
-    return list(found.values())
-
-
-def majority(samples: Samples, splits: Sequence[Split]) -> Runs:
-    """The trivial baseline."""
-    runs = Runs("majority class", "-")
-    for split in splits:
-        predicted = majority_predict(samples.y_N[split.fit_I], len(split.test_I))
-        runs.conf_SUKK.append(
-            metrics.unit_confusions(
-                samples.y_N[split.test_I], predicted, split.unit_N[split.test_I], len(samples.label_names),
-                int(split.unit_N.max()) + 1,
-            )
-        )  # fmt: skip
-    return runs
-
-
 def probe(
     encoder: Any,
     scenes: Sequence[Scene],
@@ -166,6 +132,7 @@ def probe(
     make_random: Callable[[int], Any] | None = None,
     extra: Mapping[str, FeatureSet] | None = None,
     bank: dict[str, Any] | None = None,
+    cache: Bank | None = None,
 ) -> list[dict[str, Any]]:
     """Probe ``encoder`` on labelled scenes beside every control.
 
@@ -179,56 +146,107 @@ def probe(
         make_random: makes the untrained twin for a seed (default: the encoder's own architecture).
         extra: further feature sets by name, on the same samples, to put into the same table.
         bank: if given, filled with "samples", "splits", "features" and "spectra" for a report.
+        cache: where features are kept from one call to the next.
 
     Returns:
-        One JSON-safe row per method and protocol, in table order.
+        One JSON-safe row per method and protocol, in table order; one table after the other for several ``shots``.
     """
     options = options or ProbeOptions()
     options.check()
     window = options.window or default_window(encoder)
     samples = collect_samples(scenes, window, group_by=options.group_by, max_per_class=options.max_per_class)
-    if options.split_files:
-        splits = [load_split(path, samples) for path in options.split_files]
-        if any(not np.array_equal(s.unit_N, splits[0].unit_N) for s in splits):
-            raise UsageError("the split files have different groups or blocks; probe them one by one")
-    else:
-        splits = make_splits(
-            samples, options.split, options.seeds, min_groups=options.min_groups, min_samples=options.min_samples,
-            block=options.block, shots=options.shots,
-        )  # fmt: skip
+    tables = [_splits(samples, options, shots) for shots in options.shot_list]
     raw = spectra(scenes, window, samples)
-    leaks = [leakage_score(split, samples, raw[0].X_ND if raw else None) for split in splits]
-    features = extract(encoder, scenes, window, samples, pooling=options.pooling, name=name)
-    all_runs = evaluate(features, splits, options, name)
-    for label, other in (extra or {}).items():
-        all_runs += evaluate(other, splits, options, label)
-    twins: dict[str, Runs] = {}
-    for init in range(options.init_seeds):
+    data_digest = windows_digest(scenes, samples)
+    frozen = any(p not in TRAINED for p in options.protocols)
+
+    def features_of(model: Any, title: str, pooling: str, layers: tuple[int, ...]) -> FeatureSet:
+        return extract(
+            model, scenes, window, samples, pooling=pooling, layers=layers, name=title, bank=cache,
+            data_digest=data_digest,
+        )  # fmt: skip
+
+    features = features_of(encoder, name, options.pooling, options.layers)
+    others = {**(extra or {}), **_peer_features(options, encoder_device(encoder), features_of)} if frozen else {}
+    twins: list[FeatureSet] = []
+    for init in range(options.init_seeds if frozen else 0):
         twin = make_random(init) if make_random is not None else random_twin(encoder, 1000 + init)
-        fresh = extract(twin, scenes, window, samples, pooling=options.pooling, name=f"random init {init}")
-        for runs in evaluate(fresh, splits, options, "random-init"):
-            if runs.protocol in twins:
-                twins[runs.protocol].conf_SUKK += runs.conf_SUKK
-                twins[runs.protocol].strengths += runs.strengths
-                twins[runs.protocol].unconverged += runs.unconverged
-                twins[runs.protocol].wall_s += runs.wall_s
-            else:
-                twins[runs.protocol] = runs
-    all_runs += twins.values()
-    if options.baselines:
-        if raw is not None:
-            pixel, mean = raw
-            linear_only = ProbeOptions(**{**asdict(options), "protocols": ("linear",)})
-            knn_only = ProbeOptions(**{**asdict(options), "protocols": ("knn",)})
-            if "linear" in options.protocols:
-                all_runs += evaluate(pixel, splits, linear_only, "pixel spectrum")
-                all_runs += evaluate(mean, splits, linear_only, "mean spectrum")
-            if "knn" in options.protocols:
-                all_runs += evaluate(pixel, splits, knn_only, f"PCA-{options.pca} pixel", pca=options.pca)
-                all_runs += evaluate(mean, splits, knn_only, f"PCA-{options.pca} mean", pca=options.pca)
-        all_runs.append(majority(samples, splits))
+        twins.append(features_of(twin, f"random init {init}", options.pooling, options.layers))
+    device = str(encoder_device(encoder))
+    rows = []
+    for splits in tables:
+        leaks = [leakage_score(split, samples, raw[0].X_ND if raw else None) for split in splits]
+        all_runs = evaluate(features, splits, options, name, device=device)
+        for protocol in (p for p in TRAINED if p in options.protocols):
+            title = name if protocol == "finetune" else "from-scratch"
+            all_runs.append(trained(encoder, scenes, samples, splits, options, protocol, title, window))
+        for label, other in others.items():
+            found = evaluate(other, splits, options, label, device=device)
+            for runs in found:
+                runs.pooling = other.info.get("pooling_name")
+            all_runs += found
+        all_runs += several(twins, splits, options, "random-init", device)
+        if options.baselines:
+            all_runs += _baselines(raw, splits, options, device)
+            all_runs.append(majority(samples, splits))
+        notices = (
+            ["spectra of different sensors are interpolated to one grid"] if raw and raw[0].info["interpolated"] else []
+        )
+        if raw is None and options.baselines:
+            notices.append("no raw-spectrum baselines: the scenes have no common quantity and band range")
+        table = result_rows(
+            all_runs, encoder, scenes, samples, splits, leaks, options, window, data, data_digest, name, pretrained,
+            notices,
+        )  # fmt: skip
+        add_alarms(table, all_runs, samples, splits)
+        rows += table
     if bank is not None:
-        bank.update(samples=samples, splits=splits, features=features, spectra=raw)
-    rows = result_rows(all_runs, encoder, scenes, samples, splits, leaks, options, window, raw, data, name, pretrained)
-    add_alarms(rows, all_runs, samples, splits)
+        bank.update(samples=samples, splits=[s for t in tables for s in t], features=features, spectra=raw)
     return rows
+
+
+def _splits(samples: Samples, options: ProbeOptions, shots: int | None) -> list[Split]:
+    if not options.split_files:
+        return make_splits(
+            samples, options.split, options.seeds, min_groups=options.min_groups, min_samples=options.min_samples,
+            block=options.block, shots=shots,
+        )  # fmt: skip
+    splits = [load_split(path, samples) for path in options.split_files]
+    if any(not np.array_equal(s.unit_N, splits[0].unit_N) for s in splits):
+        raise UsageError("the split files have different groups or blocks; probe them one by one")
+    if len({s.options.get("shots") for s in splits}) > 1:
+        raise UsageError("the split files have different numbers of shots; probe them one by one")
+    return splits
+
+
+def _peer_features(options: ProbeOptions, device: Any, features_of: Callable[..., FeatureSet]) -> dict[str, FeatureSet]:
+    """Features of the peers by their name in the table; each model is dropped before the next is built."""
+    found = {}
+    if options.peers:
+        from downstream.peers import load_peer
+
+        for text in options.peers:
+            peer, label = load_peer(text, device=str(device))
+            found[label] = features_of(peer, label, "mean", ())
+            found[label].info["pooling_name"] = "the peer's own"
+    return found
+
+
+def _baselines(
+    raw: tuple[FeatureSet, FeatureSet] | None, splits: Sequence[Split], options: ProbeOptions, device: str
+) -> list[Runs]:
+    """What an encoder must beat: raw spectra under the linear probe, an RBF machine and, as PCA scores, kNN."""
+    found: list[Runs] = []
+    if raw is None:
+        return found
+    pixel, mean = raw
+    for protocol in ("linear", "ridge"):
+        if protocol in options.protocols:
+            found += evaluate(pixel, splits, options, "pixel spectrum", protocols=(protocol,), device=device)
+            found += evaluate(mean, splits, options, "mean spectrum", protocols=(protocol,), device=device)
+    found += evaluate(pixel, splits, options, "pixel spectrum", protocols=("svm",), device=device)
+    if "knn" in options.protocols:
+        for features, label in ((pixel, "pixel"), (mean, "mean")):
+            title = f"PCA-{options.pca} {label}"
+            found += evaluate(features, splits, options, title, protocols=("knn",), pca=options.pca, device=device)
+    return found

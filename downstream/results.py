@@ -119,9 +119,11 @@ def interval(cell: Mapping[str, Any] | None) -> str:
 
 
 def leak_mark(row: Mapping[str, Any]) -> str:
-    """One cell that says how leaky the split is: share of overlapping test windows, near-duplicates."""
+    """One cell that says how leaky the split is: share of overlapping test windows, least distance, near-duplicates."""
     leak = row["leakage"]
     text = f"{100 * leak['overlap_share']:.0f} %"
+    if leak["min_distance_px"] is not None:
+        text += f", {leak['min_distance_px']:.0f} px"
     if leak["near_duplicate_share"]:
         text += f", dup {100 * leak['near_duplicate_share']:.1f} %"
     return text + (" LEAKY" if row["leaky"] else "")
@@ -154,14 +156,15 @@ def remarks(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 def table(rows: list[dict[str, Any]], title: str | None = None, width: int = 80) -> Table:
     """The rows as a rich table; print ``heading`` above it and ``remarks`` below.
 
-    Deviations of AA and kappa are shown from 100 columns on.
+    Leakage is the share of test windows that overlap a training window, the least distance in pixels of a test to a
+    training pixel, and the share of near-duplicates. Deviations of AA and kappa are shown from 100 columns on.
     """
     from rich import box
     from rich.table import Table
 
     out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("method", "probe", "OA", "95 % CI", "AA", "kappa", "seen", "overlap"):
-        folds = name in ("method", "seen", "overlap")
+    for name in ("method", "probe", "OA", "95 % CI", "AA", "kappa", "seen", "leakage"):
+        folds = name in ("method", "seen", "leakage")
         out.add_column(name, no_wrap=not folds, overflow="fold", min_width=7 if folds else None)
     cell = points if width >= 100 else lambda c: _short(c["mean"])
     for row in rows:
@@ -169,4 +172,48 @@ def table(rows: list[dict[str, Any]], title: str | None = None, width: int = 80)
             row["method"], row["protocol"], points(row["oa"]), interval(row["oa"]),
             cell(row["aa"]), cell(row["kappa"]), row["seen"], leak_mark(row),
         )  # fmt: skip
+    return out
+
+
+def tables(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Rows that share a heading (data, split, shots) put together, in the order they come."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(heading(row), []).append(row)
+    return list(found.values())
+
+
+def shots_table(rows: list[dict[str, Any]], metric: str = "aa") -> Table:
+    """One line per method and protocol, one column per number of labels: the few-shot table."""
+    from rich import box
+    from rich.table import Table
+
+    shots = sorted({row["shots"] or 0 for row in rows})
+    title = f"{metric.upper()} by labels a class"
+    out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("method", "probe", *(f"{n} labels" if n else "all labels" for n in shots)):
+        out.add_column(name, overflow="fold")
+    cells: dict[tuple[str, str], dict[int, str]] = {}
+    for row in rows:
+        cells.setdefault((row["method"], row["protocol"]), {})[row["shots"] or 0] = points(row[metric])
+    for (method, protocol), by_shots in cells.items():
+        out.add_row(method, protocol, *(by_shots.get(n, "-") for n in shots))
+    return out
+
+
+def held_out_table(rows: list[dict[str, Any]], metric: str = "aa") -> Table | None:
+    """One column per scene or sensor that was left out, or None under other rules; at most eight columns."""
+    from rich import box
+    from rich.table import Table
+
+    names = list(dict.fromkeys(name for row in rows for name in row.get("held_out", {})))
+    if not names or len(names) > 8:
+        return None
+    title = f"{metric.upper()} by {rows[0]['split']} left out"
+    out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("method", "probe", *names):
+        out.add_column(name, overflow="fold")
+    for row in rows:
+        cells = (row["held_out"].get(name) for name in names)
+        out.add_row(row["method"], row["protocol"], *(_short(cell[metric]) if cell else "-" for cell in cells))
     return out

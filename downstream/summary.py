@@ -1,11 +1,10 @@
 """From the confusion matrices of many runs to result rows: means, intervals, seen / unseen marks, alarms, digests.
 
-Shape suffixes: N samples, S runs (splits x initialisations), U resampling units, K classes.
+Shape suffixes: N samples, S runs (splits x initialisations), U resampling units, K classes, I confidence bins.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from downstream import metrics
-from downstream.features import FeatureSet, encoder_device
+from downstream.features import encoder_device
 from downstream.leakage import Leakage
 from downstream.results import FORMAT, digest_json, hardware, state_digest, versions
 from downstream.samples import Samples
@@ -27,15 +26,53 @@ if TYPE_CHECKING:
 
 @dataclass
 class Runs:
-    """What one method did under one protocol over all runs."""
+    """What one method did under one protocol over all runs.
+
+    Attributes:
+        method, protocol: names in the table.
+        conf_SUKK: confusion matrices by resampling unit, one entry a run.
+        calibration_SUI3: calibration sums by resampling unit, for protocols that give probabilities.
+        strengths: strength chosen in each run (C, or the ridge penalty).
+        gammas: kernel width chosen in each run (SVM).
+        splits: the split of each run.
+        unconverged: probes that stopped before convergence.
+        constant: features that hardly differ.
+        pooling: where it is not that of the options.
+        wall_s: seconds spent.
+    """
 
     method: str
     protocol: str
     conf_SUKK: list[np.ndarray] = field(default_factory=list)
+    calibration_SUI3: list[np.ndarray] = field(default_factory=list)
     strengths: list[float] = field(default_factory=list)
+    gammas: list[float] = field(default_factory=list)
+    splits: list[Split] = field(default_factory=list)
     unconverged: int = 0
     constant: bool = False
+    pooling: str | None = None
     wall_s: float = 0.0
+
+    def record(
+        self, samples: Samples, split: Split, predicted_N: np.ndarray, seconds: float = 0.0,
+        confidence_N: np.ndarray | None = None,
+    ) -> None:  # fmt: skip
+        """Add one run: what was predicted for the test side of ``split``."""
+        units, unit_N = int(split.unit_N.max()) + 1, split.unit_N[split.test_I]
+        true_N, classes = samples.y_N[split.test_I], len(samples.label_names)
+        self.conf_SUKK.append(metrics.unit_confusions(true_N, predicted_N, unit_N, classes, units))
+        if confidence_N is not None:
+            right_N = true_N == predicted_N
+            self.calibration_SUI3.append(metrics.calibration_sums(right_N, confidence_N, unit_N, units))
+        self.splits.append(split)
+        self.wall_s += seconds
+
+    def extend(self, other: Runs) -> None:
+        """Add the runs of another initialisation."""
+        for name in ("conf_SUKK", "calibration_SUI3", "strengths", "gammas", "splits"):
+            getattr(self, name).extend(getattr(other, name))
+        self.unconverged += other.unconverged
+        self.wall_s += other.wall_s
 
 
 def seen_mark(card: Mapping[str, Any] | None, scenes: Sequence[Scene]) -> str:
@@ -61,24 +98,47 @@ def pretraining_record(card: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return record if isinstance(record, Mapping) else {}
 
 
-def _cell(runs: Runs, metric: str, draws: int) -> dict[str, Any]:
-    stack = np.stack(runs.conf_SUKK)
-    values = metrics.scores(stack.sum(1))[metric]
-    ci = metrics.bootstrap(stack, metric, draws=draws)
-    bounds = None if not np.isfinite(ci.low) else [round(ci.low, 6), round(ci.high, 6)]
+def _cell(values: np.ndarray, ci: metrics.Interval) -> dict[str, Any]:
+    finite = values[np.isfinite(values)]
     return {
-        "mean": round(float(np.nanmean(values)), 6),
-        "sd": round(float(np.nanstd(values, ddof=1)) if len(values) > 1 else 0.0, 6),
-        "ci": bounds,
+        "mean": round(float(finite.mean()), 6) if len(finite) else None,
+        "sd": round(float(finite.std(ddof=1)) if len(finite) > 1 else 0.0, 6),
+        "ci": None if not np.isfinite(ci.low) else [round(ci.low, 6), round(ci.high, 6)],
         "units": ci.units,
         "values": [None if not np.isfinite(v) else round(float(v), 6) for v in values],
     }
+
+
+def _cells(runs: Runs, draws: int) -> dict[str, dict[str, Any]]:
+    """Mean, deviation and interval of every metric."""
+    stack = np.stack(runs.conf_SUKK)
+    values, ci = metrics.scores(stack.sum(1)), metrics.bootstrap_scores(stack, draws=draws)
+    cells = {name: _cell(values[name], ci[name]) for name in metrics.METRICS}
+    if runs.calibration_SUI3:
+        sums = np.stack(runs.calibration_SUI3)
+        interval = metrics.bootstrap_calibration(sums, draws=draws)
+        cells["ece"] = _cell(metrics.calibration_error(sums.sum(1)), interval)
+    return cells
+
+
+def _held_out(runs: Runs) -> dict[str, dict[str, float]]:
+    """Mean scores by the scene or sensor that was left out; empty under other rules."""
+    found: dict[str, list[np.ndarray]] = {}
+    for split, conf_UKK in zip(runs.splits, runs.conf_SUKK, strict=False):
+        name = split.options.get("held_sensor") or split.options.get("held_scene")
+        if name:
+            found.setdefault(name, []).append(conf_UKK.sum(0))
+    scores = {name: metrics.scores(np.stack(mats)) for name, mats in found.items()}
+    return {name: {m: round(float(np.nanmean(by[m])), 6) for m in ("oa", "aa", "kappa")} for name, by in scores.items()}
 
 
 def add_alarms(rows: list[dict[str, Any]], runs: Sequence[Runs], samples: Samples, splits: Sequence[Split]) -> None:
     """Fill ``row["alarms"]`` (evaluation.md): each is a short sentence."""
     trivial = next((r["oa"]["mean"] for r in rows if r["method"] == "majority class"), None)
     fewest = min(int(np.bincount(samples.y_N[s.test_I])[np.unique(samples.y_N[s.test_I])].min()) for s in splits)
+    few_train = not splits[0].options.get("shots") and any(
+        np.bincount(samples.y_N[s.fit_I], minlength=max(s.classes) + 1)[list(s.classes)].min() < 5 for s in splits
+    )
     for row, run in zip(rows, runs, strict=True):
         alarms = row["alarms"]
         if run.method == "majority class":
@@ -99,6 +159,8 @@ def add_alarms(rows: list[dict[str, Any]], runs: Sequence[Runs], samples: Sample
             alarms.append("train and test windows overlap")
         if fewest < 5:
             alarms.append("a class with < 5 test samples")
+        if few_train:
+            alarms.append("a class with < 5 training samples")
         if row["oa"]["units"] < 5:
             alarms.append(f"interval rests on {row['oa']['units']} units")
 
@@ -112,17 +174,13 @@ def result_rows(
     leaks: Sequence[Leakage],
     options: ProbeOptions,
     window: int,
-    raw: tuple[FeatureSet, FeatureSet] | None,
     data: str,
+    data_digest: str,
     name: str,
     pretrained: bool,
+    notices: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """One row per method and protocol; everything but the scores is shared."""
-    content = hashlib.sha256(samples.digest.encode())
-    for scene in scenes:
-        content.update(scene.sensor.digest.encode())
-    if raw is not None:
-        content.update(np.ascontiguousarray(raw[1].X_ND, "<f4").tobytes())
     distances = [leak.min_distance_px for leak in leaks if leak.min_distance_px is not None]
     duplicates = [leak.near_duplicate_share for leak in leaks if leak.near_duplicate_share is not None]
     shared: dict[str, Any] = {
@@ -133,6 +191,7 @@ def result_rows(
         "shots": splits[0].options.get("shots"),
         "window": window,
         "pooling": options.pooling,
+        "layers": list(options.layers),
         "leakage": {
             "overlap_share": round(float(np.mean([leak.overlap_share for leak in leaks])), 6),
             "min_distance_px": min(distances) if distances else None,
@@ -145,14 +204,13 @@ def result_rows(
             "val": int(np.mean([len(s.val_I) for s in splits])),
             "test": int(np.mean([len(s.test_I) for s in splits])),
         },
-        "notices": sorted({*samples.notices, *(n for s in splits for n in s.notices)}),
+        "notices": sorted({*samples.notices, *notices, *(n for s in splits for n in s.notices)}),
         "digests": {
-            "data": content.hexdigest()[:16],
+            "data": data_digest,
             "splits": digest_json([s.digest for s in splits]),
             "config": digest_json(asdict(options)),
             "checkpoint": state_digest(encoder),
         },
-        "seeds": [s.seed for s in splits],
         "versions": versions(),
         "hardware": hardware(encoder_device(encoder)),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -163,20 +221,25 @@ def result_rows(
     for runs in all_runs:
         total_KK = np.stack(runs.conf_SUKK).sum((0, 1))
         recall_K = metrics.per_class(total_KK)
+        used = {id(s): s for s in runs.splits or splits}
         rows.append(
             {
                 **shared,
                 "method": runs.method,
                 "protocol": runs.protocol,
                 "seen": mark if runs.method == name else "-",
-                **{m: _cell(runs, m, options.draws) for m in metrics.METRICS},
+                "pooling": runs.pooling or options.pooling,
+                **_cells(runs, options.draws),
                 "per_class": {
                     samples.label_names[c]: round(float(recall_K[c]), 6) if np.isfinite(recall_K[c]) else None
                     for c in keep
                 },
                 "confusion": total_KK[np.ix_(keep, keep)].astype(int).tolist(),
+                "held_out": _held_out(runs),
                 "C": runs.strengths,
-                "runs": {"splits": len(splits), "initialisations": len(runs.conf_SUKK) // len(splits)},
+                "gamma": runs.gammas,
+                "seeds": [s.seed for s in used.values()],
+                "runs": {"splits": len(used), "initialisations": len(runs.conf_SUKK) // len(used)},
                 "wall_s": round(runs.wall_s, 3),
                 "alarms": [],
             }

@@ -23,6 +23,12 @@ def find_data() -> Path | None:
     return folder.resolve() if (folder / "MANIFEST.md").is_file() else None
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Features that tests extract stay out of the user's cache."""
+    os.environ.setdefault("SPECFM_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The checkout's root."""

@@ -3,95 +3,176 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 
 def command(
     checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder or run, or random:SIZE[:PATCH] (untrained).")],
-    data: Annotated[str, typer.Option("--data", help="Dataset card: a name under configs/data or a YAML file.")],
-    protocol: Annotated[str, typer.Option(help="knn, linear or knn,linear.")] = "knn,linear",
+    data: Annotated[
+        list[str], typer.Option("--data", help="Dataset card: a name under configs/data or a YAML file (repeatable).")
+    ],
+    protocol: Annotated[
+        str, typer.Option(help="Any of knn, linear, ridge (quick), and finetune, scratch (train; slow), by commas.")
+    ] = "knn,linear",
     split: Annotated[
         str,
         typer.Option(
-            help="group, block, scene, or random_pixels (leaky); auto: group for 3 groups and more, else block."
+            help="group, block, scene, sensor (leave one out), or random_pixels (leaky); auto: group for 3 groups and "
+            "more, else block."
         ),
     ] = "auto",
-    shots: Annotated[int | None, typer.Option(help="Train on so many labels a class (5, 10, 20).")] = None,
+    shots: Annotated[str | None, typer.Option(help="Train on so many labels a class; 5,10,20 gives a table.")] = None,
     seeds: Annotated[int, typer.Option(help="Number of splits.")] = 10,
     window: Annotated[int | None, typer.Option(help="Side of the window, pixels (default: as pretrained).")] = None,
-    pooling: Annotated[str, typer.Option(help="mean, centre or concat of the tokens.")] = "concat",
+    pooling: Annotated[
+        str, typer.Option(help="mean, centre or class token, several as mean+centre (= concat).")
+    ] = "concat",
+    layers: Annotated[
+        str | None, typer.Option(help="Blocks whose features are put together, from 0, or -1 = last: 1,3,-1.")
+    ] = None,
+    k: Annotated[str, typer.Option("--k", help="Numbers of neighbours.")] = "1,5,20",
     init_seeds: Annotated[int, typer.Option(help="Untrained twins to compare with.")] = 3,
     max_per_class: Annotated[int | None, typer.Option(help="At most so many pixels a class and group.")] = None,
     min_groups: Annotated[int, typer.Option(help="Leave out classes found in fewer groups or blocks.")] = 3,
     block: Annotated[int | None, typer.Option(help="Side of a spatial block, pixels.")] = None,
     group_by: Annotated[str, typer.Option(help="group (plot, scan), object (crown, specimen) or auto.")] = "auto",
     scenes: Annotated[str | None, typer.Option(help="Only scenes whose name matches, e.g. 'OSBS*'.")] = None,
+    through: Annotated[
+        str | None, typer.Option(help="Also see every scene through these sensors (specfm sensors): enmap,prisma.")
+    ] = None,
     split_file: Annotated[list[Path] | None, typer.Option(help="Use this split file (may be repeated).")] = None,
     save_splits: Annotated[Path | None, typer.Option(help="Write the splits into this new folder.")] = None,
-    baselines: Annotated[bool, typer.Option(help="Also the raw-spectrum and PCA baselines.")] = True,
-    device: Annotated[str, typer.Option(help="cpu or cuda: where features are computed.")] = "cpu",
+    baselines: Annotated[bool, typer.Option(help="Also the raw-spectrum, PCA and SVM baselines.")] = True,
+    peers: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also a published encoder, NAME[@SIDE][=FILE.safetensors]: dofa_base, panopticon, copernicusfm, "
+            "timm:MODEL; random weights without a file (repeatable)."
+        ),
+    ] = None,
+    cache: Annotated[
+        str | None, typer.Option(help="Folder where features are kept, or none. Default: specfm in the user's cache.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda: where features and probes are computed.")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="Append the rows to this JSON-lines file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON instead of a table.")] = False,
 ) -> None:
     """Probe frozen features by kNN and linear probe on leakage-safe splits, beside every control."""
     import json
-    from fnmatch import fnmatch
-
-    from rich.console import Console
 
     from downstream import results
     from downstream.probe import ProbeOptions, probe
-    from specfm.cards import load_card
     from specfm.errors import UsageError
 
     if group_by not in ("auto", "group", "object"):
         raise UsageError(f"unknown --group-by {group_by!r}; one of auto, group, object")
-    card = load_card(data)
-    chosen = [s for s in card.scenes() if scenes is None or fnmatch(s.name, scenes)]
-    if not chosen:
-        raise UsageError(f"no scene of {data} matches --scenes {scenes!r}")
+    chosen, label = _scenes(data, scenes, through)
     if split == "auto":
         split = "group" if len({scene.group for scene in chosen}) >= 3 else "block"
     options = ProbeOptions(
         protocols=tuple(p.strip() for p in protocol.split(",") if p.strip()),
-        split=split, shots=shots, seeds=seeds, window=window, pooling=pooling, init_seeds=init_seeds,
+        split=split, shots=_numbers("--shots", shots) or None, seeds=seeds, window=window, pooling=pooling,
+        layers=_numbers("--layers", layers), ks=_numbers("--k", k), init_seeds=init_seeds,
         max_per_class=max_per_class, min_groups=min_groups, block=block, group_by=group_by,  # type: ignore[arg-type]
-        baselines=baselines, split_files=tuple(str(p) for p in split_file or ()),
+        baselines=baselines, split_files=tuple(str(p) for p in split_file or ()), peers=tuple(peers or ()),
     )  # fmt: skip
     options.check()
     if save_splits is not None and save_splits.exists():
         raise UsageError(f"{save_splits} exists; choose another --save-splits")
     encoder, name, pretrained = _encoder(checkpoint, device)
-    bank: dict[str, object] = {}
-    label = card.name if scenes is None else f"{card.name}[{scenes}]"
-    rows = probe(encoder, chosen, options, data=label, name=name, pretrained=pretrained, bank=bank)
+    bank: dict[str, Any] = {}
+    rows = probe(
+        encoder, chosen, options, data=label, name=name, pretrained=pretrained, bank=bank, cache=_cache(cache)
+    )  # fmt: skip
     if save_splits is not None:
         from downstream.splits import save_split
 
-        for number, each in enumerate(bank["splits"]):  # type: ignore[arg-type, var-annotated]
+        for number, each in enumerate(bank["splits"]):
             save_split(each, save_splits / f"{each.rule}-{number:03d}.json")
     if out is not None:
         results.append_rows(out, rows)
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
+    _show(rows)
+    if out is not None:
+        typer.echo(f"{len(rows)} rows appended to {out}")
+
+
+def _show(rows: list[dict[str, Any]]) -> None:
+    """Tables, then what to beware of."""
+    from rich.console import Console
+
+    from downstream import results
+
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)
-    console.print(results.heading(rows[0]), highlight=False)
-    console.print(results.table(rows, width=console.width))
-    for line in results.remarks(rows):
-        console.print(line, highlight=False, style="yellow" if line.startswith("alarm") else None)
-    if out is not None:
-        console.print(f"{len(rows)} rows appended to {out}", highlight=False)
+    groups = results.tables(rows)
+    for group in groups:
+        console.print(results.heading(group[0]), highlight=False)
+        console.print(results.table(group, width=console.width))
+        if (held := results.held_out_table(group)) is not None:
+            console.print(held)
+        for line in results.remarks(group):
+            console.print(line, highlight=False, style="yellow" if line.startswith("alarm") else None)
+    if len(groups) > 1:
+        console.print(results.shots_table(rows))
 
 
-def _encoder(checkpoint: str, device: str) -> tuple[object, str, bool]:
+def _numbers(option: str, text: str | None) -> tuple[int, ...]:
+    """Whole numbers divided by commas."""
+    from specfm.errors import UsageError
+
+    try:
+        return tuple(int(piece) for piece in text.split(",")) if text else ()
+    except ValueError:
+        raise UsageError(f"{option} takes whole numbers divided by commas, not {text!r}") from None
+
+
+def _scenes(data: list[str], pattern: str | None, through: str | None) -> tuple[list[Any], str]:
+    """The scenes asked for, and their name in the table."""
+    from fnmatch import fnmatch
+
+    from specfm.cards import load_card
+    from specfm.errors import UsageError
+
+    cards = [load_card(name) for name in data]
+    chosen = [s for card in cards for s in card.scenes() if pattern is None or fnmatch(s.name, pattern)]
+    if not chosen:
+        raise UsageError(f"no scene of {', '.join(data)} matches --scenes {pattern!r}")
+    label = "+".join(card.name for card in cards) + (f"[{pattern}]" if pattern else "")
+    if through:
+        from specfm.simulate import resample_scene
+
+        sensors = [name.strip() for name in through.split(",") if name.strip()]
+        chosen += [resample_scene(scene, name) for name in sensors for scene in chosen]
+        label += "".join(f"@{name}" for name in sensors)
+    return chosen, label
+
+
+def _cache(folder: str | None) -> Any:
+    """The bank of features: one named must work, the default one may fail to be writable."""
+    from downstream.bank import Bank, default_folder
+
+    if folder is not None and folder.lower() == "none":
+        return None
+    return Bank(default_folder(), strict=False) if folder is None else Bank(folder)
+
+
+def _encoder(checkpoint: str, device: str) -> tuple[Any, str, bool]:
     """The encoder meant by the argument, its name in the table, and whether it was trained at all."""
     from specfm.errors import UsageError
 
+    if device.startswith("cuda"):
+        import torch
+
+        if not torch.cuda.is_available():
+            raise UsageError("--device cuda was asked for, but there is no CUDA device; use --device cpu")
+    elif device != "cpu":
+        raise UsageError(f"unknown --device {device!r}; use cpu or cuda")
     if checkpoint.startswith("random:"):
         from downstream.baselines import random_encoder
 

@@ -72,16 +72,30 @@ def test_raw_spectra_are_physical_and_skip_invalid_bands_and_pixels() -> None:
     np.testing.assert_allclose(mean.X_ND[i], np.nanmean(block, 0) * 0.5 + 1, rtol=1e-5)
 
 
-def test_different_grids_have_no_common_raw_spectrum() -> None:
-    other = SENSOR.replace(bands=BandGrid(np.linspace(460, 880, 12)))
+def test_different_grids_are_interpolated_to_the_coarser_one() -> None:
+    other = SENSOR.replace(bands=BandGrid(np.linspace(460, 880, 6)))
     scenes = [*plots(2), *plots(1, sensor=other)]
-    assert spectra(scenes, 3, collect_samples(scenes, 3)) is None
+    samples = collect_samples(scenes, 3)
+    pixel, _ = spectra(scenes, 3, samples) or pytest.fail("one range")
+    assert pixel.X_ND.shape[1] == 6 and pixel.info["interpolated"]
+    for scene in (0, 2):
+        i = int(np.flatnonzero(samples.scene_N == scene)[7])
+        spectrum = scenes[scene].read()[tuple(samples.rc_N2[i])]
+        grid = scenes[scene].sensor.bands.wavelengths_nm
+        np.testing.assert_allclose(pixel.X_ND[i], np.interp(np.linspace(460, 880, 6), grid, spectrum), rtol=1e-5)
+
+
+def test_other_quantities_or_ranges_have_no_common_raw_spectrum() -> None:
+    infrared = SENSOR.replace(bands=BandGrid(np.linspace(1500, 2400, 12)))
+    for other in (SENSOR.replace(bands=BandGrid(np.linspace(460, 880, 12)), quantity="radiance"), infrared):
+        scenes = [*plots(2), *plots(1, sensor=other)]
+        assert spectra(scenes, 3, collect_samples(scenes, 3)) is None
 
 
 def test_refusals() -> None:
     with pytest.raises(UsageError, match="not a multiple of the encoder's patch"):
         extract(ToyEncoder(), [FIELD], 8)
-    with pytest.raises(UsageError, match="unknown pooling"):
+    with pytest.raises(UsageError, match="unknown pooling 'max'"):
         extract(ToyEncoder(), [FIELD], 9, pooling="max")
     with pytest.raises(UsageError, match="guards"):
         extract(ToyEncoder(), [FIELD], 12, collect_samples([FIELD], 9))

@@ -82,7 +82,7 @@ def test_leaky_rows_are_marked(tmp_path: Path) -> None:
     options = replace(QUICK, split="random_pixels", max_per_class=40, init_seeds=0, baselines=False)
     rows = probe(ToyEncoder(), [field()], options)
     text = checked(build_report(tmp_path / "r.html", results=rows)).text
-    assert "leaky split" in text and "100 % LEAKY" in text and "train and test windows overlap" in text
+    assert "leaky split" in text and "100 %, 1 px LEAKY" in text and "train and test windows overlap" in text
 
 
 def test_repeated_rows_are_shown_once_and_tables_kept_apart(rows: list[dict], tmp_path: Path) -> None:

@@ -1,0 +1,96 @@
+"""From an encoder's tokens to one vector a sample: which layers, and which poolings of each.
+
+Shape suffixes: B batch, N tokens, D feature width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from specfm.errors import UsageError
+
+POOLINGS: tuple[str, ...] = ("mean", "centre", "class", "concat")
+PARTS: dict[str, tuple[str, ...]] = {"concat": ("mean", "centre")}
+
+
+def pooling_parts(pooling: str) -> tuple[str, ...]:
+    """The poolings that are put beside each other: "concat" is "mean+centre", any others are joined by ``+``.
+
+    Raises:
+        UsageError: an unknown or repeated one.
+    """
+    parts = PARTS.get(pooling, tuple(pooling.split("+")))
+    for part in parts:
+        if part not in POOLINGS or part in PARTS:
+            raise UsageError(f"unknown pooling {part!r}; one of {', '.join(POOLINGS)}, or several as in mean+class")
+    if len(set(parts)) < len(parts):
+        raise UsageError(f"pooling {pooling!r} names a part twice")
+    return parts
+
+
+def pool(features: Any, pooling: str, window: int, patch: int) -> Any:
+    """Pool an encoder's output to one vector a sample.
+
+    Args:
+        features: ``tokens_BND``, ``pooled_BD`` (mean over valid tokens) and ``grid_hw`` of its one part; ``class_BD``
+            where the trunk has a class token.
+        pooling: "mean", "centre" (the token that holds the labelled pixel), "class", or several joined by ``+``;
+            "concat" is "mean+centre".
+        window: window side, pixels.
+        patch: patch side, pixels.
+
+    Raises:
+        UsageError: "class" of a trunk without a class token (specfm's own have none).
+    """
+    import torch
+
+    found = []
+    for part in pooling_parts(pooling):
+        if part == "mean":
+            found.append(features.pooled_BD)
+        elif part == "centre":
+            row = (window // 2) // patch
+            _, columns = features.grid_hw[0]  # one part, one grid
+            found.append(features.tokens_BND[:, row * columns + row])
+        else:
+            class_BD = getattr(features, "class_BD", None)
+            if class_BD is None:
+                raise UsageError(
+                    "this encoder has no class token, as no encoder of specfm has; use --pooling mean, centre or concat"
+                )
+            found.append(class_BD)
+    return found[0] if len(found) == 1 else torch.cat(found, dim=-1)
+
+
+def chosen_layers(encoder: Any, layers: Sequence[int]) -> tuple[int, ...]:
+    """Block numbers counted from 0, rising; negative ones count from the end as in timm.
+
+    Raises:
+        UsageError: the encoder cannot give intermediate layers, or has no such block.
+    """
+    if not hasattr(encoder, "get_intermediate_layers"):
+        raise UsageError("this encoder gives no intermediate layers; leave --layers out")
+    depth = len(encoder.blocks)
+    for layer in layers:
+        if not -depth <= layer < depth:
+            raise UsageError(
+                f"--layers {layer}: the encoder has blocks 0 to {depth - 1} (or -1 to -{depth} from the end)"
+            )
+    found = tuple(sorted({layer % depth for layer in layers}))
+    if len(found) < len(layers):
+        raise UsageError("--layers names a block twice")
+    return found
+
+
+def encode(
+    encoder: Any, x_BHWC: Any, sensor: Any, mask_BHW: Any, pooling: str, window: int, layers: Sequence[int] = ()
+) -> Any:
+    """One vector a window: the poolings of every chosen layer beside each other (no layers = the encoder's output)."""
+    import torch
+
+    patch = int(encoder.patch_size)
+    if not layers:
+        return pool(encoder(x_BHWC, sensor, mask_BHW), pooling, window, patch)
+    outputs = encoder.get_intermediate_layers(x_BHWC, sensor, mask_BHW, n=chosen_layers(encoder, layers))
+    return torch.cat([pool(output, pooling, window, patch) for output in outputs], dim=-1)

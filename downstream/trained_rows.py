@@ -1,0 +1,236 @@
+"""Rows for encoders that are trained on the labels: fine-tuned from a checkpoint, or from scratch.
+
+A short supervised training of the encoder with a linear head on its pooled features, under the same split as every
+other row: AdamW with a warm-up and a cosine, layer-wise decay of the learning rate and drop path when fine-tuning,
+early stop on validation (where a k-shot split has none, the number of steps is fixed and the last weights are used).
+The test windows are read once, after training. Not the tool for a real task: that is ``specfm finetune``.
+
+Shape suffixes: N samples, B batch, HW window pixels, C bands, D features, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from downstream.features import encoder_device, iterate_windows, progress_bar
+from downstream.pooling import pool
+from downstream.samples import Samples
+from downstream.splits import Split
+from specfm.errors import UsageError
+
+if TYPE_CHECKING:
+    from specfm.scene import Scene
+    from specfm.sensors import Sensor
+
+TRAINED: tuple[str, ...] = ("finetune", "scratch")
+POOLING = "concat"
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How the trained rows are trained.
+
+    Attributes:
+        steps: optimiser steps at most.
+        batch: windows of one sensor per step.
+        lr: peak learning rate of the head (and of everything, from scratch).
+        layer_decay: when fine-tuning, the rate of a block is this share of the next deeper one's.
+        drop_path: share of residual branches dropped.
+        weight_decay: decoupled decay of matrices.
+        patience: epochs without a better validation accuracy before it stops.
+        most: training windows at most, thinned class by class; they are held in memory.
+    """
+
+    steps: int = 300
+    batch: int = 32
+    lr: float = 1e-3
+    layer_decay: float = 0.75
+    drop_path: float = 0.1
+    weight_decay: float = 0.05
+    patience: int = 6
+    most: int = 2000
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Prediction for the test set and how training ended."""
+
+    predicted_N: np.ndarray
+    confidence_N: np.ndarray
+    steps: int
+    validation_oa: float
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """Windows of one sensor in memory."""
+
+    sensor: Sensor
+    x_NHWC: np.ndarray
+    mask_NHW: np.ndarray
+    y_N: np.ndarray
+
+
+def train_and_predict(
+    encoder: Any,
+    scenes: Sequence[Scene],
+    samples: Samples,
+    split: Split,
+    *,
+    pretrained: bool,
+    window: int,
+    options: TrainOptions | None = None,
+) -> Trained:
+    """Train on the training side of ``split``, stop by its validation side, predict its test side.
+
+    Args:
+        encoder: gives the architecture, and the first weights where ``pretrained``; it is not changed.
+        scenes: scenes of the samples.
+        samples: labelled windows.
+        split: which of them train, validate and test.
+        pretrained: start from the encoder's weights (fine-tune) or from fresh ones (from scratch).
+        window: side of the windows, pixels.
+        options: see ``TrainOptions``.
+
+    Raises:
+        UsageError: an encoder without a config, which cannot be built again.
+    """
+    import torch
+    from torch import nn
+
+    from downstream.tasks.train import lr_share
+    from specfm.engine.optimizer import adamw, clip_gradients, set_lr
+    from specfm.engine.schedule import warmup_cosine
+
+    options = options or TrainOptions()
+    device = encoder_device(encoder)
+    rng = np.random.default_rng([split.seed, 17])
+    train = _collect(scenes, samples, _thinned(samples, split.train_I, options.most, rng), window)
+    val = _collect(scenes, samples, _thinned(samples, split.val_I, options.most, rng), window)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(int(rng.integers(2**31)))
+        model = nn.ModuleDict({"encoder": _fresh(encoder, options.drop_path)}).to(device)
+        if pretrained:
+            model["encoder"].load_state_dict(encoder.state_dict())
+        width = 2 * int(encoder.num_features)
+        model["head"] = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, len(samples.label_names))).to(device)
+        share = lr_share(options.layer_decay, len(encoder.blocks)) if pretrained else None
+        modules = nn.ModuleDict({"model": model})
+        optimizer = adamw(modules, options.lr, options.weight_decay, (0.9, 0.98), device, share)
+        best: tuple[float, dict[str, Any]] = (-1.0, {})
+        step, stale = 0, 0
+        title = f"{'fine-tune' if pretrained else 'from scratch'}, split {split.seed}"
+        progress, task = progress_bar(title, options.steps)
+        with progress:
+            while step < options.steps and stale < options.patience:
+                model.train()
+                for part, chosen_B in _epoch(train, options.batch, rng):
+                    logit_BK = _logits(model, part, _turned(part, chosen_B, rng), window, device)
+                    target_B = torch.as_tensor(part.y_N[chosen_B], device=device)
+                    loss = nn.functional.cross_entropy(logit_BK, target_B)
+                    optimizer.zero_grad(set_to_none=True)
+                    loss.backward()
+                    clip_gradients(model.parameters(), 1.0)
+                    set_lr(optimizer, warmup_cosine(step, options.steps, options.steps // 10, options.lr))
+                    optimizer.step()
+                    step += 1
+                    progress.advance(task)
+                    if step == options.steps:
+                        break
+                if val:
+                    predicted = np.concatenate([_predict(model, part, window, device)[0] for part in val])
+                    accuracy = float((predicted == np.concatenate([part.y_N for part in val])).mean())
+                    stale += 1
+                    if accuracy > best[0]:
+                        best = (accuracy, {k: v.detach().clone() for k, v in model.state_dict().items()})
+                        stale = 0
+        if best[1]:
+            model.load_state_dict(best[1])
+        del train, val
+        predicted_N, confidence_N = _test(model, scenes, samples, split.test_I, window, device)
+    return Trained(predicted_N, confidence_N, step, best[0] if best[1] else float("nan"))
+
+
+def _fresh(encoder: Any, drop_path: float) -> Any:
+    from specfm.models import create_encoder
+
+    config = dict(getattr(encoder, "config", None) or {})
+    try:
+        return create_encoder(**{**config, "drop_path": drop_path})
+    except TypeError:
+        raise UsageError(
+            "this encoder cannot be built again from its config; leave finetune and scratch out of --protocol"
+        ) from None
+
+
+def _thinned(samples: Samples, ids_I: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+    if len(ids_I) <= most:
+        return ids_I
+    share = most / len(ids_I)
+    parts = [rng.permutation(ids_I[samples.y_N[ids_I] == c]) for c in np.unique(samples.y_N[ids_I])]
+    return np.sort(np.concatenate([p[: max(1, round(share * len(p)))] for p in parts]))
+
+
+def _collect(scenes: Sequence[Scene], samples: Samples, ids_I: np.ndarray, window: int) -> list[_Windows]:
+    """The windows of ``ids_I`` in memory, one part per sensor."""
+    chosen = samples.take(ids_I)
+    found: dict[str, list[tuple[Sensor, np.ndarray, np.ndarray, np.ndarray]]] = {}
+    for part in iterate_windows(scenes, chosen, window, batch=256):
+        row = (part.scene.sensor, part.x_BHWC, part.mask_BHW, chosen.y_N[part.ids_B])
+        found.setdefault(part.scene.sensor.digest, []).append(row)
+    return [_Windows(rows[0][0], *(np.concatenate([r[i] for r in rows]) for i in (1, 2, 3))) for rows in found.values()]
+
+
+def _epoch(parts: list[_Windows], batch: int, rng: np.random.Generator) -> Iterator[tuple[_Windows, np.ndarray]]:
+    batches = []
+    for part in parts:
+        order = rng.permutation(len(part.y_N))
+        batches += [(part, order[i : i + batch]) for i in range(0, len(order), batch)]
+    for i in rng.permutation(len(batches)).tolist():
+        yield batches[i]
+
+
+def _turned(part: _Windows, chosen_B: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """The chosen windows, all flipped and turned the same way: windows have no up. Even ones stay."""
+    x, mask, turns, flip = part.x_NHWC[chosen_B], part.mask_NHW[chosen_B], int(rng.integers(4)), rng.random() < 0.5
+    if x.shape[1] % 2 == 0:
+        return x, mask
+    x, mask = np.rot90(x, turns, (1, 2)), np.rot90(mask, turns, (1, 2))
+    return (x[:, ::-1], mask[:, ::-1]) if flip else (x, mask)
+
+
+def _logits(model: Any, part: _Windows, views: tuple[np.ndarray, np.ndarray], window: int, device: Any) -> Any:
+    import torch
+
+    x_BHWC, mask_BHW = (torch.from_numpy(np.ascontiguousarray(v)).to(device) for v in views)
+    encoder = model["encoder"]
+    return model["head"](pool(encoder(x_BHWC, part.sensor, mask_BHW), POOLING, window, int(encoder.patch_size)))
+
+
+def _predict(model: Any, part: _Windows, window: int, device: Any, batch: int = 256) -> tuple[np.ndarray, np.ndarray]:
+    """(class, its probability) of every window."""
+    import torch
+
+    model.eval()
+    found = []
+    with torch.inference_mode():
+        for i in range(0, len(part.y_N), batch):
+            views = (part.x_NHWC[i : i + batch], part.mask_NHW[i : i + batch])
+            confidence_B, class_B = _logits(model, part, views, window, device).float().softmax(1).max(1)
+            found.append((class_B.cpu().numpy(), confidence_B.cpu().numpy()))
+    return np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found])
+
+
+def _test(
+    model: Any, scenes: Sequence[Scene], samples: Samples, test_I: np.ndarray, window: int, device: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    predicted_N, confidence_N = np.zeros(len(test_I), np.int64), np.zeros(len(test_I), np.float32)
+    test = samples.take(test_I)
+    for part in iterate_windows(scenes, test, window, batch=256):
+        views = _Windows(part.scene.sensor, part.x_BHWC, part.mask_BHW, test.y_N[part.ids_B])
+        predicted_N[part.ids_B], confidence_N[part.ids_B] = _predict(model, views, window, device)
+    return predicted_N, confidence_N

@@ -161,7 +161,7 @@ def _fresh(encoder: Any, drop_path: float) -> Any:
     config = dict(getattr(encoder, "config", None) or {})
     try:
         return create_encoder(**{**config, "drop_path": drop_path})
-    except TypeError:
+    except (TypeError, UsageError):
         raise UsageError(
             "this encoder cannot be built again from its config; leave finetune and scratch out of --protocol"
         ) from None

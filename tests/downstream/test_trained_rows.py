@@ -1,0 +1,75 @@
+"""Rows that train the encoder: they learn, with its weights or without, stop by validation, leave the encoder alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from toy_scenes import ToyEncoder, plots
+
+from downstream.probe import ProbeOptions, probe
+from downstream.samples import collect_samples
+from downstream.splits import make_split
+from downstream.trained_rows import TrainOptions, train_and_predict
+from specfm.errors import UsageError
+from specfm.models import create_encoder
+
+SCENES = plots(8, noise=0.01)
+SHORT = TrainOptions(steps=40, batch=24, most=200, lr=3e-3)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return create_encoder("nano", patch_size=3, dim=24, depth=2, heads=2)
+
+
+def test_both_kinds_learn_and_leave_the_encoder_alone(encoder: torch.nn.Module) -> None:
+    samples = collect_samples(SCENES, 3)
+    split = make_split(samples, "group", 0)
+    before = {k: v.clone() for k, v in encoder.state_dict().items()}
+    found = {}
+    for pretrained in (True, False):
+        done = train_and_predict(encoder, SCENES, samples, split, pretrained=pretrained, window=3, options=SHORT)
+        found[pretrained] = done
+        assert (done.predicted_N == samples.y_N[split.test_I]).mean() > 0.7
+        assert done.validation_oa > 0.7 and done.confidence_N.min() >= 1 / 3 - 1e-6
+    assert not np.array_equal(found[True].confidence_N, found[False].confidence_N)
+    assert all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
+    again = train_and_predict(encoder, SCENES, samples, split, pretrained=True, window=3, options=SHORT)
+    np.testing.assert_array_equal(again.confidence_N, found[True].confidence_N)
+
+
+def test_it_stops_when_validation_gets_no_better(encoder: torch.nn.Module) -> None:
+    samples = collect_samples(SCENES, 3)
+    split = make_split(samples, "group", 0)
+    idle = replace(SHORT, lr=1e-9, patience=2, steps=400)
+    done = train_and_predict(encoder, SCENES, samples, split, pretrained=False, window=3, options=idle)
+    assert done.steps == 3 * -(-min(200, len(split.train_I)) // 24)
+    few = train_and_predict(
+        encoder, SCENES, samples, make_split(samples, "group", 0, shots=5), pretrained=True, window=3,
+        options=replace(SHORT, steps=7),
+    )  # fmt: skip
+    assert few.steps == 7 and np.isnan(few.validation_oa)
+
+
+def test_rows_use_three_seeds(encoder: torch.nn.Module) -> None:
+    options = ProbeOptions(
+        protocols=("knn", "finetune", "scratch"), seeds=5, init_seeds=0, window=3, max_per_class=8, draws=50,
+        baselines=False, train=replace(SHORT, steps=4),
+    )  # fmt: skip
+    rows = {(r["method"], r["protocol"]): r for r in probe(encoder, SCENES, options)}
+    for key in (("encoder", "finetune"), ("from-scratch", "scratch")):
+        assert rows[key]["seeds"] == [0, 1, 2] and rows[key]["runs"] == {"splits": 3, "initialisations": 1}
+        assert 0 <= rows[key]["ece"]["mean"] <= 1
+    assert rows["encoder", "knn1"]["seeds"] == [0, 1, 2, 3, 4]
+
+
+def test_an_encoder_that_cannot_be_built_again_is_refused() -> None:
+    samples = collect_samples(SCENES, 3)
+    with pytest.raises(UsageError, match="--protocol"):
+        train_and_predict(
+            ToyEncoder(), SCENES, samples, make_split(samples, "group", 0), pretrained=False, window=3, options=SHORT
+        )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from toy_scenes import ToyEncoder, field, plots
+from toy_scenes import SENSOR, ToyEncoder, field, plots
 
 from downstream import results
 from downstream.probe import ProbeOptions, default_window, probe
@@ -38,7 +38,7 @@ def test_every_control_is_in_the_table() -> None:
     for method in ("encoder", "random-init"):
         assert {(method, p) for p in ("knn1", "knn5", "knn20", "linear")} <= found
     assert {("pixel spectrum", "linear"), ("mean spectrum", "linear"), ("majority class", "-")} <= found
-    assert {("PCA-30 pixel", "knn5"), ("PCA-30 mean", "knn20")} <= found
+    assert {("PCA-30 pixel", "knn5"), ("PCA-30 mean", "knn20"), ("pixel spectrum", "svm")} <= found
 
 
 def test_linearly_separable_features_give_100_percent() -> None:
@@ -67,6 +67,8 @@ def test_rows_say_what_they_rest_on() -> None:
         assert len(row["oa"]["values"]) == row["runs"]["splits"] * row["runs"]["initialisations"]
         assert sum(map(sum, row["confusion"])) == sum(map(sum, ROWS[0]["confusion"]))
         assert set(row["digests"]) == {"data", "splits", "config", "checkpoint"}
+        assert 0 <= row["fwiou"]["mean"] <= 1 and row["miou"]["mean"] <= row["macro_f1"]["mean"]
+        assert ("ece" in row) == (row["protocol"] == "linear") and len(row["gamma"]) == 2 * (row["protocol"] == "svm")
     assert row_of(ROWS, "encoder", "linear")["C"] and set(row_of(ROWS, "encoder", "linear")["per_class"]) == {
         "oak", "pine", "soil"
     }  # fmt: skip
@@ -91,6 +93,55 @@ def test_collapsed_features_and_leaks_raise_alarms() -> None:
     leaky = run(scenes=[field()], options=replace(QUICK, split="random_pixels", max_per_class=60))
     assert leaky[0]["leaky"] and "train and test windows overlap" in leaky[0]["alarms"]
     assert "LEAKY" in results.leak_mark(leaky[0])
+
+
+def test_one_run_gives_a_table_for_every_number_of_labels() -> None:
+    rows = run(options=replace(QUICK, shots=(2, 4), protocols=("knn", "linear", "ridge"), min_groups=2))
+    tables = results.tables(rows)
+    assert [t[0]["shots"] for t in tables] == [2, 4] and len(tables[0]) == len(tables[1])
+    assert [t[0]["samples"]["train"] for t in tables] == [6, 12]
+    assert {r["protocol"] for r in rows if r["method"] == "encoder"} == {"knn1", "knn5", "knn20", "linear", "ridge"}
+    alone = run(options=replace(QUICK, shots=4, protocols=("knn", "linear", "ridge"), min_groups=2))
+    assert [r["oa"] for r in alone] == [r["oa"] for r in tables[1]]
+    from rich.console import Console
+
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(results.shots_table(rows))
+    text = console.export_text()
+    assert "2 labels" in text and "4 labels" in text and text.count("±") == len(rows)
+
+
+def test_leave_one_sensor_out_has_scores_of_each_sensor() -> None:
+    from specfm.bands import BandGrid
+    from specfm.simulate import resample_scene
+
+    other = SENSOR.replace(bands=BandGrid(np.linspace(470, 880, 8)), name="other")
+    scenes = plots(9)
+    rows = run(
+        scenes=[*scenes, *(resample_scene(s, other) for s in scenes)],
+        options=replace(QUICK, split="sensor", protocols=("knn",)),
+    )
+    assert rows[0]["split"] == "sensor" and set(rows[0]["held_out"]) == {"toy", "other"}
+    values = rows[0]["oa"]["values"]
+    assert len(values) == 4 and rows[0]["held_out"]["other"]["oa"] == pytest.approx(np.mean(values[:2]), abs=1e-5)
+    spectrum = row_of(rows, "pixel spectrum", "svm")
+    assert min(v["oa"] for v in spectrum["held_out"].values()) > 0.8  # interpolated to one grid, hardly any noise
+    assert any("interpolated" in n for n in spectrum["notices"])
+    assert results.held_out_table(rows) is not None and results.held_out_table(ROWS) is None
+
+
+def test_a_cache_changes_no_number(tmp_path: Path) -> None:
+    from downstream.bank import Bank
+
+    for hits in (0, 2):
+        cache = Bank(tmp_path)
+        rows = run(cache=cache)
+        assert cache.hits == hits and [results.comparable(r) for r in rows] == [results.comparable(r) for r in ROWS]
+
+
+def test_tiny_training_classes_raise_an_alarm() -> None:
+    rows = run(scenes=plots(5), options=replace(QUICK, max_per_class=1, min_samples=2, protocols=("knn",)))
+    assert any("< 5 training samples" in a for r in rows for a in r["alarms"])
 
 
 def test_seen_and_unseen() -> None:
@@ -154,5 +205,11 @@ def test_bad_options_are_refused() -> None:
         run(options=replace(QUICK, protocols=("svm",)))
     with pytest.raises(UsageError, match="--seeds"):
         run(options=replace(QUICK, seeds=0))
+    with pytest.raises(UsageError, match="--shots"):
+        run(options=replace(QUICK, shots=(5, 0)))
+    with pytest.raises(UsageError, match="unknown peer 'dove'"):
+        run(options=replace(QUICK, peers=("dove",)))
+    with pytest.raises(UsageError, match="no protocol"):
+        run(options=replace(QUICK, protocols=()))
     with pytest.raises(UsageError, match="k of kNN"):
         run(options=replace(QUICK, ks=()))

@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from downstream.metrics import bootstrap, confusion_matrix, per_class, scores, unit_confusions
+from downstream.metrics import (
+    bootstrap,
+    bootstrap_calibration,
+    calibration_error,
+    calibration_sums,
+    change_scores,
+    confusion_matrix,
+    per_class,
+    scores,
+    unit_confusions,
+)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -22,11 +32,43 @@ def test_scores_equal_sklearn(seed: int) -> None:
     assert found["kappa"] == pytest.approx(metrics.cohen_kappa_score(true, predicted))
     assert found["macro_f1"] == pytest.approx(metrics.f1_score(true, predicted, average="macro"))
     np.testing.assert_allclose(per_class(confusion_matrix(true, predicted, 6))[:4], recalls)
+    iou = metrics.jaccard_score(true, predicted, average=None, labels=range(5), zero_division=0)
+    assert found["miou"] == pytest.approx(iou.mean())
+    assert found["fwiou"] == pytest.approx((iou[:4] * np.bincount(true, minlength=4)).sum() / 200)
 
 
 def test_one_class_right_and_empty() -> None:
     assert scores(np.diag([5.0, 0.0]))["kappa"] == 0 and scores(np.diag([5.0, 0.0]))["oa"] == 1
     assert np.isnan(scores(np.zeros((2, 2)))["oa"])
+
+
+def test_change_scores_are_of_the_changed_class() -> None:
+    from sklearn import metrics
+
+    rng = np.random.default_rng(1)
+    true = (rng.random(500) < 0.1).astype(int)
+    predicted = np.where(rng.random(500) < 0.8, true, 1 - true)
+    found = change_scores(confusion_matrix(true, predicted, 2))
+    assert found["f1_changed"] == pytest.approx(metrics.f1_score(true, predicted))
+    assert found["iou_changed"] == pytest.approx(metrics.jaccard_score(true, predicted))
+    assert found["kappa"] == pytest.approx(metrics.cohen_kappa_score(true, predicted))
+    assert found["oa"] == pytest.approx((true == predicted).mean())
+
+
+def test_calibration_error_of_known_confidences() -> None:
+    rng = np.random.default_rng(2)
+    unit = rng.integers(0, 20, 40000)
+    confidence = rng.uniform(0.3, 1.0, 40000)
+    honest = rng.random(40000) < confidence
+    sums = calibration_sums(honest, confidence, unit, 20)
+    assert sums.shape == (20, 15, 3) and sums[..., 0].sum() == 40000
+    assert calibration_error(sums.sum(0)) < 0.02
+    boastful = calibration_sums(rng.random(40000) < confidence - 0.2, confidence, unit, 20)
+    assert calibration_error(boastful.sum(0)) == pytest.approx(0.2, abs=0.01)
+    ci = bootstrap_calibration(boastful[None], draws=200)
+    assert ci.low < 0.2 < ci.high and ci.high - ci.low < 0.05 and ci.units == 20
+    one_bin = calibration_sums(np.array([1, 0]), np.array([1.0, 1.0]), np.array([0, 0]), 1)
+    assert calibration_error(one_bin.sum(0)) == pytest.approx(0.5)
 
 
 def test_unit_confusions_add_up() -> None:

@@ -106,13 +106,15 @@ class OptimConfig(engine.OptimConfig):
     """The optimiser of any run, and what fine-tuning adds.
 
     Attributes:
-        layer_decay: the learning rate of a block is this share of the next deeper one's; the head has the full rate.
+        layer_decay: the learning rate of a block is this share of the next deeper one's, the last has ``lr`` itself.
+        head_lr: the head has so many times ``lr`` (it starts from nothing).
         drop_path: of the encoder's blocks, in modes partial and full.
     """
 
     lr: Annotated[float, Field(gt=0)] = 5e-4
     warmup_steps: NonNegative = 10
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.75
+    head_lr: Annotated[float, Field(gt=0)] = 10.0
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
 

@@ -7,6 +7,7 @@ least T pixels away from every validation and test pixel. The same holds for the
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -152,6 +153,16 @@ def make_samples(places: Sequence[Place], config: FinetuneConfig) -> tuple[Sampl
     return samples, splits
 
 
+def content_digest(places: Sequence[Place], samples: Samples) -> str:
+    """16 hex digits over samples, sensors and every stored value of every date."""
+    found = hashlib.sha256(samples.digest.encode())
+    for place in places:
+        for scene in place.dates:
+            found.update(scene.sensor.digest.encode())
+            found.update(np.ascontiguousarray(scene.read()).tobytes())
+    return found.hexdigest()[:16]
+
+
 def label_rasters(
     places: Sequence[Place], samples: Samples, ids_I: np.ndarray, classes: Sequence[int]
 ) -> list[np.ndarray]:
@@ -270,7 +281,7 @@ def near_border(labels_HW: np.ndarray, reach: int) -> np.ndarray:
     size = 2 * reach + 1
     known = labels_HW >= 0
     high = maximum_filter(np.where(known, labels_HW, -1), size)
-    low = minimum_filter(np.where(known, labels_HW, np.iinfo(np.int64).max), size)
+    low = minimum_filter(np.where(known, labels_HW, 1 << 30), size)  # the filter computes in float64
     return known & (high != low)
 
 

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from downstream import metrics
 from downstream.baselines import majority_predict, random_encoder
 from downstream.features import FeatureSet
 from downstream.leakage import leakage_score
@@ -26,7 +25,7 @@ from downstream.results import append_rows
 from downstream.summary import Runs
 from downstream.tasks import simple
 from downstream.tasks.config import FinetuneConfig, Mode
-from downstream.tasks.data import make_samples, open_places
+from downstream.tasks.data import content_digest, make_samples, open_places
 from downstream.tasks.evaluate import predict_samples
 from downstream.tasks.model import load_task, save_task
 from downstream.tasks.rows import task_rows
@@ -94,7 +93,7 @@ def prepare(config: FinetuneConfig) -> tuple[TaskData, Encoder, str]:
         )
     places = open_places(config)
     samples, splits = make_samples(places, config)
-    data = TaskData(places, samples, splits)
+    data = TaskData(places, samples, splits, content_digest(places, samples))
     for member in members(config, name, 1):
         make_model(config, source, member, [samples.label_names[c] for c in data.classes(0)])
     return data, source, name
@@ -164,22 +163,16 @@ def _train(
         model = load_task(folder.model, str(world.device))
         split, classes = data.splits[member.number], data.classes(member.number)
         found = predict_samples(model, data.places, data.samples, split.test_I, config.evaluation.batch)
-        predicted = np.asarray(classes)[model.decide(found).clip(0)]
+        chosen = model.decide(found).clip(0)
+        runs = Runs(member.method, member.protocol)
+        confidence = np.take_along_axis(found, chosen[:, None], 1)[:, 0]
+        runs.record(data.samples, split, np.asarray(classes)[chosen], time.perf_counter() - began, confidence)
         atomic_write_json(report, {
-            "confusion": _confusions(data, member.number, predicted).astype(int).tolist(),
+            "confusion": runs.conf_SUKK[0].astype(int).tolist(), "calibration": runs.calibration_SUI3[0].tolist(),
             "threshold": model.threshold, "validation": history, "steps": model.card["steps"],
-            "wall_s": round(time.perf_counter() - began, 3),
+            "wall_s": round(runs.wall_s, 3),
         })  # fmt: skip
     return True
-
-
-def _confusions(data: TaskData, number: int, predicted_I: np.ndarray) -> np.ndarray:
-    """Confusion matrix per resampling unit ``[U, K, K]`` over all classes of the samples."""
-    samples, split = data.samples, data.splits[number]
-    ids_I = split.test_I
-    return metrics.unit_confusions(
-        samples.y_N[ids_I], predicted_I, split.unit_N[ids_I], len(samples.label_names), int(split.unit_N.max()) + 1
-    )
 
 
 def _controls(config: FinetuneConfig, data: TaskData, source: Encoder, pixels: FeatureSet | None) -> list[Runs]:
@@ -187,9 +180,11 @@ def _controls(config: FinetuneConfig, data: TaskData, source: Encoder, pixels: F
     found: list[Runs] = []
 
     def run(method: str, protocol: str, predict: Any) -> None:
-        began, runs = time.perf_counter(), Runs(method, protocol)
-        runs.conf_SUKK = [_confusions(data, number, predict(split)) for number, split in enumerate(data.splits)]
-        runs.wall_s = time.perf_counter() - began
+        runs = Runs(method, protocol)
+        for split in data.splits:
+            began = time.perf_counter()
+            predicted = predict(split)
+            runs.record(data.samples, split, predicted, time.perf_counter() - began)
         found.append(runs)
 
     if "simple" in config.controls:
@@ -216,11 +211,13 @@ def _conclude(
         report = json.loads((path / TEST).read_text(encoding="utf-8"))
         runs = trained.setdefault((member.method, member.protocol), Runs(member.method, member.protocol))
         runs.conf_SUKK.append(np.asarray(report["confusion"], np.float64))
+        runs.calibration_SUI3.append(np.asarray(report["calibration"], np.float64))
+        runs.splits.append(data.splits[member.number])
         runs.wall_s += report["wall_s"]
     pixels = simple.pixel_features(data.places, data.samples)
     leaks = [leakage_score(split, data.samples, None if pixels is None else pixels.X_ND) for split in data.splits]
     all_runs = [*trained.values(), *_controls(config, data, source, pixels)]
-    rows = task_rows(config, all_runs, listed[0], source, data, leaks, pixels)
+    rows = task_rows(config, all_runs, listed[0], source, data, leaks)
     first = folder.path / "runs" / listed[0].folder
     if not folder.model.exists():
         save_task(load_task(first), folder.model)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from downstream import metrics, results
-from downstream.features import FeatureSet
 from downstream.leakage import Leakage
 from downstream.summary import Runs, add_alarms, result_rows
 from downstream.tasks.config import FinetuneConfig
@@ -33,6 +32,7 @@ class TaskOptions:
 
     config: dict[str, Any]
     pooling: str
+    layers: tuple[int, ...]
     draws: int
 
 
@@ -43,21 +43,19 @@ def task_rows(
     source: Encoder,
     data: TaskData,
     leaks: Sequence[Leakage],
-    pixels: FeatureSet | None,
 ) -> list[dict[str, Any]]:
     """One row per method: the scores of every probe, of segmentation the IoU, of change F1 and IoU of *changed*.
 
     Args:
         config: the fine-tuning. all_runs: confusions of every method. first: the method that was asked for.
-        source: its encoder before training. leaks: per split. pixels: raw spectra, for the data's digest.
+        source: its encoder before training. leaks: per split.
     """
     scenes = [scene for place in data.places for scene in place.dates]
     told = {key: value for key, value in to_dict(config).items() if key not in WHERE}
-    options = TaskOptions(told, config.head.pooling, config.evaluation.draws)
-    raw = None if pixels is None else (pixels, pixels)
+    options = TaskOptions(told, config.head.pooling, config.head.layers or (), config.evaluation.draws)
     rows = result_rows(
         all_runs, source, scenes, data.samples, data.splits, leaks, options,  # type: ignore[arg-type]
-        config.data.tile, raw, config.data.card, first.method, first.pretrained,
+        config.data.tile, config.data.card, data.digest, first.method, first.pretrained,
     )  # fmt: skip
     add_alarms(rows, all_runs, data.samples, data.splits)
     for row, runs in zip(rows, all_runs, strict=True):

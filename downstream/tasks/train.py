@@ -62,11 +62,12 @@ class Member:
 
 @dataclass(frozen=True)
 class TaskData:
-    """Scenes, samples and splits of a fine-tuning."""
+    """Scenes, samples and splits of a fine-tuning; ``digest`` is over all that they hold."""
 
     places: list[Place]
     samples: Samples
     splits: list[Split]
+    digest: str
 
     def classes(self, number: int) -> tuple[int, ...]:
         """Classes of a split, as indices into the samples' names."""
@@ -119,13 +120,13 @@ def depth_of(name: str, depth: int) -> int:
     return depth + 1 if parts[0] == "norm" else 0
 
 
-def lr_share(decay: float, depth: int) -> Any:
+def lr_share(decay: float, depth: int, head: float = 1.0) -> Any:
     """From a parameter's name to its share of the learning rate (layer-wise decay: Bao 2021, arXiv 2106.08254)."""
 
     def share(name: str) -> float:
         inner = name.removeprefix("model.")
         if not inner.startswith("encoder."):
-            return 1.0
+            return head
         return decay ** (depth + 1 - depth_of(inner.removeprefix("encoder."), depth))
 
     return share
@@ -160,7 +161,7 @@ class TaskLoop(TrainingLoop):
         optim = config.optim
         optimizer = adamw(
             modules, optim.lr, optim.weight_decay, optim.betas, world.device,
-            lr_share(optim.layer_decay, len(model.encoder.blocks)),
+            lr_share(optim.layer_decay, len(model.encoder.blocks), optim.head_lr),
         )  # fmt: skip
         super().__init__(config, modules, optimizer, world, folder)
         self.model = model
@@ -228,7 +229,7 @@ class TaskLoop(TrainingLoop):
         scored = self.history and self.history[-1][0] == number
         state = {
             "config": to_dict(self.config), "member": self.member.folder, "split": self.split.digest,
-            "data": self.data.samples.digest, "history": self.history, "guard": self.guard.state(),
+            "data": self.data.digest, "history": self.history, "guard": self.guard.state(),
             "score": self.history[-1][1] if scored else None,
         }  # fmt: skip
         tensors = optimizer_tensors(self.optimizer, self.modules)
@@ -237,7 +238,7 @@ class TaskLoop(TrainingLoop):
 
     def restore(self, checkpoint: Path) -> int:
         state = read_state(checkpoint)
-        if (state["data"], state["split"]) != (self.data.samples.digest, self.split.digest):
+        if (state["data"], state["split"]) != (self.data.digest, self.split.digest):
             raise UsageError(
                 f"the labelled data or their split have changed since {checkpoint} was written; start anew"
             )
@@ -278,7 +279,7 @@ class TaskLoop(TrainingLoop):
             "sensors": sorted({s.sensor.name or s.sensor.digest for s in scenes}),
             "domains": sorted({s.domain for s in scenes}),
             "split": self.split.digest,
-            "data": self.data.samples.digest,
+            "data": self.data.digest,
             "config_digest": digest(self.config),
             "pretraining": self.pretraining,
         }

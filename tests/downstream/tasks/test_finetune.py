@@ -1,0 +1,229 @@
+"""Whole fine-tunings on tiny scenes: they fit what can be fitted, resume bit by bit, and refuse what is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import specfm
+from downstream.results import comparable, read_rows
+from downstream.tasks.finetune import finetune
+from downstream.tasks.model import load_task
+from specfm.cli import app
+from specfm.engine.faults import FaultError
+from specfm.engine.guard import DivergedError
+from specfm.engine.metrics import read_metrics
+from specfm.errors import SpecfmError, UsageError
+from tests.downstream.tasks.toys import COARSE, config, field_card, pair_card
+
+
+def row(out: Path, number: int = 0) -> dict[str, Any]:
+    return read_rows(out / "results.jsonl")[number]
+
+
+@pytest.fixture(scope="module")
+def field(tmp_path_factory) -> Path:
+    return field_card(tmp_path_factory.mktemp("field"))
+
+
+@pytest.fixture(scope="module")
+def segmented(tmp_path_factory, field) -> Path:
+    """A segmentation with all its controls."""
+    out = tmp_path_factory.mktemp("run") / "segment"
+    return finetune(config(out, field, "segmentation", controls=["scratch", "frozen", "simple"], head={"kind": "fpn"}))
+
+
+def test_a_dense_head_fits_a_separable_scene(segmented) -> None:
+    rows = read_rows(segmented / "results.jsonl")
+    methods = [r["method"] for r in rows]
+    assert methods == ["from-scratch", "random-init", "pixel spectrum", "majority class"]
+    by = dict(zip(methods, rows, strict=True))
+    assert by["from-scratch"]["oa"]["mean"] > 0.95 and by["from-scratch"]["miou"]["mean"] > 0.9
+    assert by["pixel spectrum"]["oa"]["mean"] > 0.99 and by["majority class"]["oa"]["mean"] < 0.5
+    for each in rows:
+        assert each["split"] == "block" and each["guard"] == each["window"] - 1 == 5 and not each["leaky"]
+        assert each["leakage"]["overlap_share"] == 0 and each["leakage"]["min_distance_px"] >= 6
+        assert {"data", "splits", "config", "checkpoint"} <= each["digests"].keys() and each["seeds"] == [0]
+        assert each["seen"] == "-"
+
+
+def test_what_a_run_leaves_behind(segmented) -> None:
+    names = {path.name for path in segmented.iterdir()}
+    assert names == {"config.yaml", "results.jsonl", "map.png", "model", "runs"}
+    assert {path.name for path in (segmented / "runs").iterdir()} == {"random-full-0", "random-frozen-0"}
+    assert (segmented / "map.png").read_bytes()[:4] == b"\x89PNG"
+    model = load_task(segmented, task="segmentation")
+    assert model.tile == 6 and model.label_names == ("soil", "grass", "water")
+    assert model.card["mode"] == "full" and model.card["init"] == "random"
+    report = json.loads((segmented / "runs" / "random-full-0" / "test.json").read_text())
+    best = max(report["validation"], key=lambda pair: (pair[1], pair[0]))
+    assert model.card["steps"] == report["steps"] == best[0]
+
+
+def test_resuming_a_finished_run_changes_nothing(segmented, field) -> None:
+    before = {path: path.stat().st_mtime_ns for path in segmented.rglob("*") if path.is_file()}
+    settings = config(segmented, field, "segmentation", controls=["scratch", "frozen", "simple"], head={"kind": "fpn"})
+    finetune(settings, resume=True)
+    assert {path: path.stat().st_mtime_ns for path in segmented.rglob("*") if path.is_file()} == before
+
+
+def test_an_interrupted_run_continues_bit_by_bit(tmp_path, field, monkeypatch) -> None:
+    """Killed in the middle of the second of two trainings, between two evaluations; drop path and dropout are on."""
+    options = {"steps": 9, "checkpoint": {"every": 3}, "split": {"seeds": 2}, "optim": {"drop_path": 0.3}}
+    whole = finetune(config(tmp_path / "whole", field, "segmentation", **options))
+    monkeypatch.setenv("SPECFM_FAULTS", "step.forward:raise@hit=17")
+    settings = config(tmp_path / "cut", field, "segmentation", **options)
+    with pytest.raises(FaultError):
+        finetune(settings)
+    monkeypatch.delenv("SPECFM_FAULTS")
+    assert not (tmp_path / "cut" / "results.jsonl").exists() and not (tmp_path / "cut" / "model").exists()
+    cut = finetune(settings, resume=True)
+    for number in (0, 1):
+        place = Path("runs") / f"random-full-{number}" / "model" / "model.safetensors"
+        assert (whole / place).read_bytes() == (cut / place).read_bytes()
+        one, two = (read_metrics(run / "runs" / f"random-full-{number}") for run in (whole, cut))
+        assert [(r["step"], r["loss"]) for r in one] == [(r["step"], r["loss"]) for r in two]
+        assert len(one) == 9
+    assert [comparable(r) for r in read_rows(whole / "results.jsonl")] == [
+        comparable(r) for r in read_rows(cut / "results.jsonl")
+    ]
+
+
+def test_a_run_folder_is_never_overwritten(segmented, field) -> None:
+    with pytest.raises(UsageError, match="exists; choose another folder"):
+        finetune(config(segmented, field, "segmentation"))
+    with pytest.raises(UsageError, match=r"another configuration .*optim.lr.*choose another out"):
+        finetune(config(segmented, field, "segmentation", optim={"lr": 5e-3}), resume=True)
+
+
+@pytest.mark.slow
+def test_shuffled_labels_stay_at_chance(tmp_path) -> None:
+    card = field_card(tmp_path / "card", shuffled=True)
+    out = finetune(config(tmp_path / "run", card, "segmentation"))
+    low, high = row(out)["oa"]["ci"]
+    assert low <= 1 / 3 <= high or abs(row(out)["oa"]["mean"] - 1 / 3) < 0.06
+    assert row(out)["kappa"]["mean"] < 0.1
+
+
+@pytest.mark.slow
+def test_classification_of_windows(tmp_path, field) -> None:
+    out = finetune(config(tmp_path / "run", field, "classification", head={"pooling": "centre"}, steps=120))
+    assert row(out)["oa"]["mean"] > 0.9
+    assert load_task(out).task == "classification"
+
+
+@pytest.mark.parametrize(
+    ("fusion", "kind"),
+    [
+        ("difference", "linear"),
+        pytest.param("concatenation", "fpn", marks=pytest.mark.slow),  # comparing takes more than a linear map
+        pytest.param("cross_attention", "upernet", marks=pytest.mark.slow),
+    ],
+)
+def test_change_between_two_dates(tmp_path, fusion: str, kind: str) -> None:
+    card = pair_card(tmp_path / "card")
+    out = finetune(config(tmp_path / "run", card, "change", head={"fusion": fusion, "kind": kind, "channels": 32}))
+    found = row(out)
+    assert found["f1_changed"]["mean"] > 0.7 and found["classes"] == ["unchanged", "changed"]
+    model = load_task(out, task="change")
+    assert model.threshold is not None and 0 < model.threshold < 1
+
+
+@pytest.mark.slow
+def test_change_between_two_sensors(tmp_path) -> None:
+    """24 bands before, 6 after: each date goes through the encoder with its own bands."""
+    card = pair_card(tmp_path / "card", after=COARSE)
+    head = {"fusion": "concatenation", "kind": "fpn", "channels": 32}
+    options = {"head": head, "controls": ["simple"], "steps": 200, "checkpoint": {"every": 50}}
+    out = finetune(config(tmp_path / "run", card, "change", **options))
+    by = {r["method"]: r for r in read_rows(out / "results.jsonl")}
+    assert by["from-scratch"]["f1_changed"]["mean"] > 0.6 > by["majority class"]["f1_changed"]["mean"]
+    assert by["spectral angle"]["f1_changed"]["mean"] > 0.8
+    assert by["pixel spectra of both dates"]["f1_changed"]["mean"] > 0.6
+
+
+def test_starting_from_a_pretrained_encoder(tmp_path, field) -> None:
+    """The record of pretraining travels: the scene was seen."""
+    encoder = specfm.create_encoder("nano", patch_size=3, dim=48, depth=2, heads=3, code_width=32)
+    specfm.save(encoder, tmp_path / "pre", {"scenes": ["field/scene"], "sensors": [], "domains": ["toy"]})
+    options = {"init": str(tmp_path / "pre"), "mode": "frozen", "controls": ["frozen"], "steps": 20}
+    out = finetune(config(tmp_path / "run", field, "segmentation", **options))
+    rows = read_rows(out / "results.jsonl")
+    assert [r["method"] for r in rows] == ["pre", "random-init", "majority class"]
+    assert [r["seen"] for r in rows] == ["scene seen", "-", "-"]
+    assert {p.name for p in (out / "runs").iterdir()} == {"init-frozen-0", "random-frozen-0"}
+    kept = load_task(out).encoder.state_dict()
+    assert all(np.array_equal(kept[name], value) for name, value in encoder.state_dict().items())
+    with pytest.raises(SpecfmError, match="holds a task model, not an encoder"):
+        finetune(config(tmp_path / "again", field, "segmentation", init=str(out)))
+    assert not (tmp_path / "again").exists()
+
+
+def test_a_diverging_run_ends_with_its_own_exit_code(tmp_path, field, monkeypatch) -> None:
+    monkeypatch.setenv("SPECFM_FAULTS", "step.grad:nan@step>=3")
+    with pytest.raises(DivergedError):
+        finetune(config(tmp_path / "run", field, "segmentation"))
+    dumped = json.loads(next((tmp_path / "run" / "runs").rglob("bad_steps/*.json")).read_text())
+    assert dumped["tiles"][0][0] == "field/scene"
+
+
+def test_refused_before_anything_is_written(tmp_path, field) -> None:
+    for options, message in (
+        ({"data": {"tile": 7}}, "not a multiple of the encoder's patch of 3; try 6"),
+        ({"data": {"scenes": "OSBS*"}}, "no scene of .* matches"),
+        ({"data": {"tile": 36}}, "block|unit|class"),
+        ({"init": str(tmp_path / "nothing")}, "is not a folder"),
+    ):
+        with pytest.raises(SpecfmError, match=message):
+            finetune(config(tmp_path / "run", field, "segmentation", **options))
+        assert not (tmp_path / "run").exists()
+    with pytest.raises(SpecfmError, match="has task classification, not change"):
+        finetune(config(tmp_path / "run", field, "change"))
+
+
+def test_labels_that_do_not_match_the_cube(tmp_path) -> None:
+    card = field_card(tmp_path / "card")
+    np.save(tmp_path / "card" / "labels.npy", np.zeros((40, 48), int))
+    with pytest.raises(SpecfmError, match=r"labels of shape \(40, 48\) do not fit a scene of 48 x 48 pixels"):
+        finetune(config(tmp_path / "run", card, "segmentation"))
+
+
+def test_pairs_that_are_none(tmp_path) -> None:
+    card = pair_card(tmp_path / "card")
+    cube = np.load(tmp_path / "card" / "later.npy")
+    np.save(tmp_path / "card" / "later.npy", cube[:, :40])
+    card.write_text(card.read_text().replace("labels: {path: labels.npy, unlabelled: [-1]}", ""))
+    from specfm.cards import load_card
+
+    with pytest.raises(SpecfmError, match="two dates have different extents .pair/before 48 x 48, pair/later 48 x 40"):
+        load_card(card).pairs()
+    text = card.read_text()
+    card.write_text(text.replace("2001-05-03", "2000-05-03"))
+    with pytest.raises(SpecfmError, match="a pair needs two scenes of different dates"):
+        load_card(card).pairs()
+    card.write_text(text.replace(", date: 2001-05-03", ""))
+    with pytest.raises(SpecfmError, match=r"later.npy has no date; write date: YYYY-MM-DD"):
+        load_card(card).pairs()
+
+
+def test_the_command(tmp_path, field) -> None:
+    run = CliRunner()
+    settings = tmp_path / "config.yaml"
+    settings.write_text(
+        f"out: {tmp_path / 'run'}\ntask: segmentation\nsteps: 4\ndevice: cpu\ncontrols: []\n"
+        f"data: {{card: {field}, tile: 6, batch: 4}}\nsplit: {{rule: block, seeds: 1, block: 8}}\n"
+        "model: {options: {dim: 48, depth: 1, heads: 3, code_width: 32}}\ncheckpoint: {every: 2}\n"
+    )
+    plan = run.invoke(app, ["finetune", str(settings), "--dry-run"])
+    assert plan.exit_code == 0 and "nothing was written" in plan.output and not (tmp_path / "run").exists()
+    wrong = run.invoke(app, ["finetune", str(settings), "head.kindd=fpn"])
+    assert wrong.exit_code == 2 and "did you mean kind?" in wrong.output
+    done = run.invoke(app, ["finetune", str(settings)])
+    assert done.exit_code == 0 and "mIoU" in done.output and "from-scratch" in done.output
+    again = run.invoke(app, ["finetune", str(settings)])
+    assert again.exit_code == 2 and "exists" in again.output

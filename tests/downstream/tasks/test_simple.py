@@ -1,0 +1,84 @@
+"""Distances between dates, and what is trained how fast."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from downstream.tasks import simple
+from downstream.tasks.data import make_place
+from downstream.tasks.train import Member, depth_of, lr_share, make_model
+from specfm import create_encoder
+from specfm.engine.optimizer import adamw, set_lr
+from tests.downstream.tasks.toys import COARSE, FINE, NAMES, blocks, config, scene
+
+
+def pair(after=FINE):
+    rng = np.random.default_rng(3)
+    before = blocks(24, 24, 6, 3, rng)
+    changed = np.zeros((24, 24), bool)
+    changed[6:12, 6:18] = True
+    later = np.where(changed, (before + 1) % 3, before)
+    return make_place([scene(before, name="a"), scene(later, after, seed=1, name="b")]), changed
+
+
+def test_the_spectral_angle_is_blind_to_brightness() -> None:
+    x = np.random.default_rng(0).random((5, 7))
+    assert simple.spectral_angle(x, 3 * x) == pytest.approx(np.zeros(5), abs=1e-7)
+    assert simple.spectral_angle(np.eye(2), np.eye(2)[::-1]) == pytest.approx(np.full(2, np.pi / 2))
+
+
+@pytest.mark.parametrize("after", [FINE, COARSE], ids=["same sensor", "another sensor"])
+def test_distances_find_what_changed(after) -> None:
+    """Also where the second date has six bands in place of 24."""
+    place, changed = pair(after)
+    torch.manual_seed(0)
+    encoder = create_encoder("nano", patch_size=3, dim=48, depth=2, heads=3).eval()
+    maps = simple.distance_maps([place], encoder, 12)
+    assert set(maps) == {"spectral angle", "spectral difference", "feature distance"}
+    for name, (distance,) in maps.items():
+        assert distance.shape == (24, 24)
+        if name != "feature distance" or after is FINE:
+            assert distance[changed].min() > np.quantile(distance[~changed], 0.9), name
+
+
+def test_the_change_vector_forgets_what_changed_everywhere() -> None:
+    x = np.random.default_rng(0).random((50, 4))
+    assert simple.change_vector(x, 2 * x + 1) == pytest.approx(np.zeros(50), abs=1e-9)
+
+
+def test_layers_learn_the_faster_the_deeper() -> None:
+    share = lr_share(0.5, 4, head=10)
+    names = ["embedding.x", "stem.weight", "blocks.0.a", "blocks.3.a", "norm.weight"]
+    assert [depth_of(name, 4) for name in names] == [0, 0, 1, 4, 5]
+    assert [share(f"model.encoder.{name}") for name in names] == [0.5**5, 0.5**5, 0.5**4, 0.5, 1.0]
+    assert share("model.head.score.weight") == 10
+    modules = nn.ModuleDict({"model": nn.ModuleDict({"head": nn.Linear(2, 2), "encoder": nn.Linear(2, 2)})})
+    optimizer = adamw(modules, 1.0, 0.1, (0.9, 0.9), torch.device("cpu"), share)
+    set_lr(optimizer, 2.0)
+    of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    rates = {name: of[id(p)]["lr"] for name, p in modules.named_parameters()}
+    assert rates["model.head.weight"] == rates["model.head.bias"] == 20
+    assert rates["model.encoder.weight"] == pytest.approx(2 * 0.5**5)
+    decays = {name: of[id(p)]["weight_decay"] for name, p in modules.named_parameters()}
+    assert decays["model.head.weight"] == 0.1 and decays["model.head.bias"] == 0
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("frozen", set()), ("partial", {"blocks.1", "norm"}), ("full", None)])
+def test_modes_train_what_they_say(tmp_path, mode: str, expected: set[str] | None) -> None:
+    settings = config(tmp_path / "run", tmp_path / "card", "segmentation", train_blocks=1)
+    source = create_encoder("nano", patch_size=3, dim=48, depth=2, heads=3)
+    model = make_model(settings, source, Member("x", "y", True, mode, 0), NAMES[:3])  # type: ignore[arg-type]
+    trained = {
+        n.removesuffix(".weight").removesuffix(".bias") for n, p in model.encoder.named_parameters() if p.requires_grad
+    }
+    if expected is None:
+        assert all(p.requires_grad for p in model.parameters())
+    else:
+        assert {n for n in trained if not any(n == e or n.startswith(f"{e}.") for e in expected)} == set()
+        assert all(any(n.startswith(e) for n in trained) for e in expected)
+    assert torch.equal(model.encoder.stem.weight, source.stem.weight)
+    other = make_model(settings, source, Member("x", "y", False, mode, 0), NAMES[:3])  # type: ignore[arg-type]
+    assert not torch.equal(other.encoder.blocks[0].attn.qkv.weight, source.blocks[0].attn.qkv.weight)

@@ -97,8 +97,6 @@ class ClassMapWriter:
         self.preview = Path(path).with_suffix(".png") if preview else None
         if self.preview is not None:
             require_matplotlib(self.preview)
-            if self.preview.exists() and not overwrite:
-                raise UsageError(f"{self.preview} exists; choose another --out, or pass --overwrite or --no-preview")
         self._counts = np.zeros(MOST_CLASSES + 1, np.int64)
         self._picture = Thinned(shape_HW, 1)
         self._next = 0
@@ -107,6 +105,10 @@ class ClassMapWriter:
             path, (*shape_HW, 1), "uint8", geo=geo, band_names=["class"], nodata=0, facts=facts,
             overwrite=overwrite, classes=legend.with_no_data(),
         )  # fmt: skip
+        if self.preview is not None and self.preview.exists() and not overwrite:
+            error = UsageError(f"{self.preview} exists; choose another --out, or pass --overwrite or --no-preview")
+            self.__exit__(UsageError, error, None)
+            raise error
 
     def write(self, codes_hW: ArrayLike) -> None:
         """Append rows of codes 0..K."""

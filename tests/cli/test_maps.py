@@ -1,0 +1,145 @@
+"""`specfm cluster`, `search`, `predict` and `change` as a user calls them, and the sentences they refuse with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+import specfm
+from downstream.tasks.model import CHANGE_NAMES, TaskModel, save_task
+from specfm.cli import app
+
+FIRST, OTHER, SHORT = "first.npy", "other.npy", "short.npy"
+
+
+def call(*words: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(w) for w in words])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scenes of 10 bands (one cut short), of 14 bands, a dataset card, an encoder and models of three tasks."""
+    import torch
+
+    root = tmp_path_factory.mktemp("maps")
+    rng = np.random.default_rng(0)
+    for name, bands, height in ((FIRST, 10, 30), ("second.npy", 10, 30), (OTHER, 14, 30), (SHORT, 10, 27)):
+        cube = rng.uniform(0.2, 0.8, (2, bands))[rng.integers(0, 2, (height // 3, 13))].repeat(3, 0).repeat(3, 1)
+        cube = cube * (1 + 0.02 * rng.normal(size=cube.shape))
+        cube[:4, :5] = np.nan
+        np.save(root / name, cube.astype(np.float32))
+    for bands in (10, 14):
+        rows = [f"{i + 1},{c:.1f},10" for i, c in enumerate(np.linspace(450, 900, bands))]
+        (root / f"bands{bands}.csv").write_text("band,centre_nm,fwhm_nm\n" + "\n".join(rows) + "\n")
+    (root / "card.yaml").write_text(
+        "name: pair\ndomain: toy\npath: '[fs]*.npy'\nexclude: [short]\nwavelengths: bands10.csv\n"
+        "quantity: surface_reflectance\nwavelength_trust: high\n"
+    )
+    torch.manual_seed(0)
+    encoder = specfm.create_encoder("nano", patch_size=3, dim=48, depth=1, heads=3)
+    specfm.save(encoder, root / "encoder", {})
+    save_task(TaskModel(encoder, "segmentation", ("oak", "pine"), 12), root / "segmentation", {})
+    save_task(TaskModel(encoder, "classification", ("oak", "pine", "soil"), 9), root / "classification", {})
+    save_task(TaskModel(encoder, "change", CHANGE_NAMES, 12, threshold=0.4), root / "change", {})
+    return root
+
+
+def scene(folder: Path, name: str = FIRST, bands: int = 10) -> list[str | Path]:
+    return [folder / name, "--wavelengths", folder / f"bands{bands}.csv"]
+
+
+def test_cluster(folder: Path, tmp_path: Path) -> None:
+    done = call("cluster", folder / "encoder", *scene(folder), "--out", tmp_path / "c.npy", "--classes", "3")
+    assert done.exit_code == 0, done.output
+    assert "30 x 39 pixels" in done.output and "cluster 1" in done.output and (tmp_path / "c.png").exists()
+    codes = np.load(tmp_path / "c.npy", allow_pickle=False)[..., 0]
+    assert (codes[:4, :5] == 0).all() and codes.max() == 3 and (codes == 0).sum() == 20
+
+
+def test_search(folder: Path, tmp_path: Path) -> None:
+    words = ["search", folder / "encoder", *scene(folder), "--out", tmp_path / "s.npy", "--top", "3"]
+    done = call(*words, "--like", "20,20", "--like", "10,11")
+    assert done.exit_code == 0, done.output
+    assert len([line for line in done.output.splitlines() if " at " in line]) == 3
+    bad = call(*words, "--like", "20")
+    assert bad.exit_code == 2 and "ROW,COL" in bad.output
+    lost = call(*words, "--like", "2,2", "--overwrite")
+    assert lost.exit_code == 1 and "no data" in lost.output and (tmp_path / "s.npy").exists()
+
+
+@pytest.mark.parametrize("task", ["segmentation", "classification"])
+def test_predict(folder: Path, tmp_path: Path, task: str) -> None:
+    words = ["predict", folder / task, *scene(folder), "--out", tmp_path / "m.npy"]
+    done = call(*words, "--probabilities", tmp_path / "p.npy")
+    assert done.exit_code == 0, done.output
+    names = ("oak", "pine", "soil")[: 2 if task == "segmentation" else 3]
+    assert all(f"%  {name}" in done.output for name in names)
+    codes, p = (np.load(tmp_path / f"{name}.npy", allow_pickle=False) for name in "mp")
+    assert codes.shape == (30, 39, 1) and p.shape == (30, 39, len(names))
+    np.testing.assert_array_equal(np.isnan(p).all(-1), codes[..., 0] == 0)
+    before = (tmp_path / "m.npy").read_bytes()
+    again = call(*words)
+    assert again.exit_code == 2 and "m.npy exists" in again.output and (tmp_path / "m.npy").read_bytes() == before
+    assert call(*words, "--overwrite").exit_code == 0
+
+
+@pytest.mark.parametrize("model", ["encoder", "change"])
+def test_change_between_sensors(folder: Path, tmp_path: Path, model: str) -> None:
+    words = ["change", folder / model, folder / FIRST, folder / OTHER, "--wavelengths", folder / "bands10.csv"]
+    words += ["--wavelengths-after", folder / "bands14.csv", "--probabilities", tmp_path / "p.npy"]
+    done = call(*words, "--out", tmp_path / "c.npy")
+    assert done.exit_code == 0, done.output
+    assert "%  changed" in done.output and ("Otsu" in done.output) == (model == "encoder")
+    assert model == "encoder" or "above 0.4000" in done.output
+    codes = np.load(tmp_path / "c.npy", allow_pickle=False)[..., 0]
+    assert (codes[:4, :5] == 0).all() and codes.max() <= 2
+
+
+def test_scenes_of_a_card_are_named(folder: Path, tmp_path: Path) -> None:
+    card = folder / "card.yaml"
+    one = call("cluster", folder / "encoder", f"{card}:first", "--out", tmp_path / "c.npy", "--no-preview")
+    assert one.exit_code == 0, one.output
+    two = call("change", folder / "encoder", f"{card}:first", f"{card}:second", "--out", tmp_path / "d.npy")
+    assert two.exit_code == 0, two.output
+    for name in (str(card), f"{card}:third"):
+        bad = call("cluster", folder / "encoder", name, "--out", tmp_path / "e.npy")
+        assert bad.exit_code == 2 and "first, second" in bad.output and bad.output.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["predict", "change", FIRST], 2, "specfm change"),
+        (["predict", "encoder", FIRST], 1, "holds an encoder"),
+        (["cluster", "segmentation", FIRST], 1, "holds a task model"),
+        (["change", "segmentation", FIRST, "second.npy"], 1, "segmentation model"),
+        (["change", "change", FIRST, SHORT], 1, "30 x 39 and 27 x 39"),
+        (["change", "encoder", FIRST, SHORT], 1, "30 x 39 and 27 x 39"),
+        (["change", "change", FIRST, "second.npy", "--window", "9"], 2, "12 pixels"),
+        (["predict", "segmentation", OTHER], 1, "14 bands"),
+        (["predict", "segmentation", FIRST, "--stride", "4"], 2, "multiple"),
+        (["predict", "nothing", FIRST], 1, "nothing"),
+        (["cluster", "encoder", "none.npy"], 1, "none.npy"),
+        (["cluster", "encoder", FIRST, "--window", "7"], 2, "multiple"),
+    ],
+)
+def test_refusals_are_one_sentence_and_leave_nothing(
+    folder: Path, tmp_path: Path, words: list[str], code: int, message: str
+) -> None:
+    command, model, *rest = words
+    rest = [str(folder / word) if word.endswith(".npy") else word for word in rest]
+    done = call(command, folder / model, *rest, "--wavelengths", folder / "bands10.csv", "--out", tmp_path / "x.npy")
+    assert done.exit_code == code, done.output
+    assert message in done.output and done.output.startswith("error: ") and done.output.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [["predict", "segmentation"], ["cluster", "encoder"]])
+def test_a_scene_without_wavelengths_is_refused_with_the_remedy(folder: Path, tmp_path: Path, words: list[str]) -> None:
+    done = call(words[0], folder / words[1], folder / FIRST, "--out", tmp_path / "x.tif")
+    assert done.exit_code == 1 and "--wavelengths" in done.output and list(tmp_path.iterdir()) == []
+    odd = call(words[0], folder / words[1], *scene(folder), "--out", tmp_path / "x.jpg")
+    assert odd.exit_code == 2 and "suffix" in odd.output and list(tmp_path.iterdir()) == []

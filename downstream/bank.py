@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -48,10 +47,10 @@ Batches = Callable[[int], Iterator[tuple[np.ndarray, np.ndarray]]]
 
 
 def default_folder() -> Path:
-    """``$SPECFM_CACHE``, else the user's cache folder (``$XDG_CACHE_HOME`` or ``~/.cache``) + ``specfm``; /features."""
-    named = os.environ.get("SPECFM_CACHE")
-    cache = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "specfm"
-    return cache / "features"
+    """``features`` in the cache folder of specfm: ``$SPECFM_CACHE``, or ``specfm`` in the user's own."""
+    from specfm.shards.cache import cache_folder
+
+    return cache_folder() / "features"
 
 
 def windows_digest(scenes: Sequence[Scene], samples: Samples, strip: int = 128) -> str:

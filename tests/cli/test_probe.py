@@ -87,12 +87,92 @@ def test_json_few_shots_and_saved_splits(folder: Path, tmp_path: Path) -> None:
         (["random:nano:3", "--window", "7"], 2, "multiple"),
         (["random:nano:3", "--scenes", "zz*"], 2, "zz*"),
         (["random:nano:3", "--group-by", "moon"], 2, "moon"),
+        (["random:nano:3", "--shots", "5,many"], 2, "--shots takes whole numbers"),
+        (["random:nano:3", "--shots", "0"], 2, "--shots"),
+        (["random:nano:3", "--layers", "4"], 2, "blocks 0 to 3"),
+        (["random:nano:3", "--pooling", "class"], 2, "no class token"),
+        (["random:nano:3", "--pooling", "middle"], 2, "'middle'"),
+        (["random:nano:3", "--peers", "dove"], 2, "unknown peer 'dove'"),
+        (["random:nano:3", "--split", "sensor"], 1, "--through"),
+        (["random:nano:3", "--through", "eye"], 2, "eye"),
+        (["random:nano:3", "--device", "tpu"], 2, "tpu"),
+        (["random:nano:3", "--cache", "{file}"], 1, "--cache"),
+        (["random:nano:3", "--split-file", "{file}"], 1, "is not a split file"),
     ],
 )
 def test_errors_are_one_sentence(folder: Path, words: list[str], code: int, message: str) -> None:
+    words = [w.format(file=folder / "bands.csv") for w in words]
     done = call("probe", *words, "--data", folder / "card.yaml")
     assert done.exit_code == code, done.output
     assert message in done.output and done.output.count("\n") == 1 and done.output.startswith("error: ")
+
+
+def test_one_run_with_shots_layers_sensors_and_cache(folder: Path, tmp_path: Path) -> None:
+    words = ["probe", folder / "model", "--data", folder / "card.yaml", *QUICK, "--protocol", "knn,ridge", "--k", "1,3"]
+    words += ["--shots", "2,5", "--layers", "0", "--pooling", "mean", "--cache", tmp_path / "bank"]
+    done = call(*words)
+    assert done.exit_code == 0, done.output
+    assert "2 shots a class" in done.output and "AA by labels a class" in done.output and "knn3" in done.output
+    kept = sorted(p.name for p in (tmp_path / "bank").iterdir())
+    assert len(kept) == 2  # the encoder and its untrained twin
+    again = call(*words)
+    assert again.output == done.output and sorted(p.name for p in (tmp_path / "bank").iterdir()) == kept
+    without = call(*words[:-1], "none")
+    assert without.output == done.output
+    rows = json.loads(call(*words, "--json").stdout)
+    assert {r["shots"] for r in rows} == {2, 5} and rows[0]["layers"] == [0] and rows[0]["pooling"] == "mean"
+
+
+def test_leave_one_sensor_out_through_a_simulated_one(folder: Path) -> None:
+    words = ["--data", folder / "card.yaml", *QUICK, "--protocol", "knn", "--split", "sensor", "--cache", "none"]
+    done = call("probe", folder / "model", *words, "--through", "sentinel2_msi", "--init-seeds", "0")
+    assert done.exit_code == 0, done.output
+    assert "toys@sentinel2_msi: split by sensor" in done.output and "AA by sensor left out" in done.output
+
+
+def damaged_card(folder: Path, tmp_path: Path, **labels: np.ndarray) -> Path:
+    """The card with other label files; their scenes are linked."""
+    for path in folder.iterdir():
+        if path.is_file() and path.name not in {f"{name}_labels.npy" for name in labels}:
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    for name, values in labels.items():
+        np.save(tmp_path / f"{name}_labels.npy", values)
+    return tmp_path / "card.yaml"
+
+
+def test_labels_of_another_shape_are_refused(folder: Path, tmp_path: Path) -> None:
+    card = damaged_card(folder, tmp_path, p3=np.zeros((12, 15), np.int32))
+    done = call("probe", "random:nano:3", "--data", card, *QUICK)
+    assert done.exit_code == 1 and done.output.count("\n") == 1, done.output
+    assert "p3_labels.npy" in done.output and "12 x 16" in done.output
+
+
+def test_a_class_of_one_sample_is_refused_or_left_out_by_name(folder: Path, tmp_path: Path) -> None:
+    only = np.zeros((12, 16), np.int32)
+    one = only.copy()
+    one[5, 5] = 1
+    card = damaged_card(folder, tmp_path, **{f"p{i}": only for i in range(7)}, p7=one)
+    done = call("probe", "random:nano:3", "--data", card, *QUICK)
+    assert done.exit_code == 1 and done.output.count("\n") == 1, done.output
+    assert "'pine' left out: 1 samples in 1 groups" in done.output and "--min-groups" in done.output
+    text = card.read_text().replace("[oak, pine]", "[oak, pine, rock]")
+    card.write_text(text)
+    for i in range(7):
+        np.save(tmp_path / f"p{i}_labels.npy", np.where(np.arange(16) < 8, 0, 2) + only)
+    kept = call("probe", "random:nano:3", "--data", card, *QUICK, "--protocol", "knn", "--cache", "none")
+    assert kept.exit_code == 0 and "notice: class 'pine' left out: 1 samples" in kept.output, kept.output
+
+
+def test_a_split_file_of_other_data_is_refused(folder: Path, tmp_path: Path) -> None:
+    quick = ["--data", folder / "card.yaml", "--seeds", "1", "--init-seeds", "0", "--window", "6", "--protocol", "knn"]
+    done = call("probe", "random:nano:3", *quick, "--save-splits", tmp_path / "splits", "--cache", "none")
+    assert done.exit_code == 0, done.output
+    (file,) = (tmp_path / "splits").iterdir()
+    other = call("probe", "random:nano:3", *quick, "--scenes", "toys/p[0-5]", "--split-file", file)
+    assert other.exit_code == 1 and other.output.count("\n") == 1, other.output
+    assert file.name in other.output and "other data" in other.output and "--save-splits" in other.output
+    wider = call("probe", "random:nano:3", *quick, "--window", "9", "--split-file", file)
+    assert wider.exit_code == 1 and "guards windows of 6" in wider.output
 
 
 def test_embed_writes_and_refuses(folder: Path, tmp_path: Path) -> None:

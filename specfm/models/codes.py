@@ -131,24 +131,27 @@ class ContentCode(nn.Module):
 def content_statistics(patches: Patches) -> Tensor:
     """statistics_BCS: 2x2 average and max pools, mean, deviation, quantiles of the patch means, log level."""
     mask_BN, pixels_BN = patches.token_mask_BN, patches.pixels_BN
-    mean_BCN = patches.x_BCNP.mean(-1)
+    # In the memory order of the patches: reductions across it take three times as long.
+    bands_first = patches.x_BCNP.stride(1) > patches.x_BCNP.stride(0)
+    x = patches.x_BCNP.transpose(0, 1) if bands_first else patches.x_BCNP
     # by the norm: the squares themselves would be a copy of the whole cube
-    square_BCN = torch.linalg.vector_norm(patches.x_BCNP, dim=-1).square() / patches.x_BCNP.shape[-1]
-    share_BN = pixels_BN / pixels_BN.sum(1, keepdim=True).clamp_min(1e-9)
-    mean_BC = torch.einsum("bcn,bn->bc", mean_BCN, share_BN)
-    variance_BC = torch.einsum("bcn,bn->bc", square_BCN, share_BN) - mean_BC.square()
-    # the floor keeps the gradient of the root finite for flat bands
-    columns = [mean_BC, variance_BC.clamp_min(1e-8).sqrt()]
+    mean, square = x.mean(-1), torch.linalg.vector_norm(x, dim=-1).square() / x.shape[-1]
+    mean_BCN, square_BCN = (mean.transpose(0, 1), square.transpose(0, 1)) if bands_first else (mean, square)
 
     rows, cols = patches.grid_hw
     cell_BN = (patches.position_BN2[..., 0] * CONTENT_GRID // rows) * CONTENT_GRID + (
         patches.position_BN2[..., 1] * CONTENT_GRID // cols
     )
-    for cell in range(CONTENT_GRID**2):
-        inside_BN = mask_BN & (cell_BN == cell)
+    inside_BSN = [mask_BN & (cell_BN == cell) for cell in range(CONTENT_GRID**2)]
+    # mean over each cell, and over all
+    share_BNS = torch.stack([*(torch.where(inside, pixels_BN, 0.0) for inside in inside_BSN), pixels_BN], dim=-1)
+    share_BNS = share_BNS / share_BNS.sum(1, keepdim=True).clamp_min(1e-9)
+    *average_SBC, mean_BC = (mean_BCN @ share_BNS).unbind(-1)
+    variance_BC = (square_BCN * share_BNS[:, None, :, -1]).sum(-1) - mean_BC.square()
+    # the floor keeps the gradient of the root finite for flat bands
+    columns = [mean_BC, variance_BC.clamp_min(1e-8).sqrt()]
+    for inside_BN, average_BC in zip(inside_BSN, average_SBC, strict=True):
         some_B1 = inside_BN.any(1, keepdim=True)
-        share_BN = torch.where(inside_BN, pixels_BN, 0.0)
-        average_BC = torch.einsum("bcn,bn->bc", mean_BCN, share_BN) / share_BN.sum(1, keepdim=True).clamp_min(1e-9)
         highest_BC = torch.where(inside_BN[:, None], mean_BCN, -torch.inf).amax(-1)
         columns += [torch.where(some_B1, average_BC, mean_BC), torch.where(some_B1, highest_BC, mean_BC)]
 

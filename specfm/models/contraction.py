@@ -19,15 +19,26 @@ def contract(x_BCNP: Tensor, basis_GCRP: Tensor, hidden_GCK: Tensor, generator_K
     """
     batch, channels, tokens, _ = x_BCNP.shape
     hidden, rank, dim = generator_KRD.shape
-    # Basis times patch, not patch times basis: the narrow result makes its backward the cheaper one on CPUs.
-    x_BCPN = x_BCNP.to(basis_GCRP.dtype).transpose(-1, -2)
-    seen_BCRN = basis_GCRP.expand(batch, -1, -1, -1) @ x_BCPN
+    seen_BCRN = _seen(x_BCNP.to(basis_GCRP.dtype), basis_GCRP)
     if bands_go_first(batch, len(hidden_GCK), channels, tokens, hidden, dim):
         summed = hidden_GCK.expand(batch, -1, -1).transpose(1, 2) @ seen_BCRN.flatten(2)
         summed_BKRN = summed.unflatten(2, (rank, tokens))
         return summed_BKRN.permute(0, 3, 1, 2).flatten(2) @ generator_KRD.flatten(0, 1)
     semantic_GCRD = (hidden_GCK @ generator_KRD.flatten(1)).unflatten(2, (rank, dim))
     return seen_BCRN.permute(0, 3, 1, 2).flatten(2) @ semantic_GCRD.flatten(1, 2)
+
+
+def _seen(x_BCNP: Tensor, basis_GCRP: Tensor) -> Tensor:
+    """``V_c x_nc``: seen_BCRN, in the memory order of the patches, so that the cube is not copied."""
+    # Basis times patch, not patch times basis: the narrow result makes its backward the cheaper one on CPUs.
+    batch, _, tokens, _ = x_BCNP.shape
+    if len(basis_GCRP) == 1:  # all samples in one product per band; its gradient needs no sum over samples
+        x_CMP = x_BCNP.transpose(0, 1).flatten(1, 2)
+        seen_CRM = basis_GCRP[0] @ x_CMP.transpose(1, 2)
+        return seen_CRM.unflatten(2, (batch, tokens)).permute(2, 0, 1, 3)
+    if x_BCNP.stride(0) < x_BCNP.stride(1):
+        return (basis_GCRP.transpose(0, 1) @ x_BCNP.permute(1, 0, 3, 2)).transpose(0, 1)
+    return basis_GCRP @ x_BCNP.transpose(2, 3)
 
 
 def bands_go_first(batch: int, grids: int, channels: int, tokens: int, hidden: int, dim: int) -> bool:

@@ -1,6 +1,7 @@
 """From a cube as stored to clean, scaled patches: the part of every embedding that is not an embedding.
 
 Shapes: B samples, H W pixels, C bands, N tokens (K kept of them), P = p*p pixels of a patch, G = 1 or B band grids.
+A cut cube before its tokens and pixels are flat: rows r and cols c of tokens, rows p and cols q of pixels.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from specfm.batch import BandTensors
 from specfm.errors import SpecfmError
 from specfm.models.quadrature import quadrature_weights
 
+BAND_BLOCK = 32  # bands whose magnitudes are held at a time
 DARKEST = 0.05  # a patch's level counts as at least this share of its sample's, or shadows would be all noise
 
 
@@ -24,7 +26,8 @@ class Patches:
 
     Attributes:
         x_BCNP: float32, physical values divided by the sample's level; 0 in unusable bands and empty tokens. Invalid
-            pixels of a partly valid patch hold the mean of its valid ones.
+            pixels of a partly valid patch hold the mean of its valid ones. In memory the bands come first if one grid
+            serves all samples, else the samples.
         pixels_BN: share of valid pixels per token (float32). token_mask_BN: True = token has a valid pixel.
         position_BN2: (row, col) of each token in the token grid. grid_hw: its size.
         bands: metadata, G = 1 or B. weights_GC: float32 quadrature weights.
@@ -80,39 +83,36 @@ def patchify(
     pad_rows, pad_cols = -height % p, -width % p
     rows, cols = (height + pad_rows) // p, (width + pad_cols) // p
 
-    valid_G11C = bands.valid_GC[:, None, None, :]
-    scale_G, offset_G = bands.scale_G[:, None, None, None], bands.offset_G[:, None, None, None]
-    x_BHWC = torch.where(valid_G11C, x_BHWC.to(torch.float32) * scale_G + offset_G, 0.0)
-    pixel_BHW = x_BHWC.sum(-1).isfinite()
-    if mask_BHW is not None:
-        pixel_BHW = pixel_BHW & mask_BHW.to(torch.bool)
+    pixel_BHW = torch.ones_like(x_BHWC[..., 0], dtype=torch.bool) if mask_BHW is None else mask_BHW.to(torch.bool)
     if pad_rows or pad_cols:
-        x_BHWC = F.pad(x_BHWC, (0, 0, 0, pad_cols, 0, pad_rows))
+        x_BHWC = F.pad(x_BHWC.to(torch.float32), (0, 0, 0, pad_cols, 0, pad_rows))
         pixel_BHW = F.pad(pixel_BHW, (0, pad_cols, 0, pad_rows))
-
-    x_BNPC = _cut(x_BHWC, rows, cols, p)
-    pixel_BNP = _cut(pixel_BHW.unsqueeze(-1), rows, cols, p).squeeze(-1)
+    x_BrcpqC = _cut(x_BHWC, rows, cols, p)
+    pixel_BNP = _cut(pixel_BHW[..., None], rows, cols, p).reshape(batch, rows * cols, p * p)
     position_BN2 = _positions(batch, rows, cols, x_BHWC.device)
     if keep_BK is not None:
         take = keep_BK[:, :, None]
-        x_BNPC = x_BNPC.gather(1, take[..., None].expand(-1, -1, *x_BNPC.shape[2:]))
+        x_BNPC = x_BrcpqC.to(torch.float32).reshape(batch, rows * cols, p * p, channels)
+        x_BrcpqC = x_BNPC.gather(1, take[..., None].expand(-1, -1, *x_BNPC.shape[2:]))
         pixel_BNP = pixel_BNP.gather(1, take.expand(-1, -1, pixel_BNP.shape[2]))
         position_BN2 = position_BN2.gather(1, take.expand(-1, -1, 2))
 
     weights_GC = quadrature_weights(bands).to(torch.float32)
-    x_BNPC = torch.where(pixel_BNP[..., None], x_BNPC, 0.0)
-    magnitude_BN = _magnitude(x_BNPC, pixel_BNP, weights_GC)
+    x_BCNP, pixel_BNP, holes = _clean(x_BrcpqC, pixel_BNP, bands)
+    magnitude_BN = _magnitude(x_BCNP, pixel_BNP, weights_GC)
     count_BN = pixel_BNP.sum(-1)
     if level_B is None:
-        level_B = torch.ones(batch, device=x_BNPC.device) if level == "none" else _mean_level(magnitude_BN, count_BN)
+        level_B = torch.ones(batch, device=x_BCNP.device) if level == "none" else _mean_level(magnitude_BN, count_BN)
     level_B = level_B.to(torch.float32).clamp_min(1e-12)
     divisor_BN = level_B[:, None].expand_as(magnitude_BN)
     if level == "patch":
         divisor_BN = torch.where(count_BN > 0, magnitude_BN.maximum(DARKEST * divisor_BN), divisor_BN)
 
-    x_BCNP = (x_BNPC / divisor_BN[..., None, None]).permute(0, 3, 1, 2).contiguous()
-    mean_BCN = x_BCNP.sum(-1) / count_BN.clamp_min(1)[:, None]
-    x_BCNP = torch.where(pixel_BNP[:, None], x_BCNP, mean_BCN[..., None])
+    divisor_B1N1 = divisor_BN[:, None, :, None]
+    x_BCNP = x_BCNP / divisor_B1N1 if x_BCNP.requires_grad else x_BCNP.div_(divisor_B1N1)
+    if holes:
+        mean_BCN = x_BCNP.sum(-1) / count_BN.clamp_min(1)[:, None]
+        x_BCNP = x_BCNP.addcmul_(mean_BCN[..., None], (~pixel_BNP[:, None]).to(torch.float32))
     return Patches(
         x_BCNP,
         count_BN / float(p * p),
@@ -128,22 +128,46 @@ def patchify(
 
 def sample_level(x_BHWC: Tensor, bands: BandTensors, mask_BHW: Tensor | None = None) -> Tensor:
     """level_B: weighted mean magnitude (physical units) over valid pixels and bands; 1 where there is none."""
-    shape = (-1, 1, 1, 1)
-    x_BHWC = x_BHWC.to(torch.float32) * bands.scale_G.view(shape) + bands.offset_G.view(shape)
-    x_BHWC = torch.where(bands.valid_GC[:, None, None], x_BHWC, 0.0)
-    pixel_BHW = x_BHWC.sum(-1).isfinite()
-    if mask_BHW is not None:
-        pixel_BHW = pixel_BHW & mask_BHW
-    x_BHWC = torch.where(pixel_BHW[..., None], x_BHWC, 0.0)
-    x_BNPC, pixel_BNP = x_BHWC.flatten(1, 2).unsqueeze(1), pixel_BHW.flatten(1).unsqueeze(1)
-    return _mean_level(_magnitude(x_BNPC, pixel_BNP, quadrature_weights(bands).float()), pixel_BNP.sum(-1))
+    pixel_BHW = torch.ones_like(x_BHWC[..., 0], dtype=torch.bool) if mask_BHW is None else mask_BHW
+    x_BCNP, pixel_BNP, _ = _clean(x_BHWC.unsqueeze(1), pixel_BHW.flatten(1).unsqueeze(1), bands)
+    return _mean_level(_magnitude(x_BCNP, pixel_BNP, quadrature_weights(bands).float()), pixel_BNP.sum(-1))
 
 
-def _magnitude(x_BNPC: Tensor, pixel_BNP: Tensor, weights_GC: Tensor) -> Tensor:
+def _clean(x_BN__C: Tensor, pixel_BNP: Tensor, bands: BandTensors) -> tuple[Tensor, Tensor, bool]:
+    """Physical x_BCNP with 0 in unusable bands and pixels; which pixels are usable; False if surely all of them are.
+
+    The cube is copied once, into the order that the embedding reads: a fresh buffer costs several times what passing
+    over it does (the first touch of every page). All that follows works in place, on memory of our own. One grid: band
+    by band, so that the samples of a band make one matrix product; else sample by sample.
+    """
+    batch, tokens, pixels = pixel_BNP.shape
+    x = x_BN__C.movedim(-1, 0) if len(bands) == 1 else x_BN__C.movedim(-1, 1)
+    x = torch.empty(x.shape, device=x.device).copy_(x)
+    x_BCNP = x.view(-1, batch, tokens, pixels).transpose(0, 1) if len(bands) == 1 else x.view(batch, -1, tokens, pixels)
+    valid_GC11 = bands.valid_GC[:, :, None, None]
+    if _some(~valid_GC11):
+        x_BCNP.masked_fill_(~valid_GC11, 0.0)
+    x_BCNP.mul_(bands.scale_G.view(-1, 1, 1, 1)).add_(torch.where(valid_GC11, bands.offset_G.view(-1, 1, 1, 1), 0.0))
+    pixel_BNP = pixel_BNP & x_BCNP.sum(1).isfinite()
+    holes = _some(~pixel_BNP)
+    if holes:
+        x_BCNP.masked_fill_(~pixel_BNP[:, None], 0.0)
+    return x_BCNP, pixel_BNP, holes
+
+
+def _some(mask: Tensor) -> bool:
+    """False if nothing is marked. Not asked of a GPU, which would have to be waited for: there it is always True."""
+    return mask.device.type != "cpu" or bool(mask.any())
+
+
+def _magnitude(x_BCNP: Tensor, pixel_BNP: Tensor, weights_GC: Tensor) -> Tensor:
     """Quadrature-weighted mean magnitude of each patch over its valid pixels; 0 where there is none."""
+    total_BN = x_BCNP.new_zeros(len(x_BCNP), x_BCNP.shape[2])
     # Outside autocast: in bf16 the level, which divides everything, would be off by up to 0.4 %.
-    with torch.autocast(x_BNPC.device.type, enabled=False):
-        total_BN = torch.einsum("bnpc,bc->bn", x_BNPC.abs(), weights_GC.expand(len(x_BNPC), -1))
+    with torch.autocast(x_BCNP.device.type, enabled=False):
+        # some bands at a time, or their magnitudes would be a copy of the whole cube
+        for x_BcNP, weights_Gc in zip(x_BCNP.split(BAND_BLOCK, 1), weights_GC.split(BAND_BLOCK, 1), strict=True):
+            total_BN = total_BN + (x_BcNP.abs().sum(-1) * weights_Gc[..., None]).sum(1)
     return total_BN / pixel_BNP.sum(-1).clamp_min(1)
 
 
@@ -153,9 +177,8 @@ def _mean_level(magnitude_BN: Tensor, count_BN: Tensor) -> Tensor:
 
 
 def _cut(x_BHWC: Tensor, rows: int, cols: int, p: int) -> Tensor:
-    batch, _, _, channels = x_BHWC.shape
-    x = x_BHWC.view(batch, rows, p, cols, p, channels).permute(0, 1, 3, 2, 4, 5)
-    return x.reshape(batch, rows * cols, p * p, channels)
+    """A view (batch, token row, token col, pixel row, pixel col, band): nothing is copied."""
+    return x_BHWC.unflatten(2, (cols, p)).unflatten(1, (rows, p)).transpose(2, 3)
 
 
 def _positions(batch: int, rows: int, cols: int, device: torch.device) -> Tensor:

@@ -119,6 +119,39 @@ def test_8_partly_valid_patches_are_averaged_over_their_valid_pixels() -> None:
     assert patches.pixels_BN.tolist() == [[0.5, 1.0]]
 
 
+@pytest.mark.parametrize("level", ("patch", "sample", "none"))
+@pytest.mark.parametrize("grids", (GRID, [GRID] * 2), ids=("one grid", "a grid each"))
+def test_shortcuts_where_nothing_is_missing_change_no_bit(grids: object, level: str) -> None:
+    x_BHWC, bands = cube(GRID), BandTensors.from_sensors(grids)
+    stored_BHWC, holed_BHW = x_BHWC.clone(), torch.ones(x_BHWC.shape[:3], dtype=torch.bool)
+    holed_BHW[1, 0, 0] = False
+    short, told, long = (
+        patchify(x_BHWC, bands, mask, PATCH, level=level) for mask in (None, torch.ones_like(holed_BHW), holed_BHW)
+    )
+    assert torch.equal(x_BHWC, stored_BHWC)  # cleaned and scaled in place, but never in the caller's memory
+    assert torch.equal(short.x_BCNP, told.x_BCNP) and torch.equal(short.x_BCNP[0], long.x_BCNP[0])
+    assert not torch.equal(short.x_BCNP[1], long.x_BCNP[1])
+    assert len(bands) == (1 if short.x_BCNP.stride(1) > short.x_BCNP.stride(0) else 2)
+
+
+@pytest.mark.parametrize("level", ("patch", "sample", "none"))
+def test_gradients_reach_the_stored_values(level: str) -> None:
+    x_BHWC, mask_BHW = cube(GRID).double(), torch.ones(2, SIDE, SIDE, dtype=torch.bool)
+    mask_BHW[0, 0, 0] = False
+    bands, direction_BHWC = BandTensors.from_sensors(GRID), cube(GRID, seed=1).double()
+    leaf_BHWC = x_BHWC.clone().requires_grad_()
+    weight_BCNP = torch.randn(2, len(GRID), (SIDE // PATCH) ** 2, PATCH**2, generator=torch.Generator().manual_seed(2))
+
+    def value(moved_BHWC: Tensor) -> Tensor:
+        return (patchify(moved_BHWC, bands, mask_BHW, PATCH, level=level).x_BCNP * weight_BCNP).double().sum()
+
+    value(leaf_BHWC).backward()
+    step = 1e-3
+    slope = (value(x_BHWC + step * direction_BHWC) - value(x_BHWC - step * direction_BHWC)) / (2 * step)
+    assert not leaf_BHWC.grad[0, 0, 0].any()
+    assert float((leaf_BHWC.grad * direction_BHWC).sum()) == pytest.approx(float(slope), rel=1e-2)
+
+
 @pytest.mark.parametrize("patch_size", range(1, 9))
 @pytest.mark.parametrize("name", claiming(2))
 def test_any_patch_size_and_sides_it_does_not_divide(name: str, patch_size: int) -> None:

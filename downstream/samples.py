@@ -151,7 +151,7 @@ def collect_samples(
         window: side in pixels of the window centred on a sample.
         group_by: "group" = the scene's group (plot, scan, flight line), "object" = its ``groups_HW`` (crown, specimen),
             "auto" = groups when there are several, else objects, else the scene.
-        max_per_class: at most so many samples per class and group, drawn with ``seed``.
+        max_per_class: at most so many samples per class and group (and sensor), drawn with ``seed``.
         seed: seed of that draw.
 
     Raises:
@@ -216,7 +216,7 @@ def collect_samples(
     if max_per_class < 1:
         raise UsageError(f"--max-per-class must be at least 1, not {max_per_class}")
     order_N = rng.permutation(len(samples))
-    _, cell_N = np.unique(np.stack([y_N, group_N], 1), axis=0, return_inverse=True)
+    _, cell_N = np.unique(np.stack([y_N, group_N, samples.sensor_N], 1), axis=0, return_inverse=True)
     cell_shuffled = cell_N.reshape(-1)[order_N]
     by_cell = np.argsort(cell_shuffled, kind="stable")
     sorted_cells = cell_shuffled[by_cell]

@@ -98,6 +98,13 @@ def test_a_class_that_only_the_held_out_sensor_has_is_left_out_of_the_test() -> 
     assert set(samples.y_N[split.test_I]) == {0, 1} and any("only 'other' has" in n for n in split.notices)
 
 
+def test_the_cap_holds_for_every_sensor() -> None:
+    samples = collect_samples(one_ground_three_sensors(plots(4)), 3, max_per_class=2)
+    counts = np.zeros((4, 3, 3), int)
+    np.add.at(counts, (samples.group_N, samples.sensor_N, samples.y_N), 1)
+    assert counts.max() == 2 and len(samples) == counts.sum() > 60
+
+
 def integer_scene(sensor: str = "a") -> Scene:
     """Labels from integer arithmetic alone: no random generator, no rounding, so its digests are the same anywhere."""
     rows, cols = np.indices((40, 44))

@@ -42,6 +42,21 @@ def test_both_kinds_learn_and_leave_the_encoder_alone(encoder: torch.nn.Module) 
     np.testing.assert_array_equal(again.confidence_N, found[True].confidence_N)
 
 
+def test_only_fine_tuning_depends_on_the_weights(encoder: torch.nn.Module) -> None:
+    torch.manual_seed(1)
+    other = create_encoder(**encoder.config)
+    samples = collect_samples(SCENES, 3)
+    split = make_split(samples, "group", 0)
+    short = replace(SHORT, steps=3)
+
+    def confidence(source: torch.nn.Module, pretrained: bool) -> np.ndarray:
+        done = train_and_predict(source, SCENES, samples, split, pretrained=pretrained, window=3, options=short)
+        return done.confidence_N
+
+    np.testing.assert_array_equal(confidence(encoder, False), confidence(other, False))
+    assert np.abs(confidence(encoder, True) - confidence(other, True)).max() > 1e-3
+
+
 def test_it_stops_when_validation_gets_no_better(encoder: torch.nn.Module) -> None:
     samples = collect_samples(SCENES, 3)
     split = make_split(samples, "group", 0)

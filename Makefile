@@ -58,7 +58,7 @@ format: $(STAMP)  ## let ruff rewrite what it can
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-bench: $(STAMP)  ## measure tokenizers, loaders and losses side by side; JSON under runs/bench
+bench: $(STAMP)  ## measure tokenizers, loaders, losses and probes side by side; JSON under runs/bench
 	@mkdir -p runs/bench
 	for name in $(basename $(notdir $(wildcard tests/benchmarks/bench_*.py))); do \
 	  $(RUN) -m tests.benchmarks.$$name --json runs/bench/$$name.json || exit 1; done

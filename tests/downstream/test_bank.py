@@ -23,7 +23,7 @@ from downstream.samples import collect_samples
 from specfm.errors import SpecfmError
 from specfm.scene import Scene
 
-FIELD = field(30, 30)
+FIELD = field(20, 20)
 
 
 class Counting(ToyEncoder):
@@ -42,7 +42,7 @@ class Counting(ToyEncoder):
 
 
 def take(folder: Path, encoder: ToyEncoder, scene: Scene = FIELD, window: int = 9, **options: Any) -> np.ndarray:
-    return extract(encoder, [scene], window, batch=32, bank=Bank(folder, flush_s=0), **options).X_ND
+    return extract(encoder, [scene], window, batch=16, bank=Bank(folder, flush_s=0), **options).X_ND
 
 
 def entries(folder: Path) -> list[Path]:
@@ -51,7 +51,7 @@ def entries(folder: Path) -> list[Path]:
 
 def test_second_time_nothing_is_computed_and_the_values_are_the_same(tmp_path: Path) -> None:
     first, second = Counting(), Counting()
-    plain = extract(ToyEncoder(), [FIELD], 9, batch=32).X_ND
+    plain = extract(ToyEncoder(), [FIELD], 9, batch=16).X_ND
     np.testing.assert_array_equal(take(tmp_path, first), plain)
     again = take(tmp_path, second)
     np.testing.assert_array_equal(again, plain)
@@ -59,7 +59,7 @@ def test_second_time_nothing_is_computed_and_the_values_are_the_same(tmp_path: P
     assert isinstance(again, np.memmap) and not again.flags.writeable
     (entry,) = entries(tmp_path)
     facts = json.loads((entry / "entry.json").read_text())
-    assert facts["view"] == {"window": 9, "pooling": "mean+centre", "layers": [], "batch": 32}
+    assert facts["view"] == {"window": 9, "pooling": "mean+centre", "layers": [], "batch": 16}
 
 
 def test_every_part_of_the_key_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +94,7 @@ def test_pixels_outside_every_window_do_not_count() -> None:
 
 
 def test_interrupted_extraction_goes_on_where_it_was(tmp_path: Path) -> None:
-    plain = extract(ToyEncoder(), [FIELD], 9, batch=32).X_ND
+    plain = extract(ToyEncoder(), [FIELD], 9, batch=16).X_ND
     stopped = Counting(stop_at=11)
     with pytest.raises(KeyboardInterrupt):
         take(tmp_path, stopped)
@@ -102,7 +102,7 @@ def test_interrupted_extraction_goes_on_where_it_was(tmp_path: Path) -> None:
     assert partial.suffix == ".partial"
     rest = Counting()
     np.testing.assert_array_equal(take(tmp_path, rest), plain)
-    assert rest.calls == -(-len(plain) // 32) - 10
+    assert rest.calls == -(-len(plain) // 16) - 10
     assert [p.suffix for p in entries(tmp_path)] == [""]
 
 
@@ -126,9 +126,9 @@ def test_killed_process_leaves_what_can_be_gone_on_with(tmp_path: Path, reposito
     process.wait()
     assert list(tmp_path.glob("*.lock"))  # left behind by the killed process; its holder is gone
     rest = Counting()
-    plain = extract(ToyEncoder(), [FIELD], 9, batch=32).X_ND
+    plain = extract(ToyEncoder(), [FIELD], 9, batch=16).X_ND
     np.testing.assert_array_equal(take(tmp_path, rest), plain)
-    assert 0 < rest.calls < -(-len(plain) // 32)
+    assert 0 < rest.calls < -(-len(plain) // 16)
 
 
 def test_progress_of_other_data_or_a_torn_file_is_not_gone_on_with(tmp_path: Path) -> None:
@@ -138,9 +138,9 @@ def test_progress_of_other_data_or_a_torn_file_is_not_gone_on_with(tmp_path: Pat
     progress = json.loads((partial / "progress.json").read_text())
     (partial / "progress.json").write_text(json.dumps({**progress, "data": "0" * 16}))
     rest = Counting()
-    plain = extract(ToyEncoder(), [FIELD], 9, batch=32).X_ND
+    plain = extract(ToyEncoder(), [FIELD], 9, batch=16).X_ND
     np.testing.assert_array_equal(take(tmp_path, rest), plain)
-    assert rest.calls == -(-len(plain) // 32)
+    assert rest.calls == -(-len(plain) // 16)
 
 
 def test_altered_entry_is_made_again(tmp_path: Path) -> None:

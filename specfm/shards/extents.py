@@ -10,6 +10,7 @@ Shapes: N samples, H W window, C bands.
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,10 @@ from specfm.shards.schema import ShardError
 
 if TYPE_CHECKING:
     import h5py
+
+# Of samples in a file and of the buffers that take them: the kernel copies by cache lines, and a source and a target
+# that lie differently on them cost half as much again (measured: 46 against 32 us for 0.4 MB).
+ALIGNMENT = 64
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,14 @@ def find_extents(dataset: h5py.Dataset) -> Extents:
     if (offsets < 0).any():
         return Extents(None, nbytes, "chunks that were never written")
     return Extents(offsets, nbytes)
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """``np.empty`` that begins on a cache line (NumPy's large arrays lie 16 bytes after one)."""
+    nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+    raw = np.empty(nbytes + ALIGNMENT, np.uint8)
+    first = -raw.ctypes.data % ALIGNMENT
+    return raw[first : first + nbytes].view(dtype).reshape(shape)
 
 
 def gather(descriptor: int, offsets: NDArray[np.int64], nbytes: int, out: NDArray[Any], path: Path) -> None:

@@ -22,7 +22,7 @@ from specfm.errors import UsageError
 from specfm.sensors import Sensor
 from specfm.shards import cache as machine
 from specfm.shards import schema
-from specfm.shards.extents import Extents, find_extents, gather
+from specfm.shards.extents import Extents, aligned_empty, find_extents, gather
 
 if TYPE_CHECKING:
     import h5py
@@ -255,7 +255,8 @@ class ShardReader:
 
         def check(start: int) -> list[int]:
             ids = np.arange(start, min(start + step, len(self)), dtype=np.int64)
-            x, mask = np.empty((len(ids), *self.shape[1:]), self.dtype), np.ones((len(ids), *self.window), bool)
+            x = aligned_empty((len(ids), *self.shape[1:]), self.dtype)
+            mask = np.ones((len(ids), *self.window), bool)
             try:
                 self._fetch(ids, x, mask)
             except OSError:  # a compressed chunk that no longer decodes
@@ -304,14 +305,15 @@ class ShardReader:
 
         Args:
             ids: B local ids; repeats are allowed.
-            out: C-contiguous [B,H,W,C] of the stored type, filled in place; a new array if None.
+            out: C-contiguous [B,H,W,C] of the stored type, filled in place (fastest where it begins on a cache
+                line, as torch's buffers do); a new array if None.
             mask_out: C-contiguous bool [B,H,W], likewise.
 
         Returns:
             x_BHWC in stored units, mask_BHW (True = valid pixel).
         """
         wanted = self.resolve(ids)
-        x = np.empty((len(wanted), *self.shape[1:]), self.dtype) if out is None else out
+        x = aligned_empty((len(wanted), *self.shape[1:]), self.dtype) if out is None else out
         mask = np.empty((len(wanted), *self.window), bool) if mask_out is None else mask_out
         self._fetch(wanted, x, mask)
         return x, mask

@@ -20,6 +20,7 @@ from specfm.errors import UsageError
 from specfm.files import fsync_path, publish_file, temporary_sibling
 from specfm.sensors import Sensor
 from specfm.shards import schema
+from specfm.shards.extents import ALIGNMENT
 
 _STATISTICS_BYTES = 1 << 23  # float64 copies made for the statistics stay below this
 
@@ -138,7 +139,8 @@ class ShardWriter:
         self._temporary = temporary_sibling(self.path)
         # superblock 2: a file records its size up front, so truncation is told before HDF5 opens it; later ones add
         # "open for writing" flags, which a killed process would leave behind
-        self._file: Any = h5py.File(self._temporary, "w", libver=("v108", "v108"), locking=False)
+        aligned = {"alignment_threshold": 4096, "alignment_interval": ALIGNMENT}
+        self._file: Any = h5py.File(self._temporary, "w", libver=("v108", "v108"), locking=False, **aligned)
         try:
             self._file.attrs["format"] = schema.FORMAT
             self._file.attrs["format_version"] = schema.VERSION

@@ -11,6 +11,7 @@ import pytest
 
 from specfm.errors import SpecfmError, UsageError
 from specfm.shards import ShardReader, ShardWriter
+from specfm.shards.extents import ALIGNMENT
 from specfm.shards.schema import CODECS, ShardError, stable_id, stored_dtype
 from tests.shards.make import samples, sensor, write_shard
 
@@ -22,6 +23,15 @@ def test_layout_is_contiguous_by_default_and_never_automatic(tmp_path: Path) -> 
             assert file["patches"].chunks == (None if codec == "none" else (1, 5, 5, 7)), codec
             filters = file["patches"].id.get_create_plist().get_nfilters()
             assert (filters > 0) == (codec in ("gzip", "lz4", "blosc-zstd")), codec
+
+
+@pytest.mark.parametrize("codec", ("none", "chunks"))
+def test_samples_and_new_buffers_begin_on_a_cache_line(tmp_path: Path, codec: str) -> None:
+    write_shard(tmp_path / "a.h5", side=16, channels=8, codec=codec)
+    reader = ShardReader(tmp_path / "a.h5")
+    assert reader.nbytes >= 4096 and not (reader._patches.offsets_N % ALIGNMENT).any()
+    for count in range(1, 5):
+        assert reader.read(np.arange(count))[0].ctypes.data % ALIGNMENT == 0
 
 
 def test_crc_covers_patch_and_mask(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ class Layout:
     """How a model walks over scenes, pixels; 0 and None stand for the default.
 
     Attributes:
-        stride: step between tiles (default half a tile). halo: outer pixels of a tile that are only surroundings
+        stride: step between tiles (default a third of a tile). halo: outer pixels of a tile that are only surroundings
             (default an eighth of a tile). Both are multiples of the encoder's patch.
         origin: shift of the lattice of tiles, for checks.
     """
@@ -51,7 +51,7 @@ class Layout:
             UsageError: a size that is not a multiple of the patch, or gaps between tiles.
         """
         halo = tile // 8 // patch * patch if self.halo is None else self.halo
-        stride = self.stride or max(tile // 2 // patch * patch, patch)
+        stride = self.stride or max(tile // 3 // patch * patch, patch)
         for name, size in (("stride", stride), ("halo", halo), ("origin", self.origin[0]), ("origin", self.origin[1])):
             if size < 0 or size % patch:
                 raise UsageError(f"{name} {size} is not a multiple of the encoder's patch of {patch} pixels")

@@ -23,7 +23,7 @@ def command(
     ] = None,
     seed: Annotated[int, typer.Option(help="Encoder: of the sample that the distance is fitted on.")] = 0,
     window: Annotated[int, typer.Option(help="Encoder: side of a tile, pixels; 0 = 8 patches.")] = 0,
-    stride: Annotated[int, typer.Option(help="Step between tiles, pixels; 0 = half a tile.")] = 0,
+    stride: Annotated[int, typer.Option(help="Step between tiles, pixels; 0 = a third of a tile (encoder: half).")] = 0,
     variable: options.Variable = None,
     layout: options.Layout = None,
     sensor: options.SensorName = None,

@@ -15,7 +15,7 @@ def command(
     scene: options.SceneName,
     out: Annotated[Path, typer.Option("--out", help="FILE.tif, FILE.hdr (ENVI Classification) or FILE.npy.")],
     probabilities: Annotated[Path | None, typer.Option(help="Also write one band per class here.")] = None,
-    stride: Annotated[int, typer.Option(help="Step between tiles, pixels; 0 = half a tile.")] = 0,
+    stride: Annotated[int, typer.Option(help="Step between tiles, pixels; 0 = a third of a tile.")] = 0,
     halo: Annotated[
         int | None, typer.Option(help="Outer pixels of a tile that are surroundings only.", show_default="tile / 8")
     ] = None,

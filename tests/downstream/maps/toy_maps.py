@@ -61,7 +61,7 @@ def fitted_model(scenes: Sequence[Scene], tile: int = 24, patch: int = 3, steps:
         labels = (labels != scenes[1].labels_HW).astype(np.int32)
     wanted = torch.from_numpy(np.stack([labels[w] for w in windows])).long()
     views = [View(torch.from_numpy(np.stack([s.read(*w) for w in windows])), s.sensor) for s in scenes]
-    model.fit_standardiser(views)
+    model.fit_standardiser(*([view] for view in views))
     with torch.no_grad():
         maps, _ = model.token_maps(*views)
     optimiser = torch.optim.Adam(model.head.parameters(), lr=0.05)

@@ -114,7 +114,7 @@ class HyperEmbedding(nn.Module):
         bias_GD = self.bias(torch.einsum("gce,gc->ge", code, weights_GC))
         if self.shift is not None and self.context is not None:
             shift = self.shift(patches)
-            mean_BK = torch.einsum("bck,bc->bk", shift, weights_GC.expand(len(shift), -1).to(shift.dtype))
+            mean_BK = (weights_GC[:, None].expand(len(shift), -1, -1).to(shift.dtype) @ shift).squeeze(1)
             everywhere_BK, more_BD = self.context(mean_BK).split((self.hidden - 1, self.dim), dim=-1)
             hidden, bias_GD = hidden + shift + everywhere_BK[:, None], bias_GD + more_BD
         hidden = nn.functional.pad(self.semantic[-1](hidden), (0, 1), value=1.0) * weights_GC[..., None]

@@ -31,13 +31,14 @@ class Standardise(nn.Module):
         self.register_buffer("factor_LD", torch.ones(layers, width))
 
     @torch.no_grad()
-    def fit(self, tokens_LMD: Tensor) -> None:
-        """Take mean and deviation from M valid tokens of each layer."""
-        wide = tokens_LMD.double()
-        deviation = wide.std(1, correction=0)
-        floor = 1e-6 * wide.abs().mean(1).clamp_min(1e-12)
-        self.mean_LD.copy_(wide.mean(1))
-        self.factor_LD.copy_(torch.where(deviation > floor, 1 / deviation.clamp_min(1e-30), 0.0))
+    def fit(self, tokens_LMD: Sequence[Tensor]) -> None:
+        """Take mean and deviation from the valid tokens ``[M, D]`` of each layer (M may differ)."""
+        for layer, tokens_MD in enumerate(tokens_LMD):
+            wide = tokens_MD.double()
+            deviation = wide.std(0, correction=0)
+            floor = 1e-6 * wide.abs().mean(0).clamp_min(1e-12)
+            self.mean_LD[layer] = wide.mean(0)
+            self.factor_LD[layer] = torch.where(deviation > floor, 1 / deviation.clamp_min(1e-30), 0.0)
 
     def forward(self, tokens_BND: Tensor, layer: int) -> Tensor:
         return (tokens_BND - self.mean_LD[layer]) * self.factor_LD[layer]

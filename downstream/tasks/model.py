@@ -108,7 +108,8 @@ class TaskModel(nn.Module):
         self.encoder, self.task, self.label_names, self.tile = encoder, task, names, int(tile)
         self.spec, self.threshold, self.level = head, threshold, level
         self.card: dict[str, Any] = {}
-        self.standardise = Standardise(len(self.layers), width)
+        # Dates differ in season, light and perhaps sensor: each has its own mean and deviation, layer by layer.
+        self.standardise = Standardise((2 if task == "change" else 1) * len(self.layers), width)
         self.fusion = Fusion(head.fusion, width) if task == "change" else None
         if self.fusion is not None:
             width = self.fusion.width
@@ -140,7 +141,7 @@ class TaskModel(nn.Module):
             assert second is not None
             two = self.layer_features(second)
             other_BN = two[0].token_mask_BN
-            others = [self.standardise(f.tokens_BND, i) for i, f in enumerate(two)]
+            others = [self.standardise(f.tokens_BND, len(two) + i) for i, f in enumerate(two)]
             tokens = [self.fusion(a, b, mask_BN, other_BN) for a, b in zip(tokens, others, strict=True)]
             mask_BN = mask_BN & other_BN
         zeroed = [torch.where(mask_BN[..., None], t, 0.0) for t in tokens]
@@ -222,16 +223,19 @@ class TaskModel(nn.Module):
         return np.where(probabilities_K.sum(-1) > 0, found, -1)
 
     @torch.no_grad()
-    def fit_standardiser(self, views: Sequence[View]) -> None:
-        """Fix the head's standardisation from the valid tokens of ``views`` (training data only)."""
-        found: list[list[Tensor]] = [[] for _ in self.layers]
-        for view in views:
-            for i, features in enumerate(self.layer_features(view)):
-                found[i].append(features.tokens_BND[features.token_mask_BN])
-        tokens = [torch.cat(each) for each in found]
-        if not len(tokens[0]):
+    def fit_standardiser(self, *dates: Sequence[View]) -> None:
+        """Fix the head's standardisation from the valid tokens of training tiles, one list of views per date."""
+        found: list[Tensor] = []
+        for views in dates:
+            layers: list[list[Tensor]] = [[] for _ in self.layers]
+            for view in views:
+                for i, features in enumerate(self.layer_features(view)):
+                    layers[i].append(features.tokens_BND[features.token_mask_BN])
+            found += [torch.cat(each) for each in layers]
+        least = min(len(tokens) for tokens in found)
+        if not least:
             raise SpecfmError("no valid pixel in the training tiles; look at the masks of the scenes")
-        self.standardise.fit(torch.stack(tokens))
+        self.standardise.fit(found)
 
     def config(self) -> dict[str, Any]:
         """JSON description from which the same model can be built."""

@@ -168,8 +168,9 @@ class TaskLoop(TrainingLoop):
         self.history: list[list[float]] = []  # step, validation score
         self.begin(stack, resume)
         if self.done == 0:
-            first = [view for step in range(STANDARDISE_BATCHES) for part in self.crops(step) for view in part.views]
-            model.eval().fit_standardiser([to_device(view, world.device) for view in first])
+            parts = [part for step in range(STANDARDISE_BATCHES) for part in self.crops(step)]
+            dates = zip(*(part.views for part in parts), strict=True)
+            model.eval().fit_standardiser(*([to_device(view, world.device) for view in views] for views in dates))
         self.watch(stack, resume)
 
     def next_batch(self) -> list[Part]:

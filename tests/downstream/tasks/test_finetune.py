@@ -12,9 +12,11 @@ from typer.testing import CliRunner
 
 import specfm
 from downstream.results import comparable, read_rows
+from downstream.tasks.config import FinetuneConfig
 from downstream.tasks.finetune import finetune
 from downstream.tasks.model import load_task
 from specfm.cli import app
+from specfm.config import load_config
 from specfm.engine.faults import FaultError
 from specfm.engine.guard import DivergedError
 from specfm.engine.metrics import read_metrics
@@ -127,9 +129,10 @@ def test_classification_of_windows(tmp_path, field) -> None:
 )
 def test_change_between_two_dates(tmp_path, fusion: str, kind: str) -> None:
     card = pair_card(tmp_path / "card")
-    out = finetune(config(tmp_path / "run", card, "change", head={"fusion": fusion, "kind": kind, "channels": 32}))
+    head = {"fusion": fusion, "kind": kind, "channels": 32}
+    out = finetune(config(tmp_path / "run", card, "change", mode="frozen", steps=40, head=head, optim={"lr": 2e-3}))
     found = row(out)
-    assert found["f1_changed"]["mean"] > 0.7 and found["classes"] == ["unchanged", "changed"]
+    assert found["f1_changed"]["mean"] > 0.8 and found["classes"] == ["unchanged", "changed"]
     model = load_task(out, task="change")
     assert model.threshold is not None and 0 < model.threshold < 1
 
@@ -139,10 +142,10 @@ def test_change_between_two_sensors(tmp_path) -> None:
     """24 bands before, 6 after: each date goes through the encoder with its own bands."""
     card = pair_card(tmp_path / "card", after=COARSE)
     head = {"fusion": "concatenation", "kind": "fpn", "channels": 32}
-    options = {"head": head, "controls": ["simple"], "steps": 200, "checkpoint": {"every": 50}}
+    options = {"head": head, "controls": ["simple"], "mode": "frozen", "optim": {"lr": 2e-3}}
     out = finetune(config(tmp_path / "run", card, "change", **options))
     by = {r["method"]: r for r in read_rows(out / "results.jsonl")}
-    assert by["from-scratch"]["f1_changed"]["mean"] > 0.6 > by["majority class"]["f1_changed"]["mean"]
+    assert by["random-init"]["f1_changed"]["mean"] > 0.8 and by["majority class"]["f1_changed"]["mean"] == 0
     assert by["spectral angle"]["f1_changed"]["mean"] > 0.8
     assert by["pixel spectra of both dates"]["f1_changed"]["mean"] > 0.6
 
@@ -227,3 +230,11 @@ def test_the_command(tmp_path, field) -> None:
     assert done.exit_code == 0 and "mIoU" in done.output and "from-scratch" in done.output
     again = run.invoke(app, ["finetune", str(settings)])
     assert again.exit_code == 2 and "exists" in again.output
+
+
+@pytest.mark.parametrize("name", ["segment_salinas_a", "change_nanjing", "species_osbs"])
+def test_shipped_configurations_are_valid_and_say_what_they_cost(name: str, repository: Path) -> None:
+    path = repository / "configs" / "downstream" / f"{name}.yaml"
+    load_config(path, FinetuneConfig)
+    comments = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert comments[0].startswith("# specfm finetune") and "Cost" in " ".join(comments)

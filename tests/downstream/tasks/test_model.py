@@ -12,7 +12,7 @@ from downstream.tasks.model import CHANGE_NAMES, HeadSpec, TaskModel, View, load
 from specfm.checkpoint import FILES
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import IntegrityError
-from tests.downstream.tasks.toys import COARSE, FINE, SMALL
+from tests.downstream.tasks.toys import COARSE, FINE
 
 DENSE = [HeadSpec("linear"), HeadSpec("fpn", (0, 1), 16), HeadSpec("upernet", (0, 1), 16)]
 HEADS = [("classification", HeadSpec(pooling=p)) for p in ("mean", "centre", "concat")]
@@ -139,7 +139,8 @@ def test_models_that_cannot_be_are_refused(change: dict, message: str) -> None:
 @pytest.mark.parametrize("task", ["classification", "segmentation", "change"])
 def test_round_trip(task: str, tmp_path) -> None:
     model = made(task, HeadSpec("linear"), threshold=0.25 if task == "change" else None, level="sample")
-    model.fit_standardiser([View(tiles(), FINE)])
+    dates = [[View(tiles(), FINE)], [View(tiles(COARSE), COARSE)]]
+    model.fit_standardiser(*(dates if task == "change" else dates[:1]))
     save_task(model, tmp_path / "model", {"split": "abc"})
     assert {p.name for p in (tmp_path / "model").iterdir()} == {*FILES, "MANIFEST.json"}
     again = load_task(tmp_path / "model", task=task)
@@ -180,9 +181,15 @@ def test_other_kinds_of_model_are_refused(tmp_path) -> None:
         load_task(tmp_path / "nothing")
 
 
-def test_standardised_features_have_deviation_one() -> None:
-    model, view = made(), View(tiles(), FINE)
-    model.fit_standardiser([view])
-    tokens = model.standardise(model.layer_features(view)[0].tokens_BND, 0).flatten(0, 1)
-    assert tokens.mean(0).abs().max() < 1e-3 and (tokens.std(0, correction=0) - 1).abs().max() < 1e-3
-    assert SMALL["patch_size"] == model.encoder.patch_size
+def test_standardised_features_have_deviation_one_at_each_date() -> None:
+    """So what differs between the dates everywhere (season, sensor) is taken out."""
+    model, one, two = made("change"), View(tiles(), FINE), View(tiles(COARSE, seed=2), COARSE)
+    model.fit_standardiser([one], [two])
+    for date, view in enumerate((one, two)):
+        tokens = model.standardise(model.layer_features(view)[0].tokens_BND, date).flatten(0, 1)
+        assert tokens.mean(0).abs().max() < 1e-3 and (tokens.std(0, correction=0) - 1).abs().max() < 1e-3
+
+
+def test_nothing_to_standardise_by() -> None:
+    with pytest.raises(SpecfmError, match="no valid pixel in the training tiles"):
+        made().fit_standardiser([View(tiles(), FINE, torch.zeros(2, 12, 12, dtype=torch.bool))])

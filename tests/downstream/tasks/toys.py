@@ -69,11 +69,11 @@ def field_card(folder: Path, side: int = 48, seed: int = 0, shuffled: bool = Fal
 
 
 def pair_card(folder: Path, side: int = 48, seed: int = 0, after: Sensor = FINE) -> Path:
-    """Two dates: cells of 6 pixels, a third of which became another class; the second date through ``after``."""
+    """Two dates: cells of 6 pixels of two classes, a third of which became water; the second date through ``after``."""
     rng = np.random.default_rng([seed, 2])
-    before = blocks(side, side, 6, 3, rng)
+    before = blocks(side, side, 6, 2, rng)
     changed = blocks(side, side, 6, 3, rng) == 0
-    later = np.where(changed, (before + 1) % 3, before)
+    later = np.where(changed, 2, before)
     cubes = {"before": reflectance(before, FINE, rng), "later": reflectance(later, after, rng)}
     return write_card(folder, "pair", cubes, changed.astype(int), "change", group="one")
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from specfm.scene import Scene
 
 PROTOCOLS: tuple[str, ...] = ("knn", "linear", "ridge", *TRAINED)
+PARTS: tuple[str, ...] = ("encoder", "random-init", "baselines")
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class ProbeOptions:
         protocols: of ``PROTOCOLS``; "finetune" and "scratch" train the encoder and take minutes to hours.
         split: of ``RULES``.
         seeds: number of splits (per held-out sensor, where several sensors see one ground).
-        shots: labels a class to train on; several numbers give one table each.
+        shots: labels a class to train on, None for all; several give one table each.
         window: side of the window, pixels; default as pretrained.
         pooling, layers: what is taken of the encoder (``downstream.pooling``).
         init_seeds: untrained twins.
@@ -60,7 +61,7 @@ class ProbeOptions:
     protocols: tuple[str, ...] = ("knn", "linear")
     split: str = "group"
     seeds: int = 10
-    shots: int | tuple[int, ...] | None = None
+    shots: int | tuple[int | None, ...] | None = None
     window: int | None = None
     pooling: str = "concat"
     layers: tuple[int, ...] = ()
@@ -133,6 +134,7 @@ def probe(
     extra: Mapping[str, FeatureSet] | None = None,
     bank: dict[str, Any] | None = None,
     cache: Bank | None = None,
+    parts: Sequence[str] = PARTS,
 ) -> list[dict[str, Any]]:
     """Probe ``encoder`` on labelled scenes beside every control.
 
@@ -145,8 +147,10 @@ def probe(
         pretrained: False for an untrained control (no seen / unseen mark).
         make_random: makes the untrained twin for a seed (default: the encoder's own architecture).
         extra: further feature sets by name, on the same samples, to put into the same table.
-        bank: if given, filled with "samples", "splits", "features" and "spectra" for a report.
+        bank: if given, filled with "samples", "splits", "features", "spectra" and the "runs" of every row.
         cache: where features are kept from one call to the next.
+        parts: which rows to work out, of ``PARTS``: "encoder" (with ``extra`` and peers), its untrained twins, the
+            baselines; the majority class is always there. The rows are the same in one call or in several.
 
     Returns:
         One JSON-safe row per method and protocol, in table order; one table after the other for several ``shots``.
@@ -155,7 +159,7 @@ def probe(
     options.check()
     window = options.window or default_window(encoder)
     samples = collect_samples(scenes, window, group_by=options.group_by, max_per_class=options.max_per_class)
-    tables = [_splits(samples, options, shots) for shots in options.shot_list]
+    tables = [draw_splits(samples, options, shots) for shots in options.shot_list]
     raw = spectra(scenes, window, samples)
     data_digest = windows_digest(scenes, samples)
     frozen = any(p not in TRAINED for p in options.protocols)
@@ -166,18 +170,22 @@ def probe(
             data_digest=data_digest,
         )  # fmt: skip
 
-    features = features_of(encoder, name, options.pooling, options.layers)
-    others = {**(extra or {}), **_peer_features(options, encoder_device(encoder), features_of)} if frozen else {}
+    own = "encoder" in parts
+    features = features_of(encoder, name, options.pooling, options.layers) if own else None
+    others = (
+        {**(extra or {}), **_peer_features(options, encoder_device(encoder), features_of)} if own and frozen else {}
+    )
     twins: list[FeatureSet] = []
-    for init in range(options.init_seeds if frozen else 0):
+    for init in range(options.init_seeds if frozen and "random-init" in parts else 0):
         twin = make_random(init) if make_random is not None else random_twin(encoder, 1000 + init)
         twins.append(features_of(twin, f"random init {init}", options.pooling, options.layers))
     device = str(encoder_device(encoder))
-    rows = []
+    rows: list[dict[str, Any]] = []
+    kept_runs: list[Runs] = []
     for splits in tables:
         leaks = [leakage_score(split, samples, raw[0].X_ND if raw else None) for split in splits]
-        all_runs = evaluate(features, splits, options, name, device=device)
-        for protocol in (p for p in TRAINED if p in options.protocols):
+        all_runs = evaluate(features, splits, options, name, device=device) if features is not None else []
+        for protocol in (p for p in TRAINED if own and p in options.protocols):
             title = name if protocol == "finetune" else "from-scratch"
             all_runs.append(trained(encoder, scenes, samples, splits, options, protocol, title, window))
         for label, other in others.items():
@@ -187,7 +195,8 @@ def probe(
             all_runs += found
         all_runs += several(twins, splits, options, "random-init", device)
         if options.baselines:
-            all_runs += _baselines(raw, splits, options, device)
+            if "baselines" in parts:
+                all_runs += _baselines(raw, splits, options, device)
             all_runs.append(majority(samples, splits))
         notices = (
             ["spectra of different sensors are interpolated to one grid"] if raw and raw[0].info["interpolated"] else []
@@ -200,12 +209,15 @@ def probe(
         )  # fmt: skip
         add_alarms(table, all_runs, samples, splits)
         rows += table
+        kept_runs += all_runs
     if bank is not None:
-        bank.update(samples=samples, splits=[s for t in tables for s in t], features=features, spectra=raw)
+        splits = [s for t in tables for s in t]
+        bank.update(samples=samples, splits=splits, features=features, spectra=raw, runs=kept_runs)
     return rows
 
 
-def _splits(samples: Samples, options: ProbeOptions, shots: int | None) -> list[Split]:
+def draw_splits(samples: Samples, options: ProbeOptions, shots: int | None) -> list[Split]:
+    """The splits of one table: drawn by rule, or read from the split files of the options."""
     if not options.split_files:
         return make_splits(
             samples, options.split, options.seeds, min_groups=options.min_groups, min_samples=options.min_samples,

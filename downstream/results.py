@@ -132,10 +132,11 @@ def leak_mark(row: Mapping[str, Any]) -> str:
 def heading(row: Mapping[str, Any]) -> str:
     """What the rows of one table share, in one line."""
     shots = f", {row['shots']} shots a class" if row.get("shots") else ""
-    sizes = row["samples"]
+    tested = f", tested on {row['condition']!r}" if row.get("condition") else ""
+    sizes, splits = row["samples"], row["runs"]["splits"]
     return (
-        f"{row['data']}: split by {row['split']}{shots}, window {row['window']} px, {len(row['classes'])} classes, "
-        f"{row['runs']['splits']} splits of {sizes['train']} / {sizes['val']} / {sizes['test']} samples"
+        f"{row['data']}{tested}: split by {row['split']}{shots}, window {row['window']} px, "
+        f"{len(row['classes'])} classes, {splits} splits of {sizes['train']} / {sizes['val']} / {sizes['test']} samples"
     )
 
 
@@ -148,7 +149,8 @@ def remarks(rows: Iterable[Mapping[str, Any]]) -> list[str]:
         total += row["method"] != "majority class"
         notices.update(dict.fromkeys(row["notices"]))
         for alarm in row["alarms"]:
-            lines.setdefault(alarm, []).append(f"{row['method']} {row['protocol']}")
+            where = f"{row['method']} {row['protocol']}" + (f" ({row['condition']})" if row.get("condition") else "")
+            lines.setdefault(alarm, []).append(where)
     alarms = [f"alarm: {k} ({'all rows' if len(v) == total else ', '.join(v)})" for k, v in lines.items()]
     return [f"notice: {n}" for n in notices] + alarms
 

@@ -25,6 +25,8 @@ COMMANDS: dict[str, str] = {
     "verify": "specfm.cli.verify",
     "pretrain": "specfm.cli.pretrain",
     "probe": "specfm.cli.probe",
+    "robustness": "specfm.cli.robustness",
+    "benchmark": "specfm.cli.benchmark",
     "finetune": "specfm.cli.finetune",
     "embed": "specfm.cli.embed",
     "cluster": "specfm.cli.cluster",

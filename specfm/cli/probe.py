@@ -63,28 +63,29 @@ def command(
     import json
 
     from downstream import results
+    from downstream.encoders import open_encoder
     from downstream.probe import ProbeOptions, probe
     from specfm.errors import UsageError
 
     if group_by not in ("auto", "group", "object"):
         raise UsageError(f"unknown --group-by {group_by!r}; one of auto, group, object")
-    chosen, label = _scenes(data, scenes, through)
+    chosen, label = labelled_scenes(data, scenes, through)
     if split == "auto":
         split = "group" if len({scene.group for scene in chosen}) >= 3 else "block"
     options = ProbeOptions(
         protocols=tuple(p.strip() for p in protocol.split(",") if p.strip()),
-        split=split, shots=_numbers("--shots", shots) or None, seeds=seeds, window=window, pooling=pooling,
-        layers=_numbers("--layers", layers), ks=_numbers("--k", k), init_seeds=init_seeds,
+        split=split, shots=numbers("--shots", shots) or None, seeds=seeds, window=window, pooling=pooling,
+        layers=numbers("--layers", layers), ks=numbers("--k", k), init_seeds=init_seeds,
         max_per_class=max_per_class, min_groups=min_groups, block=block, group_by=group_by,  # type: ignore[arg-type]
         baselines=baselines, split_files=tuple(str(p) for p in split_file or ()), peers=tuple(peers or ()),
     )  # fmt: skip
     options.check()
     if save_splits is not None and save_splits.exists():
         raise UsageError(f"{save_splits} exists; choose another --save-splits")
-    encoder, name, pretrained = _encoder(checkpoint, device)
+    encoder, name, pretrained = open_encoder(checkpoint, device)
     bank: dict[str, Any] = {}
     rows = probe(
-        encoder, chosen, options, data=label, name=name, pretrained=pretrained, bank=bank, cache=_cache(cache)
+        encoder, chosen, options, data=label, name=name, pretrained=pretrained, bank=bank, cache=feature_bank(cache)
     )  # fmt: skip
     if save_splits is not None:
         from downstream.splits import save_split
@@ -122,7 +123,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
         console.print(results.shots_table(rows))
 
 
-def _numbers(option: str, text: str | None) -> tuple[int, ...]:
+def numbers(option: str, text: str | None) -> tuple[int, ...]:
     """Whole numbers divided by commas."""
     from specfm.errors import UsageError
 
@@ -132,7 +133,7 @@ def _numbers(option: str, text: str | None) -> tuple[int, ...]:
         raise UsageError(f"{option} takes whole numbers divided by commas, not {text!r}") from None
 
 
-def _scenes(data: list[str], pattern: str | None, through: str | None) -> tuple[list[Any], str]:
+def labelled_scenes(data: list[str], pattern: str | None, through: str | None) -> tuple[list[Any], str]:
     """The scenes asked for, and their name in the table."""
     from fnmatch import fnmatch
 
@@ -153,34 +154,10 @@ def _scenes(data: list[str], pattern: str | None, through: str | None) -> tuple[
     return chosen, label
 
 
-def _cache(folder: str | None) -> Any:
+def feature_bank(folder: str | None) -> Any:
     """The bank of features: one named must work, the default one may fail to be writable."""
     from downstream.bank import Bank, default_folder
 
     if folder is not None and folder.lower() == "none":
         return None
     return Bank(default_folder(), strict=False) if folder is None else Bank(folder)
-
-
-def _encoder(checkpoint: str, device: str) -> tuple[Any, str, bool]:
-    """The encoder meant by the argument, its name in the table, and whether it was trained at all."""
-    from specfm.errors import UsageError
-
-    if device.startswith("cuda"):
-        import torch
-
-        if not torch.cuda.is_available():
-            raise UsageError("--device cuda was asked for, but there is no CUDA device; use --device cpu")
-    elif device != "cpu":
-        raise UsageError(f"unknown --device {device!r}; use cpu or cuda")
-    if checkpoint.startswith("random:"):
-        from downstream.baselines import random_encoder
-
-        size, _, patch = checkpoint.removeprefix("random:").partition(":")
-        if patch and not patch.isdigit():
-            raise UsageError(f"{checkpoint!r}: after the size comes a patch side, as in random:nano:3")
-        encoder = random_encoder(size, 0, **({"patch_size": int(patch)} if patch else {}))
-        return encoder.to(device), checkpoint, False
-    from specfm.checkpoint import load
-
-    return load(checkpoint, device=device), Path(checkpoint).resolve().name, True

@@ -1,0 +1,231 @@
+"""Many datasets, encoders and protocols: cells computed by several processes, resumable, merged into one leaderboard.
+
+``OUT/cells/*.json`` holds a file per cell, ``OUT/results.jsonl`` the rows of all (for ``specfm report``),
+``OUT/leaderboard.md`` and ``.json`` the tables, ``OUT/suite.yaml`` what was asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from downstream.cells import Cell, CellPlan, read_cell, run_cell
+from downstream.encoders import open_encoder
+from downstream.features import check_window, progress_bar
+from downstream.leaderboard import Board, leaderboard
+from downstream.probe import default_window
+from downstream.results import digest_json, state_digest
+from downstream.suite import DatasetConfig, SuiteConfig, open_dataset, probe_options
+from specfm.config import find_config, to_yaml
+from specfm.errors import SpecfmError, UsageError
+from specfm.files import RunLock, atomic_write_json, atomic_write_text, remove_temporaries
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """An encoder of the benchmark."""
+
+    checkpoint: str
+    name: str
+    weights: str
+    architecture: str
+    window: int
+
+
+def run_benchmark(
+    suite: SuiteConfig,
+    checkpoints: Sequence[str],
+    out: str | Path,
+    *,
+    jobs: int = 1,
+    resume: bool = False,
+    device: str = "cpu",
+    cache: str | None = None,
+    done: Callable[[str], None] | None = None,
+) -> Board:
+    """Run what is missing of a benchmark and put all of it together.
+
+    Args:
+        suite: datasets and protocols.
+        checkpoints: encoders, each ``PATH`` or ``NAME=PATH`` (see ``open_encoder`` for paths).
+        out: folder of the benchmark.
+        jobs: processes; the numbers do not depend on it.
+        resume: go on in a folder that has finished cells.
+        device, cache: where to compute, and where to keep features (None = nowhere).
+        done: called with the title of every finished cell.
+
+    Raises:
+        UsageError: ``out`` holds a benchmark and ``resume`` is false, encoders of one name, windows that disagree.
+        SpecfmError: a cell could not be computed (the others are finished first), or one there is of another suite.
+    """
+    out = Path(out)
+    if jobs < 1:
+        raise UsageError("--jobs must be at least 1")
+    entries = _entries(suite, checkpoints, device)
+    plans = plan_cells(suite, entries, device, cache)
+    folder = out / "cells"
+    if not resume and out.exists() and any(out.iterdir()):
+        raise UsageError(f"{out} exists; pass --resume to go on with it, or choose another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    with RunLock(out):
+        remove_temporaries(folder)
+        missing = []
+        for plan in plans:
+            path = folder / plan.file_name
+            if path.exists():
+                read_cell(path, plan.digest)
+            else:
+                missing.append(plan)
+        atomic_write_text(out / "suite.yaml", to_yaml(suite))
+        failed = _run(missing, folder, jobs, done)
+        finished = [(plan, read_cell(folder / plan.file_name)) for plan in plans if (folder / plan.file_name).exists()]
+        board = leaderboard(suite, finished)
+        _publish(out, suite, finished, board)
+    if failed:
+        raise SpecfmError(
+            f"{len(failed)} of {len(plans)} cells could not be computed: {'; '.join(failed)}; the others are in {out}, "
+            "mend this and pass --resume"
+        )
+    return board
+
+
+def _entries(suite: SuiteConfig, checkpoints: Sequence[str], device: str) -> list[_Entry]:
+    """Every encoder opened once, so that one that is missing is known before any work."""
+    if not checkpoints:
+        raise UsageError("no encoder is named; pass --checkpoints PATH or NAME=PATH")
+    found: list[_Entry] = []
+    for text in checkpoints:
+        given, sign, path = text.partition("=")
+        encoder, name, _ = open_encoder(path if sign else text, device)
+        name = given if sign else name
+        if name in ("", "baselines", *(entry.name for entry in found)) or name.startswith("random-init"):
+            raise UsageError(f"{text}: the name {name!r} is taken or reserved; name it with NAME={path or text}")
+        window = suite.window or default_window(encoder)
+        check_window(encoder, window)
+        config = digest_json(json.loads(json.dumps(getattr(encoder, "config", {}), default=str)))
+        found.append(_Entry(path if sign else text, name, state_digest(encoder), config, window))
+    if len({entry.window for entry in found}) > 1:
+        sides = ", ".join(f"{entry.name} {entry.window}" for entry in found)
+        raise UsageError(f"the encoders were pretrained with different windows ({sides} px); give the suite a window")
+    return found
+
+
+def plan_cells(
+    suite: SuiteConfig, entries: Sequence[_Entry], device: str = "cpu", cache: str | None = None
+) -> list[CellPlan]:
+    """All cells in table order: of each dataset the encoders, the twins of every architecture, the baselines."""
+    architectures: dict[str, _Entry] = {}
+    for entry in entries:
+        architectures.setdefault(entry.architecture, entry)
+    plans: list[CellPlan] = []
+    for dataset in suite.datasets:
+        scenes, split = open_dataset(dataset)  # what cannot be opened is known before any work
+        probe_options(suite, dataset, split, entries[0].window).check()
+        del scenes
+        shared: dict[str, Any] = {
+            "suite": suite, "dataset": dataset, "cards": _cards_digest(dataset), "window": entries[0].window,
+            "device": device, "cache": cache,
+        }  # fmt: skip
+        plans += [
+            CellPlan(
+                part="encoder", method=entry.name, checkpoint=entry.checkpoint, weights=entry.weights,
+                architecture=entry.architecture, **shared,
+            )
+            for entry in entries
+        ]  # fmt: skip
+        plans += [
+            CellPlan(
+                part="random-init", checkpoint=entry.checkpoint, weights="-", architecture=entry.architecture,
+                method="random-init" if len(architectures) == 1 else f"random-init ({entry.name})", **shared,
+            )
+            for entry in (architectures.values() if suite.init_seeds else ())
+        ]  # fmt: skip
+        plans.append(
+            CellPlan(part="baselines", method="baselines", checkpoint=None, weights="-", architecture="-", **shared)
+        )
+    return plans
+
+
+def _cards_digest(dataset: DatasetConfig) -> str:
+    h = hashlib.sha256()
+    for card in dataset.cards:
+        path = Path(card)
+        h.update((path if path.is_file() else find_config(f"data/{path.name.removesuffix('.yaml')}.yaml")).read_bytes())
+    return h.hexdigest()[:16]
+
+
+def _run(plans: Sequence[CellPlan], folder: Path, jobs: int, done: Callable[[str], None] | None) -> list[str]:
+    """Compute cells; returns a sentence for each that failed by an error that the user can mend."""
+    failed: list[str] = []
+
+    def report(plan: CellPlan, error: SpecfmError | None) -> None:
+        if error is not None:
+            failed.append(str(error))
+        elif done is not None:
+            done(plan.title)
+
+    if jobs == 1 or len(plans) < 2:
+        for plan in plans:
+            try:
+                run_cell(plan, folder)
+                report(plan, None)
+            except SpecfmError as error:
+                report(plan, error)
+        return failed
+    progress, task = progress_bar("cells", len(plans))
+    context = multiprocessing.get_context("spawn")
+    with progress, ProcessPoolExecutor(min(jobs, len(plans)), mp_context=context, initializer=_in_worker) as pool:
+        calls = {pool.submit(run_cell, plan, folder): plan for plan in plans}
+        try:
+            for call in as_completed(calls):
+                try:
+                    call.result()
+                    report(calls[call], None)
+                except BrokenProcessPool:
+                    raise SpecfmError(
+                        "a process of the benchmark was killed (out of memory?); pass --resume, with fewer --jobs"
+                    ) from None
+                except SpecfmError as error:
+                    report(calls[call], error)
+                progress.advance(task)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return failed
+
+
+def _in_worker() -> None:
+    """End with the benchmark, even where that is killed, and leave the terminal to its progress bar."""
+    from multiprocessing.connection import wait
+
+    os.environ["TTY_COMPATIBLE"] = "0"  # rich then takes the terminal for a file
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+
+        def follow() -> None:
+            wait([parent.sentinel])
+            os._exit(1)
+
+        threading.Thread(target=follow, daemon=True).start()
+
+
+def _publish(out: Path, suite: SuiteConfig, finished: Sequence[tuple[CellPlan, Cell]], board: Board) -> None:
+    """Rows of all cells, table by table, and the leaderboard."""
+    rows: list[dict[str, Any]] = []
+    for dataset in suite.datasets:
+        mine = [row for plan, cell in finished if plan.dataset is dataset for row in cell.rows]
+        for shots in dict.fromkeys(row["shots"] for row in mine):
+            rows += [row for row in mine if row["shots"] == shots]
+    lines = (json.dumps(row, sort_keys=True, allow_nan=False) for row in rows)
+    atomic_write_text(out / "results.jsonl", "".join(f"{line}\n" for line in lines))
+    atomic_write_json(out / "leaderboard.json", board.to_dict())
+    atomic_write_text(out / "leaderboard.md", board.markdown())

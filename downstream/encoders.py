@@ -1,0 +1,39 @@
+"""The encoder that a user names: a checkpoint, or an untrained one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from specfm.errors import UsageError
+
+
+def open_encoder(checkpoint: str, device: str = "cpu") -> tuple[Any, str, bool]:
+    """The encoder meant by ``checkpoint``, its name in the table, and whether it was trained at all.
+
+    Args:
+        checkpoint: checkpoint folder or run, or ``random:SIZE[:PATCH]``.
+        device: cpu or cuda.
+
+    Raises:
+        UsageError: no such device, a patch side that is no number.
+        SpecfmError: a folder that is no checkpoint or does not match its hashes.
+    """
+    if device.startswith("cuda"):
+        import torch
+
+        if not torch.cuda.is_available():
+            raise UsageError("--device cuda was asked for, but there is no CUDA device; use --device cpu")
+    elif device != "cpu":
+        raise UsageError(f"unknown --device {device!r}; use cpu or cuda")
+    if checkpoint.startswith("random:"):
+        from downstream.baselines import random_encoder
+
+        size, _, patch = checkpoint.removeprefix("random:").partition(":")
+        if patch and not patch.isdigit():
+            raise UsageError(f"{checkpoint!r}: after the size comes a patch side, as in random:nano:3")
+        encoder = random_encoder(size, 0, **({"patch_size": int(patch)} if patch else {}))
+        return encoder.to(device), checkpoint, False
+    from specfm.checkpoint import load
+
+    return load(checkpoint, device=device), Path(checkpoint).resolve().name, True

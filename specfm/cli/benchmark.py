@@ -1,0 +1,50 @@
+"""`specfm benchmark`: many datasets, encoders and protocols in one leaderboard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    suite: Annotated[str, typer.Argument(help="Suite: a YAML file or a name under configs/ (downstream/real.yaml).")],
+    checkpoints: Annotated[
+        list[str],
+        typer.Option(
+            "--checkpoints", help="Encoders: checkpoint folder or run, random:SIZE[:PATCH], or NAME=one of them."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder for cells, results.jsonl and leaderboard.")],
+    more: Annotated[list[str] | None, typer.Argument(metavar="[MORE CHECKPOINTS]...", show_default=False)] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes; the numbers do not depend on it.")] = 1,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a benchmark in --out was stopped.")] = False,
+    cache: Annotated[str | None, typer.Option(help="Folder where features are kept between benchmarks.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda: where features and probes are computed.")] = "cpu",
+) -> None:
+    """Probe every encoder on every dataset of a suite; one table with intervals, leakage, controls and significance."""
+    import sys
+
+    from rich.console import Console
+
+    from downstream.benchmark import run_benchmark
+    from downstream.suite import SuiteConfig
+    from specfm.config import load_config
+
+    def done(title: str) -> None:
+        if sys.stderr.isatty():
+            typer.echo(f"done: {title}", err=True)
+
+    config = load_config(suite, SuiteConfig)
+    board = run_benchmark(
+        config, [*checkpoints, *(more or ())], out, jobs=jobs, resume=resume, device=device, cache=cache, done=done
+    )  # fmt: skip
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)
+    for table, below in board.tables():
+        console.print(table)
+        for line in below:
+            console.print(line, highlight=False, style="yellow" if line.startswith("alarm") else None)
+    typer.echo(f"{out}/results.jsonl, {out}/leaderboard.md written")

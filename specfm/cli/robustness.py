@@ -1,0 +1,94 @@
+"""`specfm robustness`: a probe trained on scenes as measured, tested on altered ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder or run, or random:SIZE[:PATCH] (untrained).")],
+    data: Annotated[
+        list[str], typer.Option("--data", help="Dataset card: a name under configs/data or a YAML file (repeatable).")
+    ],
+    protocol: Annotated[str, typer.Option(help="Any of knn, linear, ridge, by commas.")] = "linear",
+    split: Annotated[str, typer.Option(help="group, block, scene or auto, as for specfm probe.")] = "auto",
+    shots: Annotated[int | None, typer.Option(help="Train on so many labels a class.")] = None,
+    seeds: Annotated[int, typer.Option(help="Number of splits.")] = 10,
+    window: Annotated[int | None, typer.Option(help="Side of the window, pixels (default: as pretrained).")] = None,
+    pooling: Annotated[str, typer.Option(help="As for specfm probe.")] = "concat",
+    k: Annotated[str, typer.Option("--k", help="Numbers of neighbours.")] = "1",
+    init_seeds: Annotated[int, typer.Option(help="Untrained twins to compare with.")] = 1,
+    max_per_class: Annotated[int | None, typer.Option(help="At most so many pixels a class and group.")] = None,
+    min_groups: Annotated[int, typer.Option(help="Leave out classes found in fewer groups or blocks.")] = 3,
+    block: Annotated[int | None, typer.Option(help="Side of a spatial block, pixels.")] = None,
+    scenes: Annotated[str | None, typer.Option(help="Only scenes whose name matches, e.g. 'OSBS*'.")] = None,
+    sensors: Annotated[
+        str | None, typer.Option(help="Grids to simulate (specfm sensors), by commas; none for none.")
+    ] = None,
+    steps: Annotated[str, typer.Option(help="n of every n-th band.")] = "4,10",
+    snr: Annotated[str, typer.Option(help="Signal-to-noise ratios.")] = "100,50,20",
+    condition_seed: Annotated[int, typer.Option(help="Seed of shuffle, random half and noise.")] = 0,
+    cache: Annotated[
+        str | None, typer.Option(help="Folder where features are kept, or none. Default: specfm in the user's cache.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda: where features and probes are computed.")] = "cpu",
+    plot: Annotated[Path | None, typer.Option(help="Write the picture to this PNG file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Append the rows to this JSON-lines file.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing picture.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON instead of a table.")] = False,
+) -> None:
+    """Test a frozen probe on fewer bands, shuffled wavelengths, simulated sensors, noise and other light."""
+    import json
+
+    from rich.console import Console
+
+    from downstream import results
+    from downstream.conditions import SENSORS
+    from downstream.encoders import open_encoder
+    from downstream.probe import ProbeOptions
+    from downstream.robustness import RobustnessOptions, robustness, robustness_table, save_plot
+    from specfm.cli.probe import feature_bank, labelled_scenes, numbers
+    from specfm.errors import UsageError
+
+    if plot is not None and plot.exists() and not overwrite:
+        raise UsageError(f"{plot} exists; choose another --plot or pass --overwrite")
+    chosen, label = labelled_scenes(data, scenes, None)
+    if split == "auto":
+        split = "group" if len({scene.group for scene in chosen}) >= 3 else "block"
+    wanted = (
+        SENSORS if sensors is None else tuple(n.strip() for n in sensors.split(",") if n.strip() not in ("", "none"))
+    )
+    options = RobustnessOptions(
+        ProbeOptions(
+            protocols=tuple(p.strip() for p in protocol.split(",") if p.strip()), split=split, shots=shots,
+            seeds=seeds, window=window, pooling=pooling, ks=numbers("--k", k), init_seeds=init_seeds,
+            max_per_class=max_per_class, min_groups=min_groups, block=block,
+        ),
+        wanted, numbers("--steps", steps), tuple(float(n) for n in numbers("--snr", snr)), condition_seed,
+    )  # fmt: skip
+    options.check()
+    encoder, name, pretrained = open_encoder(checkpoint, device)
+    found = robustness(
+        encoder, chosen, options, data=label, name=name, pretrained=pretrained, cache=feature_bank(cache)
+    )  # fmt: skip
+    if out is not None:
+        results.append_rows(out, found.rows)
+    if plot is not None:
+        save_plot(found.rows, plot, overwrite=overwrite)
+    if as_json:
+        typer.echo(json.dumps(found.rows, indent=1))
+        return
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
+    console.print(results.heading({**found.rows[0], "condition": None}), highlight=False)
+    console.print(robustness_table(found.rows))
+    for condition, reason in found.skipped.items():
+        console.print(f"skipped: {condition}: {reason}", highlight=False)
+    for line in results.remarks(found.rows):
+        console.print(line, highlight=False, style="yellow" if line.startswith("alarm") else None)
+    for path in (p for p in (plot, out) if p is not None):
+        typer.echo(f"{path} written")

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from specfm.errors import SpecfmError, UsageError
 
 if TYPE_CHECKING:
-    from downstream.report import Embedding
     from specfm.scene import Scene
 
 # Four sensors that share little: 13 to 210 bands, two kinds of range; reflectance, radiance and top of atmosphere.
@@ -94,7 +93,7 @@ def run_demo(out: Path, overwrite: bool = False, overrides: list[str] | None = N
     with stage(f"probes on {UNSEEN}, a sensor and ground it never saw, {SHOTS} labels a class", probed):
         rows = _probe(run, unseen, out / "results.jsonl")
     with stage("report", f"report {run} {out}/results.jsonl --out {out}/report.html"):
-        report = _report(run, seen + unseen, rows, out / "report.html")
+        report = _report(run, seen + unseen, out / "results.jsonl", out / "report.html")
     return DemoResult(rows, report, seconds)
 
 
@@ -147,39 +146,25 @@ def _probe(run: Path, scenes: list[Scene], results: Path) -> list[dict[str, Any]
     return rows
 
 
-def _report(run: Path, scenes: list[Scene], rows: list[dict[str, Any]], out: Path) -> Path:
+def _report(run: Path, scenes: list[Scene], results: Path, out: Path) -> Path:
     from downstream.baselines import random_twin
-    from downstream.report import build_report
+    from downstream.report import build_report, embed_scenes
     from specfm.checkpoint import load
 
-    encoder = load(run)
     shown = list({scene.domain: scene for scene in scenes}.values())  # one of each sensor
+    encoder = load(run)
+    embeddings = {
+        f"{name} encoder, all sensors": embed_scenes(each, scenes, WINDOW, max_per_class=10)
+        for name, each in (("pretrained", encoder), ("random-init", random_twin(encoder, 0)))
+    }
     return build_report(
         out,
-        run=run,
-        results=rows,
+        [run, results],
         scenes=shown,
-        embeddings={
-            "pretrained encoder, all sensors": _embedding(encoder, scenes),
-            "random-init encoder, all sensors": _embedding(random_twin(encoder, 0), scenes),
-        },
+        embeddings=embeddings,
         title="specfm demo",
         notes=[
             f"Pretrained without labels on simulated scenes of {', '.join(SENSORS)}; probed with {SHOTS} labels a "
             f"class on {UNSEEN}, a sensor and ground that pretraining never saw.",
         ],
-    )
-
-
-def _embedding(encoder: Any, scenes: list[Scene]) -> Embedding:
-    from downstream.features import extract
-    from downstream.report import Embedding
-    from downstream.samples import collect_samples
-
-    samples = collect_samples(scenes, WINDOW, max_per_class=10)
-    features = extract(encoder, scenes, WINDOW, samples, pooling="mean")
-    colourings = {
-        "class": [samples.label_names[y] for y in samples.y_N],
-        "domain": [scenes[i].domain for i in samples.scene_N],
-    }
-    return Embedding(features.X_ND, colourings)
+    ).path

@@ -17,7 +17,6 @@ from specfm.batch import Batch
 from specfm.engine import distributed, faults
 from specfm.engine.distributed import World
 from specfm.engine.loop import TrainingLoop
-from specfm.engine.optimizer import adamw
 from specfm.engine.run_folder import RunFolder
 from specfm.shards import ShardSet
 
@@ -72,8 +71,7 @@ class _Run(TrainingLoop):
         )
         modules = setup.make_modules(config).to(world.device)
         world.broadcast_module(modules)
-        optim = config.optim
-        optimizer = adamw(modules, optim.lr, optim.weight_decay, optim.betas, world.device)
+        optimizer = setup.make_optimizer(config, modules, world.device)
         super().__init__(config, modules, optimizer, world, folder)
         self.begin(stack, resume)
         if self.done == 0 and config.init_from is None:

@@ -19,13 +19,14 @@ from specfm.checkpoint import load, save
 from specfm.config import differences, digest, to_dict
 from specfm.engine.checkpointing import read_state, read_tensors
 from specfm.engine.guard import BadStepGuard
-from specfm.engine.optimizer import optimizer_tensors, restore_optimizer
+from specfm.engine.optimizer import adamw, optimizer_tensors, restore_optimizer
 from specfm.errors import UsageError
 from specfm.models.encoder import Encoder
 from specfm.models.registry import create_encoder
 from specfm.shards import ShardSet
 
 log = logging.getLogger(__name__)
+BEFORE_TRUNK = ("embedding", "brightness", "stem")  # parts of the encoder that a whitened stem amplifies
 
 
 def open_shards(config: PretrainConfig) -> ShardSet:
@@ -79,6 +80,23 @@ def whiten(config: PretrainConfig, shards: ShardSet, sampler: MixtureSampler, mo
         loader = Loader(shards, sampler, threads=config.data.threads, device=encoder.device)
         batches = (batch for _, batch in loader.iterate(0, count))
         whiten_stem(encoder, batches, config.views, config.seed, config.whiten.damping)
+
+
+def make_optimizer(config: PretrainConfig, modules: nn.ModuleDict, device: torch.device) -> torch.optim.AdamW:
+    """The run's optimiser. Behind a whitened stem, what comes before the trunk learns at ``whiten.lr_share`` or not."""
+    optim, whitens = config.optim, config.whiten.batches > 0
+    early = tuple(f"encoder.{name}." for name in BEFORE_TRUNK) if whitens else ()
+    if whitens and config.whiten.lr_share == 0:
+        for name, parameter in modules.named_parameters():
+            parameter.requires_grad_(not name.startswith(early))
+    return adamw(
+        modules,
+        optim.lr,
+        optim.weight_decay,
+        optim.betas,
+        device,
+        (lambda name: config.whiten.lr_share if name.startswith(early) else 1.0) if whitens else None,
+    )
 
 
 def take_weights(encoder: Encoder, source: Encoder, name: str | Path) -> None:

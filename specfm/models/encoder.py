@@ -84,6 +84,9 @@ class Encoder(nn.Module):
         with torch.no_grad():
             self.stem.weight.copy_(torch.eye(dim))
             self.stem.bias.zero_()
+        # A few odd windows may have tokens a thousand times the usual size once the stem divides out what all share;
+        # tokens of one size keep positions and biases of the trunk from drowning the others.
+        self.stem_norm = nn.LayerNorm(dim)
         self.brightness = nn.Linear(1, dim, bias=False) if level == "patch" else None
         if self.brightness is not None:
             nn.init.normal_(self.brightness.weight, std=0.1)
@@ -125,11 +128,11 @@ class Encoder(nn.Module):
         return tokens_BND
 
     def embed_patches(self, patches: Patches) -> Tensor:
-        """tokens_BND before the trunk: generated tokens through the stem, plus GSD-aware positions."""
+        """tokens_BND before the trunk: generated tokens through the stem, of one size, plus GSD-aware positions."""
         position = position_embedding(
             patches.position_BN2, patches.grid_hw, patches.bands.gsd_m_G, self.gsd_reference_m, self.num_features
         )
-        return self.stem(self.generated(patches)) + position
+        return self.stem_norm(self.stem(self.generated(patches))) + position
 
     def forward(
         self,

@@ -12,6 +12,7 @@ import specfm
 from pretrain.config import MonitorConfig
 from pretrain.loop import train
 from pretrain.monitor import OnlineKnn
+from pretrain.setup import BEFORE_TRUNK
 from specfm.errors import UsageError
 from specfm.shards import ShardSet
 from tests.pretrain.runs import debug_config, make_shards, metrics, weights
@@ -166,3 +167,23 @@ def test_the_command_prints_a_plan_and_writes_nothing(tmp_path, shards):
     result = CliRunner().invoke(app, [*arguments, "steps=2"])
     assert result.exit_code == 0, result.output
     assert "final loss" in result.output and str(tmp_path / "run" / "model")[:20] in result.output
+
+
+@pytest.mark.parametrize(("share", "moves"), [(0, False), (1, True)])
+def test_what_a_whitened_stem_amplifies_learns_at_its_own_rate(tmp_path, shards, share, moves):
+    def early(steps: int) -> dict[str, torch.Tensor]:
+        out = tmp_path / str(steps)
+        train(debug_config(out, shards, "whiten.batches=2", f"whiten.lr_share={share}", f"steps={steps}"))
+        state = specfm.load(out).state_dict()
+        return {name: value for name, value in state.items() if name.startswith(BEFORE_TRUNK)}
+
+    short, long = early(2), early(4)
+    assert not torch.equal(short["stem.weight"], torch.eye(len(short["stem.weight"])))
+    assert all(torch.equal(short[name], long[name]) for name in short) is not moves
+
+
+def test_a_run_that_holds_the_embedding_resumes(tmp_path, shards):
+    out = tmp_path / "run"
+    train(debug_config(out, shards, "whiten.batches=2", "steps=2"))
+    train(debug_config(out, shards, "whiten.batches=2", "steps=4"), resume=True)
+    assert [row["step"] for row in metrics(out)] == [1, 2, 3, 4]

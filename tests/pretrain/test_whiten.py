@@ -1,4 +1,4 @@
-"""The stem's start: what changes between views of a sample is divided out; samples spread around zero."""
+"""The stem's start: what changes between views of a sample, and between domains, is divided out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from specfm import Encoder, create_encoder
 from specfm.batch import Batch
 from tests.pretrain.samples import random_batch
 
-VIEWS = ViewConfig(crop=9)
+VIEWS = ViewConfig(crop=9, dihedral=False)
 
 
 def tokens(encoder: Encoder, batch: Batch, view: int) -> list[Tensor]:
@@ -40,6 +40,24 @@ def test_the_noise_between_views_becomes_white_and_samples_spread_by_one() -> No
     assert float(torch.cat(pooled).mean(0).abs().max()) < 1e-2
     spread = torch.cat([part - part.mean(0) for part in pooled]).square().mean().sqrt()
     assert abs(float(spread) - 1) < 1e-2
+
+
+@torch.no_grad()
+def test_domains_no_longer_lie_far_apart() -> None:
+    torch.manual_seed(0)
+    encoder = create_encoder(patch_size=3)
+    one, two = random_batch(64, side=12)
+    batch = Batch((one, two.replace(domain_B=two.domain_B + 1)))
+
+    def between_over_within() -> float:
+        parts = [part.mean(1) for part in tokens(encoder, batch, 0)]
+        middles = torch.stack([part.mean(0) for part in parts])
+        within = torch.cat([part - part.mean(0) for part in parts]).square().sum(1).mean()
+        return float((middles - middles.mean(0)).square().sum(1).mean() / within)
+
+    before = between_over_within()
+    whiten_stem(encoder, [batch], VIEWS, 0, 1e-5)
+    assert between_over_within() < min(1.0, 0.1 * before)
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Reports: one HTML page that needs nothing but a browser."""
 
-from downstream.report.build import Embedding, build_report
+from downstream.report.build import Page, build_report
+from downstream.report.embedding import Embedding, embed_scenes
 
-__all__ = ["Embedding", "build_report"]
+__all__ = ["Embedding", "Page", "build_report", "embed_scenes"]

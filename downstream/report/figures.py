@@ -1,6 +1,6 @@
 """Figures of a report as data URIs: nothing is fetched, nothing is written beside the page.
 
-Shape suffixes: N samples, D features, K classes, HW pixels.
+Shape suffixes: K classes.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from specfm.errors import SpecfmError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from specfm.scene import Scene
-
-MAX_POINTS = 4000  # of a scatter; more are thinned evenly
-# Okabe and Ito's colours, which colour-blind readers can tell apart; then matplotlib's twenty
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
+METRICS = {
+    "oa": "overall accuracy",
+    "aa": "average accuracy (mean recall)",
+    "miou": "mean IoU over classes",
+    "f1_changed": "F1 of changed",
+}
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -52,102 +53,11 @@ def png_uri(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
-def colour_of(index: int) -> Any:
-    """Colour of a class or domain by its number."""
-    if index < len(COLOURS):
-        return COLOURS[index]
-    from matplotlib import colormaps
+def colour_of(index: int) -> str:
+    """Colour of a class, domain or method by its number: the palette of predicted maps, as ``#rrggbb``."""
+    from specfm.class_map import palette
 
-    return colormaps["tab20"](index % 20)
-
-
-CURVES = (
-    ("loss", "loss"),
-    ("knn", "kNN accuracy (online)"),
-    ("embedding/rank", "feature rank"),
-    ("embedding/uniformity", "uniformity"),
-    ("lr", "learning rate"),
-    ("samples_per_s", "samples / s"),
-)
-
-
-def training_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str | None:
-    """Curves over steps of one or several runs, or None without a logged loss."""
-    present = [c for c in CURVES if any(row.get(c[0]) is not None for rows in runs.values() for row in rows)]
-    if not present:
-        return None
-    height = -(-len(present) // 2)
-    figure = new_figure(8, 2.3 * height)
-    for place, (key, title) in enumerate(present, 1):
-        axis = figure.add_subplot(height, 2, place)
-        for i, (name, rows) in enumerate(runs.items()):
-            points = [(row["step"], row[key]) for row in rows if row.get(key) is not None and "step" in row]
-            if points:
-                step, value = zip(*points, strict=True)
-                axis.plot(step, value, color=colour_of(i), lw=1.2, marker="." if len(step) < 30 else None, label=name)
-        axis.set_title(title, fontsize=9)
-        axis.tick_params(labelsize=7)
-        axis.grid(alpha=0.3)
-        axis.set_xlabel("step", fontsize=8)
-        if len(runs) > 1 and place == 1:
-            axis.legend(fontsize=7)
-    return data_uri(figure)
-
-
-def label_map(scene: Scene) -> str | None:
-    """Labels of a scene in the colours of its classes (unlabelled transparent), or None."""
-    if scene.labels_HW is None:
-        return None
-    from matplotlib.colors import to_rgba
-
-    from specfm.quicklook import png_bytes
-
-    labels_HW = np.asarray(scene.labels_HW)
-    step = max(1, -(-max(labels_HW.shape) // 600))
-    labels_HW = labels_HW[::step, ::step]
-    palette = np.array([to_rgba(colour_of(k)) for k in range(max(len(scene.label_names), 1))])
-    picture = np.zeros((*labels_HW.shape, 4), np.uint8)
-    known = labels_HW >= 0
-    picture[known] = np.rint(255 * palette[labels_HW[known] % len(palette)]).astype(np.uint8)
-    enlarge = max(1, 240 // max(picture.shape[:2]))
-    return png_uri(png_bytes(picture.repeat(enlarge, 0).repeat(enlarge, 1)))
-
-
-def false_colour(scene: Scene) -> str:
-    """False colours of a scene."""
-    from specfm.quicklook import png_bytes, quicklook
-
-    return png_uri(png_bytes(quicklook(scene)[0]))
-
-
-def pca_plane(X_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """First two principal scores ``[N, 2]`` of standardised features and their shares of the variance ``[2]``."""
-    wide = np.asarray(X_ND, np.float64)
-    wide = (wide - wide.mean(0)) / np.maximum(wide.std(0), 1e-12)
-    u, s, axes = np.linalg.svd(wide, full_matrices=False)
-    if len(s) < 2:
-        u, s, axes = (np.pad(a, w) for a, w in ((u, ((0, 0), (0, 1))), (s, (0, 1)), (axes, ((0, 1), (0, 0)))))
-    sign = np.sign(axes[np.arange(2), np.abs(axes[:2]).argmax(1)])
-    return u[:, :2] * s[:2] * np.where(sign == 0, 1, sign), s[:2] ** 2 / max((s**2).sum(), 1e-12)
-
-
-def embedding_scatter(X_ND: np.ndarray, colourings: Mapping[str, Sequence[str]]) -> str:
-    """PCA scatter of features, one panel per colouring (class, domain, sensor): a name per sample."""
-    keep = np.unique(np.linspace(0, len(X_ND) - 1, min(MAX_POINTS, len(X_ND))).astype(int))
-    score_N2, share = pca_plane(np.asarray(X_ND)[keep])
-    figure = new_figure(4.6 * len(colourings), 4.2)
-    for place, (title, names) in enumerate(colourings.items(), 1):
-        axis = figure.add_subplot(1, len(colourings), place)
-        chosen = np.asarray(names, dtype=str)[keep]
-        for i, name in enumerate(sorted(set(chosen.tolist()))):
-            mine = chosen == name
-            axis.scatter(score_N2[mine, 0], score_N2[mine, 1], s=5, color=colour_of(i), alpha=0.6, lw=0, label=name)
-        axis.set_title(f"by {title}", fontsize=9)
-        axis.set_xlabel(f"PC 1 ({100 * share[0]:.0f} %)", fontsize=8)
-        axis.set_ylabel(f"PC 2 ({100 * share[1]:.0f} %)", fontsize=8)
-        axis.tick_params(labelsize=7)
-        axis.legend(fontsize=6, markerscale=2.5, loc="best")
-    return data_uri(figure, "png")
+    return "#{:02x}{:02x}{:02x}".format(*palette(index + 1)[index])
 
 
 def confusion_figure(conf_KK: Sequence[Sequence[int]], names: Sequence[str], title: str) -> str:
@@ -178,7 +88,9 @@ def interval_figure(rows: Sequence[Mapping[str, Any]], metric: str = "oa") -> st
     figure = new_figure(7, 0.8 + 0.24 * len(rows))
     axis = figure.add_subplot()
     for i, row in enumerate(reversed(rows)):
-        cell = row[metric]
+        cell = row.get(metric)
+        if not cell or cell["mean"] is None:
+            continue
         values = [v for v in cell["values"] if v is not None]
         axis.plot(values, [i] * len(values), ".", color="#555555", ms=3, zorder=2.5)
         if cell["ci"]:
@@ -186,6 +98,34 @@ def interval_figure(rows: Sequence[Mapping[str, Any]], metric: str = "oa") -> st
         axis.plot(cell["mean"], i, "o", color="#D55E00", ms=4, zorder=3)
     axis.set_yticks(range(len(rows)), [f"{r['method']} {r['protocol']}" for r in reversed(rows)], fontsize=7)
     axis.tick_params(axis="x", labelsize=7)
-    axis.set_xlabel({"oa": "overall accuracy", "aa": "average accuracy"}.get(metric, metric), fontsize=8)
+    axis.set_xlabel(METRICS.get(metric, metric), fontsize=8)
     axis.grid(axis="x", alpha=0.3)
     return data_uri(figure)
+
+
+def conditions_figure(rows: Sequence[Mapping[str, Any]], metric: str = "aa") -> Figure:
+    """Conditions down, the metric across with its 95 % interval, one colour per method and protocol; dotted: chance."""
+    conditions = list(dict.fromkeys(row["condition"] for row in rows))
+    methods = list(dict.fromkeys((r["method"], r["protocol"]) for r in rows if r["method"] != "majority class"))
+    figure = new_figure(7.5, 1.3 + (0.2 + 0.1 * len(methods)) * len(conditions))
+    axis = figure.add_subplot()
+    for i, method in enumerate(methods):
+        shift = 0.6 * ((i + 0.5) / len(methods) - 0.5)
+        for row in rows:
+            cell = row.get(metric)
+            if (row["method"], row["protocol"]) != method or not cell or cell["mean"] is None:
+                continue
+            place = conditions.index(row["condition"]) + shift
+            if cell["ci"] and cell["ci"][0] is not None:
+                axis.plot(cell["ci"], [place, place], color=colour_of(i), lw=1.6, alpha=0.6)
+            axis.plot(cell["mean"], place, "o", color=colour_of(i), ms=4)
+        axis.plot([], [], "o-", color=colour_of(i), ms=4, label=" ".join(method))
+    axis.axvline(1 / max(len(rows[0]["classes"]), 1), color="0.6", lw=1, ls=":")
+    axis.set_yticks(range(len(conditions)), conditions, fontsize=7)
+    axis.set_ylim(len(conditions) - 0.45, -0.55)
+    axis.set_xlim(0, 1)
+    axis.tick_params(axis="x", labelsize=7)
+    axis.set_xlabel(f"{METRICS.get(metric, metric)} (dotted: chance)", fontsize=8)
+    axis.grid(axis="x", alpha=0.3)
+    figure.legend(loc="outside lower center", fontsize=7, ncols=min(3, max(len(methods), 1)), frameon=False)
+    return figure

@@ -1,4 +1,4 @@
-"""`specfm report`: one HTML page from runs, results and scenes."""
+"""`specfm report`: one HTML page from runs, results, maps and scenes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ import typer
 
 
 def command(
-    sources: Annotated[list[Path], typer.Argument(help="Run folders and results files (.jsonl), in any order.")],
+    sources: Annotated[
+        list[Path],
+        typer.Argument(help="Run folders, results files (.jsonl), benchmark folders, maps (.tif, .hdr, .npy)."),
+    ],
     out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("report.html"),
-    data: Annotated[str | None, typer.Option("--data", help="Also show the scenes of this dataset card.")] = None,
+    data: Annotated[
+        list[str] | None, typer.Option("--data", help="Also show the scenes and spectra of this dataset card.")
+    ] = None,
     checkpoint: Annotated[
         str | None, typer.Option(help="With --data: scatter this encoder's features of the labelled pixels.")
     ] = None,
@@ -19,41 +24,43 @@ def command(
     title: Annotated[str, typer.Option(help="Title of the page.")] = "specfm report",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing page.")] = False,
 ) -> None:
-    """Write one self-contained HTML page: accuracy with intervals and leakage, curves, scatters, scenes, digests."""
-    from downstream.report import Embedding, build_report
-    from downstream.results import read_rows
+    """Write one self-contained HTML page: accuracy with intervals and leakage, maps, curves, scatters, digests.
+
+    Sections that the inputs do not fill are left out; the page and the command say which and why.
+    """
+    from rich.console import Console
+
+    from downstream.report import build_report, embed_scenes
     from specfm.errors import UsageError
 
-    if checkpoint is not None and data is None:
+    if checkpoint is not None and not data:
         raise UsageError("--checkpoint needs --data: the card whose labelled pixels are embedded")
     if out.exists() and not overwrite:
         raise UsageError(f"{out} exists; choose another --out or pass --overwrite")
-    runs = [p for p in sources if p.is_dir()]
-    rows = [row for p in sources if not p.is_dir() for row in read_rows(p)]
-    rows += [row for p in runs if (p / "results.jsonl").is_file() for row in read_rows(p / "results.jsonl")]
     scenes, embeddings = [], {}
-    if data is not None:
+    if data:
         from specfm.cards import load_card
 
-        scenes = list(load_card(data).scenes())
-    if checkpoint is not None:
-        from downstream.features import extract
+        scenes = [scene for card in data for scene in load_card(card).scenes()]
+    if checkpoint is not None and data:
         from downstream.probe import default_window
-        from downstream.samples import collect_samples
         from specfm.checkpoint import load
 
         encoder = load(checkpoint)
-        side = window or default_window(encoder)
-        labelled = [s for s in scenes if s.labels_HW is not None]
-        samples = collect_samples(labelled, side, max_per_class=50)
-        features = extract(encoder, labelled, side, samples)
-        colourings = {"class": [samples.label_names[y] for y in samples.y_N]}
-        domains = [labelled[i].domain or labelled[i].name for i in samples.scene_N]
-        if len(set(domains)) > 1:
-            colourings["domain"] = domains
-        embeddings[f"{Path(checkpoint).name} on {data}"] = Embedding(features.X_ND, colourings)
-    build_report(
-        out, run=runs or None, results=rows or None, scenes=scenes, embeddings=embeddings, title=title,
-        overwrite=overwrite,
-    )  # fmt: skip
-    typer.echo(f"{out}: {out.stat().st_size / 1024:.0f} KiB, {len(rows)} result rows, {len(scenes)} scenes")
+        labelled = [scene for scene in scenes if scene.labels_HW is not None]
+        if not labelled:
+            raise UsageError(f"--checkpoint needs labels, but no scene of {', '.join(data)} has any")
+        name = f"{Path(checkpoint).name} on {', '.join(data)}"
+        embeddings[name] = embed_scenes(encoder, labelled, window or default_window(encoder))
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with console.status("report") as status:
+            page = build_report(
+                out, sources, scenes=scenes, embeddings=embeddings, title=title, overwrite=overwrite,
+                say=lambda section: status.update(f"report: {section}"),
+            )  # fmt: skip
+    else:
+        page = build_report(out, sources, scenes=scenes, embeddings=embeddings, title=title, overwrite=overwrite)
+    typer.echo(f"{out}: {out.stat().st_size / 1024:.0f} KiB, {page.rows} result rows, {len(scenes)} scenes")
+    for what, why in page.left_out:
+        typer.echo(f"left out: {what}: {why}")

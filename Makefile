@@ -14,7 +14,7 @@ RUN := PYTHONPATH="$(CURDIR)" $(BIN)/python
 PACKAGES := specfm pretrain downstream
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-all lint format bench clean
+.PHONY: help setup demo test test-fast test-all browser lint format bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1	/' | expand -t 12
@@ -46,8 +46,17 @@ test: lint $(STAMP)  ## lint, types, and every test that is not slow
 test-fast: $(STAMP)  ## the tests alone, stopping at the first failure
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -x -n $(WORKERS) -m "not slow"
 
-test-all: lint $(STAMP)  ## everything, slow tests included
+test-all: lint browser $(STAMP)  ## everything, slow tests included; installs a browser for the report where it may
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n $(WORKERS)
+
+browser:
+	@for name in chromium chromium-browser google-chrome google-chrome-stable chrome; do \
+	  command -v $$name > /dev/null && exit 0; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	  echo "Installing chromium, which opens report.html in the tests ..."; \
+	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } > /dev/null 2>&1 \
+	    || echo "chromium could not be installed; the tests that need a browser are skipped"; \
+	else echo "no browser, and no right to install one; the tests that need it are skipped"; fi
 
 lint: $(STAMP)  ## ruff and mypy
 	$(RUN) -m ruff check .

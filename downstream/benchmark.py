@@ -39,6 +39,7 @@ class _Entry:
     weights: str
     architecture: str
     window: int
+    patch: int
 
 
 def run_benchmark(
@@ -110,9 +111,10 @@ def _entries(suite: SuiteConfig, checkpoints: Sequence[str], device: str) -> lis
         if name in ("", "baselines", *(entry.name for entry in found)) or name.startswith("random-init"):
             raise UsageError(f"{text}: the name {name!r} is taken or reserved; name it with NAME={path or text}")
         window = suite.window or default_window(encoder)
-        check_window(encoder, window)
+        patch = int(encoder.patch_size)
+        check_window(patch, window)
         config = digest_json(json.loads(json.dumps(getattr(encoder, "config", {}), default=str)))
-        found.append(_Entry(path if sign else text, name, state_digest(encoder), config, window))
+        found.append(_Entry(path if sign else text, name, state_digest(encoder), config, window, patch))
     if len({entry.window for entry in found}) > 1:
         sides = ", ".join(f"{entry.name} {entry.window}" for entry in found)
         raise UsageError(f"the encoders were pretrained with different windows ({sides} px); give the suite a window")
@@ -129,10 +131,13 @@ def plan_cells(
     plans: list[CellPlan] = []
     for dataset in suite.datasets:
         scenes, split = open_dataset(dataset)  # what cannot be opened is known before any work
-        probe_options(suite, dataset, split, entries[0].window).check()
+        window = dataset.window or entries[0].window
+        for patch in {entry.patch for entry in entries}:
+            check_window(patch, window)
+        probe_options(suite, dataset, split, window).check()
         del scenes
         shared: dict[str, Any] = {
-            "suite": suite, "dataset": dataset, "cards": _cards_digest(dataset), "window": entries[0].window,
+            "suite": suite, "dataset": dataset, "cards": _cards_digest(dataset), "window": window,
             "device": device, "cache": cache,
         }  # fmt: skip
         plans += [

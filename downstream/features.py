@@ -114,10 +114,9 @@ def encoder_device(encoder: Any) -> Any:
     return first.device if first is not None else torch.device("cpu")
 
 
-def check_window(encoder: Any, window: int) -> None:
-    """Refuse a window that the encoder's patches do not divide."""
-    patch = int(encoder.patch_size)
-    if window % patch:
+def check_window(patch: int, window: int) -> None:
+    """Refuse a window that the encoder's patches do not divide; one pixel (point spectra) is a patch padded."""
+    if window > 1 and window % patch:
         near = max(patch, round(window / patch) * patch)
         raise UsageError(f"window {window} is not a multiple of the encoder's patch of {patch} pixels; try {near}")
 
@@ -158,7 +157,7 @@ def extract(
     samples = collect_samples(scene_list, window) if samples is None else samples
     if window > samples.window:
         raise UsageError(f"window {window} is larger than the {samples.window} pixels that the split guards")
-    check_window(encoder, window)
+    check_window(int(encoder.patch_size), window)
     if layers:
         layers = chosen_layers(encoder, layers)
     if hasattr(encoder, "eval"):

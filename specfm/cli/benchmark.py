@@ -17,7 +17,10 @@ def command(
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for cells, results.jsonl and leaderboard.")],
-    more: Annotated[list[str] | None, typer.Argument(metavar="[MORE CHECKPOINTS]...", show_default=False)] = None,
+    more: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[MORE CHECKPOINTS]...", help="Encoders after the first.", show_default=False),
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes; the numbers do not depend on it.")] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a benchmark in --out was stopped.")] = False,
     cache: Annotated[str | None, typer.Option(help="Folder where features are kept between benchmarks.")] = None,

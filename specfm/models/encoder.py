@@ -84,7 +84,7 @@ class Encoder(nn.Module):
         with torch.no_grad():
             self.stem.weight.copy_(torch.eye(dim))
             self.stem.bias.zero_()
-        # A few odd windows may have tokens a thousand times the usual size once the stem divides out what all share;
+        # A few odd windows may have tokens hundreds of times the usual size once the stem divides out what all share;
         # tokens of one size keep positions and biases of the trunk from drowning the others.
         self.stem_norm = nn.LayerNorm(dim)
         self.brightness = nn.Linear(1, dim, bias=False) if level == "patch" else None

@@ -4,7 +4,8 @@ Among linear maps of the tokens the one that suits a contrastive loss best has a
 of what changes between two views of one sample (place in the window, light, noise). Random stems see mostly what all
 spectra of a scene share, and hundreds of steps of the loss do not look past it (on tree crowns, kNN of untrained
 features: mean recall .46 with a random stem, .66 with a whitened one). What differs between whole domains is divided
-out too: with it, the loss told domains apart and nothing within them (4.8 where knowing the domain alone gives 4.84). The same idea as within-class covariance normalisation of speaker features, and as minimum noise fraction, which
+out too: with it, the loss told domains apart and nothing within them (4.8, where knowing the domain alone gives 4.84).
+The same idea as within-class covariance normalisation of speaker features, and as minimum noise fraction, which
 estimates noise from neighbouring pixels (Green et al., IEEE TGRS 26, 1988).
 
 Shapes: B samples, N tokens, D width.

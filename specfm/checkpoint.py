@@ -35,6 +35,7 @@ FORMAT = 1
 ENCODER, TASK = "specfm-encoder", "specfm-task"
 KINDS = {ENCODER: "an encoder", TASK: "a task model"}
 FILES = ("config.json", "model.safetensors", "card.json", "README.md")
+SHIPPED = Path(__file__).parent / "weights"  # release folders that come with the package, loadable by name
 
 
 def write_module(
@@ -122,9 +123,13 @@ def save(encoder: Encoder, folder: str | Path, card: dict[str, Any] | None = Non
 
 
 def load(path: str | Path, device: str = "cpu") -> Encoder:
-    """Load an encoder from a release folder, a training checkpoint or a finished run; strict in every respect.
+    """Load an encoder; strict in every respect.
 
     The encoder comes back in evaluation mode, with its model card as ``encoder.card``.
+
+    Args:
+        path: a release folder, a training checkpoint or a finished run, or the name of an encoder that comes with
+            specfm (one of :func:`shipped_encoders`). A folder of that name goes first.
 
     Raises:
         SpecfmError: nothing to load there, a task model, a changed byte, an unknown format, or weights that do not fit.
@@ -137,14 +142,20 @@ def load(path: str | Path, device: str = "cpu") -> Encoder:
 
 
 def find_release(path: str | Path) -> Path:
-    """The release folder meant by ``path``: itself, its ``model/``, or the newest checkpoint of a run folder.
+    """The release folder meant by ``path``: itself, its ``model/``, the newest checkpoint of a run, or a shipped one.
 
     Raises:
         SpecfmError: there is none.
     """
     path = Path(path)
     if not path.is_dir():
-        raise SpecfmError(f"{path} is not a folder; give a release folder, a training checkpoint or a run folder")
+        if len(path.parts) == 1 and path.name in shipped_encoders():
+            return SHIPPED / path.name
+        names = ", ".join(shipped_encoders()) or "none"
+        raise SpecfmError(
+            f"{path} is not a folder; give a release folder, a training checkpoint, a run folder, "
+            f"or the name of an encoder that comes with specfm ({names})"
+        )
     for candidate in (path, path / "model"):
         if (candidate / "config.json").is_file() and (candidate / "model.safetensors").is_file():
             return candidate
@@ -156,6 +167,11 @@ def find_release(path: str | Path) -> Path:
             continue
         return candidate
     raise SpecfmError(f"{path} holds no model (config.json with model.safetensors, or checkpoints/step-*/model)")
+
+
+def shipped_encoders() -> tuple[str, ...]:
+    """Names of the encoders that come with specfm, for :func:`load`."""
+    return tuple(sorted(path.parent.name for path in SHIPPED.glob("*/config.json")))
 
 
 def release_digest(path: str | Path) -> str:

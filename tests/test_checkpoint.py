@@ -177,3 +177,17 @@ def test_a_path_without_an_encoder_is_refused(path: str, tmp_path: Path) -> None
     (tmp_path / "empty").mkdir()
     with pytest.raises(SpecfmError, match=path):
         specfm.load(tmp_path / path)
+
+
+def test_names_of_shipped_encoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bare name finds an encoder that comes with specfm; a folder of that name goes first; others are listed."""
+    first = saved(tmp_path / "weights" / "seven")
+    monkeypatch.setattr("specfm.checkpoint.SHIPPED", tmp_path / "weights")
+    monkeypatch.chdir(tmp_path)
+    assert specfm.load("seven").config == first.config
+    with pytest.raises(SpecfmError, match=r"nothing is not a folder.*comes with specfm \(seven\)"):
+        specfm.load("nothing")
+    with pytest.raises(SpecfmError, match="is not a folder"):
+        specfm.load("some/seven")  # a path, not a name
+    saved(tmp_path / "seven", "basis")
+    assert specfm.load("seven").config["embedding"] == "basis"

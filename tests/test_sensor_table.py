@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -96,10 +97,15 @@ def test_agrees_with_the_instrument_lists(data_root: Path, name: str, reference:
 
 def test_command_lists_and_prints_json() -> None:
     def run(*args: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "specfm", "sensors", *args], capture_output=True, text=True)
+        plain = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
+        words = [sys.executable, "-m", "specfm", "sensors", *args]
+        return subprocess.run(words, capture_output=True, text=True, env=plain)
 
     table = run()
     assert table.returncode == 0 and "aviris_ng" in table.stdout and "425" in table.stdout
+    assert max(map(len, table.stdout.splitlines())) <= 80 and all(
+        f"{name} " in table.stdout for name in known_sensors()
+    )
     rows = json.loads(run("--json").stdout)
     assert len(rows) >= 15 and all(r["source"] for r in rows)
     one = json.loads(run("Sentinel-2", "--json").stdout)

@@ -1,12 +1,9 @@
-"""What subcommands that read one scene share: the options that say how to read it, and opening it.
-
-The options are types for parameters of a command; a command names those it takes, in its own order.
-"""
+"""What subcommands that map one scene share: opening it, and saying what the map holds."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -14,23 +11,6 @@ from specfm.errors import UsageError
 
 if TYPE_CHECKING:
     from specfm.scene import Scene
-
-SceneName = Annotated[str, typer.Argument(help="ENVI, GeoTIFF, MATLAB, HDF5 or .npy file; CARD or CARD:SCENE.")]
-Variable = Annotated[str | None, typer.Option(help="Name of the cube in a MATLAB or HDF5 file.")]
-Layout = Annotated[str | None, typer.Option(help="Axes: HWC, CHW, spectra or bands_by_pixels:HxW.")]
-SensorName = Annotated[str | None, typer.Option(help="A known sensor, if the file is silent.")]
-Wavelengths = Annotated[Path | None, typer.Option(help="CSV: band,centre_nm,fwhm_nm, if it is silent.")]
-Units = Annotated[str | None, typer.Option(help="Unit of the wavelengths, if it does not say: nm, um.")]
-Quantity = Annotated[str | None, typer.Option(help="dn, radiance, ... if the file is silent.")]
-Scale = Annotated[float | None, typer.Option(help="physical = stored * scale; wins over the file.")]
-Nodata = Annotated[float | None, typer.Option(help="Stored value of pixels not measured.")]
-Window = Annotated[int, typer.Option(help="Side of a tile, pixels; 0 = 8 patches.")]
-Stride = Annotated[int, typer.Option(help="Step between tiles, pixels; 0 = half a window.")]
-Level = Annotated[str, typer.Option(help="Brightness level divided out: scene (no seams) or sample.")]
-BatchSize = Annotated[int, typer.Option(help="Tiles per forward call.")]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing output files.")]
-NoPreview = Annotated[bool, typer.Option("--no-preview", help="Write no PNG beside the map.")]
 
 
 def open_scene(name: str, **reader: Any) -> Scene:

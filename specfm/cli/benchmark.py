@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from specfm.cli import _options as options
+from specfm.cli._show import print_remarks, wide_console
+
 
 def command(
     suite: Annotated[str, typer.Argument(help="Suite: a YAML file or a name under configs/ (downstream/real.yaml).")],
@@ -24,12 +27,10 @@ def command(
     jobs: Annotated[int, typer.Option(min=1, help="Processes; the numbers do not depend on it.")] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a benchmark in --out was stopped.")] = False,
     cache: Annotated[str | None, typer.Option(help="Folder where features are kept between benchmarks.")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda: where features and probes are computed.")] = "cpu",
+    device: options.ProbeDevice = "cpu",
 ) -> None:
     """Probe every encoder on every dataset of a suite; one table with intervals, leakage, controls and significance."""
     import sys
-
-    from rich.console import Console
 
     from downstream.benchmark import run_benchmark
     from downstream.suite import SuiteConfig
@@ -43,11 +44,8 @@ def command(
     board = run_benchmark(
         config, [*checkpoints, *(more or ())], out, jobs=jobs, resume=resume, device=device, cache=cache, done=done
     )  # fmt: skip
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)
+    console = wide_console(140)
     for table, below in board.tables():
         console.print(table)
-        for line in below:
-            console.print(line, highlight=False, style="yellow" if line.startswith("alarm") else None)
+        print_remarks(console, below)
     typer.echo(f"{out}/results.jsonl, {out}/leaderboard.md written")

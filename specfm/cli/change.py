@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from specfm.cli import _scene as options
+from specfm.cli import _options as options
+from specfm.cli._scene import open_scene, say_map
 
 
+@options.with_reader
 def command(
     model: Annotated[str, typer.Argument(help="Folder of a change model; or of an encoder, for a map without labels.")],
     before: Annotated[str, typer.Argument(help="First date: a file, CARD or CARD:SCENE.")],
     after: Annotated[str, typer.Argument(help="Second date on the same grid, from any sensor.")],
-    out: Annotated[Path, typer.Option("--out", help="FILE.tif, FILE.hdr (ENVI Classification) or FILE.npy.")],
+    out: options.MapOut,
     probabilities: Annotated[
         Path | None, typer.Option(help="Also write the probabilities (the distance, for an encoder) here.")
     ] = None,
@@ -24,16 +26,10 @@ def command(
     seed: Annotated[int, typer.Option(help="Encoder: of the sample that the distance is fitted on.")] = 0,
     window: Annotated[int, typer.Option(help="Encoder: side of a tile, pixels; 0 = 8 patches.")] = 0,
     stride: Annotated[int, typer.Option(help="Step between tiles, pixels; 0 = a third of a tile (encoder: half).")] = 0,
-    variable: options.Variable = None,
-    layout: options.Layout = None,
-    sensor: options.SensorName = None,
-    sensor_after: Annotated[str | None, typer.Option(help="The same for the second date, if it differs.")] = None,
-    wavelengths: options.Wavelengths = None,
-    wavelengths_after: Annotated[Path | None, typer.Option(help="The same for the second date.")] = None,
-    units: options.Units = None,
-    quantity: options.Quantity = None,
-    scale: options.Scale = None,
-    nodata: options.Nodata = None,
+    *,
+    reader: dict[str, Any],
+    sensor_after: Annotated[str | None, typer.Option(help="As --sensor, for the second date, if it differs.")] = None,
+    wavelengths_after: Annotated[Path | None, typer.Option(help="As --wavelengths, for the second date.")] = None,
     batch_size: options.BatchSize = 8,
     device: options.Device = "cpu",
     no_preview: options.NoPreview = False,
@@ -51,14 +47,10 @@ def command(
     task_model = load_task(model, device=device, task="change") if trained else None
     if task_model is not None and window not in (0, task_model.tile):
         raise UsageError(f"--window {window}: {model} was trained on tiles of {task_model.tile} pixels; leave it out")
-    shared = {
-        "variable": variable, "layout": layout, "units": units, "quantity": quantity, "scale": scale, "nodata": nodata,
-    }  # fmt: skip
-    one = options.open_scene(before, sensor=sensor, wavelengths=wavelengths, **shared)
-    own_after = {"sensor": sensor_after, "wavelengths": wavelengths_after}
-    if sensor_after is None and wavelengths_after is None:
-        own_after = {"sensor": sensor, "wavelengths": wavelengths}
-    two = options.open_scene(after, **own_after, **shared)
+    one = open_scene(before, **reader)
+    if sensor_after is not None or wavelengths_after is not None:
+        reader |= {"sensor": sensor_after, "wavelengths": wavelengths_after}
+    two = open_scene(after, **reader)
     require_one_grid(one, two)
     facts = {"model": release_digest(model), "sensors": [one.sensor.digest, two.sensor.digest]}
     if task_model is not None:
@@ -76,5 +68,5 @@ def command(
             facts=facts,
         )  # fmt: skip
         how = "distance of embeddings" + (" (Otsu's threshold)" if threshold is None else "")
-    options.say_map(out, one, shares, preview=not no_preview)
+    say_map(out, one, shares, preview=not no_preview)
     typer.echo(f"  changed above {0.5 if cut is None else cut:.4f}, {how}")

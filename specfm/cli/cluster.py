@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from specfm.cli import _scene as options
+from specfm.cli import _options as options
+from specfm.cli._scene import open_scene, say_map
 
 
+@options.with_reader
 def command(
-    checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder or run.")],
+    checkpoint: options.Checkpoint,
     scene: options.SceneName,
-    out: Annotated[Path, typer.Option("--out", help="FILE.tif, FILE.hdr (ENVI Classification) or FILE.npy.")],
+    out: options.MapOut,
     classes: Annotated[int, typer.Option(help="Number of clusters.")] = 8,
     method: Annotated[str, typer.Option(help="kmeans, or spectral (on a sample of patches).")] = "kmeans",
     seed: Annotated[int, typer.Option(help="Of the sample and the clustering.")] = 0,
     window: options.Window = 0,
     stride: options.Stride = 0,
     level: options.Level = "scene",
-    variable: options.Variable = None,
-    layout: options.Layout = None,
-    sensor: options.SensorName = None,
-    wavelengths: options.Wavelengths = None,
-    units: options.Units = None,
-    quantity: options.Quantity = None,
-    scale: options.Scale = None,
-    nodata: options.Nodata = None,
+    *,
+    reader: dict[str, Any],
     batch_size: options.BatchSize = 32,
     device: options.Device = "cpu",
     no_preview: options.NoPreview = False,
@@ -38,13 +33,10 @@ def command(
     from specfm.checkpoint import load, release_digest
 
     encoder = load(checkpoint, device=device)
-    cube = options.open_scene(
-        scene, variable=variable, layout=layout, sensor=sensor, wavelengths=wavelengths, units=units,
-        quantity=quantity, scale=scale, nodata=nodata,
-    )  # fmt: skip
+    cube = open_scene(scene, **reader)
     shares = cluster_to_file(
         encoder, cube, out, classes=classes, method=method, seed=seed, window=window, stride=stride, level=level,
         batch_size=batch_size, preview=not no_preview, overwrite=overwrite,
         facts={"checkpoint": release_digest(checkpoint), "sensor": cube.sensor.digest},
     )  # fmt: skip
-    options.say_map(out, cube, shares, preview=not no_preview)
+    say_map(out, cube, shares, preview=not no_preview)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from specfm.cli._show import print_remarks, wide_console
+
 
 def command(
     overrides: Annotated[
@@ -19,18 +21,13 @@ def command(
 
     Takes a few minutes on two cores and needs no data. Prints the probe's table and the path of report.html.
     """
-    from rich.console import Console
-
     from downstream import results
     from pretrain.demo import run_demo
 
     done = run_demo(out, overwrite, overrides, say=lambda line: print(line, flush=True))
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
+    console = wide_console()
     console.print()
     console.print(results.heading(done.rows[0]), highlight=False)
     console.print(results.table(done.rows, width=console.width))
-    for line in results.remarks(done.rows):
-        console.print(line, highlight=False, style="yellow" if line.startswith("alarm") else None)
+    print_remarks(console, results.remarks(done.rows))
     print(f"{sum(done.seconds.values()):.0f} s in all; open {done.report}")

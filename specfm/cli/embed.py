@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from specfm.cli import _scene as options
+from specfm.cli import _options as options
+from specfm.cli._scene import open_scene
 
 
+@options.with_reader
 def command(
-    checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder or run.")],
+    checkpoint: options.Checkpoint,
     scene: options.SceneName,
     out: Annotated[Path, typer.Option("--out", help="FILE.npy, FILE.hdr (ENVI) or FILE.tif.")],
     window: options.Window = 0,
@@ -22,14 +24,8 @@ def command(
     even: Annotated[
         bool, typer.Option("--even", help="Take out what features say of their place in a tile; tiles show otherwise.")
     ] = False,
-    variable: options.Variable = None,
-    layout: options.Layout = None,
-    sensor: options.SensorName = None,
-    wavelengths: options.Wavelengths = None,
-    units: options.Units = None,
-    quantity: options.Quantity = None,
-    scale: options.Scale = None,
-    nodata: options.Nodata = None,
+    *,
+    reader: dict[str, Any],
     batch_size: options.BatchSize = 32,
     device: options.Device = "cpu",
     overwrite: options.Overwrite = False,
@@ -39,10 +35,7 @@ def command(
     from specfm.stream import embed_to_file
 
     encoder = load(checkpoint, device=device)
-    cube = options.open_scene(
-        scene, variable=variable, layout=layout, sensor=sensor, wavelengths=wavelengths, units=units,
-        quantity=quantity, scale=scale, nodata=nodata,
-    )  # fmt: skip
+    cube = open_scene(scene, **reader)
     facts = {"checkpoint": release_digest(checkpoint), "sensor": cube.sensor.digest}
     done = embed_to_file(
         encoder, cube, out, window=window, stride=stride, level=level, pca_png=pca_png, pca_tif=pca_tif,

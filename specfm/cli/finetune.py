@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from specfm.cli import _options as options
+from specfm.cli._show import print_remarks, wide_console
+
 if TYPE_CHECKING:
     from downstream.tasks.config import FinetuneConfig
 
@@ -16,10 +19,8 @@ def command(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Dotted keys, e.g. init=runs/real mode=frozen.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in its folder exactly.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, print the plan, write nothing.")
-    ] = False,
+    resume: options.Resume = False,
+    dry_run: options.DryRun = False,
 ) -> None:
     """Fine-tune for classification, segmentation or change, beside controls on the same splits.
 
@@ -49,20 +50,15 @@ def command(
 
 
 def _print_table(out: Path) -> None:
-    from rich.console import Console
-
     from downstream import results
     from downstream.tasks.finetune import PICTURE, RESULTS
     from downstream.tasks.rows import task_table
 
     rows = results.read_rows(out / RESULTS)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)
+    console = wide_console(140)
     console.print(results.heading(rows[0]), highlight=False)
     console.print(task_table(rows))
-    for line in results.remarks(rows):
-        console.print(line, highlight=False, style="yellow" if line.startswith("alarm") else None)
+    print_remarks(console, results.remarks(rows))
     console.print(f"model: {out / 'model'}", highlight=False, soft_wrap=True)
     for name in (RESULTS, PICTURE):
         if (out / name).is_file():

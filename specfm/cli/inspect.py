@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from specfm.cli._options import with_reader
+
 if TYPE_CHECKING:
     from specfm.inspection import Inspection
     from specfm.scene import Scene
@@ -16,33 +18,14 @@ if TYPE_CHECKING:
 SUFFIXES = {".hdr", ".tif", ".tiff", ".mat", ".h5", ".hdf5", ".he5", ".nc", ".npy"}
 
 
+@with_reader
 def command(
     path: Annotated[str, typer.Argument(help="A data or header file, a folder of them, or a dataset card.")],
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON (a list where PATH holds several scenes).")
     ] = False,
-    variable: Annotated[str | None, typer.Option(help="Name of the cube in a MATLAB or HDF5 file.")] = None,
-    layout: Annotated[
-        str | None, typer.Option(help="Axes: HWC, CHW, spectra or bands_by_pixels:HxW (MATLAB, HDF5, npy).")
-    ] = None,
-    sensor: Annotated[
-        str | None, typer.Option(help="A known sensor (see `specfm sensors`), if the file is silent.")
-    ] = None,
-    wavelengths: Annotated[
-        Path | None, typer.Option(help="CSV with columns band, centre_nm, fwhm_nm, if the file is silent.")
-    ] = None,
-    units: Annotated[
-        str | None, typer.Option(help="Unit of the file's wavelengths, if it does not say: nm, um, cm-1.")
-    ] = None,
-    quantity: Annotated[
-        str | None, typer.Option(help="dn, radiance, toa_reflectance or surface_reflectance, if the file is silent.")
-    ] = None,
-    scale: Annotated[
-        float | None, typer.Option(help="physical = stored * scale (+ offset); wins over the file.")
-    ] = None,
-    nodata: Annotated[
-        float | None, typer.Option(help="Stored value of pixels not measured; wins over the file.")
-    ] = None,
+    *,
+    reader: dict[str, Any],
     quicklook: Annotated[
         Path | None, typer.Option(help="Write a false-colour PNG here (a folder, if PATH holds several scenes).")
     ] = None,
@@ -59,10 +42,6 @@ def command(
     from specfm.inspection import inspect_scene
     from specfm.quicklook import write_quicklook
 
-    options: dict[str, Any] = {
-        "variable": variable, "layout": layout, "sensor": sensor, "wavelengths": wavelengths, "units": units,
-        "quantity": quantity, "scale": scale, "nodata": nodata,
-    }  # fmt: skip
     single = Path(path).is_file() and Path(path).suffix.lower() not in (".yaml", ".yml")
     if quicklook is not None and single and quicklook.exists() and not overwrite:
         raise UsageError(f"{quicklook} exists; choose another --quicklook or pass --overwrite")
@@ -72,7 +51,7 @@ def command(
     bar = Progress(console=console, disable=not console.is_terminal, transient=True)
     with bar as progress, reader_notes() as notes:
         task = progress.add_task("inspecting", total=None)
-        for scene in _scenes(path, options, refused):
+        for scene in _scenes(path, reader, refused):
             inspection = inspect_scene(scene)
             result = {**inspection.to_dict(), "notes": list(dict.fromkeys(notes))}
             notes.clear()
@@ -113,14 +92,14 @@ def reader_notes() -> Iterator[list[str]]:
         logger.setLevel(level)
 
 
-def _scenes(path: str, options: dict[str, Any], refused: list[str]) -> Iterator[Scene]:
+def _scenes(path: str, reader: dict[str, Any], refused: list[str]) -> Iterator[Scene]:
     """The scenes behind PATH; in a folder, files that cannot be read are noted in ``refused``."""
     from specfm.errors import SpecfmError, UsageError
     from specfm.readers import read_scene
 
     place = Path(path)
     if place.is_file() and place.suffix.lower() not in (".yaml", ".yml"):
-        yield read_scene(place, **options)
+        yield read_scene(place, **reader)
         return
     if place.is_dir():
         files = [entry for entry in sorted(place.iterdir()) if entry.is_file() and entry.suffix.lower() in SUFFIXES]
@@ -128,13 +107,13 @@ def _scenes(path: str, options: dict[str, Any], refused: list[str]) -> Iterator[
             raise SpecfmError(f"{place}: no cube in this folder (looked for {', '.join(sorted(SUFFIXES))})")
         for entry in files:
             try:
-                yield read_scene(entry, **options)
+                yield read_scene(entry, **reader)
             except SpecfmError as error:
                 refused.append(str(error))
         return
     if place.suffix and place.suffix.lower() not in (".yaml", ".yml"):
         raise SpecfmError(f"{place}: no such file")
-    told = [f"--{key}" for key, value in options.items() if value is not None]
+    told = [f"--{key}" for key, value in reader.items() if value is not None]
     if told:
         raise UsageError(f"a dataset card says how its files are read; leave out {', '.join(told)}")
     from specfm.cards import load_card

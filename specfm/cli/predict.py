@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from specfm.cli import _scene as options
+from specfm.cli import _options as options
+from specfm.cli._scene import open_scene, say_map
 
 
+@options.with_reader
 def command(
     model: Annotated[str, typer.Argument(help="Folder of a classification or segmentation model, or its run.")],
     scene: options.SceneName,
-    out: Annotated[Path, typer.Option("--out", help="FILE.tif, FILE.hdr (ENVI Classification) or FILE.npy.")],
+    out: options.MapOut,
     probabilities: Annotated[Path | None, typer.Option(help="Also write one band per class here.")] = None,
     stride: Annotated[int, typer.Option(help="Step between tiles, pixels; 0 = a third of a tile.")] = 0,
     halo: Annotated[
         int | None, typer.Option(help="Outer pixels of a tile that are surroundings only.", show_default="tile / 8")
     ] = None,
-    variable: options.Variable = None,
-    layout: options.Layout = None,
-    sensor: options.SensorName = None,
-    wavelengths: options.Wavelengths = None,
-    units: options.Units = None,
-    quantity: options.Quantity = None,
-    scale: options.Scale = None,
-    nodata: options.Nodata = None,
+    *,
+    reader: dict[str, Any],
     batch_size: options.BatchSize = 8,
     device: options.Device = "cpu",
     no_preview: options.NoPreview = False,
@@ -41,15 +37,12 @@ def command(
     loaded = load_task(model, device=device)
     if loaded.task == "change":
         raise UsageError(f"{model} holds a change model; give it two dates with: specfm change {model} BEFORE AFTER")
-    cube = options.open_scene(
-        scene, variable=variable, layout=layout, sensor=sensor, wavelengths=wavelengths, units=units,
-        quantity=quantity, scale=scale, nodata=nodata,
-    )  # fmt: skip
+    cube = open_scene(scene, **reader)
     shares = predict_to_file(
         loaded, [cube], out, probabilities=probabilities, layout=Layout(stride, halo), batch_size=batch_size,
         preview=not no_preview, overwrite=overwrite,
         facts={"model": release_digest(model), "sensors": [cube.sensor.digest]},
     )  # fmt: skip
-    options.say_map(out, cube, shares, preview=not no_preview)
+    say_map(out, cube, shares, preview=not no_preview)
     if probabilities is not None:
         typer.echo(f"{probabilities}: probabilities of {len(loaded.label_names)} classes")

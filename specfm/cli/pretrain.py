@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from specfm.cli import _options as options
+
 if TYPE_CHECKING:
     from pretrain.config import PretrainConfig
 
@@ -17,10 +19,8 @@ def command(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Dotted keys, e.g. optim.lr=1e-3 steps=500.")
     ] = None,
     nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine (several: through torchrun).")] = 1,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in its folder exactly.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, print the plan, write nothing.")
-    ] = False,
+    resume: options.Resume = False,
+    dry_run: options.DryRun = False,
 ) -> None:
     """Pretrain an encoder with NT-Xent on shards of many sensors.
 

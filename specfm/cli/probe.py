@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from specfm.cli import _options as shared
+from specfm.cli._show import print_remarks, wide_console
+
 
 def command(
-    checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder or run, or random:SIZE[:PATCH] (untrained).")],
-    data: Annotated[
-        list[str], typer.Option("--data", help="Dataset card: a name under configs/data or a YAML file (repeatable).")
-    ],
+    checkpoint: shared.Encoder,
+    data: shared.Data,
     protocol: Annotated[
         str, typer.Option(help="Any of knn, linear, ridge (quick), and finetune, scratch (train; slow), by commas.")
     ] = "knn,linear",
@@ -24,27 +25,27 @@ def command(
         ),
     ] = "auto",
     shots: Annotated[str | None, typer.Option(help="Train on so many labels a class; 5,10,20 gives a table.")] = None,
-    seeds: Annotated[int, typer.Option(help="Number of splits.")] = 10,
-    window: Annotated[int | None, typer.Option(help="Side of the window, pixels (default: as pretrained).")] = None,
+    seeds: shared.Seeds = 10,
+    window: shared.ProbeWindow = None,
     pooling: Annotated[
         str, typer.Option(help="mean, centre or class token, several as mean+centre (= concat).")
     ] = "concat",
     layers: Annotated[
         str | None, typer.Option(help="Blocks whose features are put together, from 0, or -1 = last: 1,3,-1.")
     ] = None,
-    k: Annotated[str, typer.Option("--k", help="Numbers of neighbours.")] = "1,5,20",
-    init_seeds: Annotated[int, typer.Option(help="Untrained twins to compare with.")] = 3,
-    max_per_class: Annotated[int | None, typer.Option(help="At most so many pixels a class and group.")] = None,
-    min_groups: Annotated[int, typer.Option(help="Leave out classes found in fewer groups or blocks.")] = 3,
-    block: Annotated[int | None, typer.Option(help="Side of a spatial block, pixels.")] = None,
+    k: shared.Neighbours = "1,5,20",
+    init_seeds: shared.InitSeeds = 3,
+    max_per_class: shared.MaxPerClass = None,
+    min_groups: shared.MinGroups = 3,
+    block: shared.Block = None,
     group_by: Annotated[str, typer.Option(help="group (plot, scan), object (crown, specimen) or auto.")] = "auto",
-    scenes: Annotated[str | None, typer.Option(help="Only scenes whose name matches, e.g. 'OSBS*'.")] = None,
+    scenes: shared.Scenes = None,
     through: Annotated[
         str | None, typer.Option(help="Also see every scene through these sensors (specfm sensors): enmap,prisma.")
     ] = None,
     split_file: Annotated[list[Path] | None, typer.Option(help="Use this split file (may be repeated).")] = None,
     save_splits: Annotated[Path | None, typer.Option(help="Write the splits into this new folder.")] = None,
-    baselines: Annotated[bool, typer.Option(help="Also the raw-spectrum, PCA and SVM baselines.")] = True,
+    baselines: Annotated[bool, typer.Option(help="Also the raw-spectrum, PCA, MNF and SVM baselines.")] = True,
     peers: Annotated[
         list[str] | None,
         typer.Option(
@@ -52,12 +53,10 @@ def command(
             "timm:MODEL; random weights without a file (repeatable)."
         ),
     ] = None,
-    cache: Annotated[
-        str | None, typer.Option(help="Folder where features are kept, or none. Default: specfm in the user's cache.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda: where features and probes are computed.")] = "cpu",
-    out: Annotated[Path | None, typer.Option(help="Append the rows to this JSON-lines file.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON instead of a table.")] = False,
+    cache: shared.Cache = None,
+    device: shared.ProbeDevice = "cpu",
+    out: shared.RowsOut = None,
+    as_json: shared.RowsAsJson = False,
 ) -> None:
     """Probe frozen features by kNN and linear probe on leakage-safe splits, beside every control."""
     import json
@@ -104,21 +103,16 @@ def command(
 
 def _show(rows: list[dict[str, Any]]) -> None:
     """Tables, then what to beware of."""
-    from rich.console import Console
-
     from downstream import results
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
+    console = wide_console()
     groups = results.tables(rows)
     for group in groups:
         console.print(results.heading(group[0]), highlight=False)
         console.print(results.table(group, width=console.width))
         if (held := results.held_out_table(group)) is not None:
             console.print(held)
-        for line in results.remarks(group):
-            console.print(line, highlight=False, style="yellow" if line.startswith("alarm") else None)
+        print_remarks(console, results.remarks(group))
     if len(groups) > 1:
         console.print(results.shots_table(rows))
 

@@ -7,43 +7,40 @@ from typing import Annotated
 
 import typer
 
+from specfm.cli import _options as shared
+from specfm.cli._show import print_remarks, wide_console
+
 
 def command(
-    checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder or run, or random:SIZE[:PATCH] (untrained).")],
-    data: Annotated[
-        list[str], typer.Option("--data", help="Dataset card: a name under configs/data or a YAML file (repeatable).")
-    ],
+    checkpoint: shared.Encoder,
+    data: shared.Data,
     protocol: Annotated[str, typer.Option(help="Any of knn, linear, ridge, by commas.")] = "linear",
     split: Annotated[str, typer.Option(help="group, block, scene or auto, as for specfm probe.")] = "auto",
     shots: Annotated[int | None, typer.Option(help="Train on so many labels a class.")] = None,
-    seeds: Annotated[int, typer.Option(help="Number of splits.")] = 10,
-    window: Annotated[int | None, typer.Option(help="Side of the window, pixels (default: as pretrained).")] = None,
+    seeds: shared.Seeds = 10,
+    window: shared.ProbeWindow = None,
     pooling: Annotated[str, typer.Option(help="As for specfm probe.")] = "concat",
-    k: Annotated[str, typer.Option("--k", help="Numbers of neighbours.")] = "1",
-    init_seeds: Annotated[int, typer.Option(help="Untrained twins to compare with.")] = 1,
-    max_per_class: Annotated[int | None, typer.Option(help="At most so many pixels a class and group.")] = None,
-    min_groups: Annotated[int, typer.Option(help="Leave out classes found in fewer groups or blocks.")] = 3,
-    block: Annotated[int | None, typer.Option(help="Side of a spatial block, pixels.")] = None,
-    scenes: Annotated[str | None, typer.Option(help="Only scenes whose name matches, e.g. 'OSBS*'.")] = None,
+    k: shared.Neighbours = "1",
+    init_seeds: shared.InitSeeds = 1,
+    max_per_class: shared.MaxPerClass = None,
+    min_groups: shared.MinGroups = 3,
+    block: shared.Block = None,
+    scenes: shared.Scenes = None,
     sensors: Annotated[
         str | None, typer.Option(help="Grids to simulate (specfm sensors), by commas; none for none.")
     ] = None,
     steps: Annotated[str, typer.Option(help="n of every n-th band.")] = "4,10",
     snr: Annotated[str, typer.Option(help="Signal-to-noise ratios.")] = "100,50,20",
     condition_seed: Annotated[int, typer.Option(help="Seed of shuffle, random half and noise.")] = 0,
-    cache: Annotated[
-        str | None, typer.Option(help="Folder where features are kept, or none. Default: specfm in the user's cache.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda: where features and probes are computed.")] = "cpu",
+    cache: shared.Cache = None,
+    device: shared.ProbeDevice = "cpu",
     plot: Annotated[Path | None, typer.Option(help="Write the picture to this PNG file.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Append the rows to this JSON-lines file.")] = None,
+    out: shared.RowsOut = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing picture.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON instead of a table.")] = False,
+    as_json: shared.RowsAsJson = False,
 ) -> None:
     """Test a frozen probe on fewer bands, shuffled wavelengths, simulated sensors, noise and other light."""
     import json
-
-    from rich.console import Console
 
     from downstream import results
     from downstream.conditions import SENSORS
@@ -81,14 +78,11 @@ def command(
     if as_json:
         typer.echo(json.dumps(found.rows, indent=1))
         return
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
+    console = wide_console()
     console.print(results.heading({**found.rows[0], "condition": None}), highlight=False)
     console.print(robustness_table(found.rows))
     for condition, reason in found.skipped.items():
         console.print(f"skipped: {condition}: {reason}", highlight=False)
-    for line in results.remarks(found.rows):
-        console.print(line, highlight=False, style="yellow" if line.startswith("alarm") else None)
+    print_remarks(console, results.remarks(found.rows))
     for path in (p for p in (plot, out) if p is not None):
         typer.echo(f"{path} written")

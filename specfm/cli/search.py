@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from specfm.cli import _scene as options
+from specfm.cli import _options as options
+from specfm.cli._scene import open_scene
 
 
+@options.with_reader
 def command(
-    checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder or run.")],
+    checkpoint: options.Checkpoint,
     scene: options.SceneName,
     like: Annotated[list[str], typer.Option("--like", help="ROW,COL of an example pixel; may be given again.")],
     out: Annotated[Path, typer.Option("--out", help="FILE.tif, FILE.hdr (ENVI) or FILE.npy.")],
@@ -21,14 +23,8 @@ def command(
     window: options.Window = 0,
     stride: options.Stride = 0,
     level: options.Level = "scene",
-    variable: options.Variable = None,
-    layout: options.Layout = None,
-    sensor: options.SensorName = None,
-    wavelengths: options.Wavelengths = None,
-    units: options.Units = None,
-    quantity: options.Quantity = None,
-    scale: options.Scale = None,
-    nodata: options.Nodata = None,
+    *,
+    reader: dict[str, Any],
     batch_size: options.BatchSize = 32,
     device: options.Device = "cpu",
     overwrite: options.Overwrite = False,
@@ -43,10 +39,7 @@ def command(
     except ValueError:
         raise UsageError(f"--like {' '.join(like)}: give an example as ROW,COL, two whole numbers") from None
     encoder = load(checkpoint, device=device)
-    cube = options.open_scene(
-        scene, variable=variable, layout=layout, sensor=sensor, wavelengths=wavelengths, units=units,
-        quantity=quantity, scale=scale, nodata=nodata,
-    )  # fmt: skip
+    cube = open_scene(scene, **reader)
     places = search_to_file(
         encoder, cube, wanted, out, top=top, apart=apart, seed=seed, window=window, stride=stride, level=level,
         batch_size=batch_size, overwrite=overwrite,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,29 +15,33 @@ def command(
     import json
     import math
 
+    from rich import box
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from specfm.sensor_table import get_row, known_sensors
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=200)  # a pipe has no width; do not fold the sources to 80 columns
+    console = Console()  # 80 columns in a pipe, unless COLUMNS says otherwise
     if name is None:
         rows = [row.to_dict() for row in known_sensors().values()]
         if as_json:
             typer.echo(json.dumps(rows, indent=1))
             return
-        table = Table("name", "bands", "range nm", "FWHM nm", "GSD", "centres", "FWHM", "source")
+        plain: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": 0, "show_edge": False}
+        whole = Column("name", no_wrap=True)
+        table = Table(whole, "bands", "range nm", "FWHM nm", "GSD", "centres", "FWHM", **plain)
+        sources = Table(whole.copy(), "source", **plain)  # apart: beside the figures they would not fit 80 columns
         for row in known_sensors().values():
             info = row.to_dict()
             low, high = info["range_nm"]
             # dict.fromkeys: one number where all bands are equally wide
             widths = "-".join(dict.fromkeys(f"{v:.1f}" for v in info["fwhm_nm"])) if info["fwhm_nm"] else "unknown"
-            span = f"{low:.0f}-{high:.0f}"
-            words = (row.typical_gsd, row.exactness, row.fwhm_exactness, row.source)
-            table.add_row(row.name, str(len(row.bands)), span, widths, *words)
+            exact = (word.replace("approximate", "approx.") for word in (row.exactness, row.fwhm_exactness))
+            table.add_row(row.name, str(len(row.bands)), f"{low:.0f}-{high:.0f}", widths, row.typical_gsd, *exact)
+            sources.add_row(row.name, row.source)
         console.print(table)
+        console.print()
+        console.print(sources)
         return
     row = get_row(name)
     centres, fwhm = row.bands.wavelengths_nm, row.bands.fwhm_nm

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from specfm.cli._options import with_reader
+from specfm.cli._show import wide_console
 
+
+@with_reader
 def command(
     inputs: Annotated[list[str], typer.Argument(help="Dataset cards (name or .yaml), cube files, or folders of them.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the shards.")],
@@ -32,17 +36,9 @@ def command(
     domain: Annotated[
         str | None, typer.Option(help="Domain of every sample; default card's, sensor's or folder's.")
     ] = None,
-    sensor: Annotated[str | None, typer.Option(help="Known sensor, for files without wavelengths.")] = None,
-    wavelengths: Annotated[Path | None, typer.Option(help="CSV band,centre_nm,fwhm_nm, for such files.")] = None,
-    variable: Annotated[str | None, typer.Option(help="Name of the cube in MATLAB and HDF5 files.")] = None,
-    layout: Annotated[str | None, typer.Option(help="Axes of such cubes: HWC, CHW, bands_by_pixels:HxW.")] = None,
-    units: Annotated[
-        str | None, typer.Option(help="Unit of the wavelengths of files; wins over what they say.")
-    ] = None,
-    quantity: Annotated[str | None, typer.Option(help="dn, radiance, toa_reflectance, surface_reflectance.")] = None,
-    scale: Annotated[float | None, typer.Option(help="physical = stored * scale.")] = None,
+    *,
+    reader: dict[str, Any],
     offset: Annotated[float | None, typer.Option(help="physical = stored * scale + offset.")] = None,
-    nodata: Annotated[float | None, typer.Option(help="Stored value that means: not measured.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be written.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -62,17 +58,6 @@ def command(
     from specfm.shards.build import write_shards
     from specfm.shards.inputs import open_scenes
 
-    reader = {
-        "sensor": sensor,
-        "wavelengths": wavelengths,
-        "variable": variable,
-        "layout": layout,
-        "units": units,
-        "quantity": quantity,
-        "scale": scale,
-        "offset": offset,
-        "nodata": nodata,
-    }
     background = None
     if background_mask is not None:
         background = read_array(background_mask) != 0
@@ -87,7 +72,7 @@ def command(
             bar.update(tasks[what], completed=done, total=total)  # type: ignore[arg-type]
 
         rows = write_shards(
-            open_scenes(inputs, reader, white, dark, saturation, domain),
+            open_scenes(inputs, reader | {"offset": offset}, white, dark, saturation, domain),
             out,
             (window, window if window_width is None else window_width),
             stride,
@@ -112,9 +97,7 @@ def command(
         status = "written" if row["status"] == "write" and not dry_run else row["status"]
         texts = [row["file"], status, row["domain"], row["sensor"] or "-", row["bands"], row["dtype"]]
         table.add_row(*map(str, [*texts, row["scenes"], row["samples"], row["labelled"], size]))
-    shown = Console()
-    if not shown.is_terminal:
-        shown = Console(width=200)  # a pipe has no width; do not fold the names to 80 columns
+    shown = wide_console(200)
     shown.print(table)
     total = sum(row["samples"] for row in rows)
     verb = "would be written to" if dry_run else "in"

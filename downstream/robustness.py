@@ -286,7 +286,7 @@ def robustness_table(rows: Sequence[Mapping[str, Any]], metric: str = "aa") -> T
 
 
 def save_plot(rows: Sequence[Mapping[str, Any]], path: str | Path, metric: str = "aa", overwrite: bool = False) -> None:
-    """One PNG: conditions down, the metric across with its 95 % interval, one colour per method and protocol.
+    """The picture of :func:`downstream.report.figures.conditions_figure` as one PNG file.
 
     Raises:
         UsageError: ``path`` exists.
@@ -294,32 +294,14 @@ def save_plot(rows: Sequence[Mapping[str, Any]], path: str | Path, metric: str =
     """
     import io
 
-    from downstream.report.figures import colour_of, new_figure
+    from downstream.report.figures import conditions_figure
     from specfm.files import atomic_write_bytes
 
     if Path(path).exists() and not overwrite:
         raise UsageError(f"{path} exists; choose another --plot or pass --overwrite")
-    names = list(dict.fromkeys(r["condition"] for r in rows))
-    methods = list(dict.fromkeys((r["method"], r["protocol"]) for r in rows if r["method"] != "majority class"))
-    figure = new_figure(8, 0.36 * len(names) + 1.4)
-    axes = figure.add_subplot()
-    for m, (method, protocol) in enumerate(methods):
-        mine = [r for r in rows if (r["method"], r["protocol"]) == (method, protocol)]
-        at = [names.index(r["condition"]) + 0.6 * ((m + 0.5) / len(methods) - 0.5) for r in mine]
-        mean = [r[metric]["mean"] for r in mine]
-        ends = [r[metric]["ci"] or [v, v] for r, v in zip(mine, mean, strict=True)]
-        reach = [[max(v - e[0], 0) for v, e in zip(mean, ends, strict=True)],
-                 [max(e[1] - v, 0) for v, e in zip(mean, ends, strict=True)]]  # fmt: skip
-        axes.errorbar(mean, at, xerr=reach, fmt="o", ms=4, lw=1, color=colour_of(m), label=f"{method} {protocol}")
-    chance = 1 / max(len(rows[0]["classes"]), 1)
-    axes.axvline(chance, color="0.6", lw=1, ls=":")
-    axes.set(yticks=range(len(names)), yticklabels=names, xlim=(0, 1), xlabel=f"{metric.upper()} (dotted: chance)")
-    axes.invert_yaxis()
-    axes.grid(axis="x", color="0.9")
-    axes.set_title(
-        f"{rows[0]['data']}: trained on spectra as measured, split by {rows[0]['split']}", loc="left", fontsize=10
-    )
-    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    figure = conditions_figure(rows, metric)
+    title = f"{rows[0]['data']}: trained on spectra as measured, split by {rows[0]['split']}"
+    figure.axes[0].set_title(title, loc="left", fontsize=10)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
     atomic_write_bytes(path, buffer.getvalue())

@@ -98,7 +98,8 @@ def pretraining_record(card: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return record if isinstance(record, Mapping) else {}
 
 
-def _cell(values: np.ndarray, ci: metrics.Interval) -> dict[str, Any]:
+def metric_cell(values: np.ndarray, ci: metrics.Interval) -> dict[str, Any]:
+    """One metric of a row: mean, deviation, interval and the value of every run; None stands for undefined."""
     finite = values[np.isfinite(values)]
     return {
         "mean": round(float(finite.mean()), 6) if len(finite) else None,
@@ -113,11 +114,11 @@ def _cells(runs: Runs, draws: int) -> dict[str, dict[str, Any]]:
     """Mean, deviation and interval of every metric."""
     stack = np.stack(runs.conf_SUKK)
     values, ci = metrics.scores(stack.sum(1)), metrics.bootstrap_scores(stack, draws=draws)
-    cells = {name: _cell(values[name], ci[name]) for name in metrics.METRICS}
+    cells = {name: metric_cell(values[name], ci[name]) for name in metrics.METRICS}
     if runs.calibration_SUI3:
         sums = np.stack(runs.calibration_SUI3)
         interval = metrics.bootstrap_calibration(sums, draws=draws)
-        cells["ece"] = _cell(metrics.calibration_error(sums.sum(1)), interval)
+        cells["ece"] = metric_cell(metrics.calibration_error(sums.sum(1)), interval)
     return cells
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from downstream import metrics, results
 from downstream.leakage import Leakage
-from downstream.summary import Runs, add_alarms, result_rows
+from downstream.summary import Runs, add_alarms, metric_cell, result_rows
 from downstream.tasks.config import FinetuneConfig
 from downstream.tasks.train import Member, TaskData
 from specfm.config import to_dict
@@ -71,18 +71,7 @@ def _change_cells(conf_SU22: np.ndarray, draws: int) -> dict[str, Any]:
         conf_SU22.reshape(*conf_SU22.shape[:2], -1),
         lambda sums_BX: metrics.change_scores(sums_BX.reshape(-1, 2, 2)), draws=draws,
     )  # fmt: skip
-    cells = {}
-    for name in CHANGE:
-        each, ci = values[name], intervals[name]
-        finite = np.isfinite(each)
-        cells[name] = {
-            "mean": round(float(each[finite].mean()), 6) if finite.any() else None,
-            "sd": round(float(each[finite].std(ddof=1)), 6) if finite.sum() > 1 else 0.0,
-            "ci": [round(ci.low, 6), round(ci.high, 6)] if np.isfinite(ci.low) else None,
-            "units": ci.units,
-            "values": [round(float(v), 6) if np.isfinite(v) else None for v in each],
-        }
-    return cells
+    return {name: metric_cell(values[name], intervals[name]) for name in CHANGE}
 
 
 def shown_metrics(task: str) -> tuple[tuple[str, str], ...]:

@@ -4,30 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatch
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from downstream.pooling import pooling_parts
 from downstream.probe import ProbeOptions
 from specfm.config import Strict
-from specfm.engine.config import Positive
+from specfm.engine.config import Names, NonNegative, OneOrMore, Positive
 from specfm.errors import SpecfmError, UsageError
 
 if TYPE_CHECKING:
     from specfm.scene import Scene
 
-NonNegative = Annotated[int, Field(ge=0)]
-
-
-def _as_tuple(value: Any) -> Any:
-    return (value,) if isinstance(value, str | int) else value
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 Protocol = Literal["knn", "linear", "ridge"]
-Shots = Annotated[tuple[Literal["all"] | Positive, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+Shots = Annotated[tuple[Literal["all"] | Positive, ...], OneOrMore, Field(min_length=1)]
 
 
 class DatasetConfig(Strict):

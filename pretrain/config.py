@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from pretrain.objectives.band_prediction import BandPredictionConfig
 from pretrain.objectives.negatives import NegativesConfig
 from pretrain.views.config import ViewConfig
 from specfm.config import Strict
 from specfm.engine import config as engine
-from specfm.engine.config import NonNegative, Positive
-
-
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
+from specfm.engine.config import Names, NonNegative, Positive
 
 
 class DataConfig(Strict):
@@ -46,13 +39,9 @@ class DataConfig(Strict):
         return self.divisor or next(d for d in (8, 4, 2, 1) if self.global_batch % d == 0)
 
 
-class ModelConfig(Strict):
-    """The encoder."""
+class ModelConfig(engine.ModelConfig):
+    """The encoder, and how it is computed in training."""
 
-    size: str = "nano"
-    embedding: str = "hyper"
-    patch_size: Positive = 3
-    options: dict[str, Any] = Field(default_factory=dict, description="further options of specfm.create_encoder")
     grad_checkpointing: bool = Field(default=False, description="trade compute for memory in the trunk")
     compile: bool = Field(default=False, description="torch.compile the blocks of the trunk")
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from specfm.config import Strict
 from specfm.engine import config as engine
-from specfm.engine.config import NonNegative, Positive
+from specfm.engine.config import Names, NonNegative, OneOrMore, Positive
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Mode = Literal["frozen", "partial", "full"]
-
-
-def _as_tuple(value: Any) -> Any:
-    return (value,) if isinstance(value, str | int) else value
+Control = Literal["scratch", "frozen", "simple"]
 
 
 class CropConfig(Strict):
@@ -79,23 +76,14 @@ class SplitConfig(Strict):
     min_groups: Positive = 3
     min_samples: Positive = 5
     max_per_class: Positive | None = None
-    files: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ()
-
-
-class ModelConfig(Strict):
-    """The encoder where ``init`` is random; a pretrained one brings its own."""
-
-    size: str = "nano"
-    embedding: str = "hyper"
-    patch_size: Positive = 3
-    options: dict[str, Any] = Field(default_factory=dict, description="further options of specfm.create_encoder")
+    files: Names = ()
 
 
 class HeadConfig(Strict):
     """The head. ``layers``: blocks it reads (default: the last, or four evenly spread ones for fpn and upernet)."""
 
     kind: Literal["linear", "fpn", "upernet"] = "linear"
-    layers: Annotated[tuple[int, ...] | None, BeforeValidator(_as_tuple)] = None
+    layers: Annotated[tuple[int, ...] | None, OneOrMore] = None
     channels: Positive = 64
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     fusion: Literal["difference", "concatenation", "cross_attention"] = "difference"
@@ -137,7 +125,7 @@ class FinetuneConfig(engine.RunConfig):
     """One ``specfm finetune``: a method and its controls, each trained on every split.
 
     Attributes:
-        init: a release, checkpoint or run folder of an encoder, or ``random``.
+        init: a release, checkpoint or run folder of an encoder, or ``random``: one as ``model`` says.
         mode: what is trained besides the head: nothing (``frozen``), the last ``train_blocks`` blocks (``partial``), or
             everything (``full``).
         controls: also train the same architecture from scratch (``scratch``), put a head on it untrained (``frozen``),
@@ -151,16 +139,12 @@ class FinetuneConfig(engine.RunConfig):
     train_blocks: Positive = 2
     data: DataConfig
     split: SplitConfig = SplitConfig()
-    model: ModelConfig = ModelConfig()
+    model: engine.ModelConfig = engine.ModelConfig()
     head: HeadConfig = HeadConfig()
     optim: OptimConfig = OptimConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvalConfig = EvalConfig()
-    controls: Annotated[tuple[Literal["scratch", "frozen", "simple"], ...], BeforeValidator(_as_tuple)] = (
-        "scratch",
-        "frozen",
-        "simple",
-    )
+    controls: Annotated[tuple[Control, ...], OneOrMore] = ("scratch", "frozen", "simple")
 
     @model_validator(mode="after")
     def _fits(self) -> FinetuneConfig:

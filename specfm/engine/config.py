@@ -1,15 +1,27 @@
-"""Settings that every training run has, typed: optimiser, checkpoints, guard, wandb."""
+"""Settings that every training run has, typed: encoder, optimiser, checkpoints, guard, wandb."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from specfm.config import Strict
 
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
+# one value may stand for a list of one, as in ``data.shards=folder``
+OneOrMore = BeforeValidator(lambda value: (value,) if isinstance(value, str | int) else value)
+Names = Annotated[tuple[str, ...], OneOrMore]
+
+
+class ModelConfig(Strict):
+    """A new encoder."""
+
+    size: str = "nano"
+    embedding: str = "hyper"
+    patch_size: Positive = 3
+    options: dict[str, Any] = Field(default_factory=dict, description="further options of specfm.create_encoder")
 
 
 class OptimConfig(Strict):

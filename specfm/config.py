@@ -186,7 +186,8 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     if problem["type"] == "extra_forbidden":
         names = _keys_at(model, problem["loc"][:-1])
         close = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1, cutoff=0.4)
-        hint = f"did you mean {close[0]}?" if close else f"known keys here: {', '.join(names)}"
+        near = ".".join(str(part) for part in (*problem["loc"][:-1], *close))
+        hint = f"did you mean {near}?" if close else f"known keys here: {', '.join(names)}"
         sentence = f"unknown key {dotted}; {hint}"
     elif problem["type"] == "missing":
         sentence = f"key {dotted} is missing"

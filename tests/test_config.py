@@ -54,8 +54,8 @@ def test_later_overrides_win_and_nulls_become_sections(write):
     ("text", "words"),
     [
         ("out: a\nsteps: 1\nstepz: 2\n", ["run.yaml", "unknown key stepz", "did you mean steps?"]),
-        ("out: a\noptim: {lrr: 1}\n", ["unknown key optim.lrr", "did you mean lr?"]),
-        ("out: a\nother: {betaz: 1}\n", ["unknown key other.betaz", "did you mean betas?"]),
+        ("out: a\noptim: {lrr: 1}\n", ["unknown key optim.lrr", "did you mean optim.lr?"]),
+        ("out: a\nother: {betaz: 1}\n", ["unknown key other.betaz", "did you mean other.betas?"]),
         ("out: a\nmany: [{lr: 1}, {zzz: 2}]\n", ["unknown key many.1.zzz", "known keys here: betas, lr"]),
         ("out: a\nsteps: many\n", ["steps", "valid integer", "'many'"]),
         ("out: a\noptim: {betas: [1]}\n", ["optim.betas.1"]),
@@ -83,7 +83,7 @@ def test_wrong_files_are_refused_by_one_sentence(write, text, words):
     [
         ("steps", "not of the form key=value"),
         ("=3", "not of the form key=value"),
-        ("optim.lrr=3", "did you mean lr?"),
+        ("optim.lrr=3", "did you mean optim.lr?"),
         ("out.sub=3", "out is a value, not a section"),
         ("steps=[", "not plain YAML"),
     ],

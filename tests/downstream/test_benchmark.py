@@ -137,7 +137,8 @@ def test_rows_carry_marks_and_digests_and_stand_in_table_order(whole: Path) -> N
     assert first == [
         ("model0", "knn1"), ("model0", "linear"), ("model1", "knn1"), ("model1", "linear"), ("random-init", "knn1"),
         ("random-init", "linear"), ("pixel spectrum", "linear"), ("mean spectrum", "linear"), ("pixel spectrum", "svm"),
-        ("PCA-30 pixel", "knn1"), ("PCA-30 mean", "knn1"), ("majority class", "-"),
+        ("PCA-30 pixel", "knn1"), ("PCA-30 mean", "knn1"), ("MNF-30 pixel", "knn1"), ("MNF-30 pixel", "linear"),
+        ("majority class", "-"),
     ]  # fmt: skip
     assert {r["shots"] for r in rows} == {None, 3} and {r["suite"] for r in rows} == {"toys"}
     for data in {r["data"] for r in rows}:
@@ -149,7 +150,7 @@ def test_rows_carry_marks_and_digests_and_stand_in_table_order(whole: Path) -> N
     board = json.loads((whole / "leaderboard.json").read_text())
     pairs = {(d["a"], d["b"]) for d in board["differences"]}
     assert pairs == {
-        (a, b) for a in ("model0", "model1") for b in ("random-init", "pixel spectrum", "PCA-30 pixel")
+        (a, b) for a in ("model0", "model1") for b in ("random-init", "pixel spectrum", "PCA-30 pixel", "MNF-30 pixel")
     } | {("model0", "model1")}  # fmt: skip
 
 
@@ -183,7 +184,7 @@ def test_a_cell_that_fails_leaves_the_others(folder: Path, tmp_path: Path) -> No
 
 
 def test_user_errors(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="datasets.0.max_pr_class; did you mean max_per_class"):
+    with pytest.raises(UsageError, match="datasets.0.max_pr_class; did you mean datasets.0.max_per_class"):
         suite_of(folder, datasets=[{"cards": "salinas_a", "max_pr_class": 3}])
     with pytest.raises(UsageError, match="unknown key sedes; did you mean seeds"):
         suite_of(folder, sedes=3)

@@ -142,7 +142,7 @@ def test_in_a_process_of_its_own(place: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("pretrain", "mine.yaml"), ("mine.yaml", "unknown key optim.lrr", "did you mean lr?")),
+        (("pretrain", "mine.yaml"), ("mine.yaml", "unknown key optim.lrr", "did you mean optim.lr?")),
         (("pretrain", "pretrain/debug.yaml", "data.shards=shards", "out=new", "model.sice=tiny"), ("sice", "size?")),
         (("demo", "--out", "new", "sead=3"), ("unknown key sead", "did you mean seed?")),
         (("shard", "wrong.yaml", "--out", "new"), ("wrong.yaml", "domian", "did you mean domain?")),

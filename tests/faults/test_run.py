@@ -119,8 +119,8 @@ def test_another_architecture_is_refused_and_other_changes_are_listed(tmp_path, 
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("optim.lrr=1", "unknown key optim.lrr; did you mean lr?"),
-        ("views.gian=0.1", "unknown key views.gian; did you mean gain?"),
+        ("optim.lrr=1", "unknown key optim.lrr; did you mean optim.lr?"),
+        ("views.gian=0.1", "unknown key views.gian; did you mean views.gain?"),
         ("steps=many", "steps: input should be a valid integer"),
         ("data.global_batch=13", "data.global_batch 13 is not a multiple of data.divisor 2"),
         ("data.exclude=[nowhere]", "no domain nowhere among the shards"),

@@ -46,7 +46,7 @@ def test_the_divisor_follows_from_the_batch_alone(batch, divisor):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("objective.negatives.cosin=0.9", "did you mean cosine?"),
+        ("objective.negatives.cosin=0.9", "did you mean objective.negatives.cosine?"),
         ("objective.temperature=0.001", "objective.temperature"),
         ("optim.min_lr=1", "optim.min_lr 1.0 is above optim.lr"),
         ("optim.precision=fp16", "optim.precision"),

@@ -100,8 +100,8 @@ def test_near_border_and_cuts() -> None:
     [
         ({"split": {"guard": 4}}, "split.guard 4 is below data.tile - 1 = 5"),
         ({"split": {"rule": "random_pixels"}}, "leaks in task segmentation"),
-        ({"data": {"tyle": 6}}, "unknown key data.tyle; did you mean tile"),
-        ({"optim": {"layer_deca": 0.5}}, "did you mean layer_decay"),
+        ({"data": {"tyle": 6}}, "unknown key data.tyle; did you mean data.tile"),
+        ({"optim": {"layer_deca": 0.5}}, "did you mean optim.layer_decay"),
         ({"data": {"crops": {"rare": 0.8, "boundary": 0.4}}}, "at most 1"),
         ({"data": {"second_sensor": "enmap"}}, "second_sensor is for task change"),
         ({"optim": {"min_lr": 1.0}}, "above optim.lr"),

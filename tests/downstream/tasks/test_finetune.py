@@ -225,7 +225,7 @@ def test_the_command(tmp_path, field) -> None:
     plan = run.invoke(app, ["finetune", str(settings), "--dry-run"])
     assert plan.exit_code == 0 and "nothing was written" in plan.output and not (tmp_path / "run").exists()
     wrong = run.invoke(app, ["finetune", str(settings), "head.kindd=fpn"])
-    assert wrong.exit_code == 2 and "did you mean kind?" in wrong.output
+    assert wrong.exit_code == 2 and "did you mean head.kind?" in wrong.output
     done = run.invoke(app, ["finetune", str(settings)])
     assert done.exit_code == 0 and "mIoU" in done.output and "from-scratch" in done.output
     again = run.invoke(app, ["finetune", str(settings)])

@@ -88,6 +88,14 @@ def _fit(model: Any, x_MD: np.ndarray, y_M: np.ndarray) -> bool:
     return not any(issubclass(w.category, ConvergenceWarning) for w in caught)
 
 
+def _scaled(fit_MD: np.ndarray, other_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both sides standardised by the first, and within its span where that has fewer dimensions."""
+    scale = Standardiser(fit_MD)
+    x_MD, x_ND = scale(fit_MD), scale(other_ND)
+    axes_DM = span(x_MD)
+    return (x_MD, x_ND) if axes_DM is None else (x_MD @ axes_DM, x_ND @ axes_DM)
+
+
 def _path_scores(
     train_MD: np.ndarray,
     train_y_M: np.ndarray,
@@ -98,11 +106,7 @@ def _path_scores(
     device: str,
 ) -> np.ndarray:
     """Validation accuracy along the grid from strong to weak regularisation, each start warm from the last."""
-    scale = Standardiser(train_MD)
-    x_MD, x_ND = scale(train_MD), scale(val_ND)
-    axes_DM = span(x_MD)
-    if axes_DM is not None:
-        x_MD, x_ND = x_MD @ axes_DM, x_ND @ axes_DM
+    x_MD, x_ND = _scaled(train_MD, val_ND)
     if on_cuda(device):
         fit = fit_grid(x_MD, train_y_M, grid, max_iter=max_iter, device=device)
         return (fit.classes_K[fit.probability(x_ND).argmax(2)] == val_y_N).mean(1)
@@ -182,11 +186,7 @@ def linear_probe(
         fit_X, fit_y = train_MD, train_y_M
     known = np.isfinite(accuracy).all()
     best = int(np.argmax(accuracy)) if known else len(grid) // 2  # the first maximum = the stronger regularisation
-    scale = Standardiser(fit_X)
-    fit_scaled, test_scaled = scale(fit_X), scale(test_ND)
-    axes_DM = span(fit_scaled)
-    if axes_DM is not None:
-        fit_scaled, test_scaled = fit_scaled @ axes_DM, test_scaled @ axes_DM
+    fit_scaled, test_scaled = _scaled(fit_X, test_ND)
     if on_cuda(device):
         fit = fit_grid(fit_scaled, fit_y, (grid[best],), max_iter=max_iter, device=device)
         converged, classes_K, share_NK = bool(fit.converged_G[0]), fit.classes_K, fit.probability(test_scaled)[0]

@@ -295,10 +295,9 @@ def save_plot(rows: Sequence[Mapping[str, Any]], path: str | Path, metric: str =
     import io
 
     from downstream.report.figures import conditions_figure
-    from specfm.files import atomic_write_bytes
+    from specfm.files import atomic_write_bytes, refuse_existing
 
-    if Path(path).exists() and not overwrite:
-        raise UsageError(f"{path} exists; choose another --plot or pass --overwrite")
+    refuse_existing(Path(path), overwrite, "--plot")
     figure = conditions_figure(rows, metric)
     title = f"{rows[0]['data']}: trained on spectra as measured, split by {rows[0]['split']}"
     figure.axes[0].set_title(title, loc="left", fontsize=10)

@@ -72,11 +72,10 @@ class Split:
 
 def save_split(split: Split, path: str | Path, *, overwrite: bool = False) -> None:
     """Write a split file (JSON with its digest). Existing files are refused unless ``overwrite``."""
-    from specfm.files import atomic_write_json
+    from specfm.files import atomic_write_json, refuse_existing
 
     path = Path(path)
-    if path.exists() and not overwrite:
-        raise UsageError(f"{path} exists; choose another name or pass --overwrite")
+    refuse_existing(path, overwrite, "name")
     atomic_write_json(path, {**split.to_dict(), "digest": split.digest})
 
 

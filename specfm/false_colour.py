@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from specfm.errors import UsageError
+from specfm.files import atomic_write_bytes, refuse_existing
 from specfm.quicklook import Thinned, enlarged, png_bytes
 from specfm.tiles import Compute, TilePlan, sample_cells
 from specfm.writers import RasterWriter, open_raster
@@ -72,8 +72,8 @@ class FalseColourFiles:
     ) -> None:
         self.wanted = png is not None or raster is not None
         self._png = None if png is None else Path(png)
-        if self._png is not None and self._png.exists() and not overwrite:
-            raise UsageError(f"{png} exists; choose another --pca-png or pass --overwrite")
+        if self._png is not None:
+            refuse_existing(self._png, overwrite, "--pca-png")
         self._picture = Thinned(shape_hw, 3)
         self._raster: RasterWriter | None = None
         if raster is not None:
@@ -94,8 +94,6 @@ class FalseColourFiles:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        from specfm.files import atomic_write_bytes
-
         if self._raster is not None:
             self._raster.__exit__(kind, error, trace)
         if kind is None and self._png is not None:

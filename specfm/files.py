@@ -89,6 +89,16 @@ def atomic_write_json(path: Path | str, value: Any) -> None:
     atomic_write_bytes(path, (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())
 
 
+def refuse_existing(path: Path, overwrite: bool, option: str = "--out") -> None:
+    """Before any work: a file that stands in the way of a result is replaced only by who asks for it.
+
+    Raises:
+        UsageError: ``path`` exists and ``overwrite`` is false; names the ``option`` that chose it.
+    """
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} exists; choose another {option} or pass --overwrite")
+
+
 def publish_file(temporary: Path | str, final: Path | str, overwrite: bool = False) -> None:
     """Flush a finished temporary file and give it its final name in one rename.
 
@@ -96,8 +106,7 @@ def publish_file(temporary: Path | str, final: Path | str, overwrite: bool = Fal
         UsageError: ``final`` exists and ``overwrite`` is false.
     """
     temporary, final = Path(temporary), Path(final)
-    if final.exists() and not overwrite:
-        raise UsageError(f"{final} exists; choose another --out or pass --overwrite")
+    refuse_existing(final, overwrite)
     fsync_path(temporary)
     os.replace(temporary, final)
     fsync_path(final.parent)

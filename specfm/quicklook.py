@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from specfm.errors import SpecfmError, UsageError
-from specfm.files import atomic_write_bytes
+from specfm.errors import SpecfmError
+from specfm.files import atomic_write_bytes, refuse_existing
 from specfm.scene import Scene
 
 RGB_NM = (650.0, 550.0, 450.0)
@@ -66,8 +66,7 @@ def write_quicklook(scene: Scene, path: str | Path, overwrite: bool = False) -> 
         UsageError: ``path`` exists and ``overwrite`` is False.
     """
     path = Path(path)
-    if path.exists() and not overwrite:
-        raise UsageError(f"{path} exists; choose another --quicklook or pass --overwrite")
+    refuse_existing(path, overwrite, "--quicklook")
     picture, bands = quicklook(scene)
     atomic_write_bytes(path, png_bytes(picture))
     return bands

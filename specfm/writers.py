@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from specfm.errors import SpecfmError, UsageError
-from specfm.files import atomic_write_json, atomic_write_text, publish_file, temporary_sibling
+from specfm.files import atomic_write_json, atomic_write_text, publish_file, refuse_existing, temporary_sibling
 
 if TYPE_CHECKING:
     from specfm.scene import Geo
@@ -71,8 +71,7 @@ class RasterWriter(ABC):
         self.geo, self.nodata, self.facts, self.overwrite = geo, nodata, facts, overwrite
         self.band_names = list(band_names) if band_names is not None else None
         for final in self.targets():
-            if final.exists() and not overwrite:
-                raise UsageError(f"{final} exists; choose another --out or pass --overwrite")
+            refuse_existing(final, overwrite)
         path.parent.mkdir(parents=True, exist_ok=True)
         self.temporary = temporary_sibling(path)
         self._next = 0
@@ -295,8 +294,7 @@ def write_png(path: str | Path, image_HW3: ArrayLike, *, overwrite: bool = False
     except ImportError as exc:
         raise SpecfmError(f"{path} needs matplotlib; install specfm[viz]") from exc
     path = Path(path)
-    if path.exists() and not overwrite:
-        raise UsageError(f"{path} exists; choose another --out or pass --overwrite")
+    refuse_existing(path, overwrite)
     buffer = io.BytesIO()
     matplotlib.image.imsave(buffer, np.asarray(image_HW3), format="png")
     atomic_write_bytes(path, buffer.getvalue())

@@ -63,11 +63,10 @@ def build_report(
         SpecfmError: an input that is not there or cannot be read, or matplotlib / jinja2 missing.
     """
     from specfm import __version__
-    from specfm.files import atomic_write_text
+    from specfm.files import atomic_write_text, refuse_existing
 
     out = Path(out)
-    if out.exists() and not overwrite:
-        raise UsageError(f"{out} exists; choose another --out or pass --overwrite")
+    refuse_existing(out, overwrite)
     found = gather(inputs)
     found.rows += [dict(row) for row in rows]
     embeddings = embeddings or {}

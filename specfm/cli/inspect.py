@@ -38,13 +38,14 @@ def command(
     from rich.console import Console
     from rich.progress import Progress
 
-    from specfm.errors import SpecfmError, UsageError
+    from specfm.errors import SpecfmError
+    from specfm.files import refuse_existing
     from specfm.inspection import inspect_scene
     from specfm.quicklook import write_quicklook
 
     single = Path(path).is_file() and Path(path).suffix.lower() not in (".yaml", ".yml")
-    if quicklook is not None and single and quicklook.exists() and not overwrite:
-        raise UsageError(f"{quicklook} exists; choose another --quicklook or pass --overwrite")
+    if quicklook is not None and single:
+        refuse_existing(quicklook, overwrite, "--quicklook")
     results: list[dict[str, Any]] = []
     refused: list[str] = []
     console = Console(stderr=True)

@@ -32,11 +32,11 @@ def command(
 
     from downstream.report import build_report, embed_scenes
     from specfm.errors import UsageError
+    from specfm.files import refuse_existing
 
     if checkpoint is not None and not data:
         raise UsageError("--checkpoint needs --data: the card whose labelled pixels are embedded")
-    if out.exists() and not overwrite:
-        raise UsageError(f"{out} exists; choose another --out or pass --overwrite")
+    refuse_existing(out, overwrite)
     scenes, embeddings = [], {}
     if data:
         from specfm.cards import load_card

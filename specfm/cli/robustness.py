@@ -48,10 +48,10 @@ def command(
     from downstream.probe import ProbeOptions
     from downstream.robustness import RobustnessOptions, robustness, robustness_table, save_plot
     from specfm.cli.probe import feature_bank, labelled_scenes, numbers
-    from specfm.errors import UsageError
+    from specfm.files import refuse_existing
 
-    if plot is not None and plot.exists() and not overwrite:
-        raise UsageError(f"{plot} exists; choose another --plot or pass --overwrite")
+    if plot is not None:
+        refuse_existing(plot, overwrite, "--plot")
     chosen, label = labelled_scenes(data, scenes, None)
     if split == "auto":
         split = "group" if len({scene.group for scene in chosen}) >= 3 else "block"

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from specfm.errors import UsageError
-from specfm.files import fsync_path, publish_file, temporary_sibling
+from specfm.files import fsync_path, publish_file, refuse_existing, temporary_sibling
 from specfm.sensors import Sensor
 from specfm.shards import schema
 from specfm.shards.extents import ALIGNMENT
@@ -115,8 +115,7 @@ class ShardWriter:
         import h5py
 
         self.path = Path(path)
-        if self.path.exists() and not overwrite:
-            raise UsageError(f"{self.path} exists; choose another --out or pass --overwrite")
+        refuse_existing(self.path, overwrite)
         if count < 1:
             raise UsageError(f"a shard needs at least one sample, {self.path} would have {count}")
         self.overwrite = overwrite

@@ -1,5 +1,7 @@
 """What an encoder must beat, under the very same splits: majority class, raw spectra, PCA, an untrained twin.
 
+Minimum noise fraction is in ``downstream.mnf``.
+
 Shape suffixes: M training samples, N test samples, D features.
 """
 

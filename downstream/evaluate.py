@@ -6,14 +6,14 @@ Shape suffixes: N samples, D features.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from downstream.baselines import majority_predict, pca_features, svm_predict
+from downstream.baselines import majority_predict, svm_predict
 from downstream.features import FeatureSet, progress_bar
-from downstream.knn import knn_predict
+from downstream.knn import Metric, knn_predict
 from downstream.linear_probe import linear_probe
 from downstream.ridge import ridge_probe
 from downstream.samples import Samples
@@ -38,7 +38,8 @@ def evaluate(
     method: str,
     *,
     protocols: Sequence[str] | None = None,
-    pca: int | None = None,
+    scores: Callable[[Split], np.ndarray] | None = None,
+    metric: Metric = "cosine",
     device: str = "cpu",
 ) -> list[Runs]:
     """Run the protocols of ``options`` on one set of features.
@@ -49,32 +50,27 @@ def evaluate(
         options: protocols, ks, grid.
         method: name in the table.
         protocols: other protocols than those of the options: "knn", "linear", "ridge", "svm".
-        pca: with a number, kNN runs on so many principal components fitted per split.
+        scores: gives what to use in place of the features ``[N, D]`` under a split, fitted on its training side.
+        metric: of the neighbours.
         device: where neighbours are searched and probes fitted.
     """
     wanted = options.protocols if protocols is None else protocols
     classes = len(features.samples.label_names)
     found: dict[str, Runs] = {}
     constant = is_constant(features.X_ND)
-    X, y = features.X_ND, features.y_N
+    y = features.y_N
 
     def runs_of(protocol: str) -> Runs:
         return found.setdefault(protocol, Runs(method, protocol, constant=constant))
 
-    def knn(split: Split) -> None:
-        start = time.perf_counter()
-        bank, query, metric = X[split.fit_I], X[split.test_I], "cosine"
-        if pca is not None:
-            bank, query = pca_features(bank, query, pca, split.seed)
-            metric = "euclidean"
-        predicted = knn_predict(
-            bank, y[split.fit_I], query, options.ks, classes=classes, metric=metric, device=device  # type: ignore[arg-type]
-        )  # fmt: skip
+    def knn(split: Split, X: np.ndarray, start: float) -> None:
+        bank, query = X[split.fit_I], X[split.test_I]
+        predicted = knn_predict(bank, y[split.fit_I], query, options.ks, classes=classes, metric=metric, device=device)
         seconds = (time.perf_counter() - start) / len(options.ks)
         for k, predicted_N in predicted.items():
             runs_of(f"knn{k}").record(features.samples, split, predicted_N, seconds)
 
-    def probe(split: Split, protocol: str) -> None:
+    def probe(split: Split, X: np.ndarray, protocol: str) -> None:
         start = time.perf_counter()
         sides = X[split.train_I], y[split.train_I], X[split.val_I], y[split.val_I], X[split.test_I]
         runs, confidence_N = runs_of(protocol), None
@@ -96,11 +92,13 @@ def evaluate(
     progress, task = progress_bar(f"probe {method}", len(splits))
     with progress:
         for split in splits:
+            start = time.perf_counter()
+            X = features.X_ND if scores is None else scores(split)
             if "knn" in wanted:
-                knn(split)
+                knn(split, X, start)
             for protocol in ("linear", "ridge", "svm"):
                 if protocol in wanted:
-                    probe(split, protocol)
+                    probe(split, X, protocol)
             progress.advance(task)
     return list(found.values())
 

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from downstream.bank import Bank, windows_digest
-from downstream.baselines import random_twin
+from downstream.baselines import pca_features, random_twin
 from downstream.evaluate import evaluate, majority, several, trained
 from downstream.features import FeatureSet, encoder_device, extract, spectra
 from downstream.leakage import leakage_score
 from downstream.linear_probe import C_GRID
+from downstream.mnf import NoNeighbours, fit_splits
 from downstream.pooling import pooling_parts
 from downstream.samples import GroupBy, Samples, collect_samples
 from downstream.splits import RULES, Split, load_split, make_splits
@@ -49,8 +51,8 @@ class ProbeOptions:
         min_groups, min_samples: classes with less are left out.
         block: side of a spatial block, pixels.
         group_by: what a group is (``collect_samples``).
-        baselines: also the raw-spectrum, PCA and SVM baselines and the majority class.
-        pca: principal components.
+        baselines: also the raw-spectrum, PCA, MNF and SVM baselines and the majority class.
+        pca: components of the PCA and MNF rows.
         draws: bootstrap draws.
         split_files: use these splits.
         peers: published encoders (``downstream.peers``).
@@ -150,7 +152,8 @@ def probe(
         bank: if given, filled with "samples", "splits", "features", "spectra" and the "runs" of every row.
         cache: where features are kept from one call to the next.
         parts: which rows to work out, of ``PARTS``: "encoder" (with ``extra`` and peers), its untrained twins, the
-            baselines; the majority class is always there. The rows are the same in one call or in several.
+            baselines; the majority class is always there. The rows are the same in one call or in several, but for the
+            notice of a baseline that could not be worked out.
 
     Returns:
         One JSON-safe row per method and protocol, in table order; one table after the other for several ``shots``.
@@ -194,15 +197,20 @@ def probe(
                 runs.pooling = other.info.get("pooling_name")
             all_runs += found
         all_runs += several(twins, splits, options, "random-init", device)
-        if options.baselines:
-            if "baselines" in parts:
-                all_runs += _baselines(raw, splits, options, device)
-            all_runs.append(majority(samples, splits))
         notices = (
             ["spectra of different sensors are interpolated to one grid"] if raw and raw[0].info["interpolated"] else []
         )
-        if raw is None and options.baselines:
-            notices.append("no raw-spectrum baselines: the scenes have no common quantity and band range")
+        if options.baselines:
+            if raw is not None and "baselines" in parts:
+                all_runs += _baselines(raw, splits, options, device)
+                found, missing = _noise_fraction(scenes, raw[0], splits, options, device)
+                all_runs += found
+                notices += missing
+            all_runs.append(majority(samples, splits))
+            if raw is None:
+                notices.append(
+                    "no raw-spectrum, PCA and MNF baselines: the scenes have no common quantity and band range"
+                )
         table = result_rows(
             all_runs, encoder, scenes, samples, splits, leaks, options, window, data, data_digest, name, pretrained,
             notices,
@@ -245,12 +253,10 @@ def _peer_features(options: ProbeOptions, device: Any, features_of: Callable[...
 
 
 def _baselines(
-    raw: tuple[FeatureSet, FeatureSet] | None, splits: Sequence[Split], options: ProbeOptions, device: str
+    raw: tuple[FeatureSet, FeatureSet], splits: Sequence[Split], options: ProbeOptions, device: str
 ) -> list[Runs]:
     """What an encoder must beat: raw spectra under the linear probe, an RBF machine and, as PCA scores, kNN."""
     found: list[Runs] = []
-    if raw is None:
-        return found
     pixel, mean = raw
     for protocol in ("linear", "ridge"):
         if protocol in options.protocols:
@@ -259,6 +265,35 @@ def _baselines(
     found += evaluate(pixel, splits, options, "pixel spectrum", protocols=("svm",), device=device)
     if "knn" in options.protocols:
         for features, label in ((pixel, "pixel"), (mean, "mean")):
-            title = f"PCA-{options.pca} {label}"
-            found += evaluate(features, splits, options, title, protocols=("knn",), pca=options.pca, device=device)
+            found += evaluate(
+                features, splits, options, f"PCA-{options.pca} {label}", protocols=("knn",),
+                scores=partial(_pca_scores, features.X_ND, options.pca), metric="euclidean", device=device,
+            )  # fmt: skip
     return found
+
+
+def _pca_scores(X_ND: np.ndarray, components: int, split: Split) -> np.ndarray:
+    """Scores of both sides of a split, 0 for samples of neither."""
+    fit, test = pca_features(X_ND[split.fit_I], X_ND[split.test_I], components, split.seed)
+    scores_ND = np.zeros((len(X_ND), fit.shape[1]), np.float32)
+    scores_ND[split.fit_I], scores_ND[split.test_I] = fit, test
+    return scores_ND
+
+
+def _noise_fraction(
+    scenes: Sequence[Scene], pixel: FeatureSet, splits: Sequence[Split], options: ProbeOptions, device: str
+) -> tuple[list[Runs], list[str]]:
+    """Minimum noise fraction of the pixel under the encoder's own frozen protocols, or why there is none."""
+    protocols = [p for p in options.protocols if p not in TRAINED]
+    if not protocols:
+        return [], []
+    try:
+        fits = fit_splits(scenes, pixel.info["window"], pixel.samples, splits, options.pca)
+    except NoNeighbours as error:
+        return [], [f"no MNF baseline: {error}"]
+    fit_of = {id(split): fit for split, fit in zip(splits, fits, strict=True)}
+    found = evaluate(
+        pixel, splits, options, f"MNF-{options.pca} pixel", protocols=protocols,
+        scores=lambda split: fit_of[id(split)].scores(pixel.X_ND), device=device,
+    )  # fmt: skip
+    return found, []

@@ -132,7 +132,7 @@ def _probe_key(row: Row) -> tuple[Any, ...]:
 
 def _method_key(row: Row) -> tuple[Any, ...]:
     """Controls that do not depend on the encoder are one row, whichever encoder they stand beside."""
-    free = row["method"] in ("majority class", "pixel spectrum", "mean spectrum") or row["method"].startswith("PCA-")
+    free = row["method"].startswith(("majority class", "pixel spectrum", "mean spectrum", "PCA-", "MNF-"))
     return (row["method"], row["protocol"], None if free else row["digests"]["checkpoint"])
 
 

@@ -39,6 +39,7 @@ def test_every_control_is_in_the_table() -> None:
         assert {(method, p) for p in ("knn1", "knn5", "knn20", "linear")} <= found
     assert {("pixel spectrum", "linear"), ("mean spectrum", "linear"), ("majority class", "-")} <= found
     assert {("PCA-30 pixel", "knn5"), ("PCA-30 mean", "knn20"), ("pixel spectrum", "svm")} <= found
+    assert {("MNF-30 pixel", p) for p in ("knn1", "knn5", "knn20", "linear")} <= found
 
 
 def test_linearly_separable_features_give_100_percent() -> None:
@@ -190,7 +191,7 @@ def test_table_shows_every_row_in_80_columns() -> None:
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(results.table(ROWS))
     text = console.export_text()
-    assert "…" not in text and text.count("linear") == 4
+    assert "…" not in text and text.count("linear") == 5
     assert "2 splits" in results.heading(ROWS[0]) and "window 9 px" in results.heading(ROWS[0])
     assert "±" in text and text.count("±") == len(ROWS)
 

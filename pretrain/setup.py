@@ -77,6 +77,12 @@ def whiten(config: PretrainConfig, shards: ShardSet, sampler: MixtureSampler, mo
     encoder, count = modules["encoder"], min(config.whiten.batches, config.steps)
     assert isinstance(encoder, Encoder)
     if count:
+        crop, sides = config.views.crop, [min(reader.window) for reader in shards.readers]
+        if crop is None or crop >= max(sides):
+            log.warning(
+                "views are as wide as the windows (%d pixels), so what neighbours share cannot be told from noise: "
+                "set views.crop to less, or cut wider shards (specfm shard --window)", max(sides),
+            )  # fmt: skip
         loader = Loader(shards, sampler, threads=config.data.threads, device=encoder.device)
         batches = (batch for _, batch in loader.iterate(0, count))
         whiten_stem(encoder, batches, config.views, config.seed, config.whiten.damping)

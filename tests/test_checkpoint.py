@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 import specfm
 from specfm import SpecfmError, UsageError
-from specfm.checkpoint import FILES, find_release, release_digest
+from specfm.checkpoint import FILES, SHIPPED, find_release, release_digest, shipped_encoders
 from specfm.files import IntegrityError, write_manifest
 from specfm.models import EMBEDDINGS
 from tests.properties.cases import comb, cube, options_for
@@ -191,3 +192,16 @@ def test_names_of_shipped_encoders(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         specfm.load("some/seven")  # a path, not a name
     saved(tmp_path / "seven", "basis")
     assert specfm.load("seven").config["embedding"] == "basis"
+
+
+def test_shipped_encoders_are_whole() -> None:
+    """Every encoder that comes with specfm loads, reads a sensor it never saw, and says nothing of a machine."""
+    assert "real_nano" in shipped_encoders()
+    assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) <= 10 * 2**20
+    for name in shipped_encoders():
+        encoder = specfm.load(name)
+        assert encoder.card["domains"] and encoder.card["scenes"]
+        card = (SHIPPED / name / "card.json").read_text() + (SHIPPED / name / "README.md").read_text()
+        assert not re.search(r'"(/|[A-Za-z]:\\)', card), "a path of the machine that trained it"
+        features = encoder(cube(GRID, batch=1), GRID)
+        assert bool(features.pooled_BD.isfinite().all())

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import torch
 from torch import Tensor
 
+from pretrain import setup
 from pretrain.views import ViewConfig, make_view
 from pretrain.whiten import whiten_stem
 from specfm import Encoder, create_encoder
 from specfm.batch import Batch
+from tests.pretrain.runs import debug_config, make_shards
 from tests.pretrain.samples import random_batch
 
 VIEWS = ViewConfig(crop=9, dihedral=False)
@@ -65,3 +70,13 @@ def test_no_batch_leaves_the_stem_as_it_is() -> None:
     encoder = create_encoder(patch_size=3)
     whiten_stem(encoder, [], VIEWS, 0, 1e-4)
     assert torch.equal(encoder.stem.weight, torch.eye(encoder.num_features))
+
+
+@pytest.mark.parametrize(("crop", "warned"), [(99, True), (3, False)])
+def test_views_that_cannot_shift_are_pointed_out(
+    crop: int, warned: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = debug_config(tmp_path / "run", make_shards(tmp_path), "whiten.batches=1", f"views.crop={crop}")
+    shards = setup.open_shards(config)
+    setup.whiten(config, shards, setup.make_sampler(config, shards), setup.make_modules(config))
+    assert ("views are as wide as the windows" in caplog.text) == warned

@@ -255,9 +255,11 @@ def _peer_features(options: ProbeOptions, device: Any, features_of: Callable[...
 def _baselines(
     raw: tuple[FeatureSet, FeatureSet], splits: Sequence[Split], options: ProbeOptions, device: str
 ) -> list[Runs]:
-    """What an encoder must beat: raw spectra under the linear probe, an RBF machine and, as PCA scores, kNN."""
+    """What an encoder must beat: raw spectra under its own frozen protocols, an RBF machine and PCA scores by kNN."""
     found: list[Runs] = []
     pixel, mean = raw
+    if "knn" in options.protocols:
+        found += evaluate(pixel, splits, options, "pixel spectrum", protocols=("knn",), device=device)
     for protocol in ("linear", "ridge"):
         if protocol in options.protocols:
             found += evaluate(pixel, splits, options, "pixel spectrum", protocols=(protocol,), device=device)

@@ -69,7 +69,8 @@ class WhitenConfig(Strict):
     """The stem's start, computed from data before the first step (see pretrain/whiten.py).
 
     Attributes:
-        batches: global batches it is computed from; 0 starts from the identity.
+        batches: global batches it is computed from; 0 starts from the identity. With ``init_from`` the stem of those
+            weights is replaced too, which fits an encoder to the scenes of another sensor without labels; 0 keeps it.
         damping: share of the mean eigenvalue added to all.
         lr_share: share of the learning rate for what comes before the trunk, once the stem is whitened. 0 leaves it as
             it is and is cheaper: nothing is back-propagated through the embedding. A whitened stem amplifies what

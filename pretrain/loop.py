@@ -74,7 +74,7 @@ class _Run(TrainingLoop):
         optimizer = setup.make_optimizer(config, modules, world.device)
         super().__init__(config, modules, optimizer, world, folder)
         self.begin(stack, resume)
-        if self.done == 0 and config.init_from is None:
+        if self.done == 0:
             world.on_main(lambda: setup.whiten(config, self.shards, self.sampler, self.modules))
             world.broadcast_module(self.modules)
         if config.model.compile:

@@ -39,6 +39,7 @@ def test_every_control_is_in_the_table() -> None:
         assert {(method, p) for p in ("knn1", "knn5", "knn20", "linear")} <= found
     assert {("pixel spectrum", "linear"), ("mean spectrum", "linear"), ("majority class", "-")} <= found
     assert {("PCA-30 pixel", "knn5"), ("PCA-30 mean", "knn20"), ("pixel spectrum", "svm")} <= found
+    assert {("pixel spectrum", p) for p in ("knn1", "knn5", "knn20")} <= found
     assert {("MNF-30 pixel", p) for p in ("knn1", "knn5", "knn20", "linear")} <= found
 
 

@@ -99,6 +99,16 @@ def test_init_from_starts_a_new_run_from_weights(tmp_path, shards, plain):
     assert not (tmp_path / "other").exists()
 
 
+def test_whitening_fits_released_weights_to_other_data(tmp_path, shards, plain):
+    """With ``init_from`` a whitened start replaces the stem, and nothing else."""
+    out = train(
+        debug_config(tmp_path / "run", shards, "steps=1", f"init_from={plain}", "whiten.batches=1", "optim.lr=1e-30")
+    )
+    before, after = specfm.load(plain).state_dict(), specfm.load(out).state_dict()
+    changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert changed == {"stem.weight", "stem.bias"}
+
+
 def test_strength_of_the_views_follows_its_schedule(tmp_path, shards):
     schedule = ("schedule.strength_start=0.2", "schedule.strength_end=0.8", "schedule.strength_steps=3", "steps=5")
     out = train(debug_config(tmp_path / "run", shards, *schedule))

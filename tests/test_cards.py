@@ -292,7 +292,10 @@ def test_parts_inherit_the_keys_above_them(tmp_path: Path) -> None:
     ("changes", "words"),
     [
         ({"wavelenghts": "x.csv"}, "did you mean wavelengths"),
-        ({"labels": {"path": "labels.npz", "varible": "x"}, "label_names": ["a"]}, "did you mean parts.0.labels.variable"),
+        (
+            {"labels": {"path": "labels.npz", "varible": "x"}, "label_names": ["a"]},
+            "did you mean parts.0.labels.variable",
+        ),
         ({"labels": {"constant": "elm"}, "label_names": ["oak"]}, "'elm' is not in label_names"),
         ({"labels": {"constant": "oak"}}, "label_names"),
         ({"labels": {"path": "x.npz", "constant": "oak"}, "label_names": ["oak"]}, "exactly one"),

@@ -136,9 +136,9 @@ def test_rows_carry_marks_and_digests_and_stand_in_table_order(whole: Path) -> N
     first = [(r["method"], r["protocol"]) for r in rows if r["data"] == "sentinel2_msi" and r["shots"] is None]
     assert first == [
         ("model0", "knn1"), ("model0", "linear"), ("model1", "knn1"), ("model1", "linear"), ("random-init", "knn1"),
-        ("random-init", "linear"), ("pixel spectrum", "knn1"), ("pixel spectrum", "linear"), ("mean spectrum", "linear"),
-        ("pixel spectrum", "svm"), ("PCA-30 pixel", "knn1"), ("PCA-30 mean", "knn1"), ("MNF-30 pixel", "knn1"),
-        ("MNF-30 pixel", "linear"), ("majority class", "-"),
+        ("random-init", "linear"), ("pixel spectrum", "knn1"), ("pixel spectrum", "linear"),
+        ("mean spectrum", "linear"), ("pixel spectrum", "svm"), ("PCA-30 pixel", "knn1"), ("PCA-30 mean", "knn1"),
+        ("MNF-30 pixel", "knn1"), ("MNF-30 pixel", "linear"), ("majority class", "-"),
     ]  # fmt: skip
     assert {r["shots"] for r in rows} == {None, 3} and {r["suite"] for r in rows} == {"toys"}
     for data in {r["data"] for r in rows}:

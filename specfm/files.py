@@ -93,10 +93,37 @@ def refuse_existing(path: Path, overwrite: bool, option: str = "--out") -> None:
     """Before any work: a file that stands in the way of a result is replaced only by who asks for it.
 
     Raises:
-        UsageError: ``path`` exists and ``overwrite`` is false; names the ``option`` that chose it.
+        UsageError: ``path`` exists and ``overwrite`` is false, or cannot be written at all; names the ``option`` that
+            chose it.
     """
     if path.exists() and not overwrite:
         raise UsageError(f"{path} exists; choose another {option} or pass --overwrite")
+    refuse_unwritable(path, option)
+
+
+def refuse_unwritable(path: Path, option: str = "--out") -> None:
+    """Before any work: a file that could not be written in the end.
+
+    Raises:
+        UsageError: ``path`` is a folder, a file stands where one of its folders should be, or its folder may not be
+            written; names the ``option`` that chose it.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; choose another {option}")
+    refuse_closed_folder(path.parent, option)
+
+
+def refuse_closed_folder(folder: Path, option: str = "--out") -> None:
+    """Before any work: a folder that cannot be made, or in which nothing can be written.
+
+    Raises:
+        UsageError: it or a folder above it is a file, or may not be written; names the ``option`` that chose it.
+    """
+    nearest = next(each for each in (folder, *folder.parents) if each.exists() or each.is_symlink() or not each.name)
+    if not nearest.is_dir():
+        raise UsageError(f"{nearest} is not a folder, so nothing can be written below it; choose another {option}")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UsageError(f"{nearest} may not be written; choose another {option} or change its permissions")
 
 
 def publish_file(temporary: Path | str, final: Path | str, overwrite: bool = False) -> None:
@@ -141,6 +168,7 @@ def staged_folder(final: Path | str) -> Iterator[Path]:
     final = Path(final)
     if final.exists() or final.is_symlink():
         raise UsageError(f"{final} exists; choose another --out")
+    refuse_closed_folder(final.parent)
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_sibling(final)
     temporary.mkdir()

@@ -66,7 +66,9 @@ def test_unknown_command_and_unknown_option_are_usage_errors() -> None:
     [
         (SpecfmError("scene.hdr has no wavelengths; pass --sensor NAME"), 1, "error: scene.hdr has no wavelengths; "),
         (UsageError("runs/demo exists; pass --overwrite"), 2, "error: runs/demo exists; "),
-        (FileNotFoundError(2, "No such file or directory", "x.hdr"), 1, "error: [Errno 2] No such file or directory: "),
+        (FileNotFoundError(2, "No such file or directory", "x.hdr"), 1, "error: x.hdr: no such file or directory; "),
+        (OSError(28, "No space left on device"), 1, "error: no space left on device; free some space"),
+        (OSError("a library's own words"), 1, "error: a library's own words"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
@@ -82,6 +84,20 @@ def test_errors_become_one_line_and_an_exit_code(
     assert done.exit_code == code
     assert done.stderr.startswith(line)
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_termination_takes_away_what_is_half_written(tmp_path: Path) -> None:
+    """As `kill` or a batch system ends a command that has no way to go on later."""
+    work = (
+        "import os, signal, sys\nfrom specfm import cli\nfrom specfm.writers import open_raster\n"
+        "def app(**words):\n"
+        "    with open_raster(sys.argv[1], (2, 2, 1)) as writer:\n"
+        "        writer.write([[[1], [1]]])\n        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "cli.app = app\ncli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", work, tmp_path / "m.npy"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 143 and done.stderr == "terminated\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

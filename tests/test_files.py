@@ -27,6 +27,8 @@ from specfm.files import (
     keep_aside,
     publish_file,
     publish_folder,
+    refuse_existing,
+    refuse_unwritable,
     remove_folder,
     remove_temporaries,
     require_free_space,
@@ -75,6 +77,20 @@ def test_publish_file_refuses_an_existing_name(tmp_path):
     assert (tmp_path / "final").read_text() == "old"
     publish_file(tmp_path / "new", tmp_path / "final", overwrite=True)
     assert (tmp_path / "final").read_text() == "new" and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("check", [refuse_unwritable, lambda path: refuse_existing(path, overwrite=True)])
+def test_what_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch, check):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    check(tmp_path / "folder" / "deep" / "new.npy")
+    with pytest.raises(UsageError, match="folder is a folder; choose another --out"):
+        check(tmp_path / "folder")
+    with pytest.raises(UsageError, match="file is not a folder, so nothing can be written below it"):
+        check(tmp_path / "file" / "deep" / "new.npy")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(UsageError, match="folder may not be written; choose another --out"):
+        check(tmp_path / "folder" / "new.npy")
 
 
 def test_staged_folder_is_published_whole_or_not_at_all(tmp_path):

@@ -7,9 +7,11 @@ the library is imported inside it, so ``specfm --help`` starts no torch. To add 
 
 from __future__ import annotations
 
+import errno
+import signal
 import sys
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -36,6 +38,16 @@ COMMANDS: dict[str, str] = {
     "report": "specfm.cli.report",
 }
 INTERRUPTED = 130  # the shell's code for a process ended by SIGINT
+REMEDIES = {
+    errno.EACCES: "choose another place or change its permissions",
+    errno.EPERM: "choose another place or change its permissions",
+    errno.EROFS: "choose a place that can be written",
+    errno.ENOSPC: "free some space or choose another place",
+    errno.EDQUOT: "free some space or choose another place",
+    errno.EISDIR: "give a file",
+    errno.ENOTDIR: "choose a path whose folders are no files",
+    errno.EEXIST: "choose another path",
+}
 
 
 class LazyGroup(TyperGroup):
@@ -65,8 +77,23 @@ class LazyGroup(TyperGroup):
         except (SpecfmError, OSError) as error:
             if ctx.params.get("debug"):
                 raise
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {sentence(error)}", file=sys.stderr)
             raise SystemExit(getattr(error, "exit_code", 1)) from None
+
+
+def sentence(error: Exception) -> str:
+    """What is said of an error: its message, or for one of the operating system the file, the reason and a remedy."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    where = "" if error.filename is None else f"{error.filename}: "
+    return f"{where}{error.strerror[0].lower()}{error.strerror[1:]}; {REMEDIES.get(error.errno or 0, 'check the path')}"
+
+
+def _on_terminate(number: int, frame: object) -> NoReturn:
+    """Leave as by Ctrl-C, so that what is half-written is taken away; commands that can go on set their own handler."""
+    signal.signal(number, signal.SIG_IGN)
+    print("terminated", file=sys.stderr)
+    raise SystemExit(128 + number)
 
 
 app = typer.Typer(cls=LazyGroup, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -92,4 +119,5 @@ def _root(
 
 def main() -> None:
     """Entry point of the ``specfm`` command and of ``python -m specfm``."""
+    signal.signal(signal.SIGTERM, _on_terminate)
     app(prog_name="specfm")

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from specfm.config import differences, to_dict, to_yaml
 from specfm.errors import UsageError
-from specfm.files import RunLock, atomic_write_json, atomic_write_text
+from specfm.files import RunLock, atomic_write_json, atomic_write_text, refuse_closed_folder
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ class RunFolder:
         """
         if self.path.exists() and (not self.path.is_dir() or any(p.name != LOCK for p in self.path.iterdir())):
             raise UsageError(f"{self.path} exists; choose another folder with out=..., or pass --resume to continue it")
+        refuse_closed_folder(self.path, "out")
 
     def open(self, resume: bool) -> None:
         """Lock the folder for this process; a new run needs an empty one.

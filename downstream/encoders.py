@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from specfm.checkpoint import load, require_device
 from specfm.errors import UsageError
 
 
@@ -19,13 +20,7 @@ def open_encoder(checkpoint: str, device: str = "cpu") -> tuple[Any, str, bool]:
         UsageError: no such device, a patch side that is no number.
         SpecfmError: a folder that is no checkpoint or does not match its hashes.
     """
-    if device.startswith("cuda"):
-        import torch
-
-        if not torch.cuda.is_available():
-            raise UsageError("--device cuda was asked for, but there is no CUDA device; use --device cpu")
-    elif device != "cpu":
-        raise UsageError(f"unknown --device {device!r}; use cpu or cuda")
+    require_device(device)
     if checkpoint.startswith("random:"):
         from downstream.baselines import random_encoder
 
@@ -34,6 +29,4 @@ def open_encoder(checkpoint: str, device: str = "cpu") -> tuple[Any, str, bool]:
             raise UsageError(f"{checkpoint!r}: after the size comes a patch side, as in random:nano:3")
         encoder = random_encoder(size, 0, **({"patch_size": int(patch)} if patch else {}))
         return encoder.to(device), checkpoint, False
-    from specfm.checkpoint import load
-
     return load(checkpoint, device=device), Path(checkpoint).resolve().name, True

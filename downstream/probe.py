@@ -21,7 +21,7 @@ from downstream.linear_probe import C_GRID
 from downstream.mnf import NoNeighbours, fit_splits
 from downstream.pooling import pooling_parts
 from downstream.samples import GroupBy, Samples, collect_samples
-from downstream.splits import RULES, Split, load_split, make_splits
+from downstream.splits import RULES, Split, load_splits, make_splits
 from downstream.summary import Runs, add_alarms, pretraining_record, result_rows
 from downstream.trained_rows import TRAINED, TrainOptions
 from specfm.errors import UsageError
@@ -106,6 +106,8 @@ class ProbeOptions:
             raise UsageError("k of kNN must be at least 1")
         if not self.shot_list or any(n is not None and n < 1 for n in self.shot_list):
             raise UsageError("--shots must be at least 1 label a class")
+        if self.window is not None and self.window < 1:
+            raise UsageError(f"--window must be at least 1 pixel, not {self.window}")
         if self.peers:
             from downstream.peers import PeerName
 
@@ -231,11 +233,14 @@ def draw_splits(samples: Samples, options: ProbeOptions, shots: int | None) -> l
             samples, options.split, options.seeds, min_groups=options.min_groups, min_samples=options.min_samples,
             block=options.block, shots=shots,
         )  # fmt: skip
-    splits = [load_split(path, samples) for path in options.split_files]
+    splits = load_splits(options.split_files, samples)
     if any(not np.array_equal(s.unit_N, splits[0].unit_N) for s in splits):
         raise UsageError("the split files have different groups or blocks; probe them one by one")
     if len({s.options.get("shots") for s in splits}) > 1:
         raise UsageError("the split files have different numbers of shots; probe them one by one")
+    held = splits[0].options.get("shots")
+    if options.shots is not None and options.shots not in (held, (held,)):
+        raise UsageError(f"the split files hold {held or 'all'} labels a class, not as --shots says; leave --shots out")
     return splits
 
 

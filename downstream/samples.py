@@ -124,6 +124,18 @@ def _check_labels(scene: Scene) -> np.ndarray:
     return np.asarray(labels_HW)
 
 
+def _nothing_labelled(scenes: Sequence[Scene], invalid: int) -> SpecfmError:
+    listed = ", ".join(scene.name for scene in scenes[:3]) + (", ..." if len(scenes) > 3 else "")
+    if invalid:
+        return SpecfmError(
+            f"every labelled pixel of {listed} lies on invalid data ({invalid} pixels); look at the files and at "
+            "nodata and saturation of the card"
+        )
+    return SpecfmError(
+        f"no pixel of {listed} is labelled; look at the labels entry of the card (path, unlabelled, remap)"
+    )
+
+
 def _valid_where(scene: Scene, wanted_HW: np.ndarray, strip: int = 256) -> np.ndarray:
     """Validity of the wanted pixels; rows without any are not read, the others at most ``strip`` at a time."""
     valid_HW = np.zeros(wanted_HW.shape, bool)
@@ -202,7 +214,7 @@ def collect_samples(
             (y_n, np.full(len(y_n), i), rc_n2, group_n, np.full(len(y_n), frame), rc_n2 + np.array([row0, col0]))
         )
     if not columns:
-        raise SpecfmError(f"no labelled valid pixel in {len(scenes)} scenes; look at the labels entry of the card")
+        raise _nothing_labelled(scenes, invalid)
     y_N, scene_N, rc_N2, group_N, frame_N, frame_rc_N2 = (
         np.concatenate([c[j] for c in columns]) for j in range(len(columns[0]))
     )

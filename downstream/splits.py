@@ -109,6 +109,21 @@ def load_split(path: str | Path, samples: Samples) -> Split:
     return split
 
 
+def load_splits(paths: Sequence[str | Path], samples: Samples) -> list[Split]:
+    """Read split files made for exactly these samples (see ``load_split``).
+
+    Raises:
+        UsageError: one split given twice, which would pass for two runs.
+    """
+    splits = [load_split(path, samples) for path in paths]
+    first: dict[str, str | Path] = {}
+    for path, split in zip(paths, splits, strict=True):
+        if split.digest in first:
+            raise UsageError(f"{first[split.digest]} and {path} are the same split; give each once")
+        first[split.digest] = path
+    return splits
+
+
 def make_split(
     samples: Samples,
     rule: str = "group",
@@ -206,8 +221,13 @@ def _check_units(samples: Samples, unit_N: np.ndarray, rule: str, block: int, bl
         )
     units = len(np.unique(unit_N))
     if rule != "random_pixels" and units < 3:
-        remedy = f"pass a --block below {block}" if blocks else "use --split block"
-        raise SpecfmError(f"split {rule!r} finds {units} unit(s), needs 3; {remedy}")
+        rows, cols = np.ptp(samples.frame_rc_N2, axis=0) + 1
+        if blocks and len(np.unique(samples.frame_N)) == 1:
+            found = f"{units} block(s) of {block} pixels on labelled ground of {rows} x {cols}"
+        else:
+            found = f"{units} {'block' if blocks else rule}(s)"
+        remedy = f"pass a --block below {block} or a smaller --window" if blocks else "use --split block"
+        raise SpecfmError(f"split {rule!r} finds {found}, needs 3; {remedy}")
 
 
 def _refuse_missing(samples: Samples, rule: str, seed: int, lost: list[int], absent: list[int]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from specfm.errors import SpecfmError
+from specfm.errors import SpecfmError, UsageError
 from specfm.files import (
     MANIFEST,
     IntegrityError,
@@ -133,12 +133,32 @@ def load(path: str | Path, device: str = "cpu") -> Encoder:
 
     Raises:
         SpecfmError: nothing to load there, a task model, a changed byte, an unknown format, or weights that do not fit.
+        UsageError: no such device.
     """
     from specfm.models.registry import create_encoder
 
+    require_device(device)
     encoder, _, card = read_module(path, ENCODER, lambda config: create_encoder(**config["encoder"]))
     encoder.card = card
     return encoder.to(device).eval()
+
+
+def require_device(device: str) -> None:
+    """Refuse a device that is not there.
+
+    Raises:
+        UsageError: neither cpu nor cuda, or a CUDA device that this machine lacks.
+    """
+    import torch
+
+    try:
+        wanted = torch.device(device)
+    except RuntimeError:
+        wanted = None
+    if wanted is None or wanted.type not in ("cpu", "cuda"):
+        raise UsageError(f"unknown device {device!r}; use cpu or cuda (--device)")
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"--device {device} was asked for, but there is no such CUDA device; use --device cpu")
 
 
 def find_release(path: str | Path) -> Path:

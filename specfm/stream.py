@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from specfm.errors import UsageError
 from specfm.tiles import Compute, Tile, TilePlan, blended_rows
-from specfm.writers import open_raster, scaled_geo
+from specfm.writers import open_raster, refuse_shared_name, scaled_geo
 
 if TYPE_CHECKING:
     from specfm.models.encoder import Encoder
@@ -226,7 +226,7 @@ def embed_to_file(
         facts: further facts to keep with the file (checkpoint digest).
 
     Returns:
-        What was written: shape, patch, window, stride, coordinates of the first cell.
+        What was written: shape, patch, window, stride, coordinates of the first cell, share of patches with data.
 
     Raises:
         UsageError: a window or stride that is not a multiple of the patch, or an output that exists.
@@ -242,6 +242,11 @@ def embed_to_file(
         "even": even, "first_centre_rc": [(p - 1) / 2, (p - 1) / 2], "step_px": p, "scene_shape": list(scene.shape),
     }  # fmt: skip
     batch_size = fitting_batch(batch_size, plan.side * p, scene.shape[2])
+    if pca_tif is not None:
+        refuse_shared_name(pca_tif, out, "--pca-tif")
+    if pca_png is not None and Path(pca_png) in (Path(out), Path(pca_tif or "")):
+        raise UsageError(f"{pca_png} is another output already; choose another --pca-png")
+    with_data = 0
     with ExitStack() as stack:
         names = [f"feature {i + 1}" for i in range(depth)]
         raster = open_raster(
@@ -268,6 +273,7 @@ def embed_to_file(
         advance = stack.enter_context(open_progress(f"embed {scene.name}", plan))
         for first, done in blended_rows(plan, compute, batch_size, advance):
             writer.write(done[..., :depth])
+            with_data += int(np.isfinite(done[..., 0]).sum())
             if colours is not None:
                 pictures.write(first, colours(done[..., depth:]))
-    return {**written, "shape": [height, width, depth]}
+    return {**written, "shape": [height, width, depth], "with_data": with_data / (height * width)}

@@ -283,6 +283,16 @@ def open_raster(
     )
 
 
+def refuse_shared_name(path: str | Path, out: str | Path, option: str) -> None:
+    """Before any work: two rasters of one result whose files would have the same names.
+
+    Raises:
+        UsageError: they differ by their suffix at most; names the ``option`` that chose ``path``.
+    """
+    if Path(path).with_suffix("") == Path(out).with_suffix(""):
+        raise UsageError(f"{path} and {out} would share side files; choose another {option}")
+
+
 def write_png(path: str | Path, image_HW3: ArrayLike, *, overwrite: bool = False) -> None:
     """Write an RGB or RGBA image (float 0..1 or uint8) as PNG."""
     import io

@@ -238,7 +238,21 @@ def test_remap_takes_names_and_numbers(tmp_path: Path) -> None:
 
 def test_an_unknown_label_value_is_never_a_silent_class(tmp_path: Path) -> None:
     card = load_card(_folder(tmp_path, RASTER, labels={**LABELS, "unlabelled": [0]}, label_names=["oak", "pine"]))
-    with pytest.raises(SpecfmError, match=r"\[7\]"):
+    with pytest.raises(SpecfmError, match=r"\[7\] .*label_names or remap"):
+        next(card.scenes())
+
+
+@pytest.mark.parametrize("damage", ["cut", "pickled", "text"])
+def test_label_files_that_cannot_be_read_are_named(tmp_path: Path, damage: str) -> None:
+    card = load_card(_folder(tmp_path, RASTER, labels={**LABELS, "unlabelled": [0, 7]}, label_names=["oak", "pine"]))
+    labels = tmp_path / "labels.npz"
+    if damage == "cut":
+        labels.write_bytes(labels.read_bytes()[:-30])
+    elif damage == "pickled":
+        np.savez(labels, a_1=np.array([{}], object), a_2=RASTER)
+    else:
+        labels.write_text("oak")
+    with pytest.raises(SpecfmError, match="labels.npz cannot be read as an array"):
         next(card.scenes())
 
 

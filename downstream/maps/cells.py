@@ -42,16 +42,20 @@ class Scaling:
 
 
 def fitting_sample(
-    plan: TilePlan, encode: Compute, seed: int, batch_size: int, needed: int, scene: Scene, purpose: str
+    plan: TilePlan, encode: Compute, seed: int, batch_size: int, needed: int, scenes: Sequence[Scene], purpose: str
 ) -> NDArray[np.float32]:
     """A random sample of valid cells ``[n, D]``.
 
     Raises:
-        SpecfmError: the scene has fewer than ``needed`` patches with data.
+        SpecfmError: fewer than ``needed`` patches have data (in all of ``scenes``).
     """
     cells_nD = sample_cells(plan, encode, SAMPLE_CELLS, seed, batch_size)
     if len(cells_nD) < needed:
-        raise SpecfmError(f"{scene.where} has {len(cells_nD)} patches with data, {purpose} needs at least {needed}")
+        where = " and ".join(scene.where for scene in scenes)
+        common = f"{where} have {len(cells_nD)} common" if len(scenes) > 1 else f"{where} has {len(cells_nD)}"
+        raise SpecfmError(
+            f"{common} patches with data, {purpose} needs at least {needed}; look at nodata and the values"
+        )
     return cells_nD
 
 

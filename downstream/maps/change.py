@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from downstream.maps.cells import Scaling, fitting_sample, paint, unit_rows
 from downstream.maps.predict import CHANGE_COLOURS
 from specfm.class_map import ClassMapWriter, Legend
-from specfm.errors import SpecfmError, UsageError
+from specfm.errors import SpecfmError
 from specfm.models.encoder import Encoder
 from specfm.scene import Scene
 from specfm.stream import TileEncoder, fitting_batch, open_progress, patch_plan
 from specfm.tiles import Tile, blended_rows
-from specfm.writers import RasterWriter, open_raster
+from specfm.writers import RasterWriter, open_raster, refuse_shared_name
 
 BINS = 256  # of the histogram that the threshold is found on
 NAMES = ("unchanged", "changed")
@@ -174,8 +174,8 @@ def distance_to_file(
         "scenes": [before.name, after.name], "task": "change", "method": "embedding distance", "seed": seed,
         "window": plan.side * p, "stride": plan.stride * p, "level": level,
     }  # fmt: skip
-    if distance is not None and Path(distance).with_suffix("") == Path(out).with_suffix(""):
-        raise UsageError(f"{distance} and {out} would share side files; choose another --probabilities")
+    if distance is not None:
+        refuse_shared_name(distance, out, "--probabilities")
     with ExitStack() as stack:
         legend = Legend.of(NAMES, CHANGE_COLOURS)
         writer = ClassMapWriter(out, shape_HW, legend, geo=before.geo, facts=told, preview=preview, overwrite=overwrite)
@@ -188,7 +188,7 @@ def distance_to_file(
             )  # fmt: skip
             stack.enter_context(extra)
         encode = PairEncoder(encoder, before, after, level)
-        sample_n2D = fitting_sample(plan, encode, seed, batch_size, 2, before, "a map of change")
+        sample_n2D = fitting_sample(plan, encode, seed, batch_size, 2, [before, after], "a map of change")
         measure = Distance.fit(sample_n2D)
         cut = otsu(measure(sample_n2D)) if threshold is None else threshold
         writer.tell(threshold=cut)

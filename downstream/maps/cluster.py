@@ -134,7 +134,7 @@ def cluster_to_file(
     )
     with writer, open_progress(f"cluster {scene.name}", plan) as advance:
         encode = TileEncoder(encoder, scene, level, even=True)
-        sample = fitting_sample(plan, encode, seed, batch_size, classes, scene, f"a map of {classes} clusters")
+        sample = fitting_sample(plan, encode, seed, batch_size, classes, [scene], f"a map of {classes} clusters")
         clusters = fit_clusters(sample, classes, method, seed)
         for first, features_hwD in blended_rows(plan, encode, batch_size, advance):
             writer.write(paint(clusters(features_hwD), first, encoder.patch_size, [scene], 0))

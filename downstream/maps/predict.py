@@ -22,7 +22,7 @@ from specfm.errors import UsageError
 from specfm.scene import Scene
 from specfm.stream import TileReader, fitting_batch, open_progress, scene_levels
 from specfm.tiles import Tile, TilePlan, blended_rows
-from specfm.writers import RasterWriter, open_raster
+from specfm.writers import RasterWriter, open_raster, refuse_shared_name
 
 if TYPE_CHECKING:
     from downstream.tasks.model import TaskModel
@@ -124,8 +124,8 @@ def predict_to_file(
         "scenes": [scene.name for scene in scenes], "task": model.task, "tile": plan.side, "stride": plan.stride,
         "halo": plan.halo, "level": model.level, "threshold": model.threshold,
     }  # fmt: skip
-    if probabilities is not None and Path(probabilities).with_suffix("") == Path(out).with_suffix(""):
-        raise UsageError(f"{probabilities} and {out} would share side files; choose another --probabilities")
+    if probabilities is not None:
+        refuse_shared_name(probabilities, out, "--probabilities")
     with ExitStack() as stack:
         writer = ClassMapWriter(
             out, (height, width), legend, geo=first_scene.geo, facts=told, preview=preview, overwrite=overwrite

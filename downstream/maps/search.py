@@ -111,7 +111,7 @@ def search_to_file(
     cells = [(row // p, col // p) for row, col in like_rc]
     with writer, open_progress(f"search {scene.name}", plan) as advance:
         encode = TileEncoder(encoder, scene, level, even=True)
-        scaling = Scaling.fit(fitting_sample(plan, encode, seed, batch_size, 2, scene, "a search"))
+        scaling = Scaling.fit(fitting_sample(plan, encode, seed, batch_size, 2, [scene], "a search"))
         wanted_QD = np.stack([blend_block(plan, encode, Tile(*cell, 1, 1), batch_size)[0, 0] for cell in cells])
         for (row, col), feature_D in zip(like_rc, wanted_QD, strict=True):
             if not np.isfinite(feature_D).all():

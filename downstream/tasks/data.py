@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from downstream.samples import Samples, collect_samples
-from downstream.splits import Split, load_split, make_splits
+from downstream.splits import Split, load_splits, make_splits
 from downstream.tasks.config import FinetuneConfig
 from downstream.tasks.model import View
 from specfm.batch import BandTensors
@@ -142,7 +142,7 @@ def make_samples(places: Sequence[Place], config: FinetuneConfig) -> tuple[Sampl
     group_by = "group" if len(scenes) > 1 or config.task == "classification" else "auto"
     samples = collect_samples(scenes, window, group_by=group_by, max_per_class=rules.max_per_class)  # type: ignore[arg-type]
     if rules.files:
-        return samples, [load_split(path, samples) for path in rules.files]
+        return samples, load_splits(rules.files, samples)
     rule = rules.rule
     if rule == "auto":
         rule = "group" if len(np.unique(samples.group_N)) >= 3 else "block"

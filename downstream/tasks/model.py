@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from downstream.tasks.heads import Fusion, Standardise, make_head
 from specfm.batch import BandTensors
-from specfm.checkpoint import TASK, read_module, write_module
+from specfm.checkpoint import TASK, read_module, require_device, write_module
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import staged_folder
 from specfm.models.encoder import Bands, Encoder, Features
@@ -303,7 +303,9 @@ def load_task(path: str | Path, device: str = "cpu", task: str | None = None) ->
     Raises:
         SpecfmError: nothing to load there, an encoder without a head, another task, a changed byte, or an unknown
             format.
+        UsageError: no such device.
     """
+    require_device(device)
     model, config, card = read_module(path, TASK, _build)
     if task is not None and model.task != task:
         raise SpecfmError(f"{path} holds a {model.task} model, not a {task} model; give a model of that task")

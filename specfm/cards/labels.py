@@ -9,6 +9,7 @@ import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,7 +86,10 @@ def _classes(raw_HW: NDArray[Any], rule: Labels, index: dict[str, int], where: s
         known_HW |= here_HW
     if not known_HW.all():
         values = np.unique(raw_HW[~known_HW]).tolist()[:8]
-        raise SpecfmError(f"{where}: label values {values} are neither classes of the card nor listed as unlabelled")
+        raise SpecfmError(
+            f"{where}: label values {values} are neither classes of the card nor listed as unlabelled; name them in "
+            "label_names or remap, or add them to unlabelled"
+        )
     return labels_HW
 
 
@@ -105,11 +109,8 @@ def read_array(path: Path, variable: str | None = None) -> NDArray[Any]:
     if not path.is_file():
         raise SpecfmError(f"{path} does not exist; the card's labels or groups need it")
     suffix = path.suffix.lower()
-    if suffix == ".npy":
-        return np.load(path, allow_pickle=False)
-    if suffix == ".npz":
-        with np.load(path, allow_pickle=False) as archive:
-            return archive[_choose(path, variable, list(archive.files))]
+    if suffix in (".npy", ".npz"):
+        return _read_numpy(path, variable)
     if suffix == ".mat":
         from specfm.readers.matlab import load_variable
 
@@ -137,7 +138,10 @@ def as_raster(array: NDArray[Any], shape_HW: tuple[int, int], where: str, order:
         return flat
     if flat.ndim <= 1 and flat.size == height * width:
         return flat.reshape(shape_HW, order=ORDERS[order])  # type: ignore[call-overload]
-    raise SpecfmError(f"{where}: labels of shape {array.shape} do not fit a scene of {height} x {width} pixels")
+    raise SpecfmError(
+        f"{where}: labels of shape {array.shape} do not fit a scene of {height} x {width} pixels; give the card the "
+        "labels (path, variable) of this cube"
+    )
 
 
 def dominant_class(
@@ -159,7 +163,10 @@ def dominant_class(
         shares_NK = array.T if array.shape[1] == pixels else array
         shares_HWK = shares_NK.reshape((*shape_HW, -1), order=ORDERS[order])  # type: ignore[call-overload]
     else:
-        raise SpecfmError(f"{where}: abundances of shape {array.shape} do not fit a scene of {shape_HW} pixels")
+        raise SpecfmError(
+            f"{where}: abundances of shape {array.shape} do not fit a scene of {shape_HW[0]} x {shape_HW[1]} pixels; "
+            "give the card the labels (path, variable) of this cube"
+        )
     labels = shares_HWK.argmax(-1).astype(np.int32)
     labels[shares_HWK.max(-1) <= threshold] = -1
     return labels
@@ -197,6 +204,17 @@ def _choose(path: Path, variable: str | None, names: list[str]) -> str:
     if variable not in names:
         raise SpecfmError(f"{path} has no array {variable!r}; it has {', '.join(names[:8])}")
     return variable
+
+
+def _read_numpy(path: Path, variable: str | None) -> NDArray[Any]:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded as archive:
+            return archive[_choose(path, variable, list(archive.files))]
+    except (OSError, EOFError, ValueError, BadZipFile) as error:
+        raise SpecfmError(f"{path} cannot be read as an array ({error}); write it again with numpy.save") from None
 
 
 def _read_hdf(path: Path, variable: str | None) -> NDArray[Any]:

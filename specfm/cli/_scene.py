@@ -38,9 +38,16 @@ def open_scene(name: str, **reader: Any) -> Scene:
     raise UsageError(f"{card} {problem}; name one of them as {card}:SCENE ({names})")
 
 
+def say_no_data(scene: Scene) -> None:
+    """Print that there was nothing to map."""
+    typer.echo(f"notice: {scene.where} has no pixel with data; look at its nodata value and its bad bands")
+
+
 def say_map(out: Path, scene: Scene, shares: dict[str, float], preview: bool) -> None:
     """Print what a map of classes holds."""
     beside = f", {out.with_suffix('.png')} to look at" if preview else ""
     typer.echo(f"{out}: {scene.shape[0]} x {scene.shape[1]} pixels{beside}")
     for name, share in shares.items():
         typer.echo(f"  {share:6.1%}  {name}")
+    if not any(shares.values()):
+        say_no_data(scene)

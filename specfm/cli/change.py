@@ -23,7 +23,7 @@ def command(
     threshold: Annotated[
         float | None, typer.Option(help="Changed above this.", show_default="the model's; Otsu's for an encoder")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Encoder: of the sample that the distance is fitted on.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Encoder: of the sample that the distance is fitted on.")] = 0,
     window: Annotated[int, typer.Option(help="Encoder: side of a tile, pixels; 0 = 8 patches.")] = 0,
     stride: Annotated[int, typer.Option(help="Step between tiles, pixels; 0 = a third of a tile (encoder: half).")] = 0,
     *,
@@ -44,6 +44,9 @@ def command(
     from specfm.files import read_manifest
 
     trained = read_manifest(find_release(model)).get("kind") == TASK
+    most = 1.0 if trained else 2.0
+    if threshold is not None and not 0 <= threshold <= most:
+        raise UsageError(f"--threshold {threshold}: the {'probability' if trained else 'distance'} is 0 to {most:g}")
     task_model = load_task(model, device=device, task="change") if trained else None
     if task_model is not None and window not in (0, task_model.tile):
         raise UsageError(f"--window {window}: {model} was trained on tiles of {task_model.tile} pixels; leave it out")

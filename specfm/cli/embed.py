@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from specfm.cli import _options as options
-from specfm.cli._scene import open_scene
+from specfm.cli._scene import open_scene, say_no_data
 
 
 @options.with_reader
@@ -43,6 +43,8 @@ def command(
     )  # fmt: skip
     height, width, depth = done["shape"]
     typer.echo(f"{out}: {height} x {width} patches of {done['patch']} px, {depth} features each")
+    if not done["with_data"]:
+        say_no_data(cube)
     for path in (pca_png, pca_tif):
         if path is not None:
             typer.echo(f"{path}: false colours of the first three principal components")

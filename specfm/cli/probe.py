@@ -65,6 +65,7 @@ def command(
     from downstream.encoders import open_encoder
     from downstream.probe import ProbeOptions, probe
     from specfm.errors import UsageError
+    from specfm.files import refuse_closed_folder, refuse_unwritable
 
     if group_by not in ("auto", "group", "object"):
         raise UsageError(f"unknown --group-by {group_by!r}; one of auto, group, object")
@@ -79,8 +80,12 @@ def command(
         baselines=baselines, split_files=tuple(str(p) for p in split_file or ()), peers=tuple(peers or ()),
     )  # fmt: skip
     options.check()
-    if save_splits is not None and save_splits.exists():
-        raise UsageError(f"{save_splits} exists; choose another --save-splits")
+    if save_splits is not None:
+        if save_splits.exists():
+            raise UsageError(f"{save_splits} exists; choose another --save-splits")
+        refuse_closed_folder(save_splits, "--save-splits")
+    if out is not None:
+        refuse_unwritable(out)
     encoder, name, pretrained = open_encoder(checkpoint, device)
     bank: dict[str, Any] = {}
     rows = probe(

@@ -31,7 +31,7 @@ def command(
     ] = None,
     steps: Annotated[str, typer.Option(help="n of every n-th band.")] = "4,10",
     snr: Annotated[str, typer.Option(help="Signal-to-noise ratios.")] = "100,50,20",
-    condition_seed: Annotated[int, typer.Option(help="Seed of shuffle, random half and noise.")] = 0,
+    condition_seed: Annotated[int, typer.Option(min=0, help="Seed of shuffle, random half and noise.")] = 0,
     cache: shared.Cache = None,
     device: shared.ProbeDevice = "cpu",
     plot: Annotated[Path | None, typer.Option(help="Write the picture to this PNG file.")] = None,
@@ -48,10 +48,12 @@ def command(
     from downstream.probe import ProbeOptions
     from downstream.robustness import RobustnessOptions, robustness, robustness_table, save_plot
     from specfm.cli.probe import feature_bank, labelled_scenes, numbers
-    from specfm.files import refuse_existing
+    from specfm.files import refuse_existing, refuse_unwritable
 
     if plot is not None:
         refuse_existing(plot, overwrite, "--plot")
+    if out is not None:
+        refuse_unwritable(out)
     chosen, label = labelled_scenes(data, scenes, None)
     if split == "auto":
         split = "group" if len({scene.group for scene in chosen}) >= 3 else "block"

@@ -79,7 +79,7 @@ class RunConfig(Strict):
     """What a training loop needs to know of any run; a run's own configuration extends it."""
 
     out: str = Field(description="run folder; must not exist unless resuming")
-    seed: int = 0
+    seed: NonNegative = 0
     steps: Positive = 1000
     device: Literal["auto", "cpu", "cuda"] = "auto"
     optim: OptimConfig = OptimConfig()

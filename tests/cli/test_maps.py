@@ -124,17 +124,41 @@ def test_scenes_of_a_card_are_named(folder: Path, tmp_path: Path) -> None:
         (["predict", "nothing", FIRST], 1, "nothing"),
         (["cluster", "encoder", "none.npy"], 1, "none.npy"),
         (["cluster", "encoder", FIRST, "--window", "7"], 2, "multiple"),
+        (["cluster", "encoder", FIRST, "--device", "cuda"], 2, "no such CUDA device"),
+        (["predict", "segmentation", FIRST, "--device", "cuda"], 2, "no such CUDA device"),
+        (["predict", "segmentation", FIRST, "--device", "gpu"], 2, "unknown device 'gpu'"),
+        (["embed", "encoder", FIRST, "--pca-tif", "{out}/x.npy", "--overwrite"], 2, "another --pca-tif"),
+        (["embed", "encoder", FIRST, "--pca-png", "{out}/x.npy", "--overwrite"], 2, "another --pca-png"),
+        (["change", "change", FIRST, "second.npy", "--threshold", "nan"], 2, "the probability is 0 to 1"),
+        (["change", "encoder", FIRST, "second.npy", "--threshold", "3"], 2, "the distance is 0 to 2"),
     ],
 )
 def test_refusals_are_one_sentence_and_leave_nothing(
-    folder: Path, tmp_path: Path, words: list[str], code: int, message: str
+    folder: Path, tmp_path: Path, words: list[str], code: int, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     command, model, *rest = words
-    rest = [str(folder / word) if word.endswith(".npy") else word for word in rest]
+    rest = [str(folder / word) if word.endswith(".npy") and "/" not in word else word for word in rest]
+    rest = [word.format(out=tmp_path) for word in rest]
     done = call(command, folder / model, *rest, "--wavelengths", folder / "bands10.csv", "--out", tmp_path / "x.npy")
     assert done.exit_code == code, done.output
     assert message in done.output and done.output.startswith("error: ") and done.output.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [["--seed", "-1"], ["--batch-size", "0"], ["--stride", "-3"], ["--classes", "1"]])
+def test_numbers_out_of_range_are_usage_errors(folder: Path, tmp_path: Path, words: list[str]) -> None:
+    done = call("cluster", folder / "encoder", *scene(folder), *words, "--out", tmp_path / "x.tif")
+    assert done.exit_code == 2 and words[0] in done.output and "Traceback" not in done.output
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [["embed", "encoder"], ["predict", "segmentation"]])
+def test_a_scene_without_data_is_said(folder: Path, tmp_path: Path, words: list[str]) -> None:
+    np.save(tmp_path / "empty.npy", np.full((12, 12, 10), np.nan, np.float32))
+    bands = ["--wavelengths", folder / "bands10.csv"]
+    done = call(words[0], folder / words[1], tmp_path / "empty.npy", *bands, "--out", tmp_path / "x.npy")
+    assert done.exit_code == 0 and "empty.npy has no pixel with data" in done.output, done.output
 
 
 @pytest.mark.parametrize("words", [["predict", "segmentation"], ["cluster", "encoder"]])

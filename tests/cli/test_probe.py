@@ -98,10 +98,14 @@ def test_json_few_shots_and_saved_splits(folder: Path, tmp_path: Path) -> None:
         (["random:nano:3", "--device", "tpu"], 2, "tpu"),
         (["random:nano:3", "--cache", "{file}"], 1, "--cache"),
         (["random:nano:3", "--split-file", "{file}"], 1, "is not a split file"),
+        (["random:nano:3", "--window", "0"], 2, "--window must be at least 1"),
+        (["random:nano:3", "--out", "{file}/rows.jsonl"], 2, "bands.csv is not a folder"),
+        (["random:nano:3", "--out", "{folder}"], 2, "is a folder; choose another --out"),
+        (["random:nano:3", "--save-splits", "{file}/splits"], 2, "choose another --save-splits"),
     ],
 )
 def test_errors_are_one_sentence(folder: Path, words: list[str], code: int, message: str) -> None:
-    words = [w.format(file=folder / "bands.csv") for w in words]
+    words = [w.format(file=folder / "bands.csv", folder=folder) for w in words]
     done = call("probe", *words, "--data", folder / "card.yaml")
     assert done.exit_code == code, done.output
     assert message in done.output and done.output.count("\n") == 1 and done.output.startswith("error: ")
@@ -173,6 +177,8 @@ def test_a_split_file_of_other_data_is_refused(folder: Path, tmp_path: Path) -> 
     assert file.name in other.output and "other data" in other.output and "--save-splits" in other.output
     wider = call("probe", "random:nano:3", *quick, "--window", "9", "--split-file", file)
     assert wider.exit_code == 1 and "guards windows of 6" in wider.output
+    fewer = call("probe", "random:nano:3", *quick, "--shots", "2", "--split-file", file)
+    assert fewer.exit_code == 2 and "leave --shots out" in fewer.output
 
 
 def test_embed_writes_and_refuses(folder: Path, tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from toy_scenes import NAMES, SENSOR, field, geo_at, plots
 
 from downstream.leakage import leakage_score, near_duplicates
 from downstream.samples import Samples, collect_samples
-from downstream.splits import Split, load_split, make_split, make_splits, save_split
+from downstream.splits import Split, load_split, load_splits, make_split, make_splits, save_split
 from downstream.units import overlapping
 from specfm.errors import SpecfmError, UsageError
+from specfm.scene import Scene
 
 FIELD, PLOTS = field(), plots()
 
@@ -140,13 +141,18 @@ def test_refusals_name_the_remedy() -> None:
     lonely = FIELD.replace(labels_HW=labels[:60], label_names=("a", "b"))
     with pytest.raises(SpecfmError, match="min-groups"):
         make_split(collect_samples([lonely], 41), "block", 0, min_groups=1, block=20)
-    with pytest.raises(SpecfmError, match="--block below 60"):
+    with pytest.raises(SpecfmError, match=r"on labelled ground of 60 x 72, needs 3; pass a --block below 60"):
         make_split(samples, "block", 0, block=60)
 
 
 def test_labels_that_do_not_fit_are_refused() -> None:
     with pytest.raises(SpecfmError, match="no labels"):
         collect_samples([FIELD.replace(labels_HW=None)], 3)
+    with pytest.raises(SpecfmError, match="no pixel of field is labelled"):
+        collect_samples([FIELD.replace(labels_HW=np.full(FIELD.shape[:2], -1, np.int32))], 3)
+    empty = Scene.from_array(np.full_like(FIELD.read(), np.nan), FIELD.sensor, name="dark")
+    with pytest.raises(SpecfmError, match="every labelled pixel of dark lies on invalid data"):
+        collect_samples([empty.replace(labels_HW=FIELD.labels_HW, label_names=FIELD.label_names)], 3)
     with pytest.raises(SpecfmError, match="other label names"):
         collect_samples([PLOTS[0], PLOTS[1].replace(label_names=("x", "y", "z"))], 3)
 
@@ -195,6 +201,10 @@ def test_split_files(tmp_path: Path) -> None:
         load_split(path, collect_samples(PLOTS[1:], 5))
     with pytest.raises(SpecfmError, match="guards windows of 5"):
         load_split(path, replace(samples, window=9))
+    copy = tmp_path / "copy.json"
+    copy.write_bytes(path.read_bytes())
+    with pytest.raises(UsageError, match=r"s.json and .*copy.json are the same split"):
+        load_splits([path, copy], samples)
     raw = json.loads(path.read_text())
     raw["train"], raw["test"] = raw["train"][1:], raw["test"] + raw["train"][:1]
     (tmp_path / "forged.json").write_text(json.dumps(raw))

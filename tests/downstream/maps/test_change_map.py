@@ -98,7 +98,7 @@ def test_other_grids_are_refused_with_nothing_written(tmp_path: Path) -> None:
 def test_two_dates_without_common_data_are_refused(tmp_path: Path) -> None:
     before, after, _ = two_dates()
     empty = Scene.from_array(np.full_like(after.read(), np.nan), after.sensor, geo=GEO)
-    with pytest.raises(SpecfmError, match="0 patches with data"):
+    with pytest.raises(SpecfmError, match="have 0 common patches with data"):
         distance_to_file(make_encoder(), before, empty, tmp_path / "c.npy")
     with pytest.raises(UsageError, match="share side files"):
         distance_to_file(make_encoder(), before, after, tmp_path / "c.npy", distance=tmp_path / "c.tif")

@@ -23,11 +23,11 @@ from downstream.encoders import open_encoder
 from downstream.features import check_window, progress_bar
 from downstream.leaderboard import Board, leaderboard
 from downstream.probe import default_window
-from downstream.results import digest_json, state_digest
+from downstream.results import architecture_digest, state_digest
 from downstream.suite import DatasetConfig, SuiteConfig, open_dataset, probe_options
 from specfm.config import find_config, to_yaml
 from specfm.errors import SpecfmError, UsageError
-from specfm.files import RunLock, atomic_write_json, atomic_write_text, remove_temporaries
+from specfm.files import RunLock, atomic_write_json, atomic_write_text, refuse_closed_folder, remove_temporaries
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,12 @@ def run_benchmark(
     out = Path(out)
     if jobs < 1:
         raise UsageError("--jobs must be at least 1")
+    refuse_closed_folder(out)
+    if not resume and out.exists() and any(out.iterdir()):
+        raise UsageError(f"{out} exists; pass --resume to go on with it, or choose another --out")
     entries = _entries(suite, checkpoints, device)
     plans = plan_cells(suite, entries, device, cache)
     folder = out / "cells"
-    if not resume and out.exists() and any(out.iterdir()):
-        raise UsageError(f"{out} exists; pass --resume to go on with it, or choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
     with RunLock(out):
         remove_temporaries(folder)
@@ -89,6 +90,7 @@ def run_benchmark(
         atomic_write_text(out / "suite.yaml", to_yaml(suite))
         failed = _run(missing, folder, jobs, done)
         finished = [(plan, read_cell(folder / plan.file_name)) for plan in plans if (folder / plan.file_name).exists()]
+        _refuse_other_data(folder, finished)
         board = leaderboard(suite, finished)
         _publish(out, suite, finished, board)
     if failed:
@@ -113,8 +115,8 @@ def _entries(suite: SuiteConfig, checkpoints: Sequence[str], device: str) -> lis
         window = suite.window or default_window(encoder)
         patch = int(encoder.patch_size)
         check_window(patch, window)
-        config = digest_json(json.loads(json.dumps(getattr(encoder, "config", {}), default=str)))
-        found.append(_Entry(path if sign else text, name, state_digest(encoder), config, window, patch))
+        weights, architecture = state_digest(encoder), architecture_digest(encoder)
+        found.append(_Entry(path if sign else text, name, weights, architecture, window, patch))
     if len({entry.window for entry in found}) > 1:
         sides = ", ".join(f"{entry.name} {entry.window}" for entry in found)
         raise UsageError(f"the encoders were pretrained with different windows ({sides} px); give the suite a window")
@@ -204,8 +206,27 @@ def _run(plans: Sequence[CellPlan], folder: Path, jobs: int, done: Callable[[str
                 progress.advance(task)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()  # cells appear by rename: one that is cut short leaves nothing
             raise
     return failed
+
+
+def _refuse_other_data(folder: Path, finished: Sequence[tuple[CellPlan, Cell]]) -> None:
+    """Cells of one dataset are compared, so all must have seen the same pixels and labels.
+
+    Raises:
+        SpecfmError: the data files were changed between two runs of one benchmark.
+    """
+    first: dict[str, tuple[str, CellPlan]] = {}
+    for plan, cell in finished:
+        for digest in {row["digests"]["data"] for row in cell.rows}:
+            known, earlier = first.setdefault(plan.dataset.title, (digest, plan))
+            if digest != known:
+                raise SpecfmError(
+                    f"the data of {plan.dataset.title} changed while the benchmark ran: {folder / plan.file_name} and "
+                    f"{folder / earlier.file_name} saw other pixels or labels; delete the older one and pass --resume"
+                )
 
 
 def _in_worker() -> None:

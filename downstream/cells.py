@@ -23,7 +23,7 @@ import numpy as np
 from downstream.bank import Bank, code_digest
 from downstream.encoders import open_encoder
 from downstream.probe import probe
-from downstream.results import digest_json
+from downstream.results import architecture_digest, digest_json, state_digest
 from downstream.suite import DatasetConfig, SuiteConfig, open_dataset, probe_options
 from downstream.summary import Runs
 from specfm.config import to_dict
@@ -130,6 +130,12 @@ def _compute(plan: CellPlan) -> Cell:
     encoder, pretrained = None, False
     if plan.checkpoint is not None:
         encoder, _, pretrained = open_encoder(plan.checkpoint, plan.device)
+        wanted = plan.weights if plan.part == "encoder" else plan.architecture
+        if wanted != (state_digest if plan.part == "encoder" else architecture_digest)(encoder):
+            raise SpecfmError(
+                f"{plan.checkpoint} was changed while the benchmark ran; name a checkpoint that stays as it is, or "
+                "choose another --out"
+            )
     kept: dict[str, Any] = {}
     rows = probe(
         encoder, scenes, options, data=plan.dataset.title, name=plan.method, pretrained=pretrained, bank=kept,

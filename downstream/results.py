@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -11,11 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specfm.errors import SpecfmError
+from specfm.files import atomic_write_bytes
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 FORMAT = "specfm-result-1"
+KEYS: dict[str, type | tuple[type, ...]] = {  # what every row holds, whatever wrote it
+    "data": str, "split": str, "leaky": bool, "shots": (int, type(None)), "window": int, "leakage": dict,
+    "classes": list, "samples": dict, "notices": list, "digests": dict, "versions": dict, "method": str,
+    "protocol": str, "seen": str, "per_class": dict, "confusion": list, "held_out": dict, "runs": dict, "alarms": list,
+    "oa": dict, "aa": dict, "kappa": dict,
+}  # fmt: skip
 VOLATILE = ("time", "wall_s", "versions", "hardware")  # what may differ between two runs that agree
 
 
@@ -33,6 +41,11 @@ def state_digest(encoder: Any) -> str:
         h.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         h.update(tensor.float().numpy().tobytes())
     return h.hexdigest()[:16]
+
+
+def architecture_digest(encoder: Any) -> str:
+    """16 hex digits over the config of an encoder, without its weights."""
+    return digest_json(json.loads(json.dumps(getattr(encoder, "config", {}), default=str)))
 
 
 def versions() -> dict[str, str]:
@@ -61,16 +74,32 @@ def hardware(device: Any = "cpu") -> str:
 
 
 def append_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Append rows to a JSON-lines file, each in one write, flushed: a killed run leaves whole lines behind."""
+    """Append rows to a JSON-lines file, each in one write, flushed: a killed run leaves whole lines behind.
+
+    A last line that was cut short (a full disk) is ended first, so that it costs no row but itself.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        for row in rows:
-            os.write(handle, (json.dumps(row, sort_keys=True, allow_nan=False) + "\n").encode())
+        size = os.fstat(handle).st_size
+        cut_short = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
+        for number, row in enumerate(rows):
+            line = _line(row) if number or not cut_short else b"\n" + _line(row)
+            if os.write(handle, line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a whole JSON-lines file at once: it holds all rows, or does not appear."""
+    atomic_write_bytes(path, b"".join(map(_line, rows)))
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    return (json.dumps(row, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def read_rows(path: str | Path) -> list[dict[str, Any]]:
@@ -83,7 +112,7 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise SpecfmError(f"{path} does not exist; write one with: specfm probe CKPT --data CARD --out {path.name}")
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         if not line.strip():
             continue
         try:
@@ -92,6 +121,8 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
             raise SpecfmError(f"{path} line {number} is not JSON ({exc}); remove that line") from exc
         if not isinstance(row, dict) or row.get("format") != FORMAT:
             raise SpecfmError(f"{path} line {number} is not a {FORMAT} row; remove that line")
+        if wrong := [key for key, kinds in KEYS.items() if not isinstance(row.get(key), kinds)]:
+            raise SpecfmError(f"{path} line {number} has no proper {', '.join(wrong[:3])}; remove that line")
         rows.append(row)
     return rows
 

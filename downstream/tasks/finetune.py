@@ -21,7 +21,7 @@ import numpy as np
 from downstream.baselines import majority_predict, random_encoder
 from downstream.features import FeatureSet
 from downstream.leakage import leakage_score
-from downstream.results import append_rows
+from downstream.results import write_rows
 from downstream.summary import Runs
 from downstream.tasks import simple
 from downstream.tasks.config import FinetuneConfig, Mode
@@ -29,7 +29,7 @@ from downstream.tasks.data import content_digest, make_samples, open_places
 from downstream.tasks.evaluate import predict_samples
 from downstream.tasks.model import load_task, save_task
 from downstream.tasks.rows import task_rows
-from downstream.tasks.train import Member, TaskData, TaskLoop, make_model
+from downstream.tasks.train import Member, TaskData, TaskLoop, make_model, member_inputs
 from specfm.config import differences, read_yaml, to_dict
 from specfm.engine import distributed
 from specfm.engine.distributed import World
@@ -150,7 +150,13 @@ def _train(
     """Train and test one member, unless that is done; False if a signal stopped it."""
     folder = RunFolder(top.path / "runs" / member.folder)
     report = folder.path / TEST
+    inputs = member_inputs(data, member, source)
     if report.is_file():
+        if json.loads(report.read_text(encoding="utf-8")).get("inputs", inputs) != inputs:
+            raise UsageError(
+                f"the labelled data, their split or the encoder of init have changed since {report} was written; "
+                "choose another out"
+            )
         return True
     began = time.perf_counter()
     with ExitStack() as stack:
@@ -168,7 +174,8 @@ def _train(
         confidence = np.take_along_axis(found, chosen[:, None], 1)[:, 0]
         runs.record(data.samples, split, np.asarray(classes)[chosen], time.perf_counter() - began, confidence)
         atomic_write_json(report, {
-            "confusion": runs.conf_SUKK[0].astype(int).tolist(), "calibration": runs.calibration_SUI3[0].tolist(),
+            "inputs": inputs, "confusion": runs.conf_SUKK[0].astype(int).tolist(),
+            "calibration": runs.calibration_SUI3[0].tolist(),
             "threshold": model.threshold, "validation": history, "steps": model.card["steps"],
             "wall_s": round(runs.wall_s, 3),
         })  # fmt: skip
@@ -224,4 +231,4 @@ def _conclude(
     from downstream.tasks.picture import draw_maps
 
     draw_maps(load_task(folder.model, "cpu"), data, folder.path / PICTURE, config.evaluation.batch)
-    append_rows(folder.path / RESULTS, rows)
+    write_rows(folder.path / RESULTS, rows)

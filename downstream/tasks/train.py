@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from downstream import metrics
+from downstream.results import state_digest
 from downstream.samples import Samples
 from downstream.splits import Split
 from downstream.tasks.config import FinetuneConfig, Mode
@@ -112,6 +113,11 @@ def make_model(config: FinetuneConfig, source: Encoder, member: Member, names: S
     return model
 
 
+def member_inputs(data: TaskData, member: Member, source: Encoder) -> dict[str, str]:
+    """Digests of what a member is trained from, which a resumed fine-tuning must find unchanged."""
+    return {"data": data.digest, "split": data.splits[member.number].digest, "encoder": state_digest(source)}
+
+
 def depth_of(name: str, depth: int) -> int:
     """0 for what precedes the blocks, 1 to ``depth`` for the blocks, ``depth`` + 1 for the last norm of an encoder."""
     parts = name.split(".")
@@ -149,6 +155,7 @@ class TaskLoop(TrainingLoop):
         self.member, self.data, self.split = member, data, data.splits[member.number]
         self.title = f"{member.method} {member.protocol} {member.number + 1}/{len(data.splits)}"
         self.classes = data.classes(member.number)
+        self.inputs = member_inputs(data, member, source)
         names = [data.samples.label_names[c] for c in self.classes]
         model = make_model(config, source, member, names)
         seeded = config.model_copy(update={"seed": 1000 * config.seed + member.number})
@@ -229,8 +236,8 @@ class TaskLoop(TrainingLoop):
     def save(self, number: int) -> bool:
         scored = self.history and self.history[-1][0] == number
         state = {
-            "config": to_dict(self.config), "member": self.member.folder, "split": self.split.digest,
-            "data": self.data.digest, "history": self.history, "guard": self.guard.state(),
+            "config": to_dict(self.config), "member": self.member.folder, **self.inputs,
+            "history": self.history, "guard": self.guard.state(),
             "score": self.history[-1][1] if scored else None,
         }  # fmt: skip
         tensors = optimizer_tensors(self.optimizer, self.modules)
@@ -239,9 +246,10 @@ class TaskLoop(TrainingLoop):
 
     def restore(self, checkpoint: Path) -> int:
         state = read_state(checkpoint)
-        if (state["data"], state["split"]) != (self.data.digest, self.split.digest):
+        if any(state.get(key, ours) != ours for key, ours in self.inputs.items()):
             raise UsageError(
-                f"the labelled data or their split have changed since {checkpoint} was written; start anew"
+                f"the labelled data, their split or the encoder of init have changed since {checkpoint} was written; "
+                "choose another out"
             )
         saved = load_task(checkpoint / "model")
         ours = json.loads(json.dumps(self.model.config()))

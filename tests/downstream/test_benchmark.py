@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -175,6 +176,46 @@ def test_another_suite_or_checkpoint_does_not_resume(folder: Path, whole: Path) 
         run_benchmark(suite_of(folder), [f"model0={folder / 'model1'}"], whole, resume=True)
 
 
+def test_data_that_changed_between_two_runs_is_not_compared(folder: Path, tmp_path: Path) -> None:
+    """The scenes were corrected again between a benchmark that was stopped and its resumption."""
+    scenes = tmp_path / "scenes"
+    shutil.copytree(folder / "scenes", scenes)
+    card = {"cards": str(scenes / "sentinel2_msi.yaml"), "name": "s2", "split": "group", "min_groups": 2}
+    suite = suite_of(folder, datasets=[{**card, "max_per_class": 6}], shots=["all"])
+    out, names = tmp_path / "out", [str(folder / "model0")]
+    run_benchmark(suite, names, out)
+    before = (out / "results.jsonl").read_bytes()
+    next((out / "cells").glob("*baselines*")).unlink()
+    cubes = [path for path in scenes.rglob("*") if "sentinel2" in path.name and path.suffix in (".img", ".npy", ".tif")]
+    assert cubes
+    for cube in cubes:
+        values = np.fromfile(cube, np.uint8)
+        values[-40:] = values[-80:-40]
+        values.tofile(cube)
+    with pytest.raises(SpecfmError, match="the data of s2 changed while the benchmark ran"):
+        run_benchmark(suite, names, out, resume=True)
+    assert (out / "results.jsonl").read_bytes() == before
+
+
+def test_a_checkpoint_that_changes_while_it_runs_is_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is still training is named: its newest checkpoint is another one from cell to cell."""
+    model = tmp_path / "model"
+    shutil.copytree(folder / "model0", model)
+    run_cell = benchmark_module.run_cell
+
+    def trained_meanwhile(plan: Any, cells: Path) -> Path:
+        path = run_cell(plan, cells)
+        if plan.part == "encoder":
+            shutil.copytree(folder / "model1", model, dirs_exist_ok=True)
+        return path
+
+    monkeypatch.setattr(benchmark_module, "run_cell", trained_meanwhile)
+    with pytest.raises(SpecfmError, match="1 of 6 cells.*landsat8_oli x model: .* was changed while the benchmark ran"):
+        run_benchmark(suite_of(folder, shots=["all"]), [str(model)], tmp_path / "out")
+
+
 def test_a_cell_that_fails_leaves_the_others(folder: Path, tmp_path: Path) -> None:
     good, bad = (d.model_dump(mode="json") for d in suite_of(folder).datasets)
     suite = suite_of(folder, datasets=[good, {**bad, "min_groups": 99}], shots=["all"])
@@ -195,6 +236,9 @@ def test_user_errors(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no dataset card"):
         run_benchmark(suite_of(folder, datasets=[{"cards": "salinas_b"}]), [str(folder / "model0")], tmp_path / "x")
     assert not (tmp_path / "x").exists()
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UsageError, match="file is not a folder"):
+        run_benchmark(suite_of(folder), [str(folder / "model0")], tmp_path / "file")
     missing = CliRunner().invoke(app, ["benchmark", "nothing.yaml", "--checkpoints", "a", "--out", str(tmp_path / "x")])
     assert missing.exit_code == 2
 

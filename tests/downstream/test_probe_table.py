@@ -179,6 +179,15 @@ def test_results_file(tmp_path: Path) -> None:
         handle.write('{"half": ')
     with pytest.raises(SpecfmError, match=f"line {len(ROWS) + 1} is not JSON"):
         results.read_rows(path)
+    results.append_rows(path, ROWS[:1])  # the line that was cut short takes no other with it
+    assert [json.loads(line) for line in path.read_text().splitlines()[-1:]] == ROWS[:1]
+    for key, value in (("data", None), ("confusion", "x"), ("oa", None)):
+        (tmp_path / "odd.jsonl").write_text(json.dumps({**ROWS[0], key: value}) + "\n")
+        with pytest.raises(SpecfmError, match=f"line 1 has no proper {key}; remove that line"):
+            results.read_rows(tmp_path / "odd.jsonl")
+    (tmp_path / "bytes.jsonl").write_bytes(b"\xff\xfe\x00\n")
+    with pytest.raises(SpecfmError, match="line 1 is not JSON"):
+        results.read_rows(tmp_path / "bytes.jsonl")
     (tmp_path / "other.jsonl").write_text('{"a": 1}\n')
     with pytest.raises(SpecfmError, match="line 1 is not a specfm-result-1 row"):
         results.read_rows(tmp_path / "other.jsonl")

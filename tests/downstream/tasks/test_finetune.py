@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import specfm
@@ -96,6 +98,56 @@ def test_an_interrupted_run_continues_bit_by_bit(tmp_path, field, monkeypatch) -
     ]
 
 
+@pytest.mark.parametrize("changed", ["labels", "encoder"])
+def test_what_was_trained_from_other_inputs_is_not_continued(tmp_path, monkeypatch, changed: str) -> None:
+    """Labels or the encoder of init are replaced after the first of two trainings has ended."""
+    card = field_card(tmp_path / "card")
+
+    def release(seed: int) -> None:
+        torch.manual_seed(seed)
+        encoder = specfm.create_encoder("nano", patch_size=3, dim=48, depth=1, heads=3, code_width=32)
+        shutil.rmtree(tmp_path / "pre", ignore_errors=True)
+        specfm.save(encoder, tmp_path / "pre", {})
+
+    release(0)
+    options = {"init": str(tmp_path / "pre"), "mode": "frozen", "steps": 4, "checkpoint": {"every": 2}}
+    settings = config(tmp_path / "run", card, "segmentation", **options, split={"seeds": 2})
+    hit = {"labels": 6, "encoder": 7}[changed]  # another plan each, since hits are counted by plan
+    monkeypatch.setenv("SPECFM_FAULTS", f"step.forward:raise@hit={hit}")
+    with pytest.raises(FaultError):
+        finetune(settings)
+    monkeypatch.delenv("SPECFM_FAULTS")
+    if changed == "encoder":
+        release(1)
+    else:
+        labels = np.load(tmp_path / "card" / "labels.npy")
+        np.save(tmp_path / "card" / "labels.npy", np.roll(labels, 1, axis=0))
+    with pytest.raises(UsageError, match=r"have changed since .*init-frozen-0.test.json was written"):
+        finetune(settings, resume=True)
+    assert not (tmp_path / "run" / "results.jsonl").exists()
+    (tmp_path / "run" / "runs" / "init-frozen-0" / "test.json").unlink()
+    with pytest.raises(UsageError, match=r"have changed since .*step-.* was written"):
+        finetune(settings, resume=True)
+
+
+def test_results_appear_whole_or_not_at_all(tmp_path, field, monkeypatch) -> None:
+    """A run that is killed while it writes its rows would else pass for finished with the rows it had."""
+    settings = config(tmp_path / "run", field, "segmentation", steps=2, checkpoint={"every": 1})
+    dumps, count = json.dumps, iter(range(100))
+
+    def full(value: Any, **words: Any) -> str:
+        if words.get("allow_nan") is False and isinstance(value, dict) and "confusion" in value and "oa" in value:
+            assert next(count) == 0, "no space left"
+        return dumps(value, **words)
+
+    monkeypatch.setattr("downstream.results.json.dumps", full)
+    with pytest.raises(AssertionError, match="no space left"):
+        finetune(settings)
+    assert not (tmp_path / "run" / "results.jsonl").exists()
+    monkeypatch.undo()
+    assert len(read_rows(finetune(settings, resume=True) / "results.jsonl")) == 2
+
+
 def test_a_run_folder_is_never_overwritten(segmented, field) -> None:
     with pytest.raises(UsageError, match="exists; choose another folder"):
         finetune(config(segmented, field, "segmentation"))
@@ -176,6 +228,9 @@ def test_a_diverging_run_ends_with_its_own_exit_code(tmp_path, field, monkeypatc
 
 
 def test_refused_before_anything_is_written(tmp_path, field) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UsageError, match="seed: input should be greater than or equal to 0"):
+        config(tmp_path / "run", field, "segmentation", seed=-1)
     for options, message in (
         ({"data": {"tile": 7}}, "not a multiple of the encoder's patch of 3; try 6"),
         ({"data": {"scenes": "OSBS*"}}, "no scene of .* matches"),
@@ -185,6 +240,8 @@ def test_refused_before_anything_is_written(tmp_path, field) -> None:
         with pytest.raises(SpecfmError, match=message):
             finetune(config(tmp_path / "run", field, "segmentation", **options))
         assert not (tmp_path / "run").exists()
+    with pytest.raises(UsageError, match="file is not a folder, so nothing can be written below it"):
+        finetune(config(tmp_path / "file" / "run", field, "segmentation"))
     with pytest.raises(SpecfmError, match="has task classification, not change"):
         finetune(config(tmp_path / "run", field, "change"))
 

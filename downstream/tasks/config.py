@@ -127,7 +127,7 @@ class FinetuneConfig(engine.RunConfig):
     Attributes:
         init: a release, checkpoint or run folder of an encoder, or ``random``: one as ``model`` says.
         mode: what is trained besides the head: nothing (``frozen``), the last ``train_blocks`` blocks (``partial``), or
-            everything (``full``).
+            everything (``full``; of an encoder pretrained with a whitened stem everything from the first block on).
         controls: also train the same architecture from scratch (``scratch``), put a head on it untrained (``frozen``),
             and fit simple models (``simple``: pixel spectra + logistic regression; change: distances between dates).
     """

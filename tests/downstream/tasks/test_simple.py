@@ -82,3 +82,13 @@ def test_modes_train_what_they_say(tmp_path, mode: str, expected: set[str] | Non
     assert torch.equal(model.encoder.stem.weight, source.stem.weight)
     other = make_model(settings, source, Member("x", "y", False, mode, 0), NAMES[:3])  # type: ignore[arg-type]
     assert not torch.equal(other.encoder.blocks[0].attn.qkv.weight, source.blocks[0].attn.qkv.weight)
+
+
+@pytest.mark.parametrize(("pretrained", "batches", "held"), [(True, 4, True), (True, 0, False), (False, 4, False)])
+def test_a_whitened_stem_stays_as_pretraining_left_it(tmp_path, pretrained: bool, batches: int, held: bool) -> None:
+    settings = config(tmp_path / "run", tmp_path / "card", "segmentation")
+    source = create_encoder("nano", patch_size=3, dim=48, depth=2, heads=3)
+    source.card = {"config": {"whiten": {"batches": batches}}}
+    model = make_model(settings, source, Member("x", "y", pretrained, "full", 0), NAMES[:3])
+    still = {name.split(".")[0] for name, p in model.encoder.named_parameters() if not p.requires_grad}
+    assert still == ({"embedding", "stem", "stem_norm", "brightness"} if held else set())

@@ -32,7 +32,7 @@ CONDITIONS: dict[str, Any] = {
     "snr": 60.0,
     "variability": 0.6,
 }
-SIZE, WINDOW, STRIDE = 96, 6, 4  # pixels
+SIZE, WINDOW, STRIDE, VIEW = 96, 8, 4, 6  # pixels; views are cut from windows (views.crop of demo.yaml)
 SHOTS, SPLITS = 5, 10
 STAGES = ("scenes", "unseen", "shards", "pretrain", "results.jsonl", "report.html")
 
@@ -139,7 +139,7 @@ def _probe(run: Path, scenes: list[Scene], results: Path) -> list[dict[str, Any]
     from specfm.checkpoint import load
 
     options = ProbeOptions(
-        shots=SHOTS, seeds=SPLITS, window=WINDOW, pooling="mean", init_seeds=2, max_per_class=20, ks=(1, 5)
+        shots=SHOTS, seeds=SPLITS, window=VIEW, pooling="mean", init_seeds=2, max_per_class=20, ks=(1, 5)
     )
     rows = probe(load(run), scenes, options, data=f"simulated_{UNSEEN}", name="pretrained")
     append_rows(results, rows)
@@ -154,7 +154,7 @@ def _report(run: Path, scenes: list[Scene], results: Path, out: Path) -> Path:
     shown = list({scene.domain: scene for scene in scenes}.values())  # one of each sensor
     encoder = load(run)
     embeddings = {
-        f"{name} encoder, all sensors": embed_scenes(each, scenes, WINDOW, max_per_class=10)
+        f"{name} encoder, all sensors": embed_scenes(each, scenes, VIEW, max_per_class=10)
         for name, each in (("pretrained", encoder), ("random-init", random_twin(encoder, 0)))
     }
     return build_report(

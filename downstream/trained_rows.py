@@ -102,7 +102,8 @@ def train_and_predict(
     import torch
     from torch import nn
 
-    from downstream.tasks.train import depth_of, lr_share, whitened
+    from downstream.tasks.train import depth_of, lr_share
+    from specfm.checkpoint import has_whitened_stem
     from specfm.engine.optimizer import adamw, clip_gradients, set_lr
     from specfm.engine.schedule import warmup_cosine
 
@@ -116,8 +117,9 @@ def train_and_predict(
         model = nn.ModuleDict({"encoder": _fresh(encoder, options.drop_path)}).to(device)
         if pretrained:
             model["encoder"].load_state_dict(encoder.state_dict())
-            for name, parameter in model["encoder"].named_parameters():
-                parameter.requires_grad_(depth_of(name, len(encoder.blocks)) > 0 or not whitened(encoder))
+            if has_whitened_stem(encoder.card):
+                for name, parameter in model["encoder"].named_parameters():
+                    parameter.requires_grad_(depth_of(name, len(encoder.blocks)) > 0)
         width = 2 * int(encoder.num_features)
         model["head"] = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, len(samples.label_names))).to(device)
         share = lr_share(options.layer_decay, len(encoder.blocks)) if pretrained else None

@@ -127,7 +127,7 @@ class _Run(TrainingLoop):
         state = setup.training_state(self.config, self.shards, self.sampler, self.guard, self.world.size)
         state |= {key: value for key in ("knn", "loss") if math.isfinite(value := self.last_row.get(key, math.nan))}
         state["score"] = state.get("knn")
-        card = setup.release_card(self.config, self.shards, number)
+        card = setup.release_card(self.config, self.shards, number, self.encoder.card)
         saved = self.checkpointer.save(
             number,
             lambda folder: setup.write_model(self.modules, folder, card),
@@ -147,7 +147,8 @@ class _Run(TrainingLoop):
             if steps == self.done:
                 return
             keep_aside(self.folder.model, f"model.until-step-{steps}")
-        setup.write_model(self.modules, self.folder.model, setup.release_card(self.config, self.shards, self.done))
+        card = setup.release_card(self.config, self.shards, self.done, self.encoder.card)
+        setup.write_model(self.modules, self.folder.model, card)
         plot_losses(self.folder.path)
 
     def describe(self, batch: Batch, result: Any) -> dict[str, Any]:

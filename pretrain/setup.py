@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from pretrain.objectives.band_prediction import BandPredictor
 from pretrain.objectives.heads import projection_head
 from pretrain.sampler import MixtureSampler
 from pretrain.whiten import whiten_stem
-from specfm.checkpoint import load, save
+from specfm.checkpoint import has_whitened_stem, load, save
 from specfm.config import differences, digest, to_dict
 from specfm.engine.checkpointing import read_state, read_tensors
 from specfm.engine.guard import BadStepGuard
@@ -67,7 +68,9 @@ def make_modules(config: PretrainConfig) -> nn.ModuleDict:
         if config.objective.band_prediction.weight > 0:
             modules["band_prediction"] = BandPredictor(width, config.objective.band_prediction.rank)
     if config.init_from is not None:
-        take_weights(encoder, load(config.init_from), config.init_from)
+        source = load(config.init_from)
+        take_weights(encoder, source, config.init_from)
+        encoder.card = source.card  # what it saw stays seen, what it whitened stays whitened
     encoder.set_grad_checkpointing(model.grad_checkpointing)
     return modules
 
@@ -90,7 +93,9 @@ def whiten(config: PretrainConfig, shards: ShardSet, sampler: MixtureSampler, mo
 
 def make_optimizer(config: PretrainConfig, modules: nn.ModuleDict, device: torch.device) -> torch.optim.AdamW:
     """The run's optimiser. Behind a whitened stem, what comes before the trunk learns at ``whiten.lr_share`` or not."""
-    optim, whitens = config.optim, config.whiten.batches > 0
+    optim, encoder = config.optim, modules["encoder"]
+    assert isinstance(encoder, Encoder)
+    whitens = config.whiten.batches > 0 or has_whitened_stem(encoder.card)
     early = tuple(f"encoder.{name}." for name in BEFORE_TRUNK) if whitens else ()
     if whitens and config.whiten.lr_share == 0:
         for name, parameter in modules.named_parameters():
@@ -117,18 +122,21 @@ def take_weights(encoder: Encoder, source: Encoder, name: str | Path) -> None:
     encoder.load_state_dict(source.state_dict())
 
 
-def release_card(config: PretrainConfig, shards: ShardSet, step: int) -> dict[str, Any]:
-    """What a released encoder says about its training."""
+def release_card(config: PretrainConfig, shards: ShardSet, step: int, before: dict[str, Any]) -> dict[str, Any]:
+    """What a released encoder says about its training; ``before``: the card of the weights it started from, or {}."""
     from specfm import __version__
 
-    sensors = sorted({reader.sensor.name or reader.sensor.digest for reader in shards.readers})
+    def all_seen(key: str, names: Iterable[str]) -> list[str]:
+        return sorted({*before.get(key, ()), *names})
+
     return {
         "trained_by": f"specfm {__version__} pretrain",
         "steps": step,
         "seed": config.seed,
-        "domains": list(shards.domain_names),
-        "sensors": sensors,
-        "scenes": sorted({name for reader in shards.readers for name in reader.scene_names}),
+        "domains": all_seen("domains", shards.domain_names),
+        "sensors": all_seen("sensors", (reader.sensor.name or reader.sensor.digest for reader in shards.readers)),
+        "scenes": all_seen("scenes", (name for reader in shards.readers for name in reader.scene_names)),
+        "whitened": config.whiten.batches > 0 or has_whitened_stem(before),
         "window": config.views.crop or min(reader.window[0] for reader in shards.readers),
         "samples": len(shards),
         "data_fingerprint": shards.fingerprint,

@@ -194,6 +194,16 @@ def shipped_encoders() -> tuple[str, ...]:
     return tuple(sorted(path.parent.name for path in SHIPPED.glob("*/config.json")))
 
 
+def has_whitened_stem(card: dict[str, Any]) -> bool:
+    """True if a model card says that pretraining whitened the stem, in that run or in one that it started from.
+
+    Such a stem amplifies what was small in the embedding. Trained on at the rate of the rest it falls apart: segments
+    of Salinas-A, 300 steps, mIoU .56 with all of the encoder trained, .98 from its first block on.
+    """
+    config = card.get("config") or {}
+    return bool(card.get("whitened") or (config.get("whiten") or {}).get("batches", 0))
+
+
 def release_digest(path: str | Path) -> str:
     """16 hex digits that name the weights and config of a release (from its manifest)."""
     import hashlib

@@ -109,6 +109,19 @@ def test_whitening_fits_released_weights_to_other_data(tmp_path, shards, plain):
     assert changed == {"stem.weight", "stem.bias"}
 
 
+def test_a_run_from_weights_remembers_what_they_saw_and_keeps_their_whitened_stem(tmp_path, shards):
+    """Else the scenes of the first run would pass for unseen, and a stem that must be held would be trained."""
+    first = train(debug_config(tmp_path / "first", shards, "steps=1", "whiten.batches=1", "data.exclude=[beta]"))
+    second = train(debug_config(tmp_path / "second", shards, "steps=2", f"init_from={first}", "data.include=[beta]"))
+    one, two = specfm.load(first), specfm.load(second)
+    assert "beta" not in one.card["domains"] and set(two.card["domains"]) == {*one.card["domains"], "beta"}
+    assert set(two.card["sensors"]) >= set(one.card["sensors"]) and set(two.card["scenes"]) >= set(one.card["scenes"])
+    assert one.card["whitened"] and two.card["whitened"]
+    held = {name for name, tensor in two.state_dict().items() if torch.equal(tensor, one.state_dict()[name])}
+    assert all(name in held for name in two.state_dict() if name.split(".")[0] in BEFORE_TRUNK)
+    assert not all(name in held for name in two.state_dict() if name.startswith("blocks."))
+
+
 def test_strength_of_the_views_follows_its_schedule(tmp_path, shards):
     schedule = ("schedule.strength_start=0.2", "schedule.strength_end=0.8", "schedule.strength_steps=3", "steps=5")
     out = train(debug_config(tmp_path / "run", shards, *schedule))

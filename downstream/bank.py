@@ -77,7 +77,10 @@ def code_digest() -> str:
     import specfm
 
     library, here = Path(specfm.__file__).parent, Path(__file__).parent
-    files = [*sorted((library / "models").rglob("*.py")), *(library / f"{n}.py" for n in ("bands", "batch", "scene"))]
+    files = [
+        *sorted((library / "models").rglob("*.py")),
+        *(library / f"{n}.py" for n in ("bands", "batch", "library", "scene")),
+    ]
     h = hashlib.sha256()
     for path in [*files, here / "features.py", here / "pooling.py", here / "peers.py"]:
         h.update(path.read_bytes())
@@ -137,6 +140,7 @@ class Bank:
             "data": data_digest or windows_digest(scenes, samples),
             "view": view,
             "samples": len(samples),
+            "aligned": getattr(encoder, "alignment", None) is not None,
             "code": code_digest(),
             "torch": [str(torch.__version__), encoder_device(encoder).type],
         }

@@ -43,7 +43,7 @@ def random_encoder(size: str, seed: int, **options: Any) -> Any:
 
 
 def random_twin(encoder: Any, seed: int) -> Any:
-    """An encoder of the same architecture and options with fresh weights, on the same device."""
+    """An encoder of the same architecture, options and library with fresh weights, on the same device."""
     import torch
 
     from downstream.features import encoder_device
@@ -55,6 +55,7 @@ def random_twin(encoder: Any, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fresh = create_encoder(**config)
+    fresh.library = getattr(encoder, "library", None)
     return fresh.to(encoder_device(encoder)).eval()
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from downstream.cells import Cell, CellPlan, read_cell, run_cell
-from downstream.encoders import open_encoder
+from downstream.encoders import open_encoder, wants_alignment
 from downstream.features import check_window, progress_bar
 from downstream.leaderboard import Board, leaderboard
 from downstream.probe import default_window
@@ -38,6 +38,7 @@ class _Entry:
     name: str
     weights: str
     architecture: str
+    library: str
     window: int
     patch: int
 
@@ -116,7 +117,9 @@ def _entries(suite: SuiteConfig, checkpoints: Sequence[str], device: str) -> lis
         patch = int(encoder.patch_size)
         check_window(patch, window)
         weights, architecture = state_digest(encoder), architecture_digest(encoder)
-        found.append(_Entry(path if sign else text, name, weights, architecture, window, patch))
+        held = getattr(encoder, "library", None)
+        library = "-" if held is None else held.digest
+        found.append(_Entry(path if sign else text, name, weights, architecture, library, window, patch))
     if len({entry.window for entry in found}) > 1:
         sides = ", ".join(f"{entry.name} {entry.window}" for entry in found)
         raise UsageError(f"the encoders were pretrained with different windows ({sides} px); give the suite a window")
@@ -137,7 +140,6 @@ def plan_cells(
         for patch in {entry.patch for entry in entries}:
             check_window(patch, window)
         probe_options(suite, dataset, split, window).check()
-        del scenes
         shared: dict[str, Any] = {
             "suite": suite, "dataset": dataset, "cards": _cards_digest(dataset), "window": window,
             "device": device, "cache": cache,
@@ -151,11 +153,13 @@ def plan_cells(
         ]  # fmt: skip
         plans += [
             CellPlan(
-                part="random-init", checkpoint=entry.checkpoint, weights="-", architecture=entry.architecture,
+                part="random-init", checkpoint=entry.checkpoint, architecture=entry.architecture,
+                weights=entry.library if wants_alignment(scenes, suite.align) else "-",
                 method="random-init" if len(architectures) == 1 else f"random-init ({entry.name})", **shared,
             )
             for entry in (architectures.values() if suite.init_seeds else ())
         ]  # fmt: skip
+        del scenes
         plans.append(
             CellPlan(part="baselines", method="baselines", checkpoint=None, weights="-", architecture="-", **shared)
         )

@@ -14,6 +14,7 @@ import numpy as np
 
 from downstream.bank import Bank, windows_digest
 from downstream.baselines import pca_features, random_twin
+from downstream.encoders import aligned
 from downstream.evaluate import evaluate, majority, several, trained
 from downstream.features import FeatureSet, encoder_device, extract, spectra
 from downstream.leakage import leakage_score
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 PROTOCOLS: tuple[str, ...] = ("knn", "linear", "ridge", *TRAINED)
 PARTS: tuple[str, ...] = ("encoder", "random-init", "baselines")
+ALIGNED = "features aligned across cameras by {} spectra of pretraining, those of untrained twins too"
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class ProbeOptions:
         draws: bootstrap draws.
         split_files: use these splits.
         peers: published encoders (``downstream.peers``).
+        align: map cameras that the encoder never met to those it knows (:meth:`specfm.models.Encoder.align`); None
+            does so where the scenes were seen through different bands and the encoder comes with a library.
         trained_seeds: seeds of the rows that train the encoder.
         train: how those are trained.
     """
@@ -80,6 +84,7 @@ class ProbeOptions:
     draws: int = 1000
     split_files: tuple[str, ...] = ()
     peers: tuple[str, ...] = ()
+    align: bool | None = None
     trained_seeds: int = 3
     train: TrainOptions = field(default_factory=TrainOptions)
 
@@ -176,14 +181,16 @@ def probe(
         )  # fmt: skip
 
     own = "encoder" in parts
-    features = features_of(encoder, name, options.pooling, options.layers) if own else None
+    with aligned(encoder, scenes, options.align) as on:
+        features = features_of(encoder, name, options.pooling, options.layers) if own else None
     others = (
         {**(extra or {}), **_peer_features(options, encoder_device(encoder), features_of)} if own and frozen else {}
     )
     twins: list[FeatureSet] = []
     for init in range(options.init_seeds if frozen and "random-init" in parts else 0):
         twin = make_random(init) if make_random is not None else random_twin(encoder, 1000 + init)
-        twins.append(features_of(twin, f"random init {init}", options.pooling, options.layers))
+        with aligned(twin, scenes, on):
+            twins.append(features_of(twin, f"random init {init}", options.pooling, options.layers))
     device = str(encoder_device(encoder))
     rows: list[dict[str, Any]] = []
     kept_runs: list[Runs] = []
@@ -202,6 +209,8 @@ def probe(
         notices = (
             ["spectra of different sensors are interpolated to one grid"] if raw and raw[0].info["interpolated"] else []
         )
+        if on:
+            notices.append(ALIGNED.format(len(encoder.library)))
         if options.baselines:
             if raw is not None and "baselines" in parts:
                 all_runs += _baselines(raw, splits, options, device)

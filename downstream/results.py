@@ -33,13 +33,15 @@ def digest_json(value: Any) -> str:
 
 
 def state_digest(encoder: Any) -> str:
-    """16 hex digits over the weights and config of an encoder: names the checkpoint whatever folder it came from."""
+    """16 hex digits over weights, config and library of an encoder: names the checkpoint whatever folder it is from."""
     h = hashlib.sha256(json.dumps(getattr(encoder, "config", {}) or {}, sort_keys=True, default=str).encode())
     state = encoder.state_dict() if hasattr(encoder, "state_dict") else {}
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
         h.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         h.update(tensor.float().numpy().tobytes())
+    library = getattr(encoder, "library", None)
+    h.update(library.digest.encode() if library is not None else b"")
     return h.hexdigest()[:16]
 
 

@@ -20,12 +20,13 @@ import numpy as np
 from downstream.bank import Bank, windows_digest
 from downstream.baselines import random_twin
 from downstream.conditions import CLEAN, SENSORS, SHUFFLED, SNRS, STEPS, Condition, conditions
+from downstream.encoders import aligned
 from downstream.evaluate import is_constant, majority
 from downstream.features import FeatureSet, common_grid, encoder_device, extract, iterate_windows, progress_bar
 from downstream.knn import knn_predict
 from downstream.leakage import leakage_score
 from downstream.linear_probe import linear_probe
-from downstream.probe import ProbeOptions, default_window, draw_splits
+from downstream.probe import ALIGNED, ProbeOptions, default_window, draw_splits
 from downstream.results import digest_json
 from downstream.ridge import ridge_probe
 from downstream.samples import Samples, collect_samples
@@ -106,9 +107,14 @@ def robustness(
         }  # fmt: skip
 
     device = str(encoder_device(encoder))
-    found = evaluate_conditions(features_of(encoder, name), splits, probe, name, device)
+    every = [scene for _, view in views.values() for scene in view]
+    with aligned(encoder, every, probe.align) as on:
+        own = features_of(encoder, name)
+    found = evaluate_conditions(own, splits, probe, name, device)
     for init in range(probe.init_seeds):
-        twin = features_of(random_twin(encoder, 1000 + init), f"random init {init}")
+        fresh = random_twin(encoder, 1000 + init)
+        with aligned(fresh, every, on):
+            twin = features_of(fresh, f"random init {init}")
         for label, runs_list in evaluate_conditions(twin, splits, probe, "random-init", device).items():
             known = {(runs.method, runs.protocol): runs for runs in found[label]}
             for runs in runs_list:
@@ -117,7 +123,7 @@ def robustness(
                 else:
                     found[label].append(runs)
     raw = pixel_spectra({label: view for label, (_, view) in views.items()}, samples)
-    notices = []
+    notices = [ALIGNED.format(len(encoder.library))] if on else []
     if raw is None:
         notices.append("no raw-spectrum row: the scenes have no common quantity and band range")
     else:

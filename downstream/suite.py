@@ -69,6 +69,8 @@ class SuiteConfig(Strict):
         protocols: of knn, linear and ridge. shots: one table each: ``all`` labels, or so many a class.
         seeds: splits. ks: neighbours. window: side of the window, pixels (default: as pretrained, if all agree).
         pooling, layers: what is taken of the encoders. init_seeds: untrained twins of every architecture.
+        align: map cameras that an encoder never met to those it knows; null: where a dataset has several, and the
+            encoder comes with a library.
         draws: of the bootstrap. metric: what the leaderboard compares.
     """
 
@@ -82,6 +84,7 @@ class SuiteConfig(Strict):
     pooling: str = "concat"
     layers: tuple[int, ...] = ()
     init_seeds: NonNegative = 3
+    align: bool | None = None
     draws: Positive = 1000
     metric: Literal["oa", "aa", "kappa", "macro_f1"] = "aa"
 
@@ -110,7 +113,7 @@ def probe_options(suite: SuiteConfig, dataset: DatasetConfig, split: str, window
         shots=tuple(None if n == "all" else n for n in shots), window=window, pooling=suite.pooling,
         layers=suite.layers, init_seeds=suite.init_seeds, ks=suite.ks, max_per_class=dataset.max_per_class,
         min_groups=dataset.min_groups, min_samples=dataset.min_samples, block=dataset.block,
-        group_by=dataset.group_by, draws=suite.draws,
+        group_by=dataset.group_by, draws=suite.draws, align=suite.align,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from pretrain import setup
 from pretrain.config import PretrainConfig
+from pretrain.library import collect_library
 from pretrain.loader import Loader
 from pretrain.monitor import OnlineKnn
 from pretrain.objectives.metrics import embedding_metrics
@@ -18,6 +19,7 @@ from specfm.engine import distributed, faults
 from specfm.engine.distributed import World
 from specfm.engine.loop import TrainingLoop
 from specfm.engine.run_folder import RunFolder
+from specfm.library import merge
 from specfm.shards import ShardSet
 
 
@@ -77,6 +79,8 @@ class _Run(TrainingLoop):
         if self.done == 0:
             world.on_main(lambda: setup.whiten(config, self.shards, self.sampler, self.modules))
             world.broadcast_module(self.modules)
+        if world.is_main:
+            self.encoder.library = merge([collect_library(self.shards), self.encoder.library])
         if config.model.compile:
             self.encoder.compile_blocks()
         self.step_function = PretrainStep(self.modules, config, world)

@@ -71,6 +71,7 @@ def make_modules(config: PretrainConfig) -> nn.ModuleDict:
         source = load(config.init_from)
         take_weights(encoder, source, config.init_from)
         encoder.card = source.card  # what it saw stays seen, what it whitened stays whitened
+        encoder.library = source.library
     encoder.set_grad_checkpointing(model.grad_checkpointing)
     return modules
 

@@ -1,7 +1,8 @@
 """Release folders: ``config.json`` + ``model.safetensors`` + ``card.json`` + ``README.md`` + ``MANIFEST.json``.
 
-Nothing but safetensors and JSON is ever read, and the hashes of the manifest are checked before anything is parsed. A
-training checkpoint holds a release folder as ``model/``, and a run folder holds its last one as ``model``, so
+Nothing but safetensors and JSON is ever read, and the hashes of the manifest are checked before anything is parsed. An
+encoder that was pretrained here also has ``library.safetensors``, spectra it was pretrained on (:mod:`specfm.library`).
+A training checkpoint holds a release folder as ``model/``, and a run folder holds its last one as ``model``, so
 :func:`load` takes any of the three. The manifest says what kind of model a folder holds; ``write_module`` and
 ``read_module`` serve every kind, :func:`save` and :func:`load` encoders.
 """
@@ -27,6 +28,7 @@ from specfm.files import (
 if TYPE_CHECKING:
     from torch import nn
 
+    from specfm.library import Library
     from specfm.models.encoder import Encoder
 
 Module = TypeVar("Module", bound="nn.Module")
@@ -34,6 +36,7 @@ Module = TypeVar("Module", bound="nn.Module")
 FORMAT = 1
 ENCODER, TASK = "specfm-encoder", "specfm-task"
 KINDS = {ENCODER: "an encoder", TASK: "a task model"}
+LIBRARY = "library.safetensors"
 FILES = ("config.json", "model.safetensors", "card.json", "README.md")
 SHIPPED = Path(__file__).parent / "weights"  # release folders that come with the package, loadable by name
 
@@ -105,6 +108,8 @@ def read_module(
 def write_release(encoder: Encoder, folder: Path, card: dict[str, Any] | None = None) -> None:
     """Write the files of an encoder's release into ``folder``, which exists; the manifest comes last."""
     card = dict(encoder.card if card is None else card)
+    if encoder.library is not None:
+        atomic_write_bytes(folder / LIBRARY, encoder.library.to_bytes())
     write_module(encoder, folder, {"encoder": encoder.config}, card, _model_card(encoder, card), ENCODER)
 
 
@@ -122,7 +127,7 @@ def save(encoder: Encoder, folder: str | Path, card: dict[str, Any] | None = Non
     return Path(folder)
 
 
-def load(path: str | Path, device: str = "cpu") -> Encoder:
+def load(path: str | Path, device: str = "cpu", align: bool = False) -> Encoder:
     """Load an encoder; strict in every respect.
 
     The encoder comes back in evaluation mode, with its model card as ``encoder.card``.
@@ -130,17 +135,34 @@ def load(path: str | Path, device: str = "cpu") -> Encoder:
     Args:
         path: a release folder, a training checkpoint or a finished run, or the name of an encoder that comes with
             specfm (one of :func:`shipped_encoders`). A folder of that name goes first.
+        device: cpu or cuda.
+        align: for frozen features that are compared across cameras; see :meth:`specfm.models.Encoder.align`.
 
     Raises:
         SpecfmError: nothing to load there, a task model, a changed byte, an unknown format, or weights that do not fit.
-        UsageError: no such device.
+        UsageError: no such device; ``align`` without a library of spectra.
     """
     from specfm.models.registry import create_encoder
 
     require_device(device)
     encoder, _, card = read_module(path, ENCODER, lambda config: create_encoder(**config["encoder"]))
     encoder.card = card
-    return encoder.to(device).eval()
+    encoder.library = _read_library(find_release(path))
+    encoder = encoder.to(device).eval()
+    return encoder.align() if align else encoder
+
+
+def _read_library(folder: Path) -> Library | None:
+    """The library of a verified release, None if its manifest lists none."""
+    from specfm.files import read_manifest
+    from specfm.library import Library
+
+    if LIBRARY not in {row["name"] for row in read_manifest(folder)["files"]}:
+        return None
+    try:
+        return Library.from_bytes((folder / LIBRARY).read_bytes())
+    except (OSError, SpecfmError) as error:
+        raise SpecfmError(f"{folder / LIBRARY} cannot be read ({error})") from None
 
 
 def require_device(device: str) -> None:

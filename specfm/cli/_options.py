@@ -19,6 +19,10 @@ Stride = Annotated[int, typer.Option(min=0, help="Step between tiles, pixels; 0 
 Level = Annotated[str, typer.Option(help="Brightness level divided out: scene (no seams) or sample.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Tiles per forward call.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Align = Annotated[
+    bool,
+    typer.Option("--align", help="Map a camera the encoder never met to those it knows, to compare across cameras."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing output files.")]
 NoPreview = Annotated[bool, typer.Option("--no-preview", help="Write no PNG beside the map.")]
 
@@ -39,6 +43,14 @@ Cache = Annotated[
     str | None, typer.Option(help="Folder where features are kept, or none. Default: specfm in the user's cache.")
 ]
 ProbeDevice = Annotated[str, typer.Option(help="cpu or cuda: where features and probes are computed.")]
+AlignWhere = Annotated[
+    bool | None,
+    typer.Option(
+        "--align/--no-align",
+        help="Map cameras the encoder never met to those it knows. "
+        "Default: where the data were seen through different bands.",
+    ),
+]
 RowsOut = Annotated[Path | None, typer.Option(help="Append the rows to this JSON-lines file.")]
 RowsAsJson = Annotated[bool, typer.Option("--json", help="Print the rows as JSON instead of a table.")]
 

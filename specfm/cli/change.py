@@ -36,6 +36,7 @@ def command(
     overwrite: options.Overwrite = False,
 ) -> None:
     """Write which pixels changed from BEFORE to AFTER: 1 unchanged, 2 changed, 0 no data at one of the dates."""
+    from downstream.encoders import aligned
     from downstream.maps.change import distance_to_file, require_one_grid
     from downstream.maps.predict import Layout, predict_to_file
     from downstream.tasks.model import load_task
@@ -65,11 +66,13 @@ def command(
         )  # fmt: skip
         cut, how = task_model.threshold, "probability"
     else:
-        cut, shares = distance_to_file(
-            load(model, device=device), one, two, out, distance=probabilities, threshold=threshold, seed=seed,
-            window=window, stride=stride, batch_size=batch_size, preview=not no_preview, overwrite=overwrite,
-            facts=facts,
-        )  # fmt: skip
+        encoder = load(model, device=device)
+        with aligned(encoder, [one, two], None) as on:
+            cut, shares = distance_to_file(
+                encoder, one, two, out, distance=probabilities, threshold=threshold, seed=seed, window=window,
+                stride=stride, batch_size=batch_size, preview=not no_preview, overwrite=overwrite,
+                facts={**facts, "aligned": on},
+            )  # fmt: skip
         how = "distance of embeddings" + (" (Otsu's threshold)" if threshold is None else "")
     say_map(out, one, shares, preview=not no_preview)
     typer.echo(f"  changed above {0.5 if cut is None else cut:.4f}, {how}")

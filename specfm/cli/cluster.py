@@ -25,6 +25,7 @@ def command(
     reader: dict[str, Any],
     batch_size: options.BatchSize = 32,
     device: options.Device = "cpu",
+    align: options.Align = False,
     no_preview: options.NoPreview = False,
     overwrite: options.Overwrite = False,
 ) -> None:
@@ -32,11 +33,11 @@ def command(
     from downstream.maps.cluster import cluster_to_file
     from specfm.checkpoint import load, release_digest
 
-    encoder = load(checkpoint, device=device)
+    encoder = load(checkpoint, device=device, align=align)
     cube = open_scene(scene, **reader)
     shares = cluster_to_file(
         encoder, cube, out, classes=classes, method=method, seed=seed, window=window, stride=stride, level=level,
         batch_size=batch_size, preview=not no_preview, overwrite=overwrite,
-        facts={"checkpoint": release_digest(checkpoint), "sensor": cube.sensor.digest},
+        facts={"checkpoint": release_digest(checkpoint), "sensor": cube.sensor.digest, "aligned": align},
     )  # fmt: skip
     say_map(out, cube, shares, preview=not no_preview)

@@ -28,15 +28,16 @@ def command(
     reader: dict[str, Any],
     batch_size: options.BatchSize = 32,
     device: options.Device = "cpu",
+    align: options.Align = False,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Write one feature vector per patch of SCENE, with coordinates, in bounded memory."""
     from specfm.checkpoint import load, release_digest
     from specfm.stream import embed_to_file
 
-    encoder = load(checkpoint, device=device)
+    encoder = load(checkpoint, device=device, align=align)
     cube = open_scene(scene, **reader)
-    facts = {"checkpoint": release_digest(checkpoint), "sensor": cube.sensor.digest}
+    facts = {"checkpoint": release_digest(checkpoint), "sensor": cube.sensor.digest, "aligned": align}
     done = embed_to_file(
         encoder, cube, out, window=window, stride=stride, level=level, pca_png=pca_png, pca_tif=pca_tif,
         even=even, batch_size=batch_size, overwrite=overwrite, facts=facts,

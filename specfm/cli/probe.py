@@ -53,6 +53,7 @@ def command(
             "timm:MODEL; random weights without a file (repeatable)."
         ),
     ] = None,
+    align: shared.AlignWhere = None,
     cache: shared.Cache = None,
     device: shared.ProbeDevice = "cpu",
     out: shared.RowsOut = None,
@@ -77,7 +78,7 @@ def command(
         split=split, shots=numbers("--shots", shots) or None, seeds=seeds, window=window, pooling=pooling,
         layers=numbers("--layers", layers), ks=numbers("--k", k), init_seeds=init_seeds,
         max_per_class=max_per_class, min_groups=min_groups, block=block, group_by=group_by,  # type: ignore[arg-type]
-        baselines=baselines, split_files=tuple(str(p) for p in split_file or ()), peers=tuple(peers or ()),
+        baselines=baselines, split_files=tuple(str(p) for p in split_file or ()), peers=tuple(peers or ()), align=align,
     )  # fmt: skip
     options.check()
     if save_splits is not None:

@@ -32,6 +32,7 @@ def command(
     steps: Annotated[str, typer.Option(help="n of every n-th band.")] = "4,10",
     snr: Annotated[str, typer.Option(help="Signal-to-noise ratios.")] = "100,50,20",
     condition_seed: Annotated[int, typer.Option(min=0, help="Seed of shuffle, random half and noise.")] = 0,
+    align: shared.AlignWhere = None,
     cache: shared.Cache = None,
     device: shared.ProbeDevice = "cpu",
     plot: Annotated[Path | None, typer.Option(help="Write the picture to this PNG file.")] = None,
@@ -64,7 +65,7 @@ def command(
         ProbeOptions(
             protocols=tuple(p.strip() for p in protocol.split(",") if p.strip()), split=split, shots=shots,
             seeds=seeds, window=window, pooling=pooling, ks=numbers("--k", k), init_seeds=init_seeds,
-            max_per_class=max_per_class, min_groups=min_groups, block=block,
+            max_per_class=max_per_class, min_groups=min_groups, block=block, align=align,
         ),
         wanted, numbers("--steps", steps), tuple(float(n) for n in numbers("--snr", snr)), condition_seed,
     )  # fmt: skip

@@ -27,6 +27,7 @@ def command(
     reader: dict[str, Any],
     batch_size: options.BatchSize = 32,
     device: options.Device = "cpu",
+    align: options.Align = False,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Write the cosine similarity of every pixel of SCENE to the nearest example, and print the best places."""
@@ -38,12 +39,12 @@ def command(
         wanted = [(int(row), int(col)) for row, col in (text.split(",") for text in like)]
     except ValueError:
         raise UsageError(f"--like {' '.join(like)}: give an example as ROW,COL, two whole numbers") from None
-    encoder = load(checkpoint, device=device)
+    encoder = load(checkpoint, device=device, align=align)
     cube = open_scene(scene, **reader)
     places = search_to_file(
         encoder, cube, wanted, out, top=top, apart=apart, seed=seed, window=window, stride=stride, level=level,
         batch_size=batch_size, overwrite=overwrite,
-        facts={"checkpoint": release_digest(checkpoint), "sensor": cube.sensor.digest},
+        facts={"checkpoint": release_digest(checkpoint), "sensor": cube.sensor.digest, "aligned": align},
     )  # fmt: skip
     typer.echo(f"{out}: cosine similarity, {cube.shape[0]} x {cube.shape[1]} pixels")
     for place in places:

@@ -17,7 +17,9 @@ from torch.utils.checkpoint import checkpoint
 
 from specfm.bands import BandGrid
 from specfm.batch import BandTensors, Batch
-from specfm.errors import SpecfmError
+from specfm.errors import SpecfmError, UsageError
+from specfm.library import Library
+from specfm.models.alignment import Alignment
 from specfm.models.patches import Patches, patchify
 from specfm.models.position import position_embedding
 from specfm.sensors import Sensor
@@ -53,6 +55,10 @@ class Encoder(nn.Module):
         level: input scaling, ``patch``, ``sample`` or ``none`` (``level_B`` passes another than the sample's).
         gsd_reference_m: ground sampling distance at which positions are one patch apart.
         config: JSON description from which the same encoder can be built.
+
+    Attributes:
+        card: facts about its training. library: spectra it was pretrained on, None if not known.
+        alignment: see :meth:`align`.
     """
 
     def __init__(
@@ -75,6 +81,8 @@ class Encoder(nn.Module):
         self.level, self.gsd_reference_m = level, gsd_reference_m
         self.config = dict(config or {})
         self.card: dict[str, Any] = {}
+        self.library: Library | None = None
+        self.alignment: Alignment | None = None
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList(
             Block(dim, heads, mlp_ratio=mlp_ratio, qkv_bias=True, drop_path=rate, init_values=layer_scale)
@@ -101,6 +109,29 @@ class Encoder(nn.Module):
         """torch.compile each block; the embedding stays eager because its band count varies."""
         for block in self.blocks:
             block.compile(dynamic=True)
+
+    def align(self, on: bool = True) -> Encoder:
+        """Map what cameras it never met make of a spectrum to what those it knows do; see :class:`Alignment`.
+
+        For frozen features that are compared across cameras. The maps hold for the weights as they are, so
+        :meth:`train` takes the alignment off again.
+
+        Raises:
+            UsageError: the encoder comes without a library of spectra.
+        """
+        if on and self.library is None:
+            raise UsageError(
+                "this encoder comes without a library of spectra, so it cannot be aligned; leave it as it is, or "
+                "pretrain it on a sensor of 50 bands or more"
+            )
+        self.alignment = Alignment(self.library) if on and self.library is not None else None
+        return self
+
+    def train(self, mode: bool = True) -> Encoder:
+        """As in torch; an encoder in training is not aligned."""
+        if mode:
+            self.alignment = None
+        return super().train(mode)
 
     @property
     def device(self) -> torch.device:
@@ -129,10 +160,13 @@ class Encoder(nn.Module):
 
     def embed_patches(self, patches: Patches) -> Tensor:
         """tokens_BND before the trunk: generated tokens through the stem, of one size, plus GSD-aware positions."""
+        tokens_BND = self.stem(self.generated(patches))
+        if self.alignment is not None:
+            tokens_BND = self.alignment(self, patches.bands, tokens_BND)
         position = position_embedding(
             patches.position_BN2, patches.grid_hw, patches.bands.gsd_m_G, self.gsd_reference_m, self.num_features
         )
-        return self.stem_norm(self.stem(self.generated(patches))) + position
+        return self.stem_norm(tokens_BND) + position
 
     def forward(
         self,

@@ -1,0 +1,143 @@
+"""Alignment: cameras that an encoder never met tell it what those it knows do."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import specfm
+from specfm import BandGrid, Encoder, Sensor, UsageError
+from specfm.batch import BandTensors
+from specfm.library import Library
+from specfm.models import alignment as module
+from tests.properties.cases import comb
+from tests.test_library import smooth
+
+KNOWN = Sensor(comb(120, fwhm=18.0), "surface_reflectance", name="known")
+# ends 150 nm earlier, wider bands and a gap
+NEW = Sensor(BandGrid(np.r_[np.linspace(450, 1300, 40), np.linspace(1500, 2250, 30)], np.full(70, 30.0)),
+             "surface_reflectance", name="new")  # fmt: skip
+
+
+def amplifying(count: int = 200) -> Encoder:
+    """An encoder whose stem is whitened on the library it comes with, as pretraining would leave it."""
+    torch.manual_seed(0)
+    encoder = specfm.create_encoder("nano", patch_size=3, rank=1).eval()
+    encoder.library = Library((KNOWN,), (smooth(KNOWN.bands, count),))
+    with torch.no_grad():
+        tokens_LD = module._stem_tokens(encoder, encoder.library.spectra_LC[0], BandTensors.from_sensors(KNOWN))
+        value_D, vector_DD = torch.linalg.eigh(tokens_LD.T.cov())
+        matrix_DD = vector_DD * (value_D.clamp_min(0) + 1e-3 * value_D.mean()).rsqrt() @ vector_DD.T
+        encoder.stem.weight.copy_(matrix_DD)
+        encoder.stem.bias.copy_(-matrix_DD @ tokens_LD.mean(0))
+    return encoder
+
+
+def windows(spectra_LC: np.ndarray) -> Tensor:
+    return torch.from_numpy(spectra_LC)[:, None, None].expand(-1, 3, 3, -1)
+
+
+@torch.no_grad()
+def pooled(encoder: Encoder, sensor: Sensor, seed: int = 7) -> Tensor:
+    """Features of spectra that are not in the library."""
+    return encoder(windows(smooth(sensor.bands, 30, seed)), sensor).pooled_BD
+
+
+def apart(encoder: Encoder) -> float:
+    """Distance of one spectrum in two cameras, relative to that of two spectra in one."""
+    one, two = pooled(encoder, KNOWN), pooled(encoder, NEW)
+    return float((one - two).norm(dim=1).mean() / torch.cdist(one, one).mean())
+
+
+def test_a_new_camera_agrees_with_a_known_one_and_the_known_one_is_left_alone() -> None:
+    encoder = amplifying()
+    before, known = apart(encoder), pooled(encoder, KNOWN)
+    encoder.align()
+    assert torch.equal(pooled(encoder, KNOWN), known)
+    assert apart(encoder) < 0.7 * before
+    encoder.align(False)
+    assert apart(encoder) == before
+
+
+def test_a_mixed_batch_is_aligned_sample_by_sample() -> None:
+    encoder = amplifying().align()
+    grids = [KNOWN, NEW, NEW, KNOWN]
+    x_BHWC = torch.zeros(4, 3, 3, len(KNOWN.bands))
+    for row, sensor in enumerate(grids):
+        x_BHWC[row, ..., : len(sensor.bands)] = windows(smooth(sensor.bands, 4, 9))[row]
+    with torch.no_grad():
+        mixed = encoder(x_BHWC, grids).pooled_BD
+        single = torch.cat([
+            encoder(x_BHWC[row : row + 1, ..., : len(sensor.bands)], sensor).pooled_BD
+            for row, sensor in enumerate(grids)
+        ])  # fmt: skip
+    assert torch.allclose(mixed, single, atol=2e-3)
+
+
+def test_the_map_is_the_ridge_solution() -> None:
+    """By the normal equations of the stacked system, solved as least squares."""
+    encoder = amplifying()
+    assert encoder.library is not None
+    found = module.Alignment(encoder.library).fit(encoder, BandTensors.from_sensors(NEW))
+    assert found is not None
+    spectra_LC = encoder.library.spectra_LC[0]
+    seen = module.see_through(KNOWN.bands, spectra_LC, NEW.bands)
+    assert seen is not None and seen[0].all()
+    with torch.no_grad():
+        t_LD = module._stem_tokens(encoder, seen[1], BandTensors.from_sensors(NEW)).numpy()
+        t0_LD = module._stem_tokens(encoder, spectra_LC, BandTensors.from_sensors(KNOWN)).numpy()
+    centred, goal = t_LD - t_LD.mean(0), t0_LD - t0_LD.mean(0)
+    ridge = np.sqrt(module.RIDGE * np.mean((centred**2).sum(0)))
+    width = centred.shape[1]
+    change = np.linalg.lstsq(np.r_[centred, ridge * np.eye(width)], np.r_[goal - centred, np.zeros((width, width))])[0]
+    expected = np.eye(width) + change.T
+    assert np.allclose(found[0].numpy(), expected, atol=1e-8)
+    assert np.allclose(t_LD.mean(0) @ expected.T + found[1].numpy(), t0_LD.mean(0))
+
+
+def test_bands_that_the_library_does_not_cover_are_left_alone() -> None:
+    encoder = amplifying()
+    assert encoder.library is not None
+    thermal = Sensor(comb(30, 8000, 12000, 100.0), "radiance")
+    assert module.Alignment(encoder.library).fit(encoder, BandTensors.from_sensors(thermal)) is None
+
+
+def test_maps_follow_the_weights() -> None:
+    encoder = amplifying().align()
+    first = pooled(encoder, NEW)
+    with torch.no_grad():
+        encoder.stem.weight.mul_(3.0)
+        encoder.stem.bias.mul_(3.0)
+    fresh = amplifying()
+    fresh.load_state_dict(encoder.state_dict())
+    assert not torch.equal(pooled(encoder, NEW), first)
+    assert torch.allclose(pooled(encoder, NEW), pooled(fresh.align(), NEW), atol=1e-5)
+
+
+def test_training_takes_it_off_and_without_a_library_it_is_refused() -> None:
+    encoder = amplifying().align()
+    assert encoder.train().alignment is None and encoder.library is not None
+    encoder.library = None
+    with pytest.raises(UsageError, match="without a library of spectra"):
+        encoder.align()
+
+
+def test_a_release_carries_its_library(tmp_path) -> None:
+    encoder = amplifying()
+    specfm.save(encoder, tmp_path / "release")
+    plain, aligned = specfm.load(tmp_path / "release"), specfm.load(tmp_path / "release", align=True)
+    assert plain.alignment is None and torch.equal(pooled(plain, NEW), pooled(encoder, NEW))
+    assert torch.allclose(pooled(aligned, NEW), pooled(encoder.align(), NEW), atol=1e-6)
+    assert not torch.equal(pooled(aligned, NEW), pooled(plain, NEW))
+
+
+def test_a_changed_library_is_refused(tmp_path) -> None:
+    specfm.save(amplifying(), tmp_path / "release")
+    path = tmp_path / "release" / "library.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(specfm.SpecfmError, match=r"library\.safetensors does not match"):
+        specfm.load(tmp_path / "release")

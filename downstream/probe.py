@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 PROTOCOLS: tuple[str, ...] = ("knn", "linear", "ridge", *TRAINED)
 PARTS: tuple[str, ...] = ("encoder", "random-init", "baselines")
-ALIGNED = "features aligned across cameras by {} spectra of pretraining, those of untrained twins too"
+ALIGNED = "features aligned across cameras by {} spectra, those of untrained twins too"
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class ProbeOptions:
         draws: bootstrap draws.
         split_files: use these splits.
         peers: published encoders (``downstream.peers``).
-        align: map cameras that the encoder never met to those it knows (:meth:`specfm.models.Encoder.align`); None
-            does so where the scenes were seen through different bands and the encoder comes with a library.
+        align: put features of all cameras as one ideal camera would (:meth:`specfm.models.Encoder.align`); None does
+            so where the scenes were seen through different bands and the encoder comes with a library.
         trained_seeds: seeds of the rows that train the encoder.
         train: how those are trained.
     """

@@ -69,8 +69,8 @@ class SuiteConfig(Strict):
         protocols: of knn, linear and ridge. shots: one table each: ``all`` labels, or so many a class.
         seeds: splits. ks: neighbours. window: side of the window, pixels (default: as pretrained, if all agree).
         pooling, layers: what is taken of the encoders. init_seeds: untrained twins of every architecture.
-        align: map cameras that an encoder never met to those it knows; null: where a dataset has several, and the
-            encoder comes with a library.
+        align: make features of different cameras comparable; null: where a dataset has several cameras and the encoder
+            comes with a library.
         draws: of the bootstrap. metric: what the leaderboard compares.
     """
 

@@ -1,6 +1,9 @@
-"""The library of spectra that a pretrained encoder is released with: a few of every shard of its widest sensors.
+"""The library of spectra that a pretrained encoder is released with: what its widest sensors saw, drawn anew.
 
-Shapes: L spectra, H W window, C bands.
+No measured spectrum goes into a release, which may travel further than the data: of every shard the mean and the main
+directions of its spectra are worked out, and spectra drawn from them.
+
+Shapes: M measured spectra, L drawn ones, K directions, H W window, C bands.
 """
 
 from __future__ import annotations
@@ -14,14 +17,16 @@ from specfm.sensors import Sensor
 from specfm.shards import ShardReader, ShardSet
 
 log = logging.getLogger(__name__)
-PER_SHARD = 40
+MEASURED = 400  # windows of a shard whose centres are looked at
+DIRECTIONS = 8
+PER_SHARD = 40  # spectra drawn
 AT_MOST = 1000  # spectra in all: a megabyte or two beside the weights
 FEWEST_BANDS = 50  # of a sensor that can stand for others
 WIDEST = 0.9  # such a sensor sees at least this share of the widest range of wavelengths among them
 
 
 def collect_library(shards: ShardSet) -> Library | None:
-    """Spectra of window centres, as many of every shard, spread over its scenes; the same for the same store.
+    """Spectra with the statistics of those in the store, as many of every shard; the same for the same store.
 
     Only sensors of 50 bands and more that see nearly the widest range take part: what is to be told for others must
     have been measured. None if there is no such sensor.
@@ -33,8 +38,9 @@ def collect_library(shards: ShardSet) -> Library | None:
     each = min(PER_SHARD, AT_MOST // max(1, len(chosen)))
     found: dict[str, tuple[Sensor, list[np.ndarray]]] = {}
     for reader in chosen:
-        spectra_LC = _spectra(reader, each)
-        if len(spectra_LC):
+        measured_MC = _measured(reader, MEASURED)
+        if len(measured_MC) > 1:
+            spectra_LC = redrawn(measured_MC, reader.sensor.bands.weights, each)
             sensor = reader.sensor.replace(scale=1.0, offset=0.0)
             found.setdefault(sensor.digest, (sensor, []))[1].append(spectra_LC)
     if not found:
@@ -51,8 +57,25 @@ def _span_nm(sensor: Sensor) -> float:
     return float(usable.max() - usable.min()) if len(usable) >= FEWEST_BANDS else 0.0
 
 
-def _spectra(reader: ShardReader, count: int) -> np.ndarray:
-    """spectra_LC (float32, physical): means over the 3 x 3 centre pixels of ``count`` windows, scene by scene."""
+def redrawn(measured_MC: np.ndarray, weights_C: np.ndarray, count: int) -> np.ndarray:
+    """spectra_LC (float32): normal draws with the mean and the main directions of measured spectra of mean level 1.
+
+    Brightness is left out, since an encoder divides it out too. Draws lie within two deviations in each direction and
+    are not negative where nothing measured was.
+    """
+    level_M1 = (np.abs(measured_MC) @ weights_C)[:, None]
+    shape_MC = measured_MC / level_M1
+    mean_C = shape_MC.mean(0)
+    _, values_K, vectors_KC = np.linalg.svd(shape_MC - mean_C, full_matrices=False)
+    keep = min(DIRECTIONS, len(values_K))
+    drawn_LK = np.clip(np.random.default_rng(0).standard_normal((count, keep)), -2, 2)
+    spectra_LC = mean_C + (drawn_LK * values_K[:keep] / len(shape_MC) ** 0.5) @ vectors_KC[:keep]
+    spectra_LC = np.where(shape_MC.min(0) >= 0, np.maximum(spectra_LC, 0), spectra_LC)
+    return (spectra_LC * level_M1.mean()).astype(np.float32)
+
+
+def _measured(reader: ShardReader, count: int) -> np.ndarray:
+    """spectra_MC (float64, physical): means over the 3 x 3 centre pixels of ``count`` windows, scene by scene."""
     rng = np.random.default_rng(0)
     drawn_N = rng.permutation(len(reader))
     scene_N = reader.scene_id_N[drawn_N]
@@ -60,10 +83,10 @@ def _spectra(reader: ShardReader, count: int) -> np.ndarray:
     for scene in np.unique(scene_N):
         turn_N[scene_N == scene] = np.arange((scene_N == scene).sum())
     ids = np.sort(drawn_N[np.argsort(turn_N, kind="stable")[:count]])
-    x_LHWC, mask_LHW = reader.read(ids)
+    x_MHWC, mask_MHW = reader.read(ids)
     rows, cols = (slice(max(0, side // 2 - 1), side // 2 + 2) for side in reader.window)
     valid_C, sensor = reader.sensor.bands.valid, reader.sensor
-    x_LPC = x_LHWC[:, rows, cols].astype(np.float32).reshape(len(ids), -1, x_LHWC.shape[3])
-    spectra_LC = np.where(valid_C, x_LPC.mean(1) * sensor.scale + sensor.offset, 0.0).astype(np.float32)
-    good_L = mask_LHW[:, rows, cols].all((1, 2)) & np.isfinite(spectra_LC).all(1) & (np.abs(spectra_LC).sum(1) > 0)
-    return spectra_LC[good_L]
+    x_MPC = x_MHWC[:, rows, cols].astype(np.float64).reshape(len(ids), -1, x_MHWC.shape[3])
+    spectra_MC = np.where(valid_C, x_MPC.mean(1) * sensor.scale + sensor.offset, 0.0)
+    good_M = mask_MHW[:, rows, cols].all((1, 2)) & np.isfinite(spectra_MC).all(1) & (np.abs(spectra_MC).sum(1) > 0)
+    return spectra_MC[good_M]

@@ -1,4 +1,4 @@
-"""A library of spectra that goes with an encoder: what it was pretrained on, a little of everything.
+"""A library of spectra that goes with an encoder: like those that it was pretrained on, a little of everything.
 
 Shapes: L spectra, C bands, S steps of a dense grid.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,13 +18,14 @@ from specfm.bands import BandGrid
 from specfm.errors import SpecfmError
 from specfm.sensors import Sensor
 
-STEP_NM = 5.0  # spectra are brought to steps of this size before new bands see them
+STEP_NM = 5.0  # spectra are brought to steps of this size before other bands see them
+LEAST_COVERED = 0.8  # share of bands that a spectrum must cover to be seen through them
 SAME_NM = 0.5  # bands that lie no further apart count as the same
 
 
 @dataclass(frozen=True)
 class Library:
-    """Spectra that an encoder was pretrained on, each list with the sensor that measured them.
+    """Spectra like those that an encoder was pretrained on, each list with the sensor that would have measured them.
 
     Attributes:
         sensors: scale 1 and offset 0. spectra_LC: one float32 array per sensor, physical values.
@@ -41,6 +42,24 @@ class Library:
                 raise SpecfmError(f"spectra of shape {spectra.shape} do not fit a sensor of {len(sensor.bands)} bands")
             if not np.isfinite(spectra[:, sensor.bands.valid]).all():
                 raise SpecfmError("a library of spectra holds values that are not finite")
+        low, high = self._range_nm
+        if not high - low > 10 * STEP_NM:
+            raise SpecfmError("the sensors of a library of spectra must share a range of wavelengths")
+
+    @cached_property
+    def _range_nm(self) -> tuple[float, float]:
+        used = [sensor.bands.wavelengths_nm[sensor.bands.valid] for sensor in self.sensors]
+        return max(float(each.min()) for each in used), min(float(each.max()) for each in used)
+
+    @cached_property
+    def common_grid(self) -> BandGrid:
+        """Bands every 5 nm over the range that all sensors see."""
+        centres = np.arange(self._range_nm[0], self._range_nm[1] + 1e-6, STEP_NM)
+        return BandGrid(centres, np.full(len(centres), STEP_NM))
+
+    def __iter__(self) -> Iterator[tuple[Sensor, NDArray[np.float32]]]:
+        """Each sensor with its spectra."""
+        return zip(self.sensors, self.spectra_LC, strict=True)
 
     def to_bytes(self) -> bytes:
         """As a safetensors file, sensors as JSON in its header."""
@@ -80,7 +99,7 @@ class Library:
 def see_through(
     bands: BandGrid, spectra_LC: NDArray[np.float32], target: BandGrid
 ) -> tuple[NDArray[np.bool_], NDArray[np.float32]] | None:
-    """(covered_C, view_LC): spectra as the target's bands would have measured them; None if less than half is covered.
+    """(covered_C, view_LC): spectra as the target's bands would have measured them; None if too little is covered.
 
     Gaps of the spectra are bridged by straight lines, since the target may have bands there.
     """
@@ -91,7 +110,7 @@ def see_through(
     steps = np.arange(centres[0], centres[-1] + STEP_NM, STEP_NM)
     dense = BandGrid(steps, np.full(len(steps), STEP_NM))
     covered, matrix_CS = dense.resample(target, min_coverage=0.5)
-    if covered.valid.sum() < 0.5 * target.valid.sum():
+    if covered.valid.sum() < LEAST_COVERED * target.valid.sum():
         return None
     straight_LS = np.stack([np.interp(steps, centres, spectrum[order]) for spectrum in spectra_LC])
     return covered.valid, (straight_LS @ matrix_CS.T).astype(np.float32)
@@ -104,11 +123,25 @@ def same_bands(one: BandGrid, other: BandGrid) -> bool:
 
 
 def merge(libraries: Iterable[Library | None]) -> Library | None:
-    """Those that there are as one, None if there are none; a sensor that several have is taken from the first."""
+    """Those that there are as one, None if there are none.
+
+    A sensor that several have is taken from the first; one that sees less than 0.9 of what the first of all sees is
+    left out.
+    """
     found: dict[str, tuple[Sensor, NDArray[np.float32]]] = {}
     for library in libraries:
-        for sensor, spectra_LC in zip(library.sensors, library.spectra_LC, strict=True) if library else ():
-            found.setdefault(sensor.digest, (sensor, spectra_LC))
+        for sensor, spectra_LC in library or ():
+            first = next(iter(found.values()), (sensor, spectra_LC))[0]
+            if _shared_share(first.bands, sensor.bands) >= 0.9:
+                found.setdefault(sensor.digest, (sensor, spectra_LC))
     if not found:
         return None
     return Library(tuple(sensor for sensor, _ in found.values()), tuple(spectra for _, spectra in found.values()))
+
+
+def _shared_share(one: BandGrid, other: BandGrid) -> float:
+    """Share of the range of ``one`` that ``other`` sees too."""
+    (low, high), (left, right) = (
+        (grid.wavelengths_nm[grid.valid].min(), grid.wavelengths_nm[grid.valid].max()) for grid in (one, other)
+    )
+    return float((min(high, right) - max(low, left)) / (high - low)) if high > low else 0.0

@@ -26,7 +26,7 @@ def library(bands: int = 80, name: str = "fine", seed: int = 0) -> Library:
 
 
 def test_the_file_keeps_everything() -> None:
-    grid = BandGrid([500, 600, np.nan, 800], [5, 5, np.nan, 5], [True, True, False, True])
+    grid = BandGrid([420, 600, np.nan, 2400], [5, 5, np.nan, 5], [True, True, False, True])
     one = merge([library(), Library((Sensor(grid, "radiance", gsd_m=2.0),), (np.ones((2, 4), np.float32),))])
     assert one is not None
     again = Library.from_bytes(one.to_bytes())
@@ -59,6 +59,12 @@ def test_merging_keeps_the_first_of_a_sensor() -> None:
     assert merge([None, None]) is None
 
 
+def test_merging_leaves_out_sensors_that_see_less() -> None:
+    short = Sensor(comb(60, 420, 1000), "surface_reflectance", name="short")
+    found = merge([library(), Library((short,), (smooth(short.bands),))])
+    assert found is not None and [s.name for s in found.sensors] == ["fine"]
+
+
 def test_other_bands_see_what_they_would_have_measured() -> None:
     fine, coarse = comb(300, fwhm=7.0), comb(40, 450, 2300, 30.0)
     seen = see_through(fine, smooth(fine), coarse)
@@ -69,10 +75,10 @@ def test_other_bands_see_what_they_would_have_measured() -> None:
 def test_gaps_are_bridged_and_what_lies_outside_is_not_told() -> None:
     fine = comb(300, fwhm=7.0)
     gap = BandGrid(fine.wavelengths_nm, fine.fwhm_nm, np.abs(fine.wavelengths_nm - 1200) > 60)
-    target = BandGrid([600, 1200, 2000, 2600], [10, 10, 10, 10])
+    target = BandGrid([600, 1200, 1600, 2000, 2600], np.full(5, 10.0))
     seen = see_through(gap, smooth(gap), target)
-    assert seen is not None and seen[0].tolist() == [True, True, True, False]
-    assert np.abs(seen[1][:, :3] - smooth(target)[:, :3]).max() < 0.05
+    assert seen is not None and seen[0].tolist() == [True, True, True, True, False]
+    assert np.abs(seen[1][:, :4] - smooth(target)[:, :4]).max() < 0.05
     assert see_through(comb(60, 400, 900), smooth(comb(60, 400, 900)), comb(30, 1000, 2400)) is None
 
 

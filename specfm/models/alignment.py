@@ -1,10 +1,10 @@
-"""Alignment: what a camera of other bands would have told the encoder, had it been one that pretraining knew.
+"""Alignment: what a camera tells the encoder, put as one ideal camera of evenly spaced bands would have told it.
 
 An embedding that reads any list of bands still reads each list a little differently: a range that ends 50 nm earlier, a
 gap or a wider response moves every token by about as much. A whitened stem, which amplifies what is small, turns that
 into the largest difference there is, and nearest neighbours across cameras fail. But the encoder can say for itself by
-how much: spectra it was pretrained on are seen through the new bands, and the linear map that takes those tokens back
-to the ones of the bands they were measured with has a closed form. No labels and no scene of the new camera are needed.
+how much: spectra like those of its pretraining are seen through the bands of a camera and through those of the ideal one, and the
+linear map from the first tokens to the second has a closed form. No label and no scene of the camera is needed.
 
 Shapes: L spectra, C bands, B samples, N tokens, D width, G = 1 or B band grids.
 """
@@ -20,38 +20,38 @@ from torch import Tensor
 
 from specfm.bands import BandGrid
 from specfm.batch import BandTensors
-from specfm.library import Library, same_bands, see_through
+from specfm.library import Library, see_through
 
 if TYPE_CHECKING:
     from specfm.models.encoder import Encoder
 
-# Of the mean eigenvalue, between an offset alone and least squares, which overfits what the new bands do not show. Of
-# .3, 1, 3 and 10 on five real sensors (1-NN) .74, .73, .73, .71 and .63 without; on crowns of an unseen sensor by
-# itself, where there is nothing to gain, -, .49, .49, .52 and .55.
-RIDGE = 1.0
+# Of the mean eigenvalue: between an offset alone and least squares, which overfits what a camera does not show. Nearest
+# neighbours across cameras change little from .03 to 1.
+RIDGE = 0.1
 HELD = 64  # grids whose maps are kept
 DECIDES = ("wavelengths_nm_GC", "fwhm_nm_GC", "quantity_G", "level_G", "gsd_m_G")  # of a grid, its map
 
 
 class Alignment:
-    """Maps of stem tokens, one per list of bands, made when those bands are first seen.
+    """Maps of stem tokens, one per list of bands, fitted when those bands are first met.
 
-    ``t -> A t + b`` with ``A = I + argmin_M |(t - mean) M - (t0 - t)|^2 + RIDGE s |M|^2``: t are the stem's tokens of
-    the library seen through the new bands, t0 those through the bands they were measured with, s the mean eigenvalue of
-    the covariance of t; b takes the means into each other. Bands of a sensor in the library map to themselves.
+    ``t -> A t + b`` with ``A = I + argmin_M |M (t - mean) - (t0 - t)|^2 + RIDGE s |M|^2``, all about their means: t are
+    the stem's tokens of the library seen through some bands, t0 those through :attr:`Library.common_grid`, s the mean
+    eigenvalue of the covariance of t; b takes the mean of t into that of t0. Cameras of pretraining are mapped too, or
+    they would differ from each other as before.
 
     Args:
-        library: what is seen through new bands.
+        library: what the bands are shown.
     """
 
     def __init__(self, library: Library):
         self.library = library
         self._maps: dict[Any, tuple[Tensor, Tensor] | None] = {}
+        self._ideal: tuple[Any, list[Tensor]] = (None, [])  # weights, tokens_LD of each sensor's spectra
 
     def __call__(self, encoder: Encoder, bands: BandTensors, tokens_BND: Tensor) -> Tensor:
         """Stem tokens of samples with these bands, aligned."""
-        # maps hold for the weights that they were fitted with
-        weights = (encoder.device, *(p._version for p in (*encoder.embedding.parameters(), *encoder.stem.parameters())))
+        weights = _weights(encoder)
         found = []
         for row in range(len(bands)):
             usable = _usable(bands, row)
@@ -69,32 +69,25 @@ class Alignment:
 
     @torch.no_grad()
     def fit(self, encoder: Encoder, bands: BandTensors) -> tuple[Tensor, Tensor] | None:
-        """(A_DD, b_D) for one list of bands, all of them usable; None where nothing is to be moved.
-
-        That is where the bands are those of a sensor in the library, or where the library covers less than half of
-        them, so that it could not say.
-        """
+        """(A_DD, b_D) for one list of bands, all of them usable; None where the library covers too few of them."""
         if not bands.channels:
             return None
-        grid = _grid(bands)
-        if any(same_bands(grid, sensor.bands) for sensor in self.library.sensors):
-            return None
-        seen, measured = [], []
-        for sensor, spectra_LC in zip(self.library.sensors, self.library.spectra_LC, strict=True):
+        grid = BandGrid(bands.wavelengths_nm_GC[0].cpu().numpy(), bands.fwhm_nm_GC[0].cpu().numpy())
+        seen, ideal = [], []
+        for number, (sensor, spectra_LC) in enumerate(self.library):
             through = see_through(sensor.bands, spectra_LC, grid)
-            if through is None:
-                continue
-            covered_C, view_LC = through
-            narrowed = bands.replace(
-                valid_GC=torch.tensor(covered_C, device=bands.valid_GC.device)[None],
-                scale_G=torch.ones_like(bands.scale_G),
-                offset_G=torch.zeros_like(bands.offset_G),
-            )
-            seen.append(_stem_tokens(encoder, view_LC, narrowed))
-            measured.append(_stem_tokens(encoder, spectra_LC, BandTensors.from_sensors(sensor)))
+            if through is not None:
+                covered_C, view_LC = through
+                narrowed = bands.replace(
+                    valid_GC=torch.tensor(covered_C, device=bands.valid_GC.device)[None],
+                    scale_G=torch.ones_like(bands.scale_G),
+                    offset_G=torch.zeros_like(bands.offset_G),
+                )
+                seen.append(_stem_tokens(encoder, view_LC, narrowed))
+                ideal.append(self._ideal_tokens(encoder)[number])
         if not seen:
             return None
-        t_LD, t0_LD = torch.cat(seen), torch.cat(measured)
+        t_LD, t0_LD = torch.cat(seen), torch.cat(ideal)
         mean_D, mean0_D = t_LD.mean(0), t0_LD.mean(0)
         centred_LD = t_LD - mean_D
         gram_DD = centred_LD.T @ centred_LD
@@ -103,6 +96,25 @@ class Alignment:
         change_DD = torch.linalg.solve(gram_DD + ridge * unit_DD, centred_LD.T @ (t0_LD - mean0_D - centred_LD))
         matrix_DD = unit_DD + change_DD.T
         return matrix_DD, mean0_D - matrix_DD @ mean_D
+
+    def _ideal_tokens(self, encoder: Encoder) -> list[Tensor]:
+        weights = _weights(encoder)
+        if self._ideal[0] != weights:
+            grid, found = self.library.common_grid, []
+            for sensor, spectra_LC in self.library:
+                through = see_through(sensor.bands, spectra_LC, grid)
+                assert through is not None, "the common range is part of each"
+                bands = BandTensors.from_sensors(
+                    sensor.replace(bands=BandGrid(grid.wavelengths_nm, grid.fwhm_nm, through[0]))
+                )
+                found.append(_stem_tokens(encoder, through[1], bands))
+            self._ideal = weights, found
+        return self._ideal[1]
+
+
+def _weights(encoder: Encoder) -> Any:
+    """What changes when the weights do that the maps were fitted with."""
+    return (encoder.device, *(p._version for p in (*encoder.embedding.parameters(), *encoder.stem.parameters())))
 
 
 def _stem_tokens(encoder: Encoder, spectra_LC: NDArray[np.float32], bands: BandTensors) -> Tensor:
@@ -133,7 +145,3 @@ def _usable(bands: BandTensors, row: int) -> BandTensors:
         fwhm_nm_GC=one.fwhm_nm_GC[:, keep_C],
         valid_GC=one.valid_GC[:, keep_C],
     )
-
-
-def _grid(bands: BandTensors) -> BandGrid:
-    return BandGrid(bands.wavelengths_nm_GC[0].cpu().numpy(), bands.fwhm_nm_GC[0].cpu().numpy())

@@ -57,7 +57,7 @@ class Encoder(nn.Module):
         config: JSON description from which the same encoder can be built.
 
     Attributes:
-        card: facts about its training. library: spectra it was pretrained on, None if not known.
+        card: facts about its training. library: spectra like those it was pretrained on, None if not known.
         alignment: see :meth:`align`.
     """
 
@@ -111,7 +111,7 @@ class Encoder(nn.Module):
             block.compile(dynamic=True)
 
     def align(self, on: bool = True) -> Encoder:
-        """Map what cameras it never met make of a spectrum to what those it knows do; see :class:`Alignment`.
+        """Map what each camera makes of a spectrum to what one ideal camera would; see :class:`Alignment`.
 
         For frozen features that are compared across cameras. The maps hold for the weights as they are, so
         :meth:`train` takes the alignment off again.

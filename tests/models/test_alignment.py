@@ -51,12 +51,11 @@ def apart(encoder: Encoder) -> float:
     return float((one - two).norm(dim=1).mean() / torch.cdist(one, one).mean())
 
 
-def test_a_new_camera_agrees_with_a_known_one_and_the_known_one_is_left_alone() -> None:
+def test_cameras_agree_better() -> None:
     encoder = amplifying()
-    before, known = apart(encoder), pooled(encoder, KNOWN)
+    before = apart(encoder)
     encoder.align()
-    assert torch.equal(pooled(encoder, KNOWN), known)
-    assert apart(encoder) < 0.7 * before
+    assert apart(encoder) < 0.5 * before
     encoder.align(False)
     assert apart(encoder) == before
 
@@ -73,7 +72,7 @@ def test_a_mixed_batch_is_aligned_sample_by_sample() -> None:
             encoder(x_BHWC[row : row + 1, ..., : len(sensor.bands)], sensor).pooled_BD
             for row, sensor in enumerate(grids)
         ])  # fmt: skip
-    assert torch.allclose(mixed, single, atol=2e-3)
+    assert torch.allclose(mixed, single, atol=1e-2)  # the stem amplifies rounding
 
 
 def test_the_map_is_the_ridge_solution() -> None:
@@ -85,9 +84,12 @@ def test_the_map_is_the_ridge_solution() -> None:
     spectra_LC = encoder.library.spectra_LC[0]
     seen = module.see_through(KNOWN.bands, spectra_LC, NEW.bands)
     assert seen is not None and seen[0].all()
+    ideal = encoder.library.common_grid
+    again = module.see_through(KNOWN.bands, spectra_LC, ideal)
+    assert again is not None and again[0].all()
     with torch.no_grad():
         t_LD = module._stem_tokens(encoder, seen[1], BandTensors.from_sensors(NEW)).numpy()
-        t0_LD = module._stem_tokens(encoder, spectra_LC, BandTensors.from_sensors(KNOWN)).numpy()
+        t0_LD = module._stem_tokens(encoder, again[1], BandTensors.from_sensors(KNOWN.replace(bands=ideal))).numpy()
     centred, goal = t_LD - t_LD.mean(0), t0_LD - t0_LD.mean(0)
     ridge = np.sqrt(module.RIDGE * np.mean((centred**2).sum(0)))
     width = centred.shape[1]

@@ -1,0 +1,121 @@
+"""Features of several cameras: aligned where a probe, a benchmark or a map needs it, and said so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toy_scenes import plots
+from typer.testing import CliRunner
+
+import specfm
+from downstream.bank import Bank
+from downstream.encoders import aligned, wants_alignment
+from downstream.features import extract
+from downstream.probe import ProbeOptions, probe
+from downstream.results import state_digest
+from downstream.samples import collect_samples
+from specfm import BandGrid, Encoder, Sensor, UsageError
+from specfm.cli import app
+from specfm.library import Library
+from specfm.scene import Scene
+from tests.properties.cases import comb
+from tests.test_library import smooth
+
+KNOWN = Sensor(comb(60, 420, 1000), "surface_reflectance", name="known")
+NEW = Sensor(BandGrid(np.linspace(450, 950, 25), np.full(25, 25.0)), "surface_reflectance", name="new")
+OPTIONS = ProbeOptions(protocols=("knn",), ks=(1,), seeds=2, init_seeds=1, window=3, max_per_class=6, baselines=False)
+
+
+@pytest.fixture
+def encoder() -> Encoder:
+    torch.manual_seed(0)
+    made = specfm.create_encoder("nano", patch_size=3, dim=48, depth=1, heads=3).eval()
+    made.library = Library((KNOWN,), (smooth(KNOWN.bands, 40),))
+    return made
+
+
+@pytest.fixture(scope="module")
+def both() -> list[Scene]:
+    """Plots seen by two cameras."""
+    renamed = [scene.replace(name=f"{scene.name}b", group=f"{scene.group}b") for scene in plots(4, seed=1, sensor=NEW)]
+    return [*plots(4, sensor=KNOWN), *renamed]
+
+
+def told(rows: list[dict]) -> set[bool]:
+    return {any("aligned across cameras by 40 spectra" in notice for notice in row["notices"]) for row in rows}
+
+
+def test_it_is_done_where_scenes_differ_in_their_bands(encoder: Encoder, both: list[Scene]) -> None:
+    one = both[:4]
+    assert wants_alignment(both, None) and not wants_alignment(one, None)
+    assert wants_alignment(one, True) and not wants_alignment(both, False)
+    rows = probe(encoder, both, OPTIONS)
+    assert told(rows) == {True} and encoder.alignment is None
+    plain = ProbeOptions(**{**vars(OPTIONS), "align": False})
+    assert told(probe(encoder, both, plain)) == {False} == told(probe(encoder, one, OPTIONS))
+    asked = ProbeOptions(**{**vars(OPTIONS), "align": True})
+    assert told(probe(encoder, one, asked)) == {True}
+
+
+def test_an_encoder_without_a_library_is_left_as_it_is_unless_asked(encoder: Encoder, both: list[Scene]) -> None:
+    encoder.library = None
+    assert told(probe(encoder, both, OPTIONS)) == {False}
+    with pytest.raises(UsageError, match="without a library"):
+        probe(encoder, both, ProbeOptions(**{**vars(OPTIONS), "align": True}))
+
+
+def test_what_was_aligned_before_stays_so(encoder: Encoder, both: list[Scene]) -> None:
+    before = encoder.align().alignment
+    with aligned(encoder, both[:4], None) as on:
+        assert on and encoder.alignment is before
+    with aligned(encoder, both, False) as on:
+        assert not on and encoder.alignment is None
+    assert encoder.alignment is before
+
+
+def test_kept_features_and_digests_know_the_difference(encoder: Encoder, both: list[Scene], tmp_path: Path) -> None:
+    samples = collect_samples(both, 3, max_per_class=4)
+    bank = Bank(tmp_path)
+
+    def take() -> np.ndarray:
+        return np.array(extract(encoder, both, 3, samples, bank=bank).X_ND)
+
+    plain, moved = take(), (encoder.align(), take())[1]
+    assert bank.misses == 2 and not np.array_equal(plain, moved)
+    assert np.array_equal(plain, (encoder.align(False), take())[1]) and bank.hits == 1
+    named = state_digest(encoder)
+    encoder.library = Library((KNOWN,), (smooth(KNOWN.bands, 40, seed=1),))
+    assert state_digest(encoder) != named
+
+
+@pytest.fixture
+def folder(encoder: Encoder, tmp_path: Path) -> Iterator[Path]:
+    """A release, and one scene of a camera that it does not know."""
+    specfm.save(encoder, tmp_path / "model")
+    np.save(tmp_path / "scene.npy", smooth(NEW.bands, 12 * 12).reshape(12, 12, -1))
+    lines = [f"{i + 1},{centre:.1f},25" for i, centre in enumerate(NEW.bands.wavelengths_nm)]
+    (tmp_path / "bands.csv").write_text("\n".join(["band,centre_nm,fwhm_nm", *lines]) + "\n")
+    yield tmp_path
+
+
+@pytest.mark.parametrize("command", ["embed", "cluster", "search"])
+def test_commands_on_one_scene_do_it_when_asked(command: str, folder: Path) -> None:
+    more = {"embed": [], "cluster": ["--classes", "3"], "search": ["--like", "1,1"]}[command]
+    results = []
+    for name, words in (("plain", []), ("aligned", ["--align"])):
+        out = folder / f"{name}.npy"
+        done = CliRunner().invoke(
+            app,
+            [command, str(folder / "model"), str(folder / "scene.npy"), "--wavelengths", str(folder / "bands.csv"),
+             "--quantity", "surface_reflectance", "--window", "6", "--out", str(out), *more, *words],
+        )  # fmt: skip
+        assert done.exit_code == 0, done.output
+        results.append(np.load(out))
+        facts = list(folder.glob(f"{name}*.json"))
+        assert any(json.loads(p.read_text()).get("aligned") == bool(words) for p in facts), facts
+    assert results[0].shape == results[1].shape and not np.array_equal(*results)

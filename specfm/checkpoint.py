@@ -1,10 +1,10 @@
 """Release folders: ``config.json`` + ``model.safetensors`` + ``card.json`` + ``README.md`` + ``MANIFEST.json``.
 
 Nothing but safetensors and JSON is ever read, and the hashes of the manifest are checked before anything is parsed. An
-encoder that was pretrained here also has ``library.safetensors``, spectra like those it was pretrained on (:mod:`specfm.library`).
-A training checkpoint holds a release folder as ``model/``, and a run folder holds its last one as ``model``, so
-:func:`load` takes any of the three. The manifest says what kind of model a folder holds; ``write_module`` and
-``read_module`` serve every kind, :func:`save` and :func:`load` encoders.
+encoder that was pretrained here also has ``library.safetensors``, spectra like those of its pretraining
+(:mod:`specfm.library`). A training checkpoint holds a release folder as ``model/``, and a run folder holds its last one
+as ``model``, so :func:`load` takes any of the three. The manifest says what kind of model a folder holds;
+``write_module`` and ``read_module`` serve every kind, :func:`save` and :func:`load` encoders.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Tiles per forward call.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Align = Annotated[
     bool,
-    typer.Option("--align", help="Map a camera the encoder never met to those it knows, to compare across cameras."),
+    typer.Option("--align", help="Make features comparable with those of other cameras."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing output files.")]
 NoPreview = Annotated[bool, typer.Option("--no-preview", help="Write no PNG beside the map.")]
@@ -47,7 +47,7 @@ AlignWhere = Annotated[
     bool | None,
     typer.Option(
         "--align/--no-align",
-        help="Map cameras the encoder never met to those it knows. "
+        help="Make features of different cameras comparable. "
         "Default: where the data were seen through different bands.",
     ),
 ]

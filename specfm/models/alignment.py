@@ -3,8 +3,9 @@
 An embedding that reads any list of bands still reads each list a little differently: a range that ends 50 nm earlier, a
 gap or a wider response moves every token by about as much. A whitened stem, which amplifies what is small, turns that
 into the largest difference there is, and nearest neighbours across cameras fail. But the encoder can say for itself by
-how much: spectra like those of its pretraining are seen through the bands of a camera and through those of the ideal one, and the
-linear map from the first tokens to the second has a closed form. No label and no scene of the camera is needed.
+how much: spectra like those of its pretraining are seen through the bands of a camera and through those of the ideal
+one, and the linear map from the first tokens to the second has a closed form. It needs no label and no scene of the
+camera.
 
 Shapes: L spectra, C bands, B samples, N tokens, D width, G = 1 or B band grids.
 """

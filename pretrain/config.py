@@ -43,7 +43,7 @@ class ModelConfig(engine.ModelConfig):
     """The encoder, and how it is computed in training."""
 
     grad_checkpointing: bool = Field(default=False, description="trade compute for memory in the trunk")
-    compile: bool = Field(default=False, description="torch.compile the blocks of the trunk")
+    compile: bool = Field(default=False, description="torch.compile embedding and trunk")
 
 
 class ProjectionConfig(Strict):

@@ -82,7 +82,7 @@ class _Run(TrainingLoop):
         if world.is_main:
             self.encoder.library = merge([collect_library(self.shards), self.encoder.library])
         if config.model.compile:
-            self.encoder.compile_blocks()
+            self.encoder.compile_parts()
         self.step_function = PretrainStep(self.modules, config, world)
         self.monitor: OnlineKnn | None = None
         if world.is_main and config.monitor.every:

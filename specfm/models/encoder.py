@@ -105,8 +105,9 @@ class Encoder(nn.Module):
         """Trade compute for memory in the trunk (as in timm)."""
         self.grad_checkpointing = enable
 
-    def compile_blocks(self) -> None:
-        """torch.compile each block; the embedding stays eager because its band count varies."""
+    def compile_parts(self) -> None:
+        """torch.compile the embedding and each block; numbers of bands and tokens stay free: few graphs serve all."""
+        self.embedding.compile(dynamic=True)
         for block in self.blocks:
             block.compile(dynamic=True)
 

@@ -10,6 +10,7 @@ Shapes: B samples, H W pixels, C bands, N tokens, P pixels of a patch, D width.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -58,11 +59,16 @@ def whole(name: str, x_BHWC: Tensor, grid: BandGrid, **options: Any) -> Callable
     return step(encoder.embedding, lambda: encoder.embedding(encoder.prepare(x_BHWC, bands)))
 
 
-def on_patches(name: str, x_BHWC: Tensor, grid: BandGrid, form: str = "forward", **options: Any) -> Callable[[], None]:
+def on_patches(
+    name: str, x_BHWC: Tensor, grid: BandGrid, form: str = "forward", compiled: bool = False, **options: Any
+) -> Callable[[], None]:
     """The embedding alone, its patches cut beforehand: what the peers' own embeddings are timed on."""
     options = {**options_of(name, grid, x_BHWC.shape[1]), **options}
     encoder = create_encoder("small", name, PATCH, depth=0, **options).train()
     patches = encoder.prepare(x_BHWC, grid)
+    if compiled:
+        encoder.embedding.compile(dynamic=True)
+        return step(encoder.embedding, lambda: encoder.embedding(patches))
     return step(encoder.embedding, lambda: getattr(encoder.embedding, form)(patches))
 
 
@@ -96,12 +102,15 @@ def by_band_count(bands: int, repeats: int, clock: str) -> dict[str, Any]:
         "hyper, patches": on_patches("hyper", x_BHWC, grid),
         "hyper joint content, patches": on_patches("hyper", x_BHWC, grid, content=True),
         "hyper metadata only, patches": on_patches("hyper", x_BHWC, grid, content=False),
+        "hyper rank 1, patches": on_patches("hyper", x_BHWC, grid, rank=1),
         "hyper.reference, patches": on_patches("hyper", x_BHWC, grid, "reference"),
         "conv2d": conv2d(x_BHWC),
         "dofa (our control)": whole("dofa", x_BHWC, grid),
         "basis": whole("basis", x_BHWC, grid),
         "fixed": whole("fixed", x_BHWC, grid),
     }
+    if shutil.which("g++"):
+        candidates["hyper compiled, patches"] = on_patches("hyper", x_BHWC, grid, compiled=True)
     peer = torchgeo_dofa(x_BHWC, grid)
     if peer is not None:
         candidates["dofa (torchgeo)"] = peer

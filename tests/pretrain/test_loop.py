@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -210,3 +212,15 @@ def test_a_run_that_holds_the_embedding_resumes(tmp_path, shards):
     train(debug_config(out, shards, "whiten.batches=2", "steps=2"))
     train(debug_config(out, shards, "whiten.batches=2", "steps=4"), resume=True)
     assert [row["step"] for row in metrics(out)] == [1, 2, 3, 4]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+def test_a_compiled_run_learns_the_same(tmp_path, shards):
+    """Embedding and trunk; on the CPU the compiler takes a minute or two."""
+    rows = []
+    for name, wanted in (("plain", "false"), ("compiled", "true")):
+        out = train(debug_config(tmp_path / name, shards, "steps=3", f"model.compile={wanted}"))
+        rows.append([row["loss"] for row in map(json.loads, (out / "metrics.jsonl").read_text().splitlines())])
+        specfm.load(out)
+    assert rows[1] == pytest.approx(rows[0], rel=1e-4)

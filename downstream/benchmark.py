@@ -119,6 +119,8 @@ def _entries(suite: SuiteConfig, checkpoints: Sequence[str], device: str) -> lis
         weights, architecture = state_digest(encoder), architecture_digest(encoder)
         held = getattr(encoder, "library", None)
         library = "-" if held is None else held.digest
+        if suite.align and held is None:
+            raise UsageError(f"{text} comes without a library of spectra, so it cannot be aligned; leave align out")
         found.append(_Entry(path if sign else text, name, weights, architecture, library, window, patch))
     if len({entry.window for entry in found}) > 1:
         sides = ", ".join(f"{entry.name} {entry.window}" for entry in found)
@@ -130,9 +132,6 @@ def plan_cells(
     suite: SuiteConfig, entries: Sequence[_Entry], device: str = "cpu", cache: str | None = None
 ) -> list[CellPlan]:
     """All cells in table order: of each dataset the encoders, the twins of every architecture, the baselines."""
-    architectures: dict[str, _Entry] = {}
-    for entry in entries:
-        architectures.setdefault(entry.architecture, entry)
     plans: list[CellPlan] = []
     for dataset in suite.datasets:
         scenes, split = open_dataset(dataset)  # what cannot be opened is known before any work
@@ -140,6 +139,10 @@ def plan_cells(
         for patch in {entry.patch for entry in entries}:
             check_window(patch, window)
         probe_options(suite, dataset, split, window).check()
+        # twins differ by architecture and, where features are aligned, by the library that they are aligned with
+        moved, twins = wants_alignment(scenes, suite.align), dict[tuple[str, str], _Entry]()
+        for entry in entries:
+            twins.setdefault((entry.architecture, entry.library if moved else "-"), entry)
         shared: dict[str, Any] = {
             "suite": suite, "dataset": dataset, "cards": _cards_digest(dataset), "window": window,
             "device": device, "cache": cache,
@@ -154,10 +157,10 @@ def plan_cells(
         plans += [
             CellPlan(
                 part="random-init", checkpoint=entry.checkpoint, architecture=entry.architecture,
-                weights=entry.library if wants_alignment(scenes, suite.align) else "-",
-                method="random-init" if len(architectures) == 1 else f"random-init ({entry.name})", **shared,
+                weights=entry.library if moved else "-",
+                method="random-init" if len(twins) == 1 else f"random-init ({entry.name})", **shared,
             )
-            for entry in (architectures.values() if suite.init_seeds else ())
+            for entry in (twins.values() if suite.init_seeds else ())
         ]  # fmt: skip
         del scenes
         plans.append(

@@ -46,18 +46,33 @@ def wants_alignment(scenes: Sequence[Scene], wanted: bool | None) -> bool:
     return any(not same_bands(first, scene.sensor.bands) for scene in scenes[1:])
 
 
+def can_align(encoder: Any, scenes: Sequence[Scene]) -> bool:
+    """True if the encoder comes with a library that covers the cameras of all scenes."""
+    from specfm.batch import BandTensors
+    from specfm.models.alignment import Alignment
+
+    library = getattr(encoder, "library", None)
+    if library is None:
+        return False
+    alignment = Alignment(library)
+    return all(alignment.covers(BandTensors.from_sensors(scene.sensor))[0] for scene in scenes)
+
+
 @contextmanager
 def aligned(encoder: Any, scenes: Sequence[Scene], wanted: bool | None) -> Iterator[bool]:
     """Within it the encoder is aligned if asked for (None: if the scenes need it and it can); says whether it is.
 
     Raises:
-        UsageError: ``wanted`` of an encoder that cannot be aligned.
+        UsageError: ``wanted`` of an encoder that cannot be aligned, or not for the cameras of these scenes.
     """
-    if wanted and encoder is not None and not hasattr(encoder, "align"):
-        raise UsageError("only an encoder of specfm can be aligned; leave --align out")
     before = getattr(encoder, "alignment", None)
-    on = wants_alignment(scenes, wanted) if before is None or wanted is not None else True
-    on = on and encoder is not None and (bool(wanted) or getattr(encoder, "library", None) is not None)
+    on = encoder is not None and (wants_alignment(scenes, wanted) if before is None or wanted is not None else True)
+    if on and not can_align(encoder, scenes):
+        if wanted and getattr(encoder, "library", None) is None:
+            raise UsageError("an encoder that comes without a library of spectra cannot be aligned; leave --align out")
+        if wanted:
+            raise UsageError("the encoder's library of spectra does not cover all cameras here; leave --align out")
+        on = False
     if hasattr(encoder, "align") and on != (before is not None):
         encoder.align(on)
     try:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 PROTOCOLS: tuple[str, ...] = ("knn", "linear", "ridge", *TRAINED)
 PARTS: tuple[str, ...] = ("encoder", "random-init", "baselines")
-ALIGNED = "features aligned across cameras by {} spectra, those of untrained twins too"
+ALIGNED = "features of cameras aligned by {} spectra, those of untrained twins too"
 
 
 @dataclass(frozen=True)
@@ -209,8 +209,6 @@ def probe(
         notices = (
             ["spectra of different sensors are interpolated to one grid"] if raw and raw[0].info["interpolated"] else []
         )
-        if on:
-            notices.append(ALIGNED.format(len(encoder.library)))
         if options.baselines:
             if raw is not None and "baselines" in parts:
                 all_runs += _baselines(raw, splits, options, device)
@@ -227,12 +225,21 @@ def probe(
             notices,
         )  # fmt: skip
         add_alarms(table, all_runs, samples, splits)
+        if on:
+            say_aligned(table, name, len(encoder.library))
         rows += table
         kept_runs += all_runs
     if bank is not None:
         splits = [s for t in tables for s in t]
         bank.update(samples=samples, splits=splits, features=features, spectra=raw, runs=kept_runs)
     return rows
+
+
+def say_aligned(rows: Sequence[dict[str, Any]], name: str, spectra: int) -> None:
+    """A notice on the rows of frozen features of the encoder and of its untrained twins."""
+    for row in rows:
+        if row["method"] in (name, "random-init") and row["protocol"] not in TRAINED:
+            row["notices"] = sorted({*row["notices"], ALIGNED.format(spectra)})
 
 
 def draw_splits(samples: Samples, options: ProbeOptions, shots: int | None) -> list[Split]:

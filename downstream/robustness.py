@@ -26,7 +26,7 @@ from downstream.features import FeatureSet, common_grid, encoder_device, extract
 from downstream.knn import knn_predict
 from downstream.leakage import leakage_score
 from downstream.linear_probe import linear_probe
-from downstream.probe import ALIGNED, ProbeOptions, default_window, draw_splits
+from downstream.probe import ProbeOptions, default_window, draw_splits, say_aligned
 from downstream.results import digest_json
 from downstream.ridge import ridge_probe
 from downstream.samples import Samples, collect_samples
@@ -123,7 +123,7 @@ def robustness(
                 else:
                     found[label].append(runs)
     raw = pixel_spectra({label: view for label, (_, view) in views.items()}, samples)
-    notices = [ALIGNED.format(len(encoder.library))] if on else []
+    notices = []
     if raw is None:
         notices.append("no raw-spectrum row: the scenes have no common quantity and band range")
     else:
@@ -140,6 +140,8 @@ def robustness(
             notices,
         )  # fmt: skip
         add_alarms(table, all_runs, samples, splits)
+        if on:
+            say_aligned(table, name, len(encoder.library))
         for row in table:
             row |= {"condition": label, "family": condition.family, "bands": sorted({s.shape[2] for s in view})}
             row["digests"] = {**row["digests"], "config": digest_json(asdict(options))}

@@ -1,14 +1,16 @@
-"""The library of spectra beside an encoder: its file, what it refuses, and how new bands see it."""
+"""The library of spectra beside an encoder: its file, what it refuses, and how other bands see it."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
-from specfm import BandGrid, Sensor, SpecfmError
-from specfm.library import Library, merge, same_bands, see_through
+from specfm import BandGrid, SpecfmError
+from specfm.library import MOST_SPECTRA, STEP_NM, Library, merge, on_steps, same_bands
 from tests.properties.cases import comb
 
 
@@ -20,66 +22,90 @@ def smooth(grid: BandGrid, count: int = 5, seed: int = 0) -> np.ndarray:
     return (0.1 + height @ bumps).astype(np.float32)
 
 
-def library(bands: int = 80, name: str = "fine", seed: int = 0) -> Library:
-    sensor = Sensor(comb(bands), "surface_reflectance", name=name)
-    return Library((sensor,), (smooth(sensor.bands, seed=seed),))
+def library(low: float = 420.0, high: float = 2400.0, count: int = 5, seed: int = 0, quantity: int = 3) -> Library:
+    steps = int((high - low) // STEP_NM) + 1
+    grid = BandGrid(low + STEP_NM * np.arange(steps), np.full(steps, STEP_NM))
+    return Library(low, smooth(grid, count, seed), np.full(count, quantity, np.int64))
 
 
 def test_the_file_keeps_everything() -> None:
-    grid = BandGrid([420, 600, np.nan, 2400], [5, 5, np.nan, 5], [True, True, False, True])
-    one = merge([library(), Library((Sensor(grid, "radiance", gsd_m=2.0),), (np.ones((2, 4), np.float32),))])
-    assert one is not None
+    one = library(quantity=-1)
     again = Library.from_bytes(one.to_bytes())
-    assert [s.digest for s in again.sensors] == [s.digest for s in one.sensors] and again.digest == one.digest
-    assert all(np.array_equal(a, b) for a, b in zip(again.spectra_LC, one.spectra_LC, strict=True))
-    assert len(again) == 7
+    assert again.low_nm == one.low_nm and np.array_equal(again.spectra_LS, one.spectra_LS)
+    assert np.array_equal(again.quantity_L, one.quantity_L) and again.digest == one.digest
+    assert again.digest != library(seed=1).digest
 
 
-@pytest.mark.parametrize("data", [b"", b"\x00" * 20, library().to_bytes()[:-9], b"\x02" + b"\x00" * 7 + b"{}"])
+def crafted(**changes: Any) -> bytes:
+    whole = library()
+    tensors = {"spectra_LS": whole.spectra_LS, "quantity_L": whole.quantity_L, "low_nm": np.array([whole.low_nm])}
+    return save({name: value for name, value in (tensors | changes).items() if value is not None})
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x00" * 20,
+        library().to_bytes()[:-9],
+        b"\x02" + b"\x00" * 7 + b"{}",
+        (200_000).to_bytes(8, "little") + b"[" * 200_000,
+        crafted(spectra_LS=None),
+        crafted(spectra_LS=library().spectra_LS.astype(np.float64)),
+        crafted(low_nm=np.array([420.0, 1.0])),
+        crafted(low_nm=np.array([np.nan])),
+        crafted(low_nm=np.array([99_999.0])),
+        crafted(quantity_L=np.full(5, 4)),
+        crafted(quantity_L=np.zeros(4, np.int64)),
+        crafted(spectra_LS=np.full((5, 397), np.inf, np.float32)),
+        crafted(spectra_LS=np.full((5, 397), 3e38, np.float32)),
+        crafted(spectra_LS=np.zeros((5, 6000), np.float32)),
+        crafted(spectra_LS=np.zeros((2000, 30), np.float32), quantity_L=np.zeros(2000, np.int64)),
+    ],
+)
 def test_other_files_are_refused(data: bytes) -> None:
     with pytest.raises(SpecfmError, match="not a library of spectra"):
         Library.from_bytes(data)
 
 
-@pytest.mark.parametrize("change", ["none", "bands", "nan", "empty"])
-def test_spectra_that_do_not_fit_are_refused(change: str) -> None:
-    whole = library()
-    spectra = whole.spectra_LC[0].copy()
-    spectra[0, 3] = np.nan if change == "nan" else spectra[0, 3]
-    given = {"none": (), "bands": (spectra[:, 1:],), "nan": (spectra,), "empty": (spectra[:0],)}[change]
-    with pytest.raises(SpecfmError):
-        dataclasses.replace(whole, spectra_LC=given)
+def test_few_spectra_and_short_ranges_are_refused() -> None:
+    with pytest.raises(SpecfmError, match="1 spectra of 397 steps"):
+        library(count=1)
+    with pytest.raises(SpecfmError, match="5 spectra of 11 steps"):
+        library(high=470.0)
+    with pytest.raises(SpecfmError, match="do not fit"):
+        dataclasses.replace(library(), quantity_L=np.zeros(3, np.int64))
 
 
-def test_merging_keeps_the_first_of_a_sensor() -> None:
-    one, two, other = library(seed=0), library(seed=1), library(60, "other")
-    found = merge([one, None, two, other])
-    assert found is not None and len(found.sensors) == 2
-    assert np.array_equal(found.spectra_LC[0], one.spectra_LC[0])
-    assert merge([None, None]) is None
-
-
-def test_merging_leaves_out_sensors_that_see_less() -> None:
-    short = Sensor(comb(60, 420, 1000), "surface_reflectance", name="short")
-    found = merge([library(), Library((short,), (smooth(short.bands),))])
-    assert found is not None and [s.name for s in found.sensors] == ["fine"]
+def test_merging_keeps_the_shared_range_and_is_thinned() -> None:
+    one, two = library(), library(450.0, 2390.0, seed=1, quantity=1)
+    found = merge([one, None, two])
+    assert found is not None and len(found) == 10 and (found.low_nm, found.high_nm) == (450.0, 2390.0)
+    assert np.abs(found.spectra_LS[:5] - one.spectra_LS[:, 6:395]).max() < 1e-6
+    assert found.quantity_L.tolist() == [3] * 5 + [1] * 5
+    assert merge([None, None]) is None and merge([None, one]) is one
+    short = merge([one, library(420.0, 1000.0)])
+    assert short is not None and len(short) == 5, "what sees much less is left out"
+    many = merge([library(count=900), library(count=900, seed=1)])
+    assert many is not None and 800 < len(many) <= MOST_SPECTRA
 
 
 def test_other_bands_see_what_they_would_have_measured() -> None:
-    fine, coarse = comb(300, fwhm=7.0), comb(40, 450, 2300, 30.0)
-    seen = see_through(fine, smooth(fine), coarse)
-    assert seen is not None and seen[0].all()
-    assert np.abs(seen[1] - smooth(coarse)).max() < 2e-3
+    coarse = comb(40, 450, 2300, 30.0)
+    assert np.abs(library().seen_through(coarse) - smooth(coarse)).max() < 1e-2
+    beyond = BandGrid([600, 2600], [10, 10])
+    assert (library().seen_through(beyond)[:, 1] == 0).all()
 
 
-def test_gaps_are_bridged_and_what_lies_outside_is_not_told() -> None:
-    fine = comb(300, fwhm=7.0)
-    gap = BandGrid(fine.wavelengths_nm, fine.fwhm_nm, np.abs(fine.wavelengths_nm - 1200) > 60)
-    target = BandGrid([600, 1200, 1600, 2000, 2600], np.full(5, 10.0))
-    seen = see_through(gap, smooth(gap), target)
-    assert seen is not None and seen[0].tolist() == [True, True, True, True, False]
-    assert np.abs(seen[1][:, :4] - smooth(target)[:, :4]).max() < 0.05
-    assert see_through(comb(60, 400, 900), smooth(comb(60, 400, 900)), comb(30, 1000, 2400)) is None
+def test_gaps_are_bridged_by_straight_lines() -> None:
+    fine = comb(400, fwhm=5.0)
+    away = np.abs(fine.wavelengths_nm - 1200) > 60
+    order = np.random.default_rng(0).permutation(int(away.sum()))
+    found = on_steps(fine.wavelengths_nm[away][order], smooth(fine)[:, away][:, order].astype(float), 420.0, 397)
+    whole = library().spectra_LS
+    assert np.abs(found - whole).max() < 0.05
+    outside = np.abs(library().grid.wavelengths_nm - 1200) > 70
+    assert np.abs(found - whole)[:, outside].max() < 1e-3
 
 
 def test_which_bands_are_the_same() -> None:

@@ -32,6 +32,7 @@ def command(
     wavelengths_after: Annotated[Path | None, typer.Option(help="As --wavelengths, for the second date.")] = None,
     batch_size: options.BatchSize = 8,
     device: options.Device = "cpu",
+    align: options.AlignWhere = None,
     no_preview: options.NoPreview = False,
     overwrite: options.Overwrite = False,
 ) -> None:
@@ -67,7 +68,7 @@ def command(
         cut, how = task_model.threshold, "probability"
     else:
         encoder = load(model, device=device)
-        with aligned(encoder, [one, two], None) as on:
+        with aligned(encoder, [one, two], align) as on:
             cut, shares = distance_to_file(
                 encoder, one, two, out, distance=probabilities, threshold=threshold, seed=seed, window=window,
                 stride=stride, batch_size=batch_size, preview=not no_preview, overwrite=overwrite,

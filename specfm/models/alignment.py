@@ -12,6 +12,7 @@ Shapes: L spectra, C bands, B samples, N tokens, D width, G = 1 or B band grids.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,25 +22,30 @@ from torch import Tensor
 
 from specfm.bands import BandGrid
 from specfm.batch import BandTensors
-from specfm.library import Library, see_through
+from specfm.library import STEP_NM, Library
+from specfm.models.quadrature import effective_fwhm_nm
+from specfm.sensors import QUANTITIES, Sensor
 
 if TYPE_CHECKING:
     from specfm.models.encoder import Encoder
 
+log = logging.getLogger(__name__)
 # Of the mean eigenvalue: between an offset alone and least squares, which overfits what a camera does not show. Nearest
 # neighbours across cameras change little from .03 to 1.
 RIDGE = 0.1
+LEAST_COVERED = 0.8  # share of a camera's bands that the library must cover; the others are not looked at
 HELD = 64  # grids whose maps are kept
-DECIDES = ("wavelengths_nm_GC", "fwhm_nm_GC", "quantity_G", "level_G", "gsd_m_G")  # of a grid, its map
+DECIDES = ("wavelengths_nm_GC", "fwhm_nm_GC", "valid_GC", "quantity_G", "level_G", "gsd_m_G")  # of a grid, its map
 
 
 class Alignment:
     """Maps of stem tokens, one per list of bands, fitted when those bands are first met.
 
     ``t -> A t + b`` with ``A = I + argmin_M |M (t - mean) - (t0 - t)|^2 + RIDGE s |M|^2``, all about their means: t are
-    the stem's tokens of the library seen through some bands, t0 those through :attr:`Library.common_grid`, s the mean
-    eigenvalue of the covariance of t; b takes the mean of t into that of t0. Cameras of pretraining are mapped too, or
-    they would differ from each other as before.
+    the stem's tokens of the library seen through some bands, t0 those through the ideal camera's, s the mean eigenvalue
+    of the covariance of t; b takes the mean of t into that of t0. Cameras of pretraining are mapped too, or they would
+    differ from each other as before. Bands outside the library's range are taken for unusable. A camera with too many
+    of these, or of unknown widths, is left as it is, with a warning.
 
     Args:
         library: what the bands are shown.
@@ -47,102 +53,104 @@ class Alignment:
 
     def __init__(self, library: Library):
         self.library = library
-        self._maps: dict[Any, tuple[Tensor, Tensor] | None] = {}
-        self._ideal: tuple[Any, list[Tensor]] = (None, [])  # weights, tokens_LD of each sensor's spectra
+        self._maps: dict[Any, tuple[Tensor, Tensor]] = {}
+        self._ideal: tuple[Any, Tensor | None] = (None, None)  # weights, tokens_LD through the ideal camera
+        self._left: set[Any] = set()
+
+    def covers(self, bands: BandTensors) -> list[bool]:
+        """Which grids can be mapped."""
+        inside_GC = self._inside(bands)
+        enough_G = inside_GC.sum(1) >= LEAST_COVERED * bands.valid_GC.sum(1).clamp_min(1)
+        known_G = ((effective_fwhm_nm(bands) > 0) | ~inside_GC).all(1)
+        return (enough_G & known_G & inside_GC.any(1)).tolist()
+
+    def narrow(self, bands: BandTensors) -> BandTensors:
+        """The bands that may be looked at; grids that cannot be mapped stay as they are."""
+        covered_G1 = torch.tensor(self.covers(bands), device=bands.valid_GC.device)[:, None]
+        return bands.replace(valid_GC=torch.where(covered_G1, self._inside(bands), bands.valid_GC))
 
     def __call__(self, encoder: Encoder, bands: BandTensors, tokens_BND: Tensor) -> Tensor:
-        """Stem tokens of samples with these bands, aligned."""
-        weights = _weights(encoder)
-        found = []
-        for row in range(len(bands)):
-            usable = _usable(bands, row)
-            key = (weights, usable.names, *(getattr(usable, name).cpu().numpy().tobytes() for name in DECIDES))
+        """Stem tokens of samples with these bands (narrowed before), aligned."""
+        weights, moved = _weights(encoder), []
+        samples = tokens_BND.split(1) if len(bands) > 1 else (tokens_BND,)
+        for row, (covered, some_BND) in enumerate(zip(self.covers(bands), samples, strict=True)):
+            one = bands.select(torch.tensor([row], device=bands.valid_GC.device))
+            key = (weights, one.names, *(getattr(one, name).cpu().numpy().tobytes() for name in DECIDES))
+            if not covered:
+                if key not in self._left:
+                    self._left.add(key)
+                    log.warning("a camera of %d bands cannot be aligned: %s", int(one.valid_GC.sum()), self.why)
+                moved.append(some_BND)
+                continue
             if key not in self._maps:
                 if len(self._maps) >= HELD:
-                    self._maps.clear()
-                self._maps[key] = self.fit(encoder, usable)
-            found.append(self._maps[key])
-        if len(found) == 1:
-            return _apply(found[0], tokens_BND)
-        return torch.cat(
-            [_apply(each, tokens_1ND) for each, tokens_1ND in zip(found, tokens_BND.split(1), strict=True)]
+                    self._maps.pop(next(iter(self._maps)))
+                self._maps[key] = self.fit(encoder, one)
+            matrix_DD, bias_D = self._maps[key]
+            # in float64: the stem's tokens are large numbers that differ little
+            moved.append((some_BND.double() @ matrix_DD.T + bias_D).to(some_BND.dtype))
+        return torch.cat(moved) if len(moved) > 1 else moved[0]
+
+    @property
+    def why(self) -> str:
+        """What is missing where a camera cannot be mapped."""
+        return (
+            f"{LEAST_COVERED:.0%} of its bands must lie within {self.library.low_nm:.0f} to "
+            f"{self.library.high_nm:.0f} nm and have known widths"
         )
 
-    @torch.no_grad()
-    def fit(self, encoder: Encoder, bands: BandTensors) -> tuple[Tensor, Tensor] | None:
-        """(A_DD, b_D) for one list of bands, all of them usable; None where the library covers too few of them."""
-        if not bands.channels:
-            return None
+    def fit(self, encoder: Encoder, bands: BandTensors) -> tuple[Tensor, Tensor]:
+        """(A_DD, b_D) in float64 for one grid that is covered."""
+        keep_C = self._inside(bands)[0]
+        bands = bands.replace(
+            wavelengths_nm_GC=bands.wavelengths_nm_GC[:, keep_C],
+            fwhm_nm_GC=effective_fwhm_nm(bands)[:, keep_C],
+            valid_GC=bands.valid_GC[:, keep_C],
+            scale_G=torch.ones_like(bands.scale_G),
+            offset_G=torch.zeros_like(bands.offset_G),
+        )
         grid = BandGrid(bands.wavelengths_nm_GC[0].cpu().numpy(), bands.fwhm_nm_GC[0].cpu().numpy())
-        seen, ideal = [], []
-        for number, (sensor, spectra_LC) in enumerate(self.library):
-            through = see_through(sensor.bands, spectra_LC, grid)
-            if through is not None:
-                covered_C, view_LC = through
-                narrowed = bands.replace(
-                    valid_GC=torch.tensor(covered_C, device=bands.valid_GC.device)[None],
-                    scale_G=torch.ones_like(bands.scale_G),
-                    offset_G=torch.zeros_like(bands.offset_G),
-                )
-                seen.append(_stem_tokens(encoder, view_LC, narrowed))
-                ideal.append(self._ideal_tokens(encoder)[number])
-        if not seen:
-            return None
-        t_LD, t0_LD = torch.cat(seen), torch.cat(ideal)
-        mean_D, mean0_D = t_LD.mean(0), t0_LD.mean(0)
-        centred_LD = t_LD - mean_D
-        gram_DD = centred_LD.T @ centred_LD
-        unit_DD = torch.eye(len(gram_DD), dtype=gram_DD.dtype, device=gram_DD.device)
-        ridge = RIDGE * gram_DD.diagonal().mean().clamp_min(1e-30)
-        change_DD = torch.linalg.solve(gram_DD + ridge * unit_DD, centred_LD.T @ (t0_LD - mean0_D - centred_LD))
-        matrix_DD = unit_DD + change_DD.T
-        return matrix_DD, mean0_D - matrix_DD @ mean_D
+        # whatever mode the caller is in, or the map would not serve the next one
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(encoder.device.type, enabled=False):
+            t_LD = _stem_tokens(encoder, self.library.seen_through(grid), bands)
+            t0_LD = self._ideal_tokens(encoder)
+            mean_D, mean0_D = t_LD.mean(0), t0_LD.mean(0)
+            centred_LD = t_LD - mean_D
+            gram_DD = centred_LD.T @ centred_LD
+            unit_DD = torch.eye(len(gram_DD), dtype=gram_DD.dtype, device=gram_DD.device)
+            ridge = RIDGE * gram_DD.diagonal().mean().clamp_min(1e-30)
+            change_DD = torch.linalg.solve(gram_DD + ridge * unit_DD, centred_LD.T @ (t0_LD - mean0_D - centred_LD))
+            matrix_DD = unit_DD + change_DD.T
+            return matrix_DD, mean0_D - matrix_DD @ mean_D
 
-    def _ideal_tokens(self, encoder: Encoder) -> list[Tensor]:
-        weights = _weights(encoder)
-        if self._ideal[0] != weights:
-            grid, found = self.library.common_grid, []
-            for sensor, spectra_LC in self.library:
-                through = see_through(sensor.bands, spectra_LC, grid)
-                assert through is not None, "the common range is part of each"
-                bands = BandTensors.from_sensors(
-                    sensor.replace(bands=BandGrid(grid.wavelengths_nm, grid.fwhm_nm, through[0]))
-                )
-                found.append(_stem_tokens(encoder, through[1], bands))
-            self._ideal = weights, found
-        return self._ideal[1]
+    def _inside(self, bands: BandTensors) -> Tensor:
+        low, high = self.library.low_nm - STEP_NM / 2, self.library.high_nm + STEP_NM / 2
+        return bands.valid_GC & (bands.wavelengths_nm_GC >= low) & (bands.wavelengths_nm_GC <= high)
+
+    def _ideal_tokens(self, encoder: Encoder) -> Tensor:
+        weights, (held, tokens_LD) = _weights(encoder), self._ideal
+        if tokens_LD is None or held != weights:
+            library = self.library
+            tokens_LD = torch.zeros(len(library), encoder.num_features, dtype=torch.float64, device=encoder.device)
+            for quantity in np.unique(library.quantity_L).tolist():
+                mine_L = library.quantity_L == quantity
+                sensor = Sensor(library.grid, QUANTITIES[quantity] if quantity >= 0 else None)
+                found = _stem_tokens(encoder, library.spectra_LS[mine_L], BandTensors.from_sensors(sensor))
+                tokens_LD[torch.from_numpy(mine_L).to(encoder.device)] = found
+            self._ideal = weights, tokens_LD
+        return tokens_LD
 
 
 def _weights(encoder: Encoder) -> Any:
-    """What changes when the weights do that the maps were fitted with."""
-    return (encoder.device, *(p._version for p in (*encoder.embedding.parameters(), *encoder.stem.parameters())))
+    """What changes when torch changes the weights (not when they are written to through ``.data``)."""
+    parameters = (*encoder.embedding.parameters(), *encoder.stem.parameters())
+    return encoder.device, *((id(p), 0 if p.is_inference() else p._version) for p in parameters)
 
 
 def _stem_tokens(encoder: Encoder, spectra_LC: NDArray[np.float32], bands: BandTensors) -> Tensor:
     """tokens_LD (float64): one flat patch of each spectrum."""
-    side = encoder.patch_size
-    x_LC = torch.from_numpy(np.where(np.isfinite(spectra_LC), spectra_LC, 0.0).astype(np.float32))
-    found = []
-    for some_LC in x_LC.split(256):
+    side, found = encoder.patch_size, []
+    for some_LC in torch.from_numpy(np.array(spectra_LC)).split(256):
         patches = encoder.prepare(some_LC[:, None, None].expand(-1, side, side, -1), bands)
         found.append(encoder.stem(encoder.generated(patches))[:, 0].double())
     return torch.cat(found)
-
-
-def _apply(found: tuple[Tensor, Tensor] | None, tokens_BND: Tensor) -> Tensor:
-    if found is None:
-        return tokens_BND
-    matrix_DD, bias_D = found
-    # in float64: the stem's tokens are large numbers that differ little
-    return (tokens_BND.double() @ matrix_DD.T + bias_D).to(tokens_BND.dtype)
-
-
-def _usable(bands: BandTensors, row: int) -> BandTensors:
-    """One row without its unusable bands, so that padding changes nothing."""
-    one = bands.select(torch.tensor([row], device=bands.valid_GC.device))
-    keep_C = one.valid_GC[0]
-    return one.replace(
-        wavelengths_nm_GC=one.wavelengths_nm_GC[:, keep_C],
-        fwhm_nm_GC=one.fwhm_nm_GC[:, keep_C],
-        valid_GC=one.valid_GC[:, keep_C],
-    )

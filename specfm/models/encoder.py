@@ -115,7 +115,7 @@ class Encoder(nn.Module):
         """Map what each camera makes of a spectrum to what one ideal camera would; see :class:`Alignment`.
 
         For frozen features that are compared across cameras. The maps hold for the weights as they are, so
-        :meth:`train` takes the alignment off again.
+        :meth:`train` takes the alignment off again; call it anew if you write to weights through ``.data``.
 
         Raises:
             UsageError: the encoder comes without a library of spectra.
@@ -149,6 +149,8 @@ class Encoder(nn.Module):
         """Clean and cut a cube into patches on the encoder's device."""
         tensors = bands if isinstance(bands, BandTensors) else BandTensors.from_sensors(bands, x_BHWC.shape[-1])
         x_BHWC, tensors = x_BHWC.to(self.device), tensors.to(self.device)
+        if self.alignment is not None:
+            tensors = self.alignment.narrow(tensors)
         mask_BHW = None if mask_BHW is None else mask_BHW.to(self.device)
         return patchify(x_BHWC, tensors, mask_BHW, self.patch_size, level=self.level, level_B=level_B, keep_BK=keep_BK)
 

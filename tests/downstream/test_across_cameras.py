@@ -21,21 +21,20 @@ from downstream.results import state_digest
 from downstream.samples import collect_samples
 from specfm import BandGrid, Encoder, Sensor, UsageError
 from specfm.cli import app
-from specfm.library import Library
 from specfm.scene import Scene
 from tests.properties.cases import comb
-from tests.test_library import smooth
+from tests.test_library import library, smooth
 
-KNOWN = Sensor(comb(60, 420, 1000), "surface_reflectance", name="known")
+KNOWN = Sensor(comb(60, 430, 990), "surface_reflectance", name="known")
 NEW = Sensor(BandGrid(np.linspace(450, 950, 25), np.full(25, 25.0)), "surface_reflectance", name="new")
-OPTIONS = ProbeOptions(protocols=("knn",), ks=(1,), seeds=2, init_seeds=1, window=3, max_per_class=6, baselines=False)
+OPTIONS = ProbeOptions(protocols=("knn",), ks=(1,), seeds=2, init_seeds=1, window=3, max_per_class=6)
 
 
 @pytest.fixture
 def encoder() -> Encoder:
     torch.manual_seed(0)
     made = specfm.create_encoder("nano", patch_size=3, dim=48, depth=1, heads=3).eval()
-    made.library = Library((KNOWN,), (smooth(KNOWN.bands, 40),))
+    made.library = library(high=1000.0, count=40)
     return made
 
 
@@ -47,7 +46,11 @@ def both() -> list[Scene]:
 
 
 def told(rows: list[dict]) -> set[bool]:
-    return {any("aligned across cameras by 40 spectra" in notice for notice in row["notices"]) for row in rows}
+    """Whether the rows of the encoder and its twins say that they are aligned; no other row does."""
+    said = {row["method"]: any("aligned by 40 spectra" in notice for notice in row["notices"]) for row in rows}
+    found = {said.pop("encoder"), said.pop("random-init")}
+    assert len(said) > 2 and not any(said.values())
+    return found
 
 
 def test_it_is_done_where_scenes_differ_in_their_bands(encoder: Encoder, both: list[Scene]) -> None:
@@ -66,6 +69,13 @@ def test_an_encoder_without_a_library_is_left_as_it_is_unless_asked(encoder: Enc
     encoder.library = None
     assert told(probe(encoder, both, OPTIONS)) == {False}
     with pytest.raises(UsageError, match="without a library"):
+        probe(encoder, both, ProbeOptions(**{**vars(OPTIONS), "align": True}))
+
+
+def test_where_one_camera_is_not_covered_none_is_moved(encoder: Encoder, both: list[Scene]) -> None:
+    encoder.library = library(low=700.0, high=1000.0, count=40)
+    assert told(probe(encoder, both, OPTIONS)) == {False}
+    with pytest.raises(UsageError, match="does not cover"):
         probe(encoder, both, ProbeOptions(**{**vars(OPTIONS), "align": True}))
 
 
@@ -89,7 +99,7 @@ def test_kept_features_and_digests_know_the_difference(encoder: Encoder, both: l
     assert bank.misses == 2 and not np.array_equal(plain, moved)
     assert np.array_equal(plain, (encoder.align(False), take())[1]) and bank.hits == 1
     named = state_digest(encoder)
-    encoder.library = Library((KNOWN,), (smooth(KNOWN.bands, 40, seed=1),))
+    encoder.library = library(high=1000.0, count=40, seed=1)
     assert state_digest(encoder) != named
 
 

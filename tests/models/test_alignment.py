@@ -10,10 +10,9 @@ from torch import Tensor
 import specfm
 from specfm import BandGrid, Encoder, Sensor, UsageError
 from specfm.batch import BandTensors
-from specfm.library import Library
 from specfm.models import alignment as module
 from tests.properties.cases import comb
-from tests.test_library import smooth
+from tests.test_library import library, smooth
 
 KNOWN = Sensor(comb(120, fwhm=18.0), "surface_reflectance", name="known")
 # ends 150 nm earlier, wider bands and a gap
@@ -25,9 +24,9 @@ def amplifying(count: int = 200) -> Encoder:
     """An encoder whose stem is whitened on the library it comes with, as pretraining would leave it."""
     torch.manual_seed(0)
     encoder = specfm.create_encoder("nano", patch_size=3, rank=1).eval()
-    encoder.library = Library((KNOWN,), (smooth(KNOWN.bands, count),))
+    encoder.library = library(count=count)
     with torch.no_grad():
-        tokens_LD = module._stem_tokens(encoder, encoder.library.spectra_LC[0], BandTensors.from_sensors(KNOWN))
+        tokens_LD = module._stem_tokens(encoder, smooth(KNOWN.bands, count), BandTensors.from_sensors(KNOWN))
         value_D, vector_DD = torch.linalg.eigh(tokens_LD.T.cov())
         matrix_DD = vector_DD * (value_D.clamp_min(0) + 1e-3 * value_D.mean()).rsqrt() @ vector_DD.T
         encoder.stem.weight.copy_(matrix_DD)
@@ -81,15 +80,11 @@ def test_the_map_is_the_ridge_solution() -> None:
     assert encoder.library is not None
     found = module.Alignment(encoder.library).fit(encoder, BandTensors.from_sensors(NEW))
     assert found is not None
-    spectra_LC = encoder.library.spectra_LC[0]
-    seen = module.see_through(KNOWN.bands, spectra_LC, NEW.bands)
-    assert seen is not None and seen[0].all()
-    ideal = encoder.library.common_grid
-    again = module.see_through(KNOWN.bands, spectra_LC, ideal)
-    assert again is not None and again[0].all()
+    ideal = KNOWN.replace(bands=encoder.library.grid)
     with torch.no_grad():
-        t_LD = module._stem_tokens(encoder, seen[1], BandTensors.from_sensors(NEW)).numpy()
-        t0_LD = module._stem_tokens(encoder, again[1], BandTensors.from_sensors(KNOWN.replace(bands=ideal))).numpy()
+        view_LC = encoder.library.seen_through(NEW.bands)
+        t_LD = module._stem_tokens(encoder, view_LC, BandTensors.from_sensors(NEW)).numpy()
+        t0_LD = module._stem_tokens(encoder, encoder.library.spectra_LS, BandTensors.from_sensors(ideal)).numpy()
     centred, goal = t_LD - t_LD.mean(0), t0_LD - t0_LD.mean(0)
     ridge = np.sqrt(module.RIDGE * np.mean((centred**2).sum(0)))
     width = centred.shape[1]
@@ -99,11 +94,64 @@ def test_the_map_is_the_ridge_solution() -> None:
     assert np.allclose(t_LD.mean(0) @ expected.T + found[1].numpy(), t0_LD.mean(0))
 
 
-def test_bands_that_the_library_does_not_cover_are_left_alone() -> None:
-    encoder = amplifying()
-    assert encoder.library is not None
-    thermal = Sensor(comb(30, 8000, 12000, 100.0), "radiance")
-    assert module.Alignment(encoder.library).fit(encoder, BandTensors.from_sensors(thermal)) is None
+@pytest.mark.parametrize(
+    "grid",
+    [
+        comb(30, 8000, 12000, 100.0),
+        comb(60, 420, 3400, 12.0),
+        BandGrid([600.0]),
+        BandGrid([600, 700], None, [True, False]),
+    ],
+    ids=["thermal", "two thirds", "one band of unknown width", "one usable band of unknown width"],
+)
+def test_cameras_that_cannot_be_aligned_are_left_alone_and_named(grid: BandGrid, caplog) -> None:
+    encoder, x_BHWC = amplifying(), torch.rand(2, 3, 3, len(grid))
+    with torch.no_grad():
+        plain = encoder(x_BHWC, grid).pooled_BD
+        encoder.align()
+        assert torch.equal(encoder(x_BHWC, grid).pooled_BD, plain)
+        encoder(x_BHWC, grid)
+    assert [record.message for record in caplog.records if "cannot be aligned" in record.message] == [
+        f"a camera of {int(grid.valid.sum())} bands cannot be aligned: 80% of its bands must lie within 420 to 2400 nm "
+        "and have known widths"
+    ]
+
+
+def test_bands_outside_the_library_are_not_looked_at() -> None:
+    encoder = amplifying().align()
+    longer = Sensor(comb(150, 430, 2600, 15.0), "surface_reflectance")
+    cut = longer.replace(
+        bands=BandGrid(longer.bands.wavelengths_nm, longer.bands.fwhm_nm, longer.bands.wavelengths_nm < 2402.5)
+    )
+    x_BHWC = windows(smooth(longer.bands, 4))
+    with torch.no_grad():
+        assert torch.equal(encoder(x_BHWC, longer).pooled_BD, encoder(x_BHWC, cut).pooled_BD)
+
+
+def test_scale_and_offset_of_stored_values_do_not_enter_the_map() -> None:
+    encoder = amplifying().align()
+    stored = NEW.replace(scale=1e-4, offset=-0.1)
+    x_BHWC = windows(smooth(NEW.bands, 4))
+    counts = ((x_BHWC.double() + 0.1) / 1e-4).round().to(torch.int16)
+    with torch.no_grad():
+        one, two = encoder(x_BHWC, NEW).pooled_BD, encoder(counts, stored).pooled_BD
+    assert (one - two).abs().max() < 0.1 * torch.cdist(one, one).max()
+
+
+def test_the_mode_in_which_a_camera_is_first_met_does_not_matter() -> None:
+    x_BHWC = windows(smooth(NEW.bands, 4))
+    with torch.no_grad():
+        expected = amplifying().align()(x_BHWC, NEW).pooled_BD
+    with torch.inference_mode():
+        encoder = amplifying().align()
+        encoder(x_BHWC, NEW)
+    encoder = amplifying().align()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        encoder(x_BHWC, NEW)
+    x_BHWC.requires_grad_()
+    found = encoder(x_BHWC, NEW).pooled_BD
+    found.sum().backward()
+    assert torch.allclose(found.detach(), expected, atol=1e-4) and x_BHWC.grad is not None
 
 
 def test_maps_follow_the_weights() -> None:

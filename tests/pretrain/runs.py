@@ -29,10 +29,19 @@ SERVER.set_forkserver_preload(
 MATERIALS = ("soil", "grass", "water")
 
 
-def make_shard(path: Path, domain: str, bands: int, count: int, seed: int, scale: float = 1e-4) -> Path:
+def make_shard(
+    path: Path,
+    domain: str,
+    bands: int,
+    count: int,
+    seed: int,
+    scale: float = 1e-4,
+    low: float = 420,
+    high: float = 2400,
+) -> Path:
     """Windows of three smooth materials with noise, stored as int16; a group and an instance per four windows."""
     rng = np.random.default_rng(seed)
-    wavelengths = np.linspace(420, 2400, bands)
+    wavelengths = np.linspace(low, high, bands)
     sensor = Sensor(BandGrid(wavelengths), quantity="surface_reflectance", scale=scale, gsd_m=5.0, name=domain)
     label = np.arange(count) % 3
     centre = np.array([700.0, 1100.0, 1700.0])[label]

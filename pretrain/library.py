@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from specfm.library import FEWEST_STEPS, MOST_SPECTRA, STEP_NM, Library, on_steps
+from specfm.library import FEWEST_STEPS, MOST_SPECTRA, MOST_STEPS, STEP_NM, Library, on_steps
 from specfm.sensors import QUANTITIES
 from specfm.shards import ShardReader, ShardSet
 
@@ -41,7 +41,7 @@ def collect_library(shards: ShardSet) -> Library | None:
     chosen = [n for n, (left, right) in ranges.items() if min(right, high) - max(left, low) >= WIDEST * (high - low)]
     low, high = max(ranges[n][0] for n in chosen), min(ranges[n][1] for n in chosen)
     steps = int((high - low) // STEP_NM) + 1
-    if steps < FEWEST_STEPS:
+    if not FEWEST_STEPS <= steps <= MOST_STEPS:
         return None
     chosen = chosen[:: -(-len(chosen) // MOST_SPECTRA)]
     each = min(PER_SHARD, MOST_SPECTRA // len(chosen))

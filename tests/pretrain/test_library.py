@@ -34,6 +34,7 @@ def test_spectra_come_from_sensors_that_see_much_and_say_what_they_are(tmp_path)
         ([(350, 1100), (900, 1700)], (96, 96), (900.0, 1700.0)),  # another part of the spectrum is left out
         ([(400, 1000), (1000, 1600)], (96, 96), (400.0, 1000.0)),
         ([(755, 775)], (96,), None),
+        ([(400, 30000)], (96,), None),
     ],
 )
 def test_odd_stores_give_what_they_can(tmp_path, ranges, count, kept) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ from specfm.library import same_bands
 
 if TYPE_CHECKING:
     from specfm.scene import Scene
+
+log = logging.getLogger(__name__)
 
 
 def open_encoder(checkpoint: str, device: str = "cpu") -> tuple[Any, str, bool]:
@@ -67,11 +70,16 @@ def aligned(encoder: Any, scenes: Sequence[Scene], wanted: bool | None) -> Itera
     """
     before = getattr(encoder, "alignment", None)
     on = encoder is not None and (wants_alignment(scenes, wanted) if before is None or wanted is not None else True)
+    if on and not wanted and getattr(encoder, "library", None) is None:
+        on = False
     if on and not can_align(encoder, scenes):
         if wanted and getattr(encoder, "library", None) is None:
             raise UsageError("an encoder that comes without a library of spectra cannot be aligned; leave --align out")
         if wanted:
             raise UsageError("the encoder's library of spectra does not cover all cameras here; leave --align out")
+        log.warning(
+            "features are not aligned: the encoder's library of spectra does not cover all cameras"
+        )
         on = False
     if hasattr(encoder, "align") and on != (before is not None):
         encoder.align(on)

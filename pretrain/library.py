@@ -16,7 +16,8 @@ from specfm.shards import ShardReader, ShardSet
 
 FEWEST_BANDS = 50  # of a sensor that can stand for others
 WIDEST = 0.95  # share of the widest range that such a sensor sees
-MEASURED = 200  # windows of a shard whose centres are looked at
+MEASURED, MEASURED_IN_ALL = 200, 5000  # windows whose centres are looked at, of a shard and of the store
+MOST_SHARDS = 100  # that spectra are drawn from, spread over the store
 DIRECTIONS = 8
 PER_SHARD = 25  # spectra drawn
 
@@ -33,7 +34,7 @@ def collect_library(shards: ShardSet) -> Library | None:
         if len(usable := reader.sensor.bands.wavelengths_nm[reader.sensor.bands.valid]) >= FEWEST_BANDS
     }
     for n in sorted(ranges, key=lambda n: ranges[n][0] - ranges[n][1]):  # the widest whose spectra can be drawn anew
-        if _redrawn(shards.readers[n], 1) is not None:
+        if _redrawn(shards.readers[n], MEASURED, 1) is not None:
             low, high = ranges[n]
             break
     else:
@@ -43,11 +44,12 @@ def collect_library(shards: ShardSet) -> Library | None:
     steps = int((high - low) // STEP_NM) + 1
     if not FEWEST_STEPS <= steps <= MOST_STEPS:
         return None
-    chosen = chosen[:: -(-len(chosen) // MOST_SPECTRA)]
+    chosen = chosen[:: -(-len(chosen) // MOST_SHARDS)]
+    looked_at = min(MEASURED, MEASURED_IN_ALL // len(chosen))
     each = min(PER_SHARD, MOST_SPECTRA // len(chosen))
     spectra, quantities = [], []
     for n in chosen:
-        sensor, found_LC = shards.readers[n].sensor, _redrawn(shards.readers[n], each)
+        sensor, found_LC = shards.readers[n].sensor, _redrawn(shards.readers[n], looked_at, each)
         if found_LC is not None:
             valid_C = sensor.bands.valid
             spectra.append(on_steps(sensor.bands.wavelengths_nm[valid_C], found_LC[:, valid_C], low, steps))
@@ -79,8 +81,8 @@ def redrawn(measured_MC: np.ndarray, weights_C: np.ndarray, count: int) -> np.nd
     return np.asarray(spectra_LC * level_M1.mean())
 
 
-def _redrawn(reader: ShardReader, count: int) -> np.ndarray | None:
-    return redrawn(_measured(reader, MEASURED), reader.sensor.bands.weights, count)
+def _redrawn(reader: ShardReader, looked_at: int, count: int) -> np.ndarray | None:
+    return redrawn(_measured(reader, looked_at), reader.sensor.bands.weights, count)
 
 
 def _measured(reader: ShardReader, count: int) -> np.ndarray:

@@ -30,14 +30,16 @@ def command(
     overwrite: options.Overwrite = False,
 ) -> None:
     """Group the patches of SCENE by their embeddings and write a map of the groups; needs no label."""
+    from downstream.encoders import aligned
     from downstream.maps.cluster import cluster_to_file
     from specfm.checkpoint import load, release_digest
 
-    encoder = load(checkpoint, device=device, align=align)
+    encoder = load(checkpoint, device=device)
     cube = open_scene(scene, **reader)
-    shares = cluster_to_file(
-        encoder, cube, out, classes=classes, method=method, seed=seed, window=window, stride=stride, level=level,
-        batch_size=batch_size, preview=not no_preview, overwrite=overwrite,
-        facts={"checkpoint": release_digest(checkpoint), "sensor": cube.sensor.digest, "aligned": align},
-    )  # fmt: skip
+    with aligned(encoder, [cube], align):
+        shares = cluster_to_file(
+            encoder, cube, out, classes=classes, method=method, seed=seed, window=window, stride=stride, level=level,
+            batch_size=batch_size, preview=not no_preview, overwrite=overwrite,
+            facts={"checkpoint": release_digest(checkpoint), "sensor": cube.sensor.digest, "aligned": align},
+        )  # fmt: skip
     say_map(out, cube, shares, preview=not no_preview)

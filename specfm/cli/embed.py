@@ -32,16 +32,18 @@ def command(
     overwrite: options.Overwrite = False,
 ) -> None:
     """Write one feature vector per patch of SCENE, with coordinates, in bounded memory."""
+    from downstream.encoders import aligned
     from specfm.checkpoint import load, release_digest
     from specfm.stream import embed_to_file
 
-    encoder = load(checkpoint, device=device, align=align)
+    encoder = load(checkpoint, device=device)
     cube = open_scene(scene, **reader)
     facts = {"checkpoint": release_digest(checkpoint), "sensor": cube.sensor.digest, "aligned": align}
-    done = embed_to_file(
-        encoder, cube, out, window=window, stride=stride, level=level, pca_png=pca_png, pca_tif=pca_tif,
-        even=even, batch_size=batch_size, overwrite=overwrite, facts=facts,
-    )  # fmt: skip
+    with aligned(encoder, [cube], align):
+        done = embed_to_file(
+            encoder, cube, out, window=window, stride=stride, level=level, pca_png=pca_png, pca_tif=pca_tif,
+            even=even, batch_size=batch_size, overwrite=overwrite, facts=facts,
+        )  # fmt: skip
     height, width, depth = done["shape"]
     typer.echo(f"{out}: {height} x {width} patches of {done['patch']} px, {depth} features each")
     if not done["with_data"]:

@@ -31,6 +31,7 @@ def command(
     overwrite: options.Overwrite = False,
 ) -> None:
     """Write the cosine similarity of every pixel of SCENE to the nearest example, and print the best places."""
+    from downstream.encoders import aligned
     from downstream.maps.search import search_to_file
     from specfm.checkpoint import load, release_digest
     from specfm.errors import UsageError
@@ -39,13 +40,14 @@ def command(
         wanted = [(int(row), int(col)) for row, col in (text.split(",") for text in like)]
     except ValueError:
         raise UsageError(f"--like {' '.join(like)}: give an example as ROW,COL, two whole numbers") from None
-    encoder = load(checkpoint, device=device, align=align)
+    encoder = load(checkpoint, device=device)
     cube = open_scene(scene, **reader)
-    places = search_to_file(
-        encoder, cube, wanted, out, top=top, apart=apart, seed=seed, window=window, stride=stride, level=level,
-        batch_size=batch_size, overwrite=overwrite,
-        facts={"checkpoint": release_digest(checkpoint), "sensor": cube.sensor.digest, "aligned": align},
-    )  # fmt: skip
+    with aligned(encoder, [cube], align):
+        places = search_to_file(
+            encoder, cube, wanted, out, top=top, apart=apart, seed=seed, window=window, stride=stride, level=level,
+            batch_size=batch_size, overwrite=overwrite,
+            facts={"checkpoint": release_digest(checkpoint), "sensor": cube.sensor.digest, "aligned": align},
+        )  # fmt: skip
     typer.echo(f"{out}: cosine similarity, {cube.shape[0]} x {cube.shape[1]} pixels")
     for place in places:
         where = "" if place.x is None else f"  x {place.x:.2f} y {place.y:.2f}"

@@ -72,9 +72,10 @@ def test_an_encoder_without_a_library_is_left_as_it_is_unless_asked(encoder: Enc
         probe(encoder, both, ProbeOptions(**{**vars(OPTIONS), "align": True}))
 
 
-def test_where_one_camera_is_not_covered_none_is_moved(encoder: Encoder, both: list[Scene]) -> None:
+def test_where_one_camera_is_not_covered_none_is_moved(encoder: Encoder, both: list[Scene], caplog) -> None:
     encoder.library = library(low=700.0, high=1000.0, count=40)
     assert told(probe(encoder, both, OPTIONS)) == {False}
+    assert any("not aligned" in record.message for record in caplog.records)
     with pytest.raises(UsageError, match="does not cover"):
         probe(encoder, both, ProbeOptions(**{**vars(OPTIONS), "align": True}))
 
@@ -129,3 +130,14 @@ def test_commands_on_one_scene_do_it_when_asked(command: str, folder: Path) -> N
         facts = list(folder.glob(f"{name}*.json"))
         assert any(json.loads(p.read_text()).get("aligned") == bool(words) for p in facts), facts
     assert results[0].shape == results[1].shape and not np.array_equal(*results)
+
+
+def test_a_camera_that_is_not_covered_is_refused_when_asked_for(encoder: Encoder, folder: Path) -> None:
+    encoder.library = library(low=700.0, high=1000.0, count=40)
+    specfm.save(encoder, folder / "other")
+    done = CliRunner().invoke(
+        app,
+        ["embed", str(folder / "other"), str(folder / "scene.npy"), "--wavelengths", str(folder / "bands.csv"),
+         "--quantity", "surface_reflectance", "--out", str(folder / "x.npy"), "--align"],
+    )  # fmt: skip
+    assert done.exit_code == 2 and "does not cover" in done.output and not (folder / "x.npy").exists()

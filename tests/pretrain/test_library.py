@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import specfm
+from pretrain import library as module
 from pretrain.library import FEWEST_BANDS, PER_SHARD, collect_library, redrawn
 from pretrain.loop import train
 from specfm.sensors import QUANTITIES
@@ -43,6 +44,18 @@ def test_odd_stores_give_what_they_can(tmp_path, ranges, count, kept) -> None:
         paths.append(str(make_shard(tmp_path / f"{i}.h5", f"d{i}", 60, number, i, low=low, high=high)))
     found = collect_library(ShardSet(paths))
     assert (None if found is None else (found.low_nm, found.high_nm)) == kept
+
+
+def test_what_is_read_of_a_large_store_is_bounded(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(module, "MOST_SHARDS", 2)
+    monkeypatch.setattr(module, "MEASURED_IN_ALL", 40)
+    paths = [str(make_shard(tmp_path / f"{i}.h5", f"d{i}", 60, 96, i)) for i in range(4)]
+    store, asked = ShardSet(paths), []
+    for reader in store.readers:
+        monkeypatch.setattr(reader, "read", lambda ids, read=reader.read: (asked.append(len(ids)), read(ids))[1])
+    found = collect_library(store)
+    assert found is not None and len(found) == 2 * PER_SHARD
+    assert asked == [96, 20, 20], "one shard to begin with, then a share of two"
 
 
 def test_drawn_spectra_have_the_statistics_of_the_measured_ones_and_are_none_of_them() -> None:

@@ -77,9 +77,7 @@ def aligned(encoder: Any, scenes: Sequence[Scene], wanted: bool | None) -> Itera
             raise UsageError("an encoder that comes without a library of spectra cannot be aligned; leave --align out")
         if wanted:
             raise UsageError("the encoder's library of spectra does not cover all cameras here; leave --align out")
-        log.warning(
-            "features are not aligned: the encoder's library of spectra does not cover all cameras"
-        )
+        log.warning("features are not aligned: the encoder's library of spectra does not cover all cameras")
         on = False
     if hasattr(encoder, "align") and on != (before is not None):
         encoder.align(on)

@@ -11,7 +11,7 @@ import json
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -25,9 +25,12 @@ from downstream.leaderboard import Board, leaderboard
 from downstream.probe import default_window
 from downstream.results import architecture_digest, state_digest
 from downstream.suite import DatasetConfig, SuiteConfig, open_dataset, probe_options
+from downstream.trained_rows import TRAINED
 from specfm.config import find_config, to_yaml
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import RunLock, atomic_write_json, atomic_write_text, refuse_closed_folder, remove_temporaries
+
+RESERVED = ("random-init", "from-scratch")
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ def _entries(suite: SuiteConfig, checkpoints: Sequence[str], device: str) -> lis
         given, sign, path = text.partition("=")
         encoder, name, _ = open_encoder(path if sign else text, device)
         name = given if sign else name
-        if name in ("", "baselines", *(entry.name for entry in found)) or name.startswith("random-init"):
+        if name in ("", "baselines", *(entry.name for entry in found)) or name.startswith(RESERVED):
             raise UsageError(f"{text}: the name {name!r} is taken or reserved; name it with NAME={path or text}")
         window = suite.window or default_window(encoder)
         patch = int(encoder.patch_size)
@@ -131,37 +134,45 @@ def _entries(suite: SuiteConfig, checkpoints: Sequence[str], device: str) -> lis
 def plan_cells(
     suite: SuiteConfig, entries: Sequence[_Entry], device: str = "cpu", cache: str | None = None
 ) -> list[CellPlan]:
-    """All cells in table order: of each dataset the encoders, the twins of every architecture, the baselines."""
+    """All cells in table order: of each dataset the encoders, frozen and fine-tuned, then every architecture from
+    scratch and untrained, then the baselines."""
     plans: list[CellPlan] = []
     for dataset in suite.datasets:
         scenes, split = open_dataset(dataset)  # what cannot be opened is known before any work
         window = dataset.window or entries[0].window
         for patch in {entry.patch for entry in entries}:
             check_window(patch, window)
-        probe_options(suite, dataset, split, window).check()
+        options = probe_options(suite, dataset, split, window)
+        options.check()
+        protocols = options.protocols
+        frozen = any(protocol not in TRAINED for protocol in protocols)
         # twins differ by architecture and, where features are aligned, by the library that they are aligned with
         moved, twins = wants_alignment(scenes, suite.align), dict[tuple[str, str], _Entry]()
+        architectures = dict[str, _Entry]()
         for entry in entries:
             twins.setdefault((entry.architecture, entry.library if moved else "-"), entry)
+            architectures.setdefault(entry.architecture, entry)
         shared: dict[str, Any] = {
             "suite": suite, "dataset": dataset, "cards": _cards_digest(dataset), "window": window,
             "device": device, "cache": cache,
         }  # fmt: skip
-        plans += [
-            CellPlan(
-                part="encoder", method=entry.name, checkpoint=entry.checkpoint, weights=entry.weights,
+
+        def plan(part: str, entry: _Entry, method: str, weights: str, shared: dict[str, Any] = shared) -> CellPlan:
+            return CellPlan(
+                part=part, method=method, checkpoint=entry.checkpoint, weights=weights,
                 architecture=entry.architecture, **shared,
-            )
-            for entry in entries
-        ]  # fmt: skip
-        plans += [
-            CellPlan(
-                part="random-init", checkpoint=entry.checkpoint, architecture=entry.architecture,
-                weights=entry.library if moved else "-",
-                method="random-init" if len(twins) == 1 else f"random-init ({entry.name})", **shared,
-            )
-            for entry in (twins.values() if suite.init_seeds else ())
-        ]  # fmt: skip
+            )  # fmt: skip
+
+        def titled(name: str, entry: _Entry, others: Sized) -> str:
+            return name if len(others) == 1 else f"{name} ({entry.name})"
+
+        for part, asked in (("encoder", frozen), ("finetune", "finetune" in protocols)):
+            plans += [plan(part, entry, entry.name, entry.weights) for entry in (entries if asked else ())]
+        for entry in architectures.values() if "scratch" in protocols else ():
+            plans.append(plan("scratch", entry, titled("from-scratch", entry, architectures), "-"))
+        for entry in twins.values() if suite.init_seeds and frozen else ():
+            weights = entry.library if moved else "-"
+            plans.append(plan("random-init", entry, titled("random-init", entry, twins), weights))
         del scenes
         plans.append(
             CellPlan(part="baselines", method="baselines", checkpoint=None, weights="-", architecture="-", **shared)

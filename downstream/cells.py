@@ -1,4 +1,4 @@
-"""One cell of a benchmark: a dataset with one encoder, with its untrained twins, or with the baselines, as one file.
+"""One cell of a benchmark: a dataset with an encoder (frozen or trained), its untrained twins or the baselines, a file.
 
 A cell holds the result rows and, for paired comparisons, the confusion counts of every run and resampling unit. It
 appears by rename, so that a killed benchmark leaves whole cells behind, and is computed in one thread, so that its
@@ -32,6 +32,7 @@ from specfm.files import atomic_write_json
 
 FORMAT = "specfm-cell-1"
 MAJORITY = "majority class"
+WITH_WEIGHTS = ("encoder", "finetune")  # parts whose numbers depend on an encoder's weights
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class CellPlan:
     Attributes:
         suite, dataset: what is asked for.
         part: of ``downstream.probe.PARTS``.
-        method: name of the encoder or of its twins in the table; "baselines" for those.
+        method: name of the encoder, or of what was made of its architecture, in the table; "baselines" for those.
         checkpoint: what ``open_encoder`` takes; None for the baselines.
         weights, architecture: digests of the encoder's weights and config, and of its config alone.
         cards: digest of the dataset cards' text.
@@ -130,8 +131,8 @@ def _compute(plan: CellPlan) -> Cell:
     encoder, pretrained = None, False
     if plan.checkpoint is not None:
         encoder, _, pretrained = open_encoder(plan.checkpoint, plan.device)
-        wanted = plan.weights if plan.part == "encoder" else plan.architecture
-        if wanted != (state_digest if plan.part == "encoder" else architecture_digest)(encoder):
+        wanted = plan.weights if plan.part in WITH_WEIGHTS else plan.architecture
+        if wanted != (state_digest if plan.part in WITH_WEIGHTS else architecture_digest)(encoder):
             raise SpecfmError(
                 f"{plan.checkpoint} was changed while the benchmark ran; name a checkpoint that stays as it is, or "
                 "choose another --out"
@@ -145,7 +146,7 @@ def _compute(plan: CellPlan) -> Cell:
     for row, runs in zip(rows, kept["runs"], strict=True):
         if row["method"] == MAJORITY and plan.part != "baselines":
             continue  # worked out in every cell for its alarms, shown once
-        if plan.part == "random-init":
+        if plan.part not in WITH_WEIGHTS and plan.checkpoint is not None:
             row["method"] = plan.method
         told = {
             "suite": plan.suite.name,

@@ -130,16 +130,17 @@ def trained(
     protocol: str, method: str, window: int,
 ) -> Runs:  # fmt: skip
     """The encoder trained on the labels, from its weights ("finetune") or from scratch, on the splits of few seeds."""
-    from downstream.trained_rows import POOLING, train_and_predict
+    from downstream.trained_rows import train_and_predict
 
-    runs = Runs(method, protocol, pooling=POOLING)
+    runs = Runs(method, protocol)
     seeds = sorted({split.seed for split in splits})[: options.trained_seeds]
     for split in splits:
         if split.seed not in seeds:
             continue
         start = time.perf_counter()
         result = train_and_predict(
-            encoder, scenes, samples, split, pretrained=protocol == "finetune", window=window, options=options.train
-        )
+            encoder, scenes, samples, split, pretrained=protocol == "finetune", window=window,
+            pooling=options.pooling, options=options.train,
+        )  # fmt: skip
         runs.record(samples, split, result.predicted_N, time.perf_counter() - start, result.confidence_N)
     return runs

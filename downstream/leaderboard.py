@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from downstream import metrics
-from downstream.cells import Cell, CellPlan
+from downstream.cells import WITH_WEIGHTS, Cell, CellPlan
 from downstream.results import interval, leak_mark, points, remarks
 from downstream.suite import SuiteConfig
 
@@ -140,12 +140,16 @@ def leaderboard(suite: SuiteConfig, finished: Sequence[tuple[CellPlan, Cell]]) -
 
 
 def _differences(title: str, table: Sequence[Entry], metric: str, draws: int) -> list[Difference]:
-    """Every encoder with the later ones, its untrained twins and the raw spectra, under each protocol."""
+    """Every encoder with the later ones, its untrained twins and the raw spectra, under each protocol.
+
+    Fine-tuned, it is compared with its architecture trained from scratch.
+    """
     found = []
     for protocol in dict.fromkeys(row["protocol"] for row, _ in table):
         here = [entry for entry in table if entry[0]["protocol"] == protocol]
-        encoders = [entry for entry in here if entry[0]["part"] == "encoder"]
-        twins = [entry for entry in here if entry[0]["part"] == "random-init"]
+        encoders = [entry for entry in here if entry[0]["part"] in WITH_WEIGHTS]
+        untrained = table if protocol == "finetune" else here
+        twins = [e for e in untrained if e[0]["part"] == ("scratch" if protocol == "finetune" else "random-init")]
         raw = [e for e in here if e[0]["method"].endswith(("pixel spectrum", " pixel"))]
         for i, a in enumerate(encoders):
             own = [twin for twin in twins if twin[0]["architecture"] == a[0]["architecture"]]

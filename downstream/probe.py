@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from specfm.scene import Scene
 
 PROTOCOLS: tuple[str, ...] = ("knn", "linear", "ridge", *TRAINED)
-PARTS: tuple[str, ...] = ("encoder", "random-init", "baselines")
+PARTS: tuple[str, ...] = ("encoder", *TRAINED, "random-init", "baselines")
 ALIGNED = "features of cameras aligned by {} spectra, those of untrained twins too"
 
 
@@ -158,9 +158,9 @@ def probe(
         extra: further feature sets by name, on the same samples, to put into the same table.
         bank: if given, filled with "samples", "splits", "features", "spectra" and the "runs" of every row.
         cache: where features are kept from one call to the next.
-        parts: which rows to work out, of ``PARTS``: "encoder" (with ``extra`` and peers), its untrained twins, the
-            baselines; the majority class is always there. The rows are the same in one call or in several, but for the
-            notice of a baseline that could not be worked out.
+        parts: which rows to work out, of ``PARTS``: "encoder" (frozen, with ``extra`` and peers), the encoder trained
+            on the labels, its untrained twins, the baselines; the majority class is always there. The rows are the
+            same in one call or in several, but for the notice of a baseline that could not be worked out.
 
     Returns:
         One JSON-safe row per method and protocol, in table order; one table after the other for several ``shots``.
@@ -180,12 +180,10 @@ def probe(
             data_digest=data_digest,
         )  # fmt: skip
 
-    own = "encoder" in parts
+    own = "encoder" in parts and frozen
     with aligned(encoder, scenes, options.align) as on:
         features = features_of(encoder, name, options.pooling, options.layers) if own else None
-    others = (
-        {**(extra or {}), **_peer_features(options, encoder_device(encoder), features_of)} if own and frozen else {}
-    )
+    others = {**(extra or {}), **_peer_features(options, encoder_device(encoder), features_of)} if own else {}
     twins: list[FeatureSet] = []
     for init in range(options.init_seeds if frozen and "random-init" in parts else 0):
         twin = make_random(init) if make_random is not None else random_twin(encoder, 1000 + init)
@@ -197,7 +195,7 @@ def probe(
     for splits in tables:
         leaks = [leakage_score(split, samples, raw[0].X_ND if raw else None) for split in splits]
         all_runs = evaluate(features, splits, options, name, device=device) if features is not None else []
-        for protocol in (p for p in TRAINED if own and p in options.protocols):
+        for protocol in (p for p in TRAINED if p in parts and p in options.protocols):
             title = name if protocol == "finetune" else "from-scratch"
             all_runs.append(trained(encoder, scenes, samples, splits, options, protocol, title, window))
         for label, other in others.items():

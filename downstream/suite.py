@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from downstream.pooling import pooling_parts
 from downstream.probe import ProbeOptions
+from downstream.trained_rows import TrainOptions
 from specfm.config import Strict
 from specfm.engine.config import Names, NonNegative, OneOrMore, Positive
 from specfm.errors import SpecfmError, UsageError
@@ -18,7 +19,7 @@ from specfm.errors import SpecfmError, UsageError
 if TYPE_CHECKING:
     from specfm.scene import Scene
 
-Protocol = Literal["knn", "linear", "ridge"]
+Protocol = Literal["knn", "linear", "ridge", "finetune", "scratch"]
 Shots = Annotated[tuple[Literal["all"] | Positive, ...], OneOrMore, Field(min_length=1)]
 
 
@@ -66,11 +67,13 @@ class SuiteConfig(Strict):
 
     Attributes:
         name: of the suite. datasets: what is compared on.
-        protocols: of knn, linear and ridge. shots: one table each: ``all`` labels, or so many a class.
+        protocols: of knn, linear and ridge on frozen features; finetune and scratch train the encoder on the labels.
+        shots: one table each: ``all`` labels, or so many a class.
         seeds: splits. ks: neighbours. window: side of the window, pixels (default: as pretrained, if all agree).
         pooling, layers: what is taken of the encoders. init_seeds: untrained twins of every architecture.
         align: make features of different cameras comparable; null: where a dataset has several cameras and the encoder
             comes with a library.
+        trained_seeds, train_steps: of finetune and scratch: on so many of the splits, for so many steps at most.
         draws: of the bootstrap. metric: what the leaderboard compares.
     """
 
@@ -85,6 +88,8 @@ class SuiteConfig(Strict):
     layers: tuple[int, ...] = ()
     init_seeds: NonNegative = 3
     align: bool | None = None
+    trained_seeds: Positive = 3
+    train_steps: Positive = TrainOptions.steps
     draws: Positive = 1000
     metric: Literal["oa", "aa", "kappa", "macro_f1"] = "aa"
 
@@ -113,7 +118,8 @@ def probe_options(suite: SuiteConfig, dataset: DatasetConfig, split: str, window
         shots=tuple(None if n == "all" else n for n in shots), window=window, pooling=suite.pooling,
         layers=suite.layers, init_seeds=suite.init_seeds, ks=suite.ks, max_per_class=dataset.max_per_class,
         min_groups=dataset.min_groups, min_samples=dataset.min_samples, block=dataset.block,
-        group_by=dataset.group_by, draws=suite.draws, align=suite.align,
+        group_by=dataset.group_by, draws=suite.draws, align=suite.align, trained_seeds=suite.trained_seeds,
+        train=TrainOptions(steps=suite.train_steps),
     )  # fmt: skip
 
 

@@ -3,9 +3,11 @@
 A short supervised training of the encoder with a linear head on its pooled features, under the same split as every
 other row: AdamW with a warm-up and a cosine, layer-wise decay of the learning rate and drop path when fine-tuning,
 early stop on validation (where a k-shot split has none, the number of steps is fixed and the last weights are used).
-The test windows are read once, after training. Not the tool for a real task: that is ``specfm finetune``.
+Fine-tuning starts from the linear probe of the frozen features (Kumar et al., ICLR 2022): a random head would first
+distort features that a few hundred windows cannot mend. The test windows are read once, after training. Not the tool
+for a real task: that is ``specfm finetune``.
 
-Shape suffixes: N samples, B batch, HW window pixels, C bands, D features, K classes.
+Shape suffixes: N samples, M training samples, B batch, HW window pixels, C bands, D features, K classes.
 """
 
 from __future__ import annotations
@@ -17,17 +19,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from downstream.features import encoder_device, iterate_windows, progress_bar
-from downstream.pooling import pool
 from downstream.samples import Samples
 from downstream.splits import Split
 from specfm.errors import UsageError
 
 if TYPE_CHECKING:
+    from downstream.classifier import Classifier, Windows
     from specfm.scene import Scene
-    from specfm.sensors import Sensor
 
 TRAINED: tuple[str, ...] = ("finetune", "scratch")
-POOLING = "concat"
+CHECK_EVERY = 10  # steps between two looks at validation, at least; an epoch where that is longer
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class TrainOptions:
         layer_decay: when fine-tuning, the rate of a block is this share of the next deeper one's.
         drop_path: share of residual branches dropped.
         weight_decay: decoupled decay of matrices.
-        patience: epochs without a better validation accuracy before it stops.
+        patience: steps without a better validation accuracy before it stops.
         most: training windows at most, thinned class by class; they are held in memory.
     """
 
@@ -51,7 +52,7 @@ class TrainOptions:
     layer_decay: float = 0.75
     drop_path: float = 0.1
     weight_decay: float = 0.05
-    patience: int = 6
+    patience: int = 100
     most: int = 2000
 
 
@@ -65,16 +66,6 @@ class Trained:
     validation_oa: float
 
 
-@dataclass(frozen=True)
-class _Windows:
-    """Windows of one sensor in memory."""
-
-    sensor: Sensor
-    x_NHWC: np.ndarray
-    mask_NHW: np.ndarray
-    y_N: np.ndarray
-
-
 def train_and_predict(
     encoder: Any,
     scenes: Sequence[Scene],
@@ -83,6 +74,7 @@ def train_and_predict(
     *,
     pretrained: bool,
     window: int,
+    pooling: str = "concat",
     options: TrainOptions | None = None,
 ) -> Trained:
     """Train on the training side of ``split``, stop by its validation side, predict its test side.
@@ -94,6 +86,7 @@ def train_and_predict(
         split: which of them train, validate and test.
         pretrained: start from the encoder's weights (fine-tune) or from fresh ones (from scratch).
         window: side of the windows, pixels.
+        pooling: of the encoder's tokens (``downstream.pooling``).
         options: see ``TrainOptions``.
 
     Raises:
@@ -102,6 +95,7 @@ def train_and_predict(
     import torch
     from torch import nn
 
+    from downstream.classifier import Best, Classifier
     from downstream.tasks.train import depth_of, lr_share
     from specfm.checkpoint import has_whitened_stem
     from specfm.engine.optimizer import adamw, clip_gradients, set_lr
@@ -109,31 +103,34 @@ def train_and_predict(
 
     options = options or TrainOptions()
     device = encoder_device(encoder)
+    title = f"{'fine-tune' if pretrained else 'from scratch'}, split {split.seed}"
     rng = np.random.default_rng([split.seed, 17])
-    train = _collect(scenes, samples, _thinned(samples, split.train_I, options.most, rng), window)
-    val = _collect(scenes, samples, _thinned(samples, split.val_I, options.most, rng), window)
+    train, val = (
+        _collect(scenes, samples, split, _thinned(samples, ids_I, options.most, rng), window)
+        for ids_I in (split.train_I, split.val_I)
+    )
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int(rng.integers(2**31)))
-        model = nn.ModuleDict({"encoder": _fresh(encoder, options.drop_path)}).to(device)
+        model = Classifier(_fresh(encoder, options.drop_path), pooling, window, len(samples.label_names)).to(device)
         if pretrained:
-            model["encoder"].load_state_dict(encoder.state_dict())
+            model.encoder.load_state_dict(encoder.state_dict())
             if has_whitened_stem(encoder.card):
-                for name, parameter in model["encoder"].named_parameters():
+                for name, parameter in model.encoder.named_parameters():
                     parameter.requires_grad_(depth_of(name, len(encoder.blocks)) > 0)
-        width = 2 * int(encoder.num_features)
-        model["head"] = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, len(samples.label_names))).to(device)
+            model.start_from_probe(train, val, split.seed)
         share = lr_share(options.layer_decay, len(encoder.blocks)) if pretrained else None
         modules = nn.ModuleDict({"model": model})
         optimizer = adamw(modules, options.lr, options.weight_decay, (0.9, 0.98), device, share)
-        best: tuple[float, dict[str, Any]] = (-1.0, {})
-        step, stale = 0, 0
-        title = f"{'fine-tune' if pretrained else 'from scratch'}, split {split.seed}"
+        best = Best(options.patience)
+        if pretrained and val:
+            best.look(model, val, 0)
+        step, looked = 0, 0
         progress, task = progress_bar(title, options.steps)
         with progress:
-            while step < options.steps and stale < options.patience:
+            while step < options.steps and not best.stale(step):
                 model.train()
                 for part, chosen_B in _epoch(train, options.batch, rng):
-                    logit_BK = _logits(model, part, _turned(part, chosen_B, rng), window, device)
+                    logit_BK = model(*_turned(part, chosen_B, rng), part.sensor)
                     target_B = torch.as_tensor(part.y_N[chosen_B], device=device)
                     loss = nn.functional.cross_entropy(logit_BK, target_B)
                     optimizer.zero_grad(set_to_none=True)
@@ -145,18 +142,13 @@ def train_and_predict(
                     progress.advance(task)
                     if step == options.steps:
                         break
-                if val:
-                    predicted = np.concatenate([_predict(model, part, window, device)[0] for part in val])
-                    accuracy = float((predicted == np.concatenate([part.y_N for part in val])).mean())
-                    stale += 1
-                    if accuracy > best[0]:
-                        best = (accuracy, {k: v.detach().clone() for k, v in model.state_dict().items()})
-                        stale = 0
-        if best[1]:
-            model.load_state_dict(best[1])
+                if val and (step - looked >= CHECK_EVERY or step == options.steps):
+                    best.look(model, val, step)
+                    looked = step
+        best.restore(model)
         del train, val
-        predicted_N, confidence_N = _test(model, scenes, samples, split.test_I, window, device)
-    return Trained(predicted_N, confidence_N, step, best[0] if best[1] else float("nan"))
+        predicted_N, confidence_N = _test(model, scenes, samples, split.test_I, window)
+    return Trained(predicted_N, confidence_N, step, best.accuracy)
 
 
 def _fresh(encoder: Any, drop_path: float) -> Any:
@@ -179,17 +171,21 @@ def _thinned(samples: Samples, ids_I: np.ndarray, most: int, rng: np.random.Gene
     return np.sort(np.concatenate([p[: max(1, round(share * len(p)))] for p in parts]))
 
 
-def _collect(scenes: Sequence[Scene], samples: Samples, ids_I: np.ndarray, window: int) -> list[_Windows]:
+def _collect(scenes: Sequence[Scene], samples: Samples, split: Split, ids_I: np.ndarray, window: int) -> list[Windows]:
     """The windows of ``ids_I`` in memory, one part per sensor."""
-    chosen = samples.take(ids_I)
-    found: dict[str, list[tuple[Sensor, np.ndarray, np.ndarray, np.ndarray]]] = {}
+    from downstream.classifier import Windows
+
+    chosen, unit_N = samples.take(ids_I), split.unit_N[ids_I]
+    found: dict[str, list[tuple[Any, ...]]] = {}
     for part in iterate_windows(scenes, chosen, window, batch=256):
-        row = (part.scene.sensor, part.x_BHWC, part.mask_BHW, chosen.y_N[part.ids_B])
+        row = (part.scene.sensor, part.x_BHWC, part.mask_BHW, chosen.y_N[part.ids_B], unit_N[part.ids_B])
         found.setdefault(part.scene.sensor.digest, []).append(row)
-    return [_Windows(rows[0][0], *(np.concatenate([r[i] for r in rows]) for i in (1, 2, 3))) for rows in found.values()]
+    return [
+        Windows(rows[0][0], *(np.concatenate(r) for r in list(zip(*rows, strict=True))[1:])) for rows in found.values()
+    ]
 
 
-def _epoch(parts: list[_Windows], batch: int, rng: np.random.Generator) -> Iterator[tuple[_Windows, np.ndarray]]:
+def _epoch(parts: list[Windows], batch: int, rng: np.random.Generator) -> Iterator[tuple[Windows, np.ndarray]]:
     batches = []
     for part in parts:
         order = rng.permutation(len(part.y_N))
@@ -198,7 +194,7 @@ def _epoch(parts: list[_Windows], batch: int, rng: np.random.Generator) -> Itera
         yield batches[i]
 
 
-def _turned(part: _Windows, chosen_B: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _turned(part: Windows, chosen_B: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """The chosen windows, all flipped and turned the same way: windows have no up. Even ones stay."""
     x, mask, turns, flip = part.x_NHWC[chosen_B], part.mask_NHW[chosen_B], int(rng.integers(4)), rng.random() < 0.5
     if x.shape[1] % 2 == 0:
@@ -207,34 +203,14 @@ def _turned(part: _Windows, chosen_B: np.ndarray, rng: np.random.Generator) -> t
     return (x[:, ::-1], mask[:, ::-1]) if flip else (x, mask)
 
 
-def _logits(model: Any, part: _Windows, views: tuple[np.ndarray, np.ndarray], window: int, device: Any) -> Any:
-    import torch
-
-    x_BHWC, mask_BHW = (torch.from_numpy(np.ascontiguousarray(v)).to(device) for v in views)
-    encoder = model["encoder"]
-    return model["head"](pool(encoder(x_BHWC, part.sensor, mask_BHW), POOLING, window, int(encoder.patch_size)))
-
-
-def _predict(model: Any, part: _Windows, window: int, device: Any, batch: int = 256) -> tuple[np.ndarray, np.ndarray]:
-    """(class, its probability) of every window."""
-    import torch
-
-    model.eval()
-    found = []
-    with torch.inference_mode():
-        for i in range(0, len(part.y_N), batch):
-            views = (part.x_NHWC[i : i + batch], part.mask_NHW[i : i + batch])
-            confidence_B, class_B = _logits(model, part, views, window, device).float().softmax(1).max(1)
-            found.append((class_B.cpu().numpy(), confidence_B.cpu().numpy()))
-    return np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found])
-
-
 def _test(
-    model: Any, scenes: Sequence[Scene], samples: Samples, test_I: np.ndarray, window: int, device: Any
+    model: Classifier, scenes: Sequence[Scene], samples: Samples, test_I: np.ndarray, window: int
 ) -> tuple[np.ndarray, np.ndarray]:
+    from downstream.classifier import Windows
+
     predicted_N, confidence_N = np.zeros(len(test_I), np.int64), np.zeros(len(test_I), np.float32)
     test = samples.take(test_I)
     for part in iterate_windows(scenes, test, window, batch=256):
-        views = _Windows(part.scene.sensor, part.x_BHWC, part.mask_BHW, test.y_N[part.ids_B])
-        predicted_N[part.ids_B], confidence_N[part.ids_B] = _predict(model, views, window, device)
+        views = Windows(part.scene.sensor, part.x_BHWC, part.mask_BHW, test.y_N[part.ids_B], part.ids_B)
+        predicted_N[part.ids_B], confidence_N[part.ids_B] = model.predict(views)
     return predicted_N, confidence_N

@@ -24,7 +24,7 @@ from specfm.engine.optimizer import adamw, optimizer_tensors, restore_optimizer
 from specfm.errors import UsageError
 from specfm.models.encoder import Encoder
 from specfm.models.registry import create_encoder
-from specfm.shards import ShardSet
+from specfm.shards import ShardReader, ShardSet
 
 log = logging.getLogger(__name__)
 BEFORE_TRUNK = ("embedding", "brightness", "stem")  # parts of the encoder that a whitened stem amplifies
@@ -137,6 +137,7 @@ def release_card(config: PretrainConfig, shards: ShardSet, step: int, before: di
         "domains": all_seen("domains", shards.domain_names),
         "sensors": all_seen("sensors", (reader.sensor.name or reader.sensor.digest for reader in shards.readers)),
         "scenes": all_seen("scenes", (name for reader in shards.readers for name in reader.scene_names)),
+        "contents": all_seen("contents", (content for reader in shards.readers for content in _contents(reader))),
         "whitened": config.whiten.batches > 0 or has_whitened_stem(before),
         "window": config.views.crop or min(reader.window[0] for reader in shards.readers),
         "samples": len(shards),
@@ -144,6 +145,12 @@ def release_card(config: PretrainConfig, shards: ShardSet, step: int, before: di
         "config_digest": digest(config),
         "config": to_dict(config),
     }
+
+
+def _contents(reader: ShardReader) -> list[str]:
+    """Digests of the files that a shard was cut from, where its recipe tells (those of ``specfm shard`` do)."""
+    scenes = reader.recipe.get("scenes", ())
+    return [str(s["content"]) for s in scenes if isinstance(s, dict) and "content" in s]
 
 
 def write_model(modules: nn.ModuleDict, folder: Path, card: dict[str, Any]) -> None:

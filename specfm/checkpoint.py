@@ -257,5 +257,12 @@ def _model_card(encoder: Encoder, card: dict[str, Any]) -> str:
         f"* parameters: {count:,}",
         f"* config: `{json.dumps(encoder.config)}`",
     ]
-    lines += [f"* {key}: {json.dumps(value)}" for key, value in sorted(card.items())]
+    lines += [f"* {key}: {_short(value)}" for key, value in sorted(card.items())]
     return "\n".join(lines) + "\n"
+
+
+def _short(value: Any) -> str:
+    """A value of the card for its reader; lists that only a program compares stay in ``card.json``."""
+    if isinstance(value, list) and len(value) > 40:
+        return f"{json.dumps(value[:3])[:-1]}, ...] ({len(value)} of them, listed in card.json)"
+    return json.dumps(value)

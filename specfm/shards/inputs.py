@@ -122,7 +122,7 @@ def scene_identity(scene: Scene) -> dict[str, Any]:
         "saturation": scene.saturation,
         "domain": scene.domain,
         "group": scene.group,
-        "content": _content(scene),
+        "content": scene_content(scene),
     }
     for field in ("labels_HW", "groups_HW"):
         array = getattr(scene, field)
@@ -130,7 +130,12 @@ def scene_identity(scene: Scene) -> dict[str, Any]:
     return identity
 
 
-def _content(scene: Scene) -> str:
+def scene_content(scene: Scene) -> str:
+    """32 hex digits over the file or array behind a scene, whatever its name.
+
+    Raises:
+        SpecfmError: a scene that has neither.
+    """
     digest = hashlib.sha256()
     source: Any = scene.source
     if isinstance(source, CalibratedSource):

@@ -132,6 +132,30 @@ def test_killed_with_two_processes_and_resumed(folder: Path, whole: Path, tmp_pa
     assert rows_of(out) == rows_of(whole)
 
 
+def test_trained_rows_are_cells_like_any_other(folder: Path, tmp_path: Path) -> None:
+    """Fine-tuned encoders and their architecture from scratch: few seeds, compared with each other, resumed, repeated."""
+    suite = suite_of(
+        folder, protocols=["finetune", "scratch"], shots=["all"], seeds=3, trained_seeds=2, train_steps=3,
+        datasets=[suite_of(folder).datasets[0].model_dump(mode="json")],
+    )  # fmt: skip
+    names, out = [str(folder / "model0"), str(folder / "model1")], tmp_path / "out"
+    board = run_benchmark(suite, names, out, jobs=2)
+    rows = read_rows(out / "results.jsonl")
+    assert [(r["method"], r["protocol"], r["part"]) for r in rows if r["part"] != "baselines"] == [
+        ("model0", "finetune", "finetune"), ("model1", "finetune", "finetune"), ("from-scratch", "scratch", "scratch")
+    ]  # fmt: skip
+    assert {(*r["seeds"],) for r in rows if r["protocol"] in ("finetune", "scratch")} == {(0, 1)}
+    assert {(d.a, d.b) for d in board.differences if d.protocol == "finetune"} == {
+        ("model0", "model1"), ("model0", "from-scratch"), ("model1", "from-scratch")
+    }  # fmt: skip
+    fine = next(r for r in rows if r["method"] == "model0")
+    assert fine["seen"] == "unseen" and fine["wall_s"] > 0 and fine["pooling"] == "concat"
+    (out / "cells" / next(p.name for p in (out / "cells").iterdir() if "scratch" in p.name)).unlink()
+    run_benchmark(suite, names, out, resume=True)
+    again = {(r["method"], r["protocol"]): comparable(r) for r in read_rows(out / "results.jsonl")}
+    assert again == {(r["method"], r["protocol"]): comparable(r) for r in rows}
+
+
 def test_rows_carry_marks_and_digests_and_stand_in_table_order(whole: Path) -> None:
     rows = read_rows(whole / "results.jsonl")
     first = [(r["method"], r["protocol"]) for r in rows if r["data"] == "sentinel2_msi" and r["shots"] is None]

@@ -17,6 +17,7 @@ from downstream.samples import collect_samples
 from downstream.splits import make_split, save_split
 from downstream.summary import seen_mark
 from specfm.errors import SpecfmError, UsageError
+from specfm.shards.inputs import scene_content
 
 QUICK = ProbeOptions(seeds=2, init_seeds=1, window=9, max_per_class=15, draws=200, grid=(1e-2, 1.0, 1e2))
 
@@ -152,6 +153,10 @@ def test_seen_and_unseen() -> None:
     assert seen_mark({"pretraining": {"scenes": ["plot_1"], "sensors": []}}, scenes) == "scene seen"
     assert seen_mark({"pretraining": {"scenes": ["x"], "sensors": ["toy"]}}, scenes) == "sensor seen"
     assert seen_mark({"pretraining": {"scenes": ["x"], "sensors": ["EnMAP"]}}, scenes) == "unseen"
+    # the same pixels by another name are seen all the same
+    renamed = {"pretraining": {"scenes": ["x"], "sensors": [], "contents": [scene_content(scenes[1])]}}
+    assert seen_mark(renamed, scenes) == "scene seen"
+    assert seen_mark(renamed, plots(2, seed=7)) == "unseen"
     encoder = ToyEncoder()
     encoder.card = {"pretraining": {"scenes": ["x"], "sensors": ["EnMAP"], "window": 12}}  # type: ignore[attr-defined]
     rows = run(encoder=encoder)

@@ -9,10 +9,12 @@ import pytest
 import torch
 from toy_scenes import ToyEncoder, plots
 
+from downstream.features import extract
+from downstream.linear_probe import linear_probe
 from downstream.probe import ProbeOptions, probe
 from downstream.samples import collect_samples
 from downstream.splits import make_split
-from downstream.trained_rows import TrainOptions, train_and_predict
+from downstream.trained_rows import CHECK_EVERY, TrainOptions, train_and_predict
 from specfm.errors import UsageError
 from specfm.models import create_encoder
 
@@ -60,14 +62,35 @@ def test_only_fine_tuning_depends_on_the_weights(encoder: torch.nn.Module) -> No
 def test_it_stops_when_validation_gets_no_better(encoder: torch.nn.Module) -> None:
     samples = collect_samples(SCENES, 3)
     split = make_split(samples, "group", 0)
-    idle = replace(SHORT, lr=1e-9, patience=2, steps=400)
+    idle = replace(SHORT, lr=1e-9, patience=30, steps=400)
     done = train_and_predict(encoder, SCENES, samples, split, pretrained=False, window=3, options=idle)
-    assert done.steps == 3 * -(-min(200, len(split.train_I)) // 24)
+    epoch = -(-min(200, len(split.train_I)) // 24)
+    first = epoch * -(-CHECK_EVERY // epoch)  # whole epochs until validation is looked at
+    assert done.steps == first + epoch * -(-30 // epoch)
     few = train_and_predict(
         encoder, SCENES, samples, make_split(samples, "group", 0, shots=5), pretrained=True, window=3,
         options=replace(SHORT, steps=7),
     )  # fmt: skip
     assert few.steps == 7 and np.isnan(few.validation_oa)
+
+
+@pytest.mark.parametrize("pooling", ["centre", "mean+centre"])
+def test_fine_tuning_starts_from_the_linear_probe(encoder: torch.nn.Module, pooling: str) -> None:
+    """Where nothing is held back for validation, a rate of nothing leaves exactly the probe of the frozen features."""
+    samples = collect_samples(SCENES, 3)
+    split = make_split(samples, "group", 0, shots=5)
+    still = replace(SHORT, lr=1e-12, steps=1)
+    done = train_and_predict(
+        encoder, SCENES, samples, split, pretrained=True, window=3, pooling=pooling, options=still
+    )  # fmt: skip
+    X_ND = extract(encoder, SCENES, 3, samples, pooling=pooling).X_ND
+    train_I, none = split.train_I, split.val_I
+    probe_of = linear_probe(
+        X_ND[train_I], samples.y_N[train_I], X_ND[none], samples.y_N[none], X_ND[split.test_I],
+        train_group_M=split.unit_N[train_I], seed=split.seed,
+    )  # fmt: skip
+    np.testing.assert_array_equal(done.predicted_N, probe_of.predicted_N)
+    np.testing.assert_allclose(done.confidence_N, probe_of.confidence_N, atol=2e-3)
 
 
 def test_rows_use_three_seeds(encoder: torch.nn.Module) -> None:

@@ -133,7 +133,7 @@ def test_killed_with_two_processes_and_resumed(folder: Path, whole: Path, tmp_pa
 
 
 def test_trained_rows_are_cells_like_any_other(folder: Path, tmp_path: Path) -> None:
-    """Fine-tuned encoders and their architecture from scratch: few seeds, compared with each other, resumed, repeated."""
+    """Fine-tuned encoders and their architecture from scratch: few seeds, compared with each other, resumed."""
     suite = suite_of(
         folder, protocols=["finetune", "scratch"], shots=["all"], seeds=3, trained_seeds=2, train_steps=3,
         datasets=[suite_of(folder).datasets[0].model_dump(mode="json")],

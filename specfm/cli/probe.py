@@ -10,13 +10,19 @@ import typer
 from specfm.cli import _options as shared
 from specfm.cli._show import print_remarks, wide_console
 
+SCRATCH_ON_CPU = 10_000_000  # parameters: the from-scratch row of a nano or tiny encoder takes a minute or a few
+
 
 def command(
     checkpoint: shared.Encoder,
     data: shared.Data,
     protocol: Annotated[
-        str, typer.Option(help="Any of knn, linear, ridge (quick), and finetune, scratch (train; slow), by commas.")
-    ] = "knn,linear",
+        str | None,
+        typer.Option(
+            help="Any of knn, linear, ridge (quick), and finetune, scratch (train on the labels), by commas.",
+            show_default="knn,linear, and scratch where it takes minutes at most",
+        ),
+    ] = None,
     split: Annotated[
         str,
         typer.Option(
@@ -74,7 +80,7 @@ def command(
     if split == "auto":
         split = "group" if len({scene.group for scene in chosen}) >= 3 else "block"
     options = ProbeOptions(
-        protocols=tuple(p.strip() for p in protocol.split(",") if p.strip()),
+        protocols=("knn", "linear") if protocol is None else tuple(p.strip() for p in protocol.split(",") if p.strip()),
         split=split, shots=numbers("--shots", shots) or None, seeds=seeds, window=window, pooling=pooling,
         layers=numbers("--layers", layers), ks=numbers("--k", k), init_seeds=init_seeds,
         max_per_class=max_per_class, min_groups=min_groups, block=block, group_by=group_by,  # type: ignore[arg-type]
@@ -88,6 +94,8 @@ def command(
     if out is not None:
         refuse_unwritable(out)
     encoder, name, pretrained = open_encoder(checkpoint, device)
+    if protocol is None:
+        options = with_scratch(options, encoder)
     bank: dict[str, Any] = {}
     rows = probe(
         encoder, chosen, options, data=label, name=name, pretrained=pretrained, bank=bank, cache=feature_bank(cache)
@@ -105,6 +113,21 @@ def command(
     _show(rows)
     if out is not None:
         typer.echo(f"{len(rows)} rows appended to {out}")
+
+
+def with_scratch(options: Any, encoder: Any) -> Any:
+    """The options with a from-scratch row, unless that would take hours; then the user is told."""
+    from dataclasses import replace
+
+    parameters = sum(p.numel() for p in encoder.parameters())
+    if encoder.device.type == "cpu" and parameters > SCRATCH_ON_CPU:
+        typer.echo(
+            f"no from-scratch row: {parameters / 1e6:.0f} million parameters take hours to train on a CPU; "
+            "--protocol knn,linear,scratch asks for it",
+            err=True,
+        )
+        return options
+    return replace(options, protocols=(*options.protocols, "scratch"))
 
 
 def _show(rows: list[dict[str, Any]]) -> None:

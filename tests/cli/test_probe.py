@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 import specfm
 from specfm.cli import app
 
-QUICK = ["--seeds", "2", "--init-seeds", "1", "--window", "6", "--max-per-class", "12"]
+QUICK = ["--seeds", "2", "--init-seeds", "1", "--window", "6", "--max-per-class", "12", "--protocol", "knn,linear"]
 
 
 def call(*words: str | Path) -> Result:
@@ -43,6 +43,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     seen = next(iter(specfm.load_card(root / "card.yaml").scenes())).name
     specfm.save(encoder, root / "model", {"pretraining": {"scenes": [seen], "sensors": [], "domains": []}})
     return root
+
+
+def test_a_from_scratch_row_stands_in_the_table_unless_it_takes_hours(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["probe", folder / "model", "--data", folder / "card.yaml", *QUICK[2:-2], "--seeds", "1", "--cache", "none"]
+    done = call(*words, "--json")
+    assert {"knn1", "linear", "scratch"} <= {r["protocol"] for r in json.loads(done.stdout)}, done.output
+    monkeypatch.setattr("specfm.cli.probe.SCRATCH_ON_CPU", 10)
+    done = call(*words, "--json")
+    assert "scratch" not in {r["protocol"] for r in json.loads(done.stdout)}
+    assert "--protocol knn,linear,scratch" in done.stderr
 
 
 def test_probe_prints_a_table_and_appends_rows(folder: Path, tmp_path: Path) -> None:

@@ -114,6 +114,8 @@ def train_and_predict(
         model = Classifier(_fresh(encoder, options.drop_path), pooling, window, len(samples.label_names)).to(device)
         if pretrained:
             model.encoder.load_state_dict(encoder.state_dict())
+            if encoder.aligned:
+                model.encoder.library = encoder.library
             if has_whitened_stem(encoder.card):
                 for name, parameter in model.encoder.named_parameters():
                     parameter.requires_grad_(depth_of(name, len(encoder.blocks)) > 0)

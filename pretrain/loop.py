@@ -74,13 +74,15 @@ class _Run(TrainingLoop):
         modules = setup.make_modules(config).to(world.device)
         world.broadcast_module(modules)
         optimizer = setup.make_optimizer(config, modules, world.device)
+        encoder: Any = modules["encoder"]
+        if world.is_main or encoder.aligned:  # the same spectra on every rank
+            encoder.library = merge([collect_library(self.shards), encoder.library])
+        setup.check_alignment(encoder)
         super().__init__(config, modules, optimizer, world, folder)
         self.begin(stack, resume)
         if self.done == 0:
             world.on_main(lambda: setup.whiten(config, self.shards, self.sampler, self.modules))
             world.broadcast_module(self.modules)
-        if world.is_main:
-            self.encoder.library = merge([collect_library(self.shards), self.encoder.library])
         if config.model.compile:
             self.encoder.compile_parts()
         self.step_function = PretrainStep(self.modules, config, world)

@@ -92,6 +92,26 @@ def whiten(config: PretrainConfig, shards: ShardSet, sampler: MixtureSampler, mo
         whiten_stem(encoder, batches, config.views, config.seed, config.whiten.damping)
 
 
+def check_alignment(encoder: Encoder) -> None:
+    """An encoder of aligned tokens needs spectra to be aligned by, and an embedding that stays as it is meanwhile.
+
+    Raises:
+        UsageError: it lacks one of them.
+    """
+    if not encoder.aligned:
+        return
+    if encoder.library is None:
+        raise UsageError(
+            "model.options.aligned: no sensor of the shards has the 50 bands from which spectra for the alignment are "
+            "drawn; leave it out, or add a sensor that has"
+        )
+    if any(p.requires_grad for name, p in encoder.named_parameters() if name.split(".")[0] in BEFORE_TRUNK):
+        raise UsageError(
+            "model.options.aligned: the maps between cameras hold for one embedding; hold it with whiten.batches=16 "
+            "(or init_from an encoder whose stem is whitened) and whiten.lr_share=0"
+        )
+
+
 def make_optimizer(config: PretrainConfig, modules: nn.ModuleDict, device: torch.device) -> torch.optim.AdamW:
     """The run's optimiser. Behind a whitened stem, what comes before the trunk learns at ``whiten.lr_share`` or not."""
     optim, encoder = config.optim, modules["encoder"]

@@ -8,21 +8,29 @@ out too: with it, the loss told domains apart and nothing within them (4.8, wher
 The same idea as within-class covariance normalisation of speaker features, and as minimum noise fraction, which
 estimates noise from neighbouring pixels (Green et al., IEEE TGRS 26, 1988).
 
-Shapes: B samples, N tokens, D width.
+Shapes: B samples, N tokens, D width, L spectra of a library, M those of one quantity.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pretrain.views import ViewConfig, make_view
-from specfm.batch import Batch, BatchPart
+from specfm.bands import BandGrid
+from specfm.batch import BandTensors, Batch, BatchPart
+from specfm.models.alignment import stem_tokens
 from specfm.models.encoder import Encoder
+from specfm.sensors import QUANTITIES, Sensor
 
 MICRO_BATCH = 256  # samples viewed at once
+# Of what alignment leaves, beside what changes between views: features of one sensor change little from 1 to 300, those
+# that are compared across sensors gain up to 100 and lose from 1000 on.
+CAMERAS, CAMERAS_WEIGHT = 40, 10.0
+FEWEST_BANDS_DRAWN = 3
 
 
 @torch.no_grad()
@@ -34,8 +42,11 @@ def whiten_stem(encoder: Encoder, batches: Iterable[Batch], views: ViewConfig, s
     measured in units of the spread of its own samples, so that a noisy sensor does not speak for all, and draws its
     bands anew for every sample. Views are not turned: tokens of one index then lie a pixel or two apart.
 
+    Tokens of an aligned encoder are measured aligned, all their bands told, and what alignment leaves of the difference
+    between cameras is divided out too (:func:`left_by_alignment`).
+
     Args:
-        encoder: changed in place; its stem must be the identity. batches: raw, as stored.
+        encoder: changed in place, whatever its stem was. batches: raw, as stored.
         views, seed: how positives are made. damping: share of the mean eigenvalue added to all.
     """
     width = encoder.num_features
@@ -44,6 +55,11 @@ def whiten_stem(encoder: Encoder, batches: Iterable[Batch], views: ViewConfig, s
     sums: dict[int, tuple[Tensor, Tensor, int]] = {}  # by domain: sum of samples, sum of units, samples
     pairs = samples = 0
     views = views.model_copy(update={"band_draw": "sample", "dihedral": False})
+    if encoder.alignment is not None:
+        every = {"keep_low": 1.0, "keep_high": 1.0, "merge_probability": 0.0, "window_probability": 0.0}
+        views = views.model_copy(update=every)
+    encoder.stem.weight.copy_(torch.eye(width))
+    encoder.stem.bias.zero_()
     for number, batch in enumerate(batches):
         for start in range(0, len(batch), MICRO_BATCH):
             some = batch.select(start, min(start + MICRO_BATCH, len(batch)))
@@ -69,6 +85,8 @@ def whiten_stem(encoder: Encoder, batches: Iterable[Batch], views: ViewConfig, s
     for total_D, units, seen in sums.values():
         apart_D = total_D / seen - mean_D
         noise_DD = noise_DD + (seen / samples) * torch.outer(apart_D, apart_D) / (units / seen)
+    if encoder.alignment is not None:
+        noise_DD = noise_DD + CAMERAS_WEIGHT * left_by_alignment(encoder, seed)
     value_D, vector_DD = torch.linalg.eigh(noise_DD)
     value_D = value_D.clamp_min(0) + damping * value_D.mean() + 1e-30
     matrix_DD = vector_DD * value_D.rsqrt() @ vector_DD.T
@@ -80,4 +98,42 @@ def whiten_stem(encoder: Encoder, batches: Iterable[Batch], views: ViewConfig, s
 
 def _tokens(encoder: Encoder, part: BatchPart) -> tuple[Tensor, Tensor]:
     patches = encoder.prepare(part.x_BHWC, part.bands, part.mask_BHW)
-    return encoder.generated(patches).double(), patches.token_mask_BN
+    tokens_BND = encoder.generated(patches).double()
+    if encoder.alignment is not None:
+        tokens_BND = encoder.alignment(encoder, patches.bands, tokens_BND)
+    return tokens_BND, patches.token_mask_BN
+
+
+@torch.no_grad()
+def left_by_alignment(encoder: Encoder, seed: int) -> Tensor:
+    """Covariance ``[D, D]`` (float64) of a spectrum's aligned stem tokens about those of the ideal camera.
+
+    Over the encoder's library and cameras drawn at random, in units of the spread of the library's spectra.
+    """
+    alignment, library = encoder.alignment, encoder.library
+    assert alignment is not None and library is not None
+    rng = np.random.default_rng([seed, 5])
+    goal_LD = alignment.ideal_tokens(encoder)
+    found_DD = torch.zeros(2 * goal_LD.shape[1:], dtype=torch.float64, device=encoder.device)
+    for _ in range(CAMERAS):
+        bands = draw_camera(library.low_nm, library.high_nm, rng)
+        quantity = int(rng.choice(np.unique(library.quantity_L)))
+        sensor = Sensor(bands, QUANTITIES[quantity] if quantity >= 0 else None)
+        tensors = BandTensors.from_sensors(sensor).to(encoder.device)
+        tokens_LD = alignment(encoder, tensors, stem_tokens(encoder, library.seen_through(bands), tensors)[None])[0]
+        mine_L = torch.from_numpy(library.quantity_L == quantity).to(encoder.device)
+        apart_MD = (tokens_LD - goal_LD)[mine_L]
+        found_DD += apart_MD.T @ apart_MD / len(apart_MD)
+    return found_DD / CAMERAS / (goal_LD - goal_LD.mean(0)).square().mean().clamp_min(1e-30)
+
+
+def draw_camera(low_nm: float, high_nm: float, rng: np.random.Generator) -> BandGrid:
+    """Evenly spaced bands of 3 to 20 nm over most of a range with up to three gaps, of about that width."""
+    while True:
+        step_nm, gaps = rng.uniform(3, 20), rng.integers(0, 4)
+        margin_nm = min(60.0, 0.05 * (high_nm - low_nm))
+        centre_nm = np.arange(low_nm + rng.uniform(0, margin_nm), high_nm - rng.uniform(0, margin_nm), step_nm)
+        for start_nm, width_nm in zip(rng.uniform(low_nm, high_nm, gaps), rng.uniform(10, 120, gaps), strict=True):
+            centre_nm = centre_nm[(centre_nm < start_nm) | (centre_nm > start_nm + width_nm)]
+        if len(centre_nm) >= FEWEST_BANDS_DRAWN:
+            return BandGrid(centre_nm, np.full(len(centre_nm), step_nm * rng.uniform(0.8, 1.5)))

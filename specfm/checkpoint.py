@@ -44,9 +44,15 @@ SHIPPED = Path(__file__).parent / "weights"  # release folders that come with th
 def write_module(
     module: nn.Module, folder: Path, config: dict[str, Any], card: dict[str, Any], readme: str, kind: str
 ) -> None:
-    """Write the files of a release of any kind into ``folder``, which exists; the manifest comes last."""
+    """Write the files of a release of any kind into ``folder``, which exists; the manifest comes last.
+
+    Where the module has a ``library``, it goes with it.
+    """
     from safetensors.torch import save as to_bytes
 
+    library = getattr(module, "library", None)
+    if library is not None:
+        atomic_write_bytes(folder / LIBRARY, library.to_bytes())
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     atomic_write_json(folder / "config.json", {"format": FORMAT, **config})
     atomic_write_json(folder / "card.json", card)
@@ -59,6 +65,8 @@ def read_module(
     path: str | Path, kind: str, build: Callable[[dict[str, Any]], Module]
 ) -> tuple[Module, dict[str, Any], dict[str, Any]]:
     """A module with the weights of a release folder, its ``config.json`` and its ``card.json``; strict throughout.
+
+    Its ``library`` is set where the folder has one.
 
     Args:
         path: release folder, training checkpoint or run folder.
@@ -102,14 +110,14 @@ def read_module(
             f"missing {missing[:3]}, unknown {unknown[:3]}, other shape {shapes[:3]}"
         )
     module.load_state_dict(weights, strict=True)
+    if (library := _read_library(folder)) is not None:
+        module.library = library  # type: ignore[assignment]
     return module, config, card
 
 
 def write_release(encoder: Encoder, folder: Path, card: dict[str, Any] | None = None) -> None:
     """Write the files of an encoder's release into ``folder``, which exists; the manifest comes last."""
     card = dict(encoder.card if card is None else card)
-    if encoder.library is not None:
-        atomic_write_bytes(folder / LIBRARY, encoder.library.to_bytes())
     write_module(encoder, folder, {"encoder": encoder.config}, card, _model_card(encoder, card), ENCODER)
 
 
@@ -127,7 +135,7 @@ def save(encoder: Encoder, folder: str | Path, card: dict[str, Any] | None = Non
     return Path(folder)
 
 
-def load(path: str | Path, device: str = "cpu", align: bool = False) -> Encoder:
+def load(path: str | Path, device: str = "cpu", align: bool | None = None) -> Encoder:
     """Load an encoder; strict in every respect.
 
     The encoder comes back in evaluation mode, with its model card as ``encoder.card``.
@@ -136,7 +144,8 @@ def load(path: str | Path, device: str = "cpu", align: bool = False) -> Encoder:
         path: a release folder, a training checkpoint or a finished run, or the name of an encoder that comes with
             specfm (one of :func:`shipped_encoders`). A folder of that name goes first.
         device: cpu or cuda.
-        align: for frozen features that are compared across cameras; see :meth:`specfm.models.Encoder.align`.
+        align: for frozen features that are compared across cameras; see :meth:`specfm.models.Encoder.align`. Default:
+            as it was trained.
 
     Raises:
         SpecfmError: nothing to load there, a task model, a changed byte, an unknown format, or weights that do not fit.
@@ -147,9 +156,8 @@ def load(path: str | Path, device: str = "cpu", align: bool = False) -> Encoder:
     require_device(device)
     encoder, _, card = read_module(path, ENCODER, lambda config: create_encoder(**config["encoder"]))
     encoder.card = card
-    encoder.library = _read_library(find_release(path))
     encoder = encoder.to(device).eval()
-    return encoder.align() if align else encoder
+    return encoder if align is None else encoder.align(align)
 
 
 def _read_library(folder: Path) -> Library | None:

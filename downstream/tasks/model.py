@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from specfm.errors import SpecfmError, UsageError
 from specfm.files import staged_folder
 from specfm.models.encoder import Bands, Encoder, Features
 from specfm.models.registry import create_encoder
+
+if TYPE_CHECKING:
+    from specfm.library import Library
 
 TASKS = ("classification", "segmentation", "change")
 CHANGE_NAMES = ("unchanged", "changed")
@@ -125,6 +128,15 @@ class TaskModel(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.encoder.device
+
+    @property
+    def library(self) -> Library | None:
+        """What the encoder needs to go on as it was trained: the spectra that it is aligned by, if it is."""
+        return self.encoder.library if self.encoder.aligned else None
+
+    @library.setter
+    def library(self, library: Library) -> None:
+        self.encoder.library = library
 
     def layer_features(self, view: View) -> tuple[Features, ...]:
         """Features of the head's layers."""

@@ -106,6 +106,8 @@ def make_model(config: FinetuneConfig, source: Encoder, member: Member, names: S
         model = TaskModel(encoder, config.task, names, config.data.tile, spec, level=config.data.level)
     if member.pretrained:
         encoder.load_state_dict(source.state_dict())
+    if source.aligned and (member.pretrained or member.mode == "frozen"):  # what is learnt from scratch has seen none
+        encoder.library = source.library
     if member.mode == "partial" and config.train_blocks > depth:
         raise UsageError(f"train_blocks {config.train_blocks} is more than the encoder's {depth} blocks")
     held = member.pretrained and has_whitened_stem(source.card)

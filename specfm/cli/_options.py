@@ -19,10 +19,6 @@ Stride = Annotated[int, typer.Option(min=0, help="Step between tiles, pixels; 0 
 Level = Annotated[str, typer.Option(help="Brightness level divided out: scene (no seams) or sample.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Tiles per forward call.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
-Align = Annotated[
-    bool,
-    typer.Option("--align", help="Make features comparable with those of other cameras."),
-]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing output files.")]
 NoPreview = Annotated[bool, typer.Option("--no-preview", help="Write no PNG beside the map.")]
 
@@ -43,12 +39,12 @@ Cache = Annotated[
     str | None, typer.Option(help="Folder where features are kept, or none. Default: specfm in the user's cache.")
 ]
 ProbeDevice = Annotated[str, typer.Option(help="cpu or cuda: where features and probes are computed.")]
-AlignWhere = Annotated[
+Align = Annotated[
     bool | None,
     typer.Option(
         "--align/--no-align",
-        help="Make features of different cameras comparable. "
-        "Default: where the data were seen through different bands.",
+        help="Make features of different cameras comparable. Default: where the encoder was trained so, or the data "
+        "were seen through different bands.",
     ),
 ]
 RowsOut = Annotated[Path | None, typer.Option(help="Append the rows to this JSON-lines file.")]

@@ -32,7 +32,7 @@ def command(
     wavelengths_after: Annotated[Path | None, typer.Option(help="As --wavelengths, for the second date.")] = None,
     batch_size: options.BatchSize = 8,
     device: options.Device = "cpu",
-    align: options.AlignWhere = None,
+    align: options.Align = None,
     no_preview: options.NoPreview = False,
     overwrite: options.Overwrite = False,
 ) -> None:

@@ -25,7 +25,7 @@ def command(
     reader: dict[str, Any],
     batch_size: options.BatchSize = 32,
     device: options.Device = "cpu",
-    align: options.Align = False,
+    align: options.Align = None,
     no_preview: options.NoPreview = False,
     overwrite: options.Overwrite = False,
 ) -> None:
@@ -36,10 +36,10 @@ def command(
 
     encoder = load(checkpoint, device=device)
     cube = open_scene(scene, **reader)
-    with aligned(encoder, [cube], align):
+    with aligned(encoder, [cube], align) as on:
         shares = cluster_to_file(
             encoder, cube, out, classes=classes, method=method, seed=seed, window=window, stride=stride, level=level,
             batch_size=batch_size, preview=not no_preview, overwrite=overwrite,
-            facts={"checkpoint": release_digest(checkpoint), "sensor": cube.sensor.digest, "aligned": align},
+            facts={"checkpoint": release_digest(checkpoint), "sensor": cube.sensor.digest, "aligned": on},
         )  # fmt: skip
     say_map(out, cube, shares, preview=not no_preview)

@@ -28,7 +28,7 @@ def command(
     reader: dict[str, Any],
     batch_size: options.BatchSize = 32,
     device: options.Device = "cpu",
-    align: options.Align = False,
+    align: options.Align = None,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Write one feature vector per patch of SCENE, with coordinates, in bounded memory."""
@@ -38,8 +38,8 @@ def command(
 
     encoder = load(checkpoint, device=device)
     cube = open_scene(scene, **reader)
-    facts = {"checkpoint": release_digest(checkpoint), "sensor": cube.sensor.digest, "aligned": align}
-    with aligned(encoder, [cube], align):
+    with aligned(encoder, [cube], align) as on:
+        facts = {"checkpoint": release_digest(checkpoint), "sensor": cube.sensor.digest, "aligned": on}
         done = embed_to_file(
             encoder, cube, out, window=window, stride=stride, level=level, pca_png=pca_png, pca_tif=pca_tif,
             even=even, batch_size=batch_size, overwrite=overwrite, facts=facts,

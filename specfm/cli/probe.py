@@ -59,7 +59,7 @@ def command(
             "timm:MODEL; random weights without a file (repeatable)."
         ),
     ] = None,
-    align: shared.AlignWhere = None,
+    align: shared.Align = None,
     cache: shared.Cache = None,
     device: shared.ProbeDevice = "cpu",
     out: shared.RowsOut = None,

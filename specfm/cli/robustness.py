@@ -32,7 +32,7 @@ def command(
     steps: Annotated[str, typer.Option(help="n of every n-th band.")] = "4,10",
     snr: Annotated[str, typer.Option(help="Signal-to-noise ratios.")] = "100,50,20",
     condition_seed: Annotated[int, typer.Option(min=0, help="Seed of shuffle, random half and noise.")] = 0,
-    align: shared.AlignWhere = None,
+    align: shared.Align = None,
     cache: shared.Cache = None,
     device: shared.ProbeDevice = "cpu",
     plot: Annotated[Path | None, typer.Option(help="Write the picture to this PNG file.")] = None,

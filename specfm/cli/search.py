@@ -27,7 +27,7 @@ def command(
     reader: dict[str, Any],
     batch_size: options.BatchSize = 32,
     device: options.Device = "cpu",
-    align: options.Align = False,
+    align: options.Align = None,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Write the cosine similarity of every pixel of SCENE to the nearest example, and print the best places."""
@@ -42,11 +42,11 @@ def command(
         raise UsageError(f"--like {' '.join(like)}: give an example as ROW,COL, two whole numbers") from None
     encoder = load(checkpoint, device=device)
     cube = open_scene(scene, **reader)
-    with aligned(encoder, [cube], align):
+    with aligned(encoder, [cube], align) as on:
         places = search_to_file(
             encoder, cube, wanted, out, top=top, apart=apart, seed=seed, window=window, stride=stride, level=level,
             batch_size=batch_size, overwrite=overwrite,
-            facts={"checkpoint": release_digest(checkpoint), "sensor": cube.sensor.digest, "aligned": align},
+            facts={"checkpoint": release_digest(checkpoint), "sensor": cube.sensor.digest, "aligned": on},
         )  # fmt: skip
     typer.echo(f"{out}: cosine similarity, {cube.shape[0]} x {cube.shape[1]} pixels")
     for place in places:

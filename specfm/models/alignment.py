@@ -112,8 +112,8 @@ class Alignment:
         grid = BandGrid(bands.wavelengths_nm_GC[0].cpu().numpy(), bands.fwhm_nm_GC[0].cpu().numpy())
         # whatever mode the caller is in, or the map would not serve the next one
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(encoder.device.type, enabled=False):
-            t_LD = _stem_tokens(encoder, self.library.seen_through(grid), bands)
-            t0_LD = self._ideal_tokens(encoder)
+            t_LD = stem_tokens(encoder, self.library.seen_through(grid), bands)
+            t0_LD = self.ideal_tokens(encoder)
             mean_D, mean0_D = t_LD.mean(0), t0_LD.mean(0)
             centred_LD = t_LD - mean_D
             gram_DD = centred_LD.T @ centred_LD
@@ -127,7 +127,8 @@ class Alignment:
         low, high = self.library.low_nm - STEP_NM / 2, self.library.high_nm + STEP_NM / 2
         return bands.valid_GC & (bands.wavelengths_nm_GC >= low) & (bands.wavelengths_nm_GC <= high)
 
-    def _ideal_tokens(self, encoder: Encoder) -> Tensor:
+    def ideal_tokens(self, encoder: Encoder) -> Tensor:
+        """tokens_LD (float64): the stem's, of the library seen by the ideal camera."""
         weights, (held, tokens_LD) = _weights(encoder), self._ideal
         if tokens_LD is None or held != weights:
             library = self.library
@@ -135,7 +136,7 @@ class Alignment:
             for quantity in np.unique(library.quantity_L).tolist():
                 mine_L = library.quantity_L == quantity
                 sensor = Sensor(library.grid, QUANTITIES[quantity] if quantity >= 0 else None)
-                found = _stem_tokens(encoder, library.spectra_LS[mine_L], BandTensors.from_sensors(sensor))
+                found = stem_tokens(encoder, library.spectra_LS[mine_L], BandTensors.from_sensors(sensor))
                 tokens_LD[torch.from_numpy(mine_L).to(encoder.device)] = found
             self._ideal = weights, tokens_LD
         return tokens_LD
@@ -147,7 +148,7 @@ def _weights(encoder: Encoder) -> Any:
     return encoder.device, *((id(p), 0 if p.is_inference() else p._version) for p in parameters)
 
 
-def _stem_tokens(encoder: Encoder, spectra_LC: NDArray[np.float32], bands: BandTensors) -> Tensor:
+def stem_tokens(encoder: Encoder, spectra_LC: NDArray[np.float32], bands: BandTensors) -> Tensor:
     """tokens_LD (float64): one flat patch of each spectrum."""
     side, found = encoder.patch_size, []
     for some_LC in torch.from_numpy(np.array(spectra_LC)).split(256):

@@ -58,6 +58,7 @@ class Encoder(nn.Module):
 
     Attributes:
         card: facts about its training. library: spectra like those it was pretrained on, None if not known.
+        aligned: its trunk is trained on aligned tokens, so it is aligned whenever it has a library.
         alignment: see :meth:`align`.
     """
 
@@ -73,6 +74,7 @@ class Encoder(nn.Module):
         layer_scale: float = 0.1,
         level: str = "patch",
         gsd_reference_m: float = 10.0,
+        aligned: bool = False,
         config: dict[str, Any] | None = None,
     ):
         super().__init__()
@@ -81,8 +83,9 @@ class Encoder(nn.Module):
         self.level, self.gsd_reference_m = level, gsd_reference_m
         self.config = dict(config or {})
         self.card: dict[str, Any] = {}
-        self.library: Library | None = None
+        self.aligned = aligned
         self.alignment: Alignment | None = None
+        self._library: Library | None = None
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList(
             Block(dim, heads, mlp_ratio=mlp_ratio, qkv_bias=True, drop_path=rate, init_values=layer_scale)
@@ -111,11 +114,22 @@ class Encoder(nn.Module):
         for block in self.blocks:
             block.compile(dynamic=True)
 
+    @property
+    def library(self) -> Library | None:
+        """Spectra like those it was pretrained on, None if not known."""
+        return self._library
+
+    @library.setter
+    def library(self, library: Library | None) -> None:
+        self._library = library
+        self.alignment = Alignment(library) if self.aligned and library is not None else None
+
     def align(self, on: bool = True) -> Encoder:
         """Map what each camera makes of a spectrum to what one ideal camera would; see :class:`Alignment`.
 
         For frozen features that are compared across cameras. The maps hold for the weights as they are, so
-        :meth:`train` takes the alignment off again; call it anew if you write to weights through ``.data``.
+        :meth:`train` takes the alignment off again, unless the trunk is trained on aligned tokens; call it anew if you
+        write to weights through ``.data``.
 
         Raises:
             UsageError: the encoder comes without a library of spectra.
@@ -129,8 +143,8 @@ class Encoder(nn.Module):
         return self
 
     def train(self, mode: bool = True) -> Encoder:
-        """As in torch; an encoder in training is not aligned."""
-        if mode:
+        """As in torch; an encoder in training is not aligned, unless it is made for that."""
+        if mode and not self.aligned:
             self.alignment = None
         return super().train(mode)
 

@@ -31,6 +31,8 @@ SIZES = {
     "large": Size(1024, 24, 16),
 }
 
+TRUNK = ("dim", "depth", "heads", "mlp_ratio", "drop_path", "layer_scale", "level", "gsd_reference_m", "aligned")
+
 # Each class says in ``claims`` which of the nine properties of the design it holds; the tests hold it to them.
 EMBEDDINGS: dict[str, Callable[..., nn.Module]] = {
     "hyper": HyperEmbedding,
@@ -46,8 +48,8 @@ def create_encoder(size: str = "nano", embedding: str = "hyper", patch_size: int
 
     Args:
         size: one of :data:`SIZES`. embedding: one of :data:`EMBEDDINGS`. patch_size: 1 and up.
-        options: ``dim``, ``depth``, ``heads``, ``mlp_ratio``, ``drop_path``, ``layer_scale``, ``level`` and
-            ``gsd_reference_m`` go to the trunk, everything else to the embedding.
+        options: ``dim``, ``depth``, ``heads``, ``mlp_ratio``, ``drop_path``, ``layer_scale``, ``level``,
+            ``gsd_reference_m`` and ``aligned`` go to the trunk, everything else to the embedding.
 
     Raises:
         UsageError: an unknown size, embedding or option.
@@ -59,11 +61,7 @@ def create_encoder(size: str = "nano", embedding: str = "hyper", patch_size: int
     if patch_size < 1:
         raise UsageError(f"patch_size must be at least 1, got {patch_size}")
     trunk: dict[str, Any] = {"dim": SIZES[size].dim, "depth": SIZES[size].depth, "heads": SIZES[size].heads}
-    trunk |= {
-        k: options[k]
-        for k in ("dim", "depth", "heads", "mlp_ratio", "drop_path", "layer_scale", "level", "gsd_reference_m")
-        if k in options
-    }
+    trunk |= {k: options[k] for k in TRUNK if k in options}
     if trunk.get("level", "patch") not in ("patch", "sample", "none"):
         raise UsageError(f"unknown level {trunk['level']!r}; choose patch, sample or none")
     rest = {k: v for k, v in options.items() if k not in trunk}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pretrain.runs import launch, make_shards, metrics, run, settings
+from tests.pretrain.runs import launch, make_shard, make_shards, metrics, run, settings
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +60,21 @@ def test_a_run_may_go_on_with_another_number_of_ranks(tmp_path, shards, single):
     assert job.wait() == [0], job.text
     assert "step-00000020" in job.text
     assert_close(out, single, 1e-5)
+
+
+def test_aligned_tokens_are_the_same_on_any_number_of_ranks(tmp_path):
+    """Every rank draws the spectra and fits the maps itself; killed on two ranks, the run goes on with one."""
+    shards = [str(make_shard(tmp_path / f"{bands}.h5", f"d{bands}", bands, 96, bands)) for bands in (60, 24)]
+    steps = ("steps=16", "checkpoint.every=8", "model.options={aligned: true, rank: 1}", "whiten.batches=2",
+             "views.band_draw=part", "views.merge_probability=0.5")  # fmt: skip
+    codes, text = run(tmp_path / "one", shards, *steps)
+    assert codes == [0], text
+    codes, text = run(tmp_path / "two", shards, *steps, faults="data.read:kill@step=11", world=2)
+    assert codes[0] == -9, text
+    job = launch(tmp_path, ["pretrain/debug.yaml", "--resume", *settings(tmp_path / "two", shards, *steps)])
+    assert job.wait() == [0], job.text
+    assert len(losses(tmp_path / "two")) == 16
+    assert_close(tmp_path / "two", tmp_path / "one", 1e-4)  # a whitened stem amplifies rounding
 
 
 def test_an_error_on_rank_0_is_told_to_all(tmp_path, shards):

@@ -26,7 +26,7 @@ def amplifying(count: int = 200) -> Encoder:
     encoder = specfm.create_encoder("nano", patch_size=3, rank=1).eval()
     encoder.library = library(count=count)
     with torch.no_grad():
-        tokens_LD = module._stem_tokens(encoder, smooth(KNOWN.bands, count), BandTensors.from_sensors(KNOWN))
+        tokens_LD = module.stem_tokens(encoder, smooth(KNOWN.bands, count), BandTensors.from_sensors(KNOWN))
         value_D, vector_DD = torch.linalg.eigh(tokens_LD.T.cov())
         matrix_DD = vector_DD * (value_D.clamp_min(0) + 1e-3 * value_D.mean()).rsqrt() @ vector_DD.T
         encoder.stem.weight.copy_(matrix_DD)
@@ -83,8 +83,8 @@ def test_the_map_is_the_ridge_solution() -> None:
     ideal = KNOWN.replace(bands=encoder.library.grid)
     with torch.no_grad():
         view_LC = encoder.library.seen_through(NEW.bands)
-        t_LD = module._stem_tokens(encoder, view_LC, BandTensors.from_sensors(NEW)).numpy()
-        t0_LD = module._stem_tokens(encoder, encoder.library.spectra_LS, BandTensors.from_sensors(ideal)).numpy()
+        t_LD = module.stem_tokens(encoder, view_LC, BandTensors.from_sensors(NEW)).numpy()
+        t0_LD = module.stem_tokens(encoder, encoder.library.spectra_LS, BandTensors.from_sensors(ideal)).numpy()
     centred, goal = t_LD - t_LD.mean(0), t0_LD - t0_LD.mean(0)
     ridge = np.sqrt(module.RIDGE * np.mean((centred**2).sum(0)))
     width = centred.shape[1]

@@ -13,6 +13,7 @@ from specfm.checkpoint import FILES
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import IntegrityError
 from tests.downstream.tasks.toys import COARSE, FINE
+from tests.test_library import library
 
 DENSE = [HeadSpec("linear"), HeadSpec("fpn", (0, 1), 16), HeadSpec("upernet", (0, 1), 16)]
 HEADS = [("classification", HeadSpec(pooling=p)) for p in ("mean", "centre", "concat")]
@@ -155,6 +156,20 @@ def test_round_trip(task: str, tmp_path) -> None:
     assert torch.equal(a, b)
     with pytest.raises(UsageError, match="exists"):
         save_task(model, tmp_path / "model")
+
+
+def test_a_model_on_an_aligned_encoder_takes_its_spectra_along(tmp_path) -> None:
+    torch.manual_seed(0)
+    encoder = specfm.create_encoder("nano", patch_size=3, dim=48, depth=2, heads=3, code_width=32, aligned=True)
+    encoder.library = library()
+    model = TaskModel(encoder, "segmentation", ("a", "b"), 12).train().eval()
+    save_task(model, tmp_path / "model")
+    again = load_task(tmp_path / "model")
+    assert again.encoder.alignment is not None and again.library.digest == encoder.library.digest
+    one, two = (m.predict_tile(tiles(), FINE) for m in (model, again))
+    assert torch.equal(one, two)
+    again.encoder.align(False)
+    assert not torch.equal(again.predict_tile(tiles(), FINE), one)
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -28,7 +28,14 @@ from downstream.suite import DatasetConfig, SuiteConfig, open_dataset, probe_opt
 from downstream.trained_rows import TRAINED
 from specfm.config import find_config, to_yaml
 from specfm.errors import SpecfmError, UsageError
-from specfm.files import RunLock, atomic_write_json, atomic_write_text, refuse_closed_folder, remove_temporaries
+from specfm.files import (
+    RunLock,
+    atomic_write_json,
+    atomic_write_text,
+    refuse_closed_folder,
+    remove_temporaries,
+    sha256_file,
+)
 
 RESERVED = ("random-init", "from-scratch")
 
@@ -170,6 +177,12 @@ def plan_cells(
             plans += [plan(part, entry, entry.name, entry.weights) for entry in (entries if asked else ())]
         for entry in architectures.values() if "scratch" in protocols else ():
             plans.append(plan("scratch", entry, titled("from-scratch", entry, architectures), "-"))
+        for peer in suite.peers if frozen else ():
+            plans.append(
+                CellPlan(
+                    part="peers", method=peer, checkpoint=peer, weights=_peer_digest(peer), architecture="-", **shared
+                )
+            )
         for entry in twins.values() if suite.init_seeds and frozen else ():
             weights = entry.library if moved else "-"
             plans.append(plan("random-init", entry, titled("random-init", entry, twins), weights))
@@ -178,6 +191,17 @@ def plan_cells(
             CellPlan(part="baselines", method="baselines", checkpoint=None, weights="-", architecture="-", **shared)
         )
     return plans
+
+
+def _peer_digest(text: str) -> str:
+    from downstream.peers import PeerName
+
+    path = PeerName.parse(text).weights
+    if path is None:
+        return "-"
+    if not path.is_file():
+        raise UsageError(f"peer {text!r}: {path} does not exist")
+    return sha256_file(path)[:16]
 
 
 def _cards_digest(dataset: DatasetConfig) -> str:

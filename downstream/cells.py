@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ class CellPlan:
         suite, dataset: what is asked for.
         part: of ``downstream.probe.PARTS``.
         method: name of the encoder, or of what was made of its architecture, in the table; "baselines" for those.
-        checkpoint: what ``open_encoder`` takes; None for the baselines.
+        checkpoint: what ``open_encoder`` takes, or ``load_peer``; None for the baselines.
         weights, architecture: digests of the encoder's weights and config, and of its config alone.
         cards: digest of the dataset cards' text.
         window: side of the window, pixels.
@@ -129,7 +129,9 @@ def _compute(plan: CellPlan) -> Cell:
     scenes, split = open_dataset(plan.dataset)
     options = probe_options(plan.suite, plan.dataset, split, plan.window)
     encoder, pretrained = None, False
-    if plan.checkpoint is not None:
+    if plan.part == "peers":
+        options = replace(options, peers=(str(plan.checkpoint),))
+    elif plan.checkpoint is not None:
         encoder, _, pretrained = open_encoder(plan.checkpoint, plan.device)
         wanted = plan.weights if plan.part in WITH_WEIGHTS else plan.architecture
         if wanted != (state_digest if plan.part in WITH_WEIGHTS else architecture_digest)(encoder):
@@ -140,13 +142,13 @@ def _compute(plan: CellPlan) -> Cell:
     kept: dict[str, Any] = {}
     rows = probe(
         encoder, scenes, options, data=plan.dataset.title, name=plan.method, pretrained=pretrained, bank=kept,
-        cache=None if plan.cache is None else Bank(plan.cache), parts=(plan.part,),
+        cache=None if plan.cache is None else Bank(plan.cache), parts=(plan.part,), device=plan.device,
     )  # fmt: skip
     cell = Cell([], [])
     for row, runs in zip(rows, kept["runs"], strict=True):
         if row["method"] == MAJORITY and plan.part != "baselines":
             continue  # worked out in every cell for its alarms, shown once
-        if plan.part not in WITH_WEIGHTS and plan.checkpoint is not None:
+        if plan.part in ("random-init", "scratch"):
             row["method"] = plan.method
         told = {
             "suite": plan.suite.name,

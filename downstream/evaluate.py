@@ -132,7 +132,7 @@ def trained(
     """The encoder trained on the labels, from its weights ("finetune") or from scratch, on the splits of few seeds."""
     from downstream.trained_rows import train_and_predict
 
-    runs = Runs(method, protocol)
+    runs = Runs(method, protocol, layers=())  # the head sits on the encoder's output
     seeds = sorted({split.seed for split in splits})[: options.trained_seeds]
     for split in splits:
         if split.seed not in seeds:

@@ -17,11 +17,14 @@ import numpy as np
 
 from downstream import metrics
 from downstream.cells import WITH_WEIGHTS, Cell, CellPlan
-from downstream.results import interval, leak_mark, points, remarks
+from downstream.results import interval, leak_mark, leakage_of, points, remarks
 from downstream.suite import SuiteConfig
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+
+MOST_HELD_OUT = 8  # of a dataset, for a column each; plots left out one by one are more
 
 
 @dataclass(frozen=True)
@@ -133,14 +136,15 @@ def leaderboard(suite: SuiteConfig, finished: Sequence[tuple[CellPlan, Cell]]) -
         for shots in dict.fromkeys(row["shots"] for row, _ in mine):
             table = [entry for entry in mine if entry[0]["shots"] == shots]
             differences += _differences(title, table, metric, suite.draws)
-    sections = [_overview(entries, metric), *(_dataset(title, mine, metric) for title, mine in entries.items())]
+    sections = [_overview(entries, metric), *_held_out(entries, metric)]
+    sections += [_dataset(title, mine, metric) for title, mine in entries.items()]
     if differences:
         sections.append(_comparison(differences, metric))
     return Board(suite.name, metric, tuple(sections), tuple(differences))
 
 
 def _differences(title: str, table: Sequence[Entry], metric: str, draws: int) -> list[Difference]:
-    """Every encoder with the later ones, its untrained twins and the raw spectra, under each protocol.
+    """Every encoder with the later ones, its untrained twins, peers and the raw spectra, under each protocol.
 
     Fine-tuned, it is compared with its architecture trained from scratch.
     """
@@ -150,7 +154,7 @@ def _differences(title: str, table: Sequence[Entry], metric: str, draws: int) ->
         encoders = [entry for entry in here if entry[0]["part"] in WITH_WEIGHTS]
         untrained = table if protocol == "finetune" else here
         twins = [e for e in untrained if e[0]["part"] == ("scratch" if protocol == "finetune" else "random-init")]
-        raw = [e for e in here if e[0]["method"].endswith(("pixel spectrum", " pixel"))]
+        raw = [e for e in here if e[0]["part"] == "peers" or e[0]["method"].endswith(("pixel spectrum", " pixel"))]
         for i, a in enumerate(encoders):
             own = [twin for twin in twins if twin[0]["architecture"] == a[0]["architecture"]]
             for b in (*encoders[i + 1 :], *own, *raw):
@@ -180,8 +184,8 @@ def _overview(entries: dict[str, list[Entry]], metric: str) -> Section:
     """One line per method, protocol and number of labels, one column per dataset."""
     labels = dict.fromkeys(_label(row) for mine in entries.values() for row, _ in mine)
     cells = {(title, _label(row)): row for title, mine in entries.items() for row, _ in mine}
-    leaky = {title for title, mine in entries.items() if any(row["leaky"] for row, _ in mine)}
-    headings = ("method", "probe", "labels", *(f"{t} LEAKY" if t in leaky else t for t in entries))
+    leaks = {title: leakage_of(row for row, _ in mine) for title, mine in entries.items()}
+    headings = ("method", "probe", "labels", *(f"{title}, {leak}" for title, leak in leaks.items()))
     rows = []
     for label in labels:
         line = list(label)
@@ -191,6 +195,29 @@ def _overview(entries: dict[str, list[Entry]], metric: str) -> Section:
         rows.append(tuple(line))
     below = ("deviation over splits (and initialisations); in brackets the 95 % interval over groups or blocks",)
     return Section(f"{metric.upper()} of every dataset", headings, tuple(rows), below)
+
+
+def _held_out(entries: dict[str, list[Entry]], metric: str) -> list[Section]:
+    """All datasets where sensors or scenes were left out in one table, a column for each that was."""
+    left_out = {
+        title: list(dict.fromkeys(name for row, _ in mine for name in row["held_out"]))
+        for title, mine in entries.items()
+    }
+    columns = [(title, name) for title, names in left_out.items() for name in names if len(names) <= MOST_HELD_OUT]
+    if not columns:
+        return []
+    labels = dict.fromkeys(_label(row) for mine in entries.values() for row, _ in mine)
+    held = {(title, _label(row)): row["held_out"] for title, mine in entries.items() for row, _ in mine}
+    rows = []
+    for label in labels:
+        scores = [held.get((title, label), {}).get(name) for title, name in columns]
+        if any(scores):
+            rows.append((*label, *("-" if s is None else f"{s[metric]:.3f}" for s in scores)))
+    headings = ("method", "probe", "labels", *(f"{name} ({title})" for title, name in columns))
+    below = tuple(
+        f"{title}: {leakage_of(row for row, _ in entries[title])}" for title in dict.fromkeys(t for t, _ in columns)
+    )
+    return [Section(f"{metric.upper()} on what was left out", headings, tuple(rows), below)]
 
 
 def _dataset(title: str, mine: Sequence[Entry], metric: str) -> Section:

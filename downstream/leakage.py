@@ -63,7 +63,7 @@ def leakage_score(split: Split, samples: Samples, spectra_NC: np.ndarray | None 
     finite = distance_I[np.isfinite(distance_I)]
     duplicates = None if spectra_NC is None else near_duplicates(spectra_NC[fit_I], spectra_NC[split.test_I])
     return Leakage(
-        float((distance_I < split.window).mean()) if len(distance_I) else 0.0,
+        float((distance_I < samples.window).mean()) if len(distance_I) else 0.0,
         float(finite.min()) if len(finite) else None,
         duplicates,
     )

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from specfm.scene import Scene
 
 PROTOCOLS: tuple[str, ...] = ("knn", "linear", "ridge", *TRAINED)
-PARTS: tuple[str, ...] = ("encoder", *TRAINED, "random-init", "baselines")
+PARTS: tuple[str, ...] = ("encoder", *TRAINED, "peers", "random-init", "baselines")
 ALIGNED = "features of cameras aligned by {} spectra, those of untrained twins too"
 
 
@@ -144,6 +144,7 @@ def probe(
     bank: dict[str, Any] | None = None,
     cache: Bank | None = None,
     parts: Sequence[str] = PARTS,
+    device: str = "cpu",
 ) -> list[dict[str, Any]]:
     """Probe ``encoder`` on labelled scenes beside every control.
 
@@ -158,9 +159,10 @@ def probe(
         extra: further feature sets by name, on the same samples, to put into the same table.
         bank: if given, filled with "samples", "splits", "features", "spectra" and the "runs" of every row.
         cache: where features are kept from one call to the next.
-        parts: which rows to work out, of ``PARTS``: "encoder" (frozen, with ``extra`` and peers), the encoder trained
-            on the labels, its untrained twins, the baselines; the majority class is always there. The rows are the
+        parts: which rows to work out, of ``PARTS``: "encoder" (frozen, with ``extra``), the encoder trained on the
+            labels, peers, its untrained twins, the baselines; the majority class is always there. The rows are the
             same in one call or in several, but for the notice of a baseline that could not be worked out.
+        device: of peers and baselines where there is no encoder; else that of the encoder.
 
     Returns:
         One JSON-safe row per method and protocol, in table order; one table after the other for several ``shots``.
@@ -183,13 +185,15 @@ def probe(
     own = "encoder" in parts and frozen
     with aligned(encoder, scenes, options.align) as on:
         features = features_of(encoder, name, options.pooling, options.layers) if own else None
-    others = {**(extra or {}), **_peer_features(options, encoder_device(encoder), features_of)} if own else {}
+    device = device if encoder is None else str(encoder_device(encoder))
+    others = dict(extra or {}) if own else {}
+    if "peers" in parts and frozen:
+        others |= _peer_features(options, device, features_of)
     twins: list[FeatureSet] = []
     for init in range(options.init_seeds if frozen and "random-init" in parts else 0):
         twin = make_random(init) if make_random is not None else random_twin(encoder, 1000 + init)
         with aligned(twin, scenes, on):
             twins.append(features_of(twin, f"random init {init}", options.pooling, options.layers))
-    device = str(encoder_device(encoder))
     rows: list[dict[str, Any]] = []
     kept_runs: list[Runs] = []
     for splits in tables:
@@ -258,14 +262,14 @@ def draw_splits(samples: Samples, options: ProbeOptions, shots: int | None) -> l
     return splits
 
 
-def _peer_features(options: ProbeOptions, device: Any, features_of: Callable[..., FeatureSet]) -> dict[str, FeatureSet]:
+def _peer_features(options: ProbeOptions, device: str, features_of: Callable[..., FeatureSet]) -> dict[str, FeatureSet]:
     """Features of the peers by their name in the table; each model is dropped before the next is built."""
     found = {}
     if options.peers:
         from downstream.peers import load_peer
 
         for text in options.peers:
-            peer, label = load_peer(text, device=str(device))
+            peer, label = load_peer(text, device=device)
             found[label] = features_of(peer, label, "mean", ())
             found[label].info["pooling_name"] = "the peer's own"
     return found
@@ -274,7 +278,9 @@ def _peer_features(options: ProbeOptions, device: Any, features_of: Callable[...
 def _baselines(
     raw: tuple[FeatureSet, FeatureSet], splits: Sequence[Split], options: ProbeOptions, device: str
 ) -> list[Runs]:
-    """What an encoder must beat: raw spectra under its own frozen protocols, an RBF machine and PCA scores by kNN."""
+    """What an encoder must beat: raw spectra under its own frozen protocols; logistic regression on the mean spectrum,
+    an RBF machine and PCA scores by kNN whatever the protocols.
+    """
     found: list[Runs] = []
     pixel, mean = raw
     if "knn" in options.protocols:
@@ -282,14 +288,14 @@ def _baselines(
     for protocol in ("linear", "ridge"):
         if protocol in options.protocols:
             found += evaluate(pixel, splits, options, "pixel spectrum", protocols=(protocol,), device=device)
+        if protocol in options.protocols or protocol == "linear":
             found += evaluate(mean, splits, options, "mean spectrum", protocols=(protocol,), device=device)
     found += evaluate(pixel, splits, options, "pixel spectrum", protocols=("svm",), device=device)
-    if "knn" in options.protocols:
-        for features, label in ((pixel, "pixel"), (mean, "mean")):
-            found += evaluate(
-                features, splits, options, f"PCA-{options.pca} {label}", protocols=("knn",),
-                scores=partial(_pca_scores, features.X_ND, options.pca), metric="euclidean", device=device,
-            )  # fmt: skip
+    for features, label in ((pixel, "pixel"), (mean, "mean")):
+        found += evaluate(
+            features, splits, options, f"PCA-{options.pca} {label}", protocols=("knn",),
+            scores=partial(_pca_scores, features.X_ND, options.pca), metric="euclidean", device=device,
+        )  # fmt: skip
     return found
 
 

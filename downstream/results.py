@@ -162,6 +162,11 @@ def leak_mark(row: Mapping[str, Any]) -> str:
     return text + (" LEAKY" if row["leaky"] else "")
 
 
+def leakage_of(rows: Iterable[Mapping[str, Any]]) -> str:
+    """For the title of a table without a column of it: the leakage of its rows, each value once."""
+    return "leakage " + "; ".join(dict.fromkeys(map(leak_mark, rows)))
+
+
 def heading(row: Mapping[str, Any]) -> str:
     """What the rows of one table share, in one line."""
     shots = f", {row['shots']} shots a class" if row.get("shots") else ""
@@ -224,7 +229,7 @@ def shots_table(rows: list[dict[str, Any]], metric: str = "aa") -> Table:
     from rich.table import Table
 
     shots = sorted({row["shots"] or 0 for row in rows})
-    title = f"{metric.upper()} by labels a class"
+    title = f"{metric.upper()} by labels a class, {leakage_of(rows)}"
     out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("method", "probe", *(f"{n} labels" if n else "all labels" for n in shots)):
         out.add_column(name, overflow="fold")
@@ -244,7 +249,7 @@ def held_out_table(rows: list[dict[str, Any]], metric: str = "aa") -> Table | No
     names = list(dict.fromkeys(name for row in rows for name in row.get("held_out", {})))
     if not names or len(names) > 8:
         return None
-    title = f"{metric.upper()} by {rows[0]['split']} left out"
+    title = f"{metric.upper()} by {rows[0]['split']} left out, {leakage_of(rows)}"
     out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("method", "probe", *names):
         out.add_column(name, overflow="fold")

@@ -271,24 +271,26 @@ def _alarm_shuffled(rows: list[dict[str, Any]]) -> None:
             row["alarms"].append("shuffled wavelengths do not lower the accuracy")
 
 
-def robustness_table(rows: Sequence[Mapping[str, Any]], metric: str = "aa") -> Table:
-    """One line per condition, one column per method and protocol."""
+def robustness_table(rows: Sequence[Mapping[str, Any]], metric: str = "aa", width: int = 80) -> Table:
+    """One line per condition, one column per method and protocol; with intervals from 100 columns on."""
     from rich import box
     from rich.table import Table
 
-    from downstream.results import points
+    from downstream.results import interval, leakage_of, points
 
     columns = list(dict.fromkeys((r["method"], r["protocol"]) for r in rows if r["method"] != "majority class"))
-    title = f"{metric.upper()} of probes trained on spectra as measured"
+    title = f"{metric.upper()} of probes trained on spectra as measured, {leakage_of(rows)}"
     out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("tested on", "bands", *(f"{method} {protocol}" for method, protocol in columns)):
+    seen = {r["method"]: f" ({r['seen']})" for r in rows if r["seen"] != "-"}
+    for heading in ("tested on", "bands", *(f"{method}{seen.get(method, '')} {p}" for method, p in columns)):
         out.add_column(heading, overflow="fold")
+    text = points if width < 100 else lambda cell: f"{points(cell)} [{interval(cell)}]"
     lines: dict[str, dict[tuple[str, str], Mapping[str, Any]]] = {}
     for row in rows:
         lines.setdefault(row["condition"], {})[row["method"], row["protocol"]] = row
     for condition, by_method in lines.items():
         first = next(iter(by_method.values()))
-        cells = (points(by_method[c][metric]) if c in by_method else "-" for c in columns)
+        cells = (text(by_method[c][metric]) if c in by_method else "-" for c in columns)
         out.add_row(condition, "/".join(map(str, first["bands"])), *cells)
     return out
 
@@ -307,7 +309,8 @@ def save_plot(rows: Sequence[Mapping[str, Any]], path: str | Path, metric: str =
 
     refuse_existing(Path(path), overwrite, "--plot")
     figure = conditions_figure(rows, metric)
-    title = f"{rows[0]['data']}: trained on spectra as measured, split by {rows[0]['split']}"
+    leaky = " (LEAKY)" if rows[0]["leaky"] else ""
+    title = f"{rows[0]['data']}: trained on spectra as measured, split by {rows[0]['split']}{leaky}"
     figure.axes[0].set_title(title, loc="left", fontsize=10)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})

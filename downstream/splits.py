@@ -274,6 +274,10 @@ def _known_classes(
         notices.append(f"{int(strange_I.sum())} test samples of classes that only {name!r} has are left out")
     if strange_I.all():
         raise SpecfmError(f"{name!r} shares no class with the others, so leaving it out leaves nothing to test")
+    absent = np.setdiff1d(known, samples.y_N[test_I])
+    if len(absent):
+        listed = ", ".join(samples.label_names[c] for c in absent.tolist())
+        notices.append(f"{name!r} has no test sample of {listed}: its AA is over the other classes")
     return rest_I, test_I[~strange_I], known.tolist(), notices
 
 

@@ -70,6 +70,7 @@ class SuiteConfig(Strict):
         protocols: of knn, linear and ridge on frozen features; finetune and scratch train the encoder on the labels.
         shots: one table each: ``all`` labels, or so many a class.
         seeds: splits. ks: neighbours. window: side of the window, pixels (default: as pretrained, if all agree).
+        peers: published encoders to put beside, named as in ``specfm probe --peers``.
         pooling, layers: what is taken of the encoders. init_seeds: untrained twins of every architecture.
         align: make features of different cameras comparable; null: where a dataset has several cameras and the encoder
             comes with a library.
@@ -84,6 +85,7 @@ class SuiteConfig(Strict):
     seeds: Positive = 10
     ks: tuple[Positive, ...] = Field((1, 5, 20), min_length=1)
     window: Positive | None = None
+    peers: Names = ()
     pooling: str = "concat"
     layers: tuple[int, ...] = ()
     init_seeds: NonNegative = 3
@@ -98,6 +100,18 @@ class SuiteConfig(Strict):
     def _pooling(cls, value: str) -> str:
         try:
             pooling_parts(value)
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    @field_validator("peers")
+    @classmethod
+    def _peers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        from downstream.peers import PeerName
+
+        try:
+            for peer in value:
+                PeerName.parse(peer)
         except UsageError as error:
             raise ValueError(str(error)) from None
         return value

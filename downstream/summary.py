@@ -38,7 +38,7 @@ class Runs:
         splits: the split of each run.
         unconverged: probes that stopped before convergence.
         constant: features that hardly differ.
-        pooling: where it is not that of the options.
+        pooling, layers: where they are not those of the options.
         wall_s: seconds spent.
     """
 
@@ -52,6 +52,7 @@ class Runs:
     unconverged: int = 0
     constant: bool = False
     pooling: str | None = None
+    layers: tuple[int, ...] | None = None
     wall_s: float = 0.0
 
     def record(
@@ -244,6 +245,7 @@ def result_rows(
                 "protocol": runs.protocol,
                 "seen": mark if runs.method == name else "-",
                 "pooling": runs.pooling or options.pooling,
+                "layers": list(options.layers if runs.layers is None else runs.layers),
                 **_cells(runs, options.draws),
                 "per_class": {
                     samples.label_names[c]: round(float(recall_K[c]), 6) if np.isfinite(recall_K[c]) else None

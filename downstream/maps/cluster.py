@@ -126,7 +126,7 @@ def cluster_to_file(
     legend = Legend.of([f"cluster {i + 1}" for i in range(classes)])
     told = {
         **(facts or {}),
-        "scene": scene.name, "method": method, "seed": seed, "window": plan.side * encoder.patch_size,
+        "scenes": [scene.name], "method": method, "seed": seed, "window": plan.side * encoder.patch_size,
         "stride": plan.stride * encoder.patch_size, "level": level,
     }  # fmt: skip
     writer = ClassMapWriter(

@@ -15,11 +15,15 @@ from numpy.typing import NDArray
 
 from downstream.maps.cells import Scaling, fitting_sample, paint, unit_rows
 from specfm.errors import SpecfmError, UsageError
+from specfm.files import atomic_write_bytes, refuse_existing
 from specfm.models.encoder import Encoder
+from specfm.quicklook import Thinned, enlarged, png_bytes
 from specfm.scene import Scene
 from specfm.stream import TileEncoder, fitting_batch, open_progress, patch_plan
 from specfm.tiles import Tile, blend_block, blended_rows
 from specfm.writers import open_raster
+
+VIRIDIS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ def search_to_file(
     stride: int = 0,
     level: str = "scene",
     batch_size: int = 32,
+    preview: bool = True,
     overwrite: bool = False,
     facts: dict[str, Any] | None = None,
 ) -> list[Place]:
@@ -87,6 +92,7 @@ def search_to_file(
         top: how many best places to return. apart: least distance between them, pixels (default half a window).
         seed: of the sample that features are standardised by.
         window, stride, level, batch_size: as in :func:`specfm.stream.embed_to_file`.
+        preview: also write a PNG of the same name: similarity from dark (the least) to yellow (the most).
 
     Raises:
         UsageError: no example, one outside the scene, a bad option, or a file that exists.
@@ -102,11 +108,14 @@ def search_to_file(
     for row, col in like_rc:
         if not (0 <= row < height and 0 <= col < width):
             raise UsageError(f"--like {row},{col} lies outside {scene.where} of {height} x {width} pixels")
-    told = {**(facts or {}), "scene": scene.name, "like": [list(rc) for rc in like_rc], "level": level}
+    told = {**(facts or {}), "scenes": [scene.name], "like": [list(rc) for rc in like_rc], "level": level}
     writer = open_raster(
         out, (height, width, 1), "float32", geo=scene.geo, band_names=["cosine similarity"], nodata=float("nan"),
         facts=told, overwrite=overwrite,
     )  # fmt: skip
+    picture, thinned = Path(out).with_suffix(".png"), Thinned(plan.shape, 1)
+    if preview:
+        refuse_existing(picture, overwrite, "--out (or --no-preview)")
     best = BestPlaces(apart)
     cells = [(row // p, col // p) for row, col in like_rc]
     with writer, open_progress(f"search {scene.name}", plan) as advance:
@@ -120,8 +129,22 @@ def search_to_file(
         for first, features_hwD in blended_rows(plan, encode, batch_size, advance):
             similarity_hw = (unit_rows(scaling(features_hwD)) @ wanted_QD.T).max(-1)
             best.add(first, similarity_hw)
+            level_hw = np.clip(np.round(127.5 * (1 + np.nan_to_num(similarity_hw, nan=-2.0))), -1, 254) + 1
+            thinned.add(first, level_hw.astype(np.uint8)[..., None])  # 0 = no data
             writer.write(paint(similarity_hw, first, p, [scene], np.nan)[..., None])
+    if preview:
+        atomic_write_bytes(picture, _picture(thinned.image[..., 0]))
     return [_place(scene, p, *found) for found in best.top(top, cells)]
+
+
+def _picture(level_hw: NDArray[np.uint8]) -> bytes:
+    """PNG of levels (0 = no data, 1 to 255) in the colours of viridis from the least to the greatest; rest clear."""
+    known_hw = level_hw > 0
+    low, high = (int(f(level_hw[known_hw])) if known_hw.any() else 0 for f in (np.min, np.max))
+    share_hw = np.clip((level_hw.astype(float) - low) / max(high - low, 1), 0, 1)
+    stops = np.linspace(0, 1, len(VIRIDIS))
+    channels = [np.interp(share_hw, stops, [colour[i] for colour in VIRIDIS]) for i in range(3)]
+    return png_bytes(enlarged(np.stack([*channels, 255.0 * known_hw], -1).astype(np.uint8)))
 
 
 def _place(scene: Scene, patch: int, similarity: float, cell_row: int, cell_col: int) -> Place:

@@ -41,6 +41,7 @@ def embed_scenes(
     from downstream.features import extract
     from downstream.samples import collect_samples, sensor_name
 
+    scenes = on_one_list(scenes)
     samples = collect_samples(scenes, window, max_per_class=max_per_class)
     features = extract(encoder, scenes, window, samples, pooling=pooling)
     colourings = {"class": [samples.label_names[y] for y in samples.y_N]}
@@ -49,6 +50,17 @@ def embed_scenes(
         if len(set(names)) > 1:
             colourings[what] = [names[i] for i in samples.scene_N]
     return Embedding(features.X_ND, colourings)
+
+
+def on_one_list(scenes: Sequence[Scene]) -> list[Scene]:
+    """The labelled scenes with the classes of all of them, by name, so that scenes of several cards go together."""
+    names = tuple(dict.fromkeys(name for scene in scenes for name in scene.label_names))
+    found = []
+    for scene in scenes:
+        if scene.labels_HW is not None:
+            new_of = np.array([*(names.index(name) for name in scene.label_names), -1], np.int32)
+            found.append(scene.replace(labels_HW=new_of[scene.labels_HW], label_names=names))
+    return found
 
 
 def pca_plane(X_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from downstream.report.figures import png_uri
+from downstream.report.scenes import label_map
 from specfm.errors import SpecfmError
 
 if TYPE_CHECKING:
@@ -30,17 +31,25 @@ def map_view(path: Path, scenes: Sequence[Scene]) -> tuple[dict[str, Any], str |
     """
     preview = path.with_suffix(".png")
     if not preview.is_file():
-        raise SpecfmError(f"{preview.name} is not beside it; make the map without --no-preview")
+        raise SpecfmError(f"{preview.name} is not beside it; make the map again without --no-preview")
     facts = map_facts(path)
     classes = {int(code): str(name) for code, name in (facts.get("classes") or {}).items()}
     names = [classes[code] for code in sorted(classes) if code > 0]
     of = [str(name) for name in facts.get("scenes") or []]
+    groups = "method" in facts  # of specfm cluster: they have no names to compare
     view: dict[str, Any] = {"name": path.name, "map": png_uri(preview.read_bytes()), "truth": None, "of": ", ".join(of)}
     shown = ("model", "sensors", "task", "tile", "stride", "halo", "level", "threshold")
     view["facts"] = [(f"{path.name}: {key}", _told(facts[key])) for key in shown if facts.get(key) is not None]
+    if "like" in facts:
+        view["note"] = f"similarity to the pixels {facts['like']}: dark is little, yellow is most"
+        return view, None
     truth = next((s for s in scenes if s.labels_HW is not None and _is_of(s, of)), None)
     if truth is None:
         return view, f"no labelled scene named {' or '.join(of) or '(unknown)'} is shown; pass its card with --data"
+    if groups:
+        view["truth"] = label_map(truth)
+        view["note"] = f"groups have no names; labels in colours of their own: {', '.join(truth.label_names)}"
+        return view, None
     if missing := [name for name in truth.label_names if name not in names]:
         view["note"] = f"classes that the map does not know are left white: {', '.join(missing)}"
     view["truth"] = _truth(truth, names, change=facts.get("task") == "change" or names[-1:] == ["changed"])
@@ -67,7 +76,7 @@ def map_facts(path: Path) -> dict[str, Any]:
             facts = _tiff_facts(path)
     except (OSError, ValueError) as error:
         raise SpecfmError(f"{path} is no map of classes written by specfm ({error})") from None
-    if not isinstance(facts, dict) or not isinstance(facts.get("classes"), dict):
+    if not isinstance(facts, dict) or not (isinstance(facts.get("classes"), dict) or "like" in facts):
         raise SpecfmError(f"{path} is no map of classes written by specfm")
     return facts
 

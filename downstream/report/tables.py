@@ -78,16 +78,17 @@ def leaderboard(rows: Sequence[Row]) -> dict[str, Any] | None:
             place = cells.setdefault((row["method"], row["protocol"]), {})
             seen = "" if row["seen"] in ("-", "unseen") else f", {row['seen']}"
             place[number] = (rank, _with_interval(row, key) + seen)
+    counted = {n for n, (_, leaky) in enumerate(columns) if not leaky} or set(range(len(columns)))  # leaky: shown only
     lines = [
         {
             "name": " ".join(method),
-            "rank": sum(rank for rank, _ in places.values()) / len(places),
-            "tables": len(places),
+            "rank": sum(rank for n, (rank, _) in places.items() if n in counted) / max(1, len(counted & places.keys())),
+            "tables": len(counted & places.keys()),
             "cells": [places.get(i, (0, "-")) for i in range(len(tables))],
         }
         for method, places in cells.items()
     ]
-    lines.sort(key=lambda line: (-int(line["tables"] == len(tables)), line["rank"]))  # type: ignore[operator]
+    lines.sort(key=lambda line: (-int(line["tables"] == len(counted)), line["rank"]))  # type: ignore[operator]
     return {"columns": columns, "lines": lines}
 
 

@@ -83,13 +83,15 @@ def open_places(config: FinetuneConfig) -> list[Place]:
     """The labelled scenes of the card, in memory, so that tiles are cheap.
 
     Raises:
-        UsageError: no scene matches, or a change task on a card of another task.
+        UsageError: no scene matches, or a change task on a card of another task, or the reverse.
     """
     from specfm.cards import load_card
 
     card = load_card(config.data.card)
     if config.task == "change":
         listed: list[tuple[Scene, ...]] = list(card.pairs())
+    elif card.task == "change":
+        raise UsageError(f"the labels of {config.data.card} tell what changed between two dates; set task=change")
     else:
         listed = [(scene,) for scene in card.scenes()]
     wanted = config.data.scenes

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from downstream.maps.predict import CHANGE_COLOURS
 from downstream.tasks.evaluate import predict_place
 from downstream.tasks.model import TaskModel
 from specfm.class_map import palette
@@ -40,7 +41,7 @@ def draw_maps(model: TaskModel, data: TaskData, path: Path, batch: int = 64) -> 
     samples, split, classes = data.samples, data.splits[0], data.classes(0)
     count_P = np.bincount(samples.scene_N[split.test_I], minlength=len(data.places))
     chosen = [int(i) for i in np.argsort(-count_P, kind="stable")[:MOST] if count_P[i]]
-    colours = palette(len(classes)) if model.task != "change" else np.array([[200, 200, 200], [213, 0, 50]], np.uint8)
+    colours = palette(len(classes)) if model.task != "change" else np.array(CHANGE_COLOURS, np.uint8)
     height, width = np.max([data.places[i].shape for i in chosen], axis=0)
     figure = Figure(figsize=(11, max(3.6 * len(chosen) * height / width, 2.2) + 0.8), layout="constrained")
     FigureCanvasAgg(figure)

@@ -26,7 +26,9 @@ def command(
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes; the numbers do not depend on it.")] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a benchmark in --out was stopped.")] = False,
-    cache: Annotated[str | None, typer.Option(help="Folder where features are kept between benchmarks.")] = None,
+    cache: Annotated[
+        str | None, typer.Option(help="Folder where features are kept between benchmarks. Default: nowhere.")
+    ] = None,
     device: options.ProbeDevice = "cpu",
 ) -> None:
     """Probe every encoder on every dataset of a suite; one table with intervals, leakage, controls and significance."""

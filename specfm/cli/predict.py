@@ -19,7 +19,10 @@ def command(
     probabilities: Annotated[Path | None, typer.Option(help="Also write one band per class here.")] = None,
     stride: Annotated[int, typer.Option(help="Step between tiles, pixels; 0 = a third of a tile.")] = 0,
     halo: Annotated[
-        int | None, typer.Option(help="Outer pixels of a tile that are surroundings only.", show_default="tile / 8")
+        int | None,
+        typer.Option(
+            help="Outer pixels of a tile that are surroundings only.", show_default="tile / 8, in whole patches"
+        ),
     ] = None,
     *,
     reader: dict[str, Any],
@@ -38,6 +41,11 @@ def command(
     if loaded.task == "change":
         raise UsageError(f"{model} holds a change model; give it two dates with: specfm change {model} BEFORE AFTER")
     cube = open_scene(scene, **reader)
+    known = loaded.card.get("sensors") or []
+    if known and cube.sensor.name not in known and cube.sensor.digest not in known:
+        typer.echo(
+            f"notice: the model learnt from {', '.join(map(str, known))}; this scene is of another sensor", err=True
+        )
     shares = predict_to_file(
         loaded, [cube], out, probabilities=probabilities, layout=Layout(stride, halo), batch_size=batch_size,
         preview=not no_preview, overwrite=overwrite,

@@ -37,7 +37,7 @@ def command(
         str, typer.Option(help="mean, centre or class token, several as mean+centre (= concat).")
     ] = "concat",
     layers: Annotated[
-        str | None, typer.Option(help="Blocks whose features are put together, from 0, or -1 = last: 1,3,-1.")
+        str | None, typer.Option(help="Blocks whose frozen features are put together, from 0, or -1 = last: 1,3,-1.")
     ] = None,
     k: shared.Neighbours = "1,5,20",
     init_seeds: shared.InitSeeds = 3,
@@ -76,6 +76,14 @@ def command(
 
     if group_by not in ("auto", "group", "object"):
         raise UsageError(f"unknown --group-by {group_by!r}; one of auto, group, object")
+    files = len(split_file or ())
+    asked = {
+        "split": split != "auto", "seeds": seeds not in (10, files), "block": block is not None,
+        "min-groups": min_groups != 3,
+    }  # fmt: skip
+    if split_file and any(asked.values()):
+        option = next(name for name, there in asked.items() if there)
+        raise UsageError(f"--split-file holds whole splits; leave --{option} out")
     chosen, label = labelled_scenes(data, scenes, through)
     if split == "auto":
         split = "group" if len({scene.group for scene in chosen}) >= 3 else "block"

@@ -15,7 +15,9 @@ def command(
     checkpoint: shared.Encoder,
     data: shared.Data,
     protocol: Annotated[str, typer.Option(help="Any of knn, linear, ridge, by commas.")] = "linear",
-    split: Annotated[str, typer.Option(help="group, block, scene or auto, as for specfm probe.")] = "auto",
+    split: Annotated[
+        str, typer.Option(help="group, block, scene, sensor, random_pixels (leaky) or auto, as for specfm probe.")
+    ] = "auto",
     shots: Annotated[int | None, typer.Option(help="Train on so many labels a class.")] = None,
     seeds: shared.Seeds = 10,
     window: shared.ProbeWindow = None,
@@ -67,7 +69,7 @@ def command(
             seeds=seeds, window=window, pooling=pooling, ks=numbers("--k", k), init_seeds=init_seeds,
             max_per_class=max_per_class, min_groups=min_groups, block=block, align=align,
         ),
-        wanted, numbers("--steps", steps), tuple(float(n) for n in numbers("--snr", snr)), condition_seed,
+        wanted, numbers("--steps", steps), _ratios(snr), condition_seed,
     )  # fmt: skip
     options.check()
     encoder, name, pretrained = open_encoder(checkpoint, device)
@@ -83,9 +85,18 @@ def command(
         return
     console = wide_console()
     console.print(results.heading({**found.rows[0], "condition": None}), highlight=False)
-    console.print(robustness_table(found.rows))
+    console.print(robustness_table(found.rows, width=console.width))
     for condition, reason in found.skipped.items():
         console.print(f"skipped: {condition}: {reason}", highlight=False)
     print_remarks(console, results.remarks(found.rows))
     for path in (p for p in (plot, out) if p is not None):
         typer.echo(f"{path} written")
+
+
+def _ratios(text: str) -> tuple[float, ...]:
+    from specfm.errors import UsageError
+
+    try:
+        return tuple(float(piece) for piece in text.split(",")) if text else ()
+    except ValueError:
+        raise UsageError(f"--snr takes numbers divided by commas, not {text!r}") from None

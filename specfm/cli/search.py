@@ -28,6 +28,7 @@ def command(
     batch_size: options.BatchSize = 32,
     device: options.Device = "cpu",
     align: options.Align = None,
+    no_preview: options.NoPreview = False,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Write the cosine similarity of every pixel of SCENE to the nearest example, and print the best places."""
@@ -45,7 +46,7 @@ def command(
     with aligned(encoder, [cube], align) as on:
         places = search_to_file(
             encoder, cube, wanted, out, top=top, apart=apart, seed=seed, window=window, stride=stride, level=level,
-            batch_size=batch_size, overwrite=overwrite,
+            batch_size=batch_size, preview=not no_preview, overwrite=overwrite,
             facts={"checkpoint": release_digest(checkpoint), "sensor": cube.sensor.digest, "aligned": on},
         )  # fmt: skip
     typer.echo(f"{out}: cosine similarity, {cube.shape[0]} x {cube.shape[1]} pixels")

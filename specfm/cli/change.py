@@ -59,7 +59,7 @@ def command(
     require_one_grid(one, two)
     facts = {"model": release_digest(model), "sensors": [one.sensor.digest, two.sensor.digest]}
     if task_model is not None:
-        for option, asked in (("align", align is not None), ("seed", seed), ("window", window)):
+        for option, asked in (("align", align is not None), ("seed", seed)):
             if asked:
                 raise UsageError(f"--{option} is for encoders; leave it out with a change model")
         if threshold is not None:

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import specfm
-from downstream.tasks.model import CHANGE_NAMES, TaskModel, save_task
+from downstream.tasks.model import CHANGE_NAMES, TaskModel, load_task, save_task
 from specfm.cli import app
 
 FIRST, OTHER, SHORT = "first.npy", "other.npy", "short.npy"
@@ -64,6 +64,7 @@ def test_search(folder: Path, tmp_path: Path) -> None:
     done = call(*words, "--like", "20,20", "--like", "10,11")
     assert done.exit_code == 0, done.output
     assert len([line for line in done.output.splitlines() if " at " in line]) == 3
+    assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
     bad = call(*words, "--like", "20")
     assert bad.exit_code == 2 and "ROW,COL" in bad.output
     lost = call(*words, "--like", "2,2", "--overwrite")
@@ -84,6 +85,19 @@ def test_predict(folder: Path, tmp_path: Path, task: str) -> None:
     again = call(*words)
     assert again.exit_code == 2 and "m.npy exists" in again.output and (tmp_path / "m.npy").read_bytes() == before
     assert call(*words, "--overwrite").exit_code == 0
+
+
+def test_a_scene_of_a_sensor_that_the_model_does_not_know_is_named(folder: Path, tmp_path: Path) -> None:
+    save_task(load_task(folder / "segmentation"), tmp_path / "model", {"sensors": ["neon_ais"]})
+    done = call("predict", tmp_path / "model", *scene(folder), "--out", tmp_path / "m.npy")
+    assert done.exit_code == 0 and "learnt from neon_ais" in done.output
+
+
+@pytest.mark.parametrize("option", ["--align", "--seed=3"])
+def test_options_of_encoders_are_refused_with_a_change_model(folder: Path, tmp_path: Path, option: str) -> None:
+    words = ["change", folder / "change", folder / FIRST, folder / OTHER, "--out", tmp_path / "c.npy", option]
+    done = call(*words, "--wavelengths", folder / "bands10.csv", "--wavelengths-after", folder / "bands14.csv")
+    assert done.exit_code == 2 and "is for encoders" in done.output
 
 
 @pytest.mark.parametrize("model", ["encoder", "change"])

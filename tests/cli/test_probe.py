@@ -189,6 +189,8 @@ def test_a_split_file_of_other_data_is_refused(folder: Path, tmp_path: Path) -> 
     assert file.name in other.output and "other data" in other.output and "--save-splits" in other.output
     wider = call("probe", "random:nano:3", *quick, "--window", "9", "--split-file", file)
     assert wider.exit_code == 1 and "guards windows of 6" in wider.output
+    blocks = call("probe", "random:nano:3", *quick, "--split", "block", "--split-file", file)
+    assert blocks.exit_code == 2 and "leave --split out" in blocks.output
     fewer = call("probe", "random:nano:3", *quick, "--shots", "2", "--split-file", file)
     assert fewer.exit_code == 2 and "leave --shots out" in fewer.output
 

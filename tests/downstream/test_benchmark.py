@@ -267,6 +267,25 @@ def test_user_errors(folder: Path, tmp_path: Path) -> None:
     assert missing.exit_code == 2
 
 
+def test_peers_and_what_was_left_out_stand_in_the_leaderboard(folder: Path, tmp_path: Path) -> None:
+    cards = [str(folder / "scenes" / f"{sensor}.yaml") for sensor in ("sentinel2_msi", "landsat8_oli")]
+    names = open_dataset(DatasetConfig(cards=tuple(cards)))[0][0].label_names
+    dataset = {"cards": cards, "name": "both", "split": "sensor", "min_groups": 1, "max_per_class": 6,
+               "classes": {"one": [names[0]], "rest": list(names[1:])}}  # fmt: skip
+    suite = suite_of(folder, datasets=[dataset], protocols=["knn"], shots=["all"], peers=["timm:resnet18@32"])
+    board = run_benchmark(suite, [str(folder / "model0")], tmp_path / "out")
+    rows = read_rows(tmp_path / "out" / "results.jsonl")
+    (peer,) = [r for r in rows if r["part"] == "peers"]
+    assert peer["method"] == "timm:resnet18 random @32" and peer["protocol"] == "knn1"
+    assert ("model0", peer["method"]) in {(d.a, d.b) for d in board.differences}
+    (held,) = [s for s in board.sections if "left out" in s.title]
+    assert {"sentinel2_msi (both)", "landsat8_oli (both)"} <= set(held.headings) and "leakage" in held.below[0]
+    assert {line[0] for line in held.rows} >= {"model0", "random-init", "majority class"}
+    assert all("leakage" in heading for heading in board.sections[0].headings[3:])
+    with pytest.raises(SpecfmError, match="unknown peer|nonsense"):
+        suite_of(folder, peers=["nonsense"])
+
+
 def test_cards_with_other_classes_are_put_together(folder: Path) -> None:
     cards = tuple(str(folder / "scenes" / f"{sensor}.yaml") for sensor in ("sentinel2_msi", "landsat8_oli"))
     names = open_dataset(DatasetConfig(cards=cards[:1]))[0][0].label_names

@@ -17,6 +17,7 @@ from downstream.probe import ProbeOptions, probe
 from downstream.report import Embedding, build_report, embed_scenes
 from downstream.report.embedding import pca_plane
 from downstream.report.scenes import _accumulate, class_spectra
+from downstream.report.tables import leaderboard
 from downstream.results import append_rows
 from specfm.class_map import ClassMapWriter, Legend
 from specfm.errors import SpecfmError, UsageError
@@ -206,6 +207,33 @@ def test_maps_stand_beside_the_truth(name: str, tmp_path: Path) -> None:
     assert any("--no-preview" in why for _, why in bare.left_out)
 
 
+def test_groups_and_similarity_are_shown_too(tmp_path: Path) -> None:
+    scene = field(20, 24)
+    assert scene.labels_HW is not None
+    legend = Legend.of(["cluster 1", "cluster 2"])
+    with ClassMapWriter(
+        tmp_path / "c.npy", (20, 24), legend, facts={"scenes": [scene.name], "method": "kmeans"}
+    ) as writer:
+        writer.write(scene.labels_HW.clip(-1, 1) + 1)
+    (tmp_path / "s.npy").write_bytes(b"")
+    (tmp_path / "s.json").write_text(json.dumps({"scenes": [scene.name], "like": [[3, 4]]}))
+    (tmp_path / "s.png").write_bytes((tmp_path / "c.png").read_bytes())
+    build_report(tmp_path / "r.html", [tmp_path / "c.npy", tmp_path / "s.npy"], scenes=[scene])
+    page = checked(tmp_path / "r.html")
+    assert "groups have no names" in page.text and "similarity to the pixels [[3, 4]]" in page.text
+
+
+def test_leaky_tables_do_not_rank(rows: list[dict], tmp_path: Path) -> None:
+    """A method that is best on a leaky table only does not lead."""
+    own = [r for r in rows if r["method"] in ("encoder", "majority class")]
+    leaky = [{**r, "data": "elsewhere", "split": "random_pixels", "leaky": True} for r in own]
+    for row in leaky:
+        row["oa"] = {**row["oa"], "mean": 1.0 - row["oa"]["mean"]}
+        row["aa"] = {**row["aa"], "mean": 1.0 - row["aa"]["mean"]}
+    found = leaderboard(own + leaky)
+    assert found is not None and found["lines"][-1]["name"].startswith("majority")
+
+
 def test_spectra_are_means_and_deviations_of_valid_pixels() -> None:
     scene = field(30, 30, noise=0.1)
     moments: dict = {}
@@ -230,6 +258,9 @@ def test_features_are_coloured_by_class_domain_and_sensor() -> None:
     assert {len(names) for names in found.colourings.values()} == {len(found.X_ND)}
     assert set(found.colourings["sensor"]) == {"toy", "second"}
     assert list(embed_scenes(ToyEncoder(), scenes[:2], 3).colourings) == ["class"]
+    renamed = [scenes[0], replace(scenes[2], label_names=(*NAMES[1:], "lava"))]  # a card with other classes
+    found = embed_scenes(ToyEncoder(), renamed, 3, max_per_class=4)
+    assert set(found.colourings["class"]) == {*NAMES, "lava"}
 
 
 def test_leaky_rows_are_marked(tmp_path: Path) -> None:

@@ -170,6 +170,10 @@ def test_a_probe_that_ignores_wavelengths_is_called_out(plots: list[Scene]) -> N
 def test_table_and_plot(found: Robustness, tmp_path: Path) -> None:
     table = robustness_table(found.rows)
     assert table.row_count == len({r["condition"] for r in found.rows}) and len(table.columns) == 2 + 5
+    assert "leakage 0 %" in str(table.title) and "[" not in str(next(iter(table.columns[2].cells)))
+    assert "[" in str(next(iter(robustness_table(found.rows, width=140).columns[2].cells)))  # intervals where they fit
+    marked = robustness_table([{**row, "leaky": True} for row in found.rows])
+    assert "LEAKY" in str(marked.title)
     assert "tested on 'SNR 50'" in heading(next(r for r in found.rows if r["condition"] == "SNR 50"))
     save_plot(found.rows, tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")

@@ -102,6 +102,25 @@ def test_random_pixels_are_leaky_and_say_so() -> None:
     split = make_split(samples, "random_pixels", 0)
     score = leakage_score(split, samples)
     assert split.leaky and score.overlap_share > 0.99 and score.min_distance_px == 1
+    # drawn for small windows and used with large ones: what the encoder sees now is what counts
+    small = collect_samples([FIELD], 3, max_per_class=20)
+    reused = make_split(small, "random_pixels", 0)
+    wider = leakage_score(reused, replace(small, window=9)).overlap_share
+    assert wider > leakage_score(reused, small).overlap_share
+
+
+def test_a_scene_left_out_says_which_classes_it_lacks() -> None:
+    lacking = [
+        s.replace(labels_HW=np.where(s.labels_HW == 2, -1, s.labels_HW)) if i == 1 else s for i, s in enumerate(PLOTS)
+    ]
+    samples = collect_samples(lacking, 3)
+    for split in make_splits(samples, "scene", 1):
+        absent = {samples.label_names[c] for c in split.classes} - {
+            samples.label_names[y] for y in samples.y_N[split.test_I]
+        }
+        said = [n for n in split.notices if "no test sample of" in n]
+        assert bool(said) == bool(absent) and all(name in said[0] for name in absent)
+        assert absent or split.options["held_scene"] != samples.scene_names[1]
 
 
 def test_leave_one_scene_out_covers_every_scene_once() -> None:

@@ -95,13 +95,13 @@ def test_fine_tuning_starts_from_the_linear_probe(encoder: torch.nn.Module, pool
 
 def test_rows_use_three_seeds(encoder: torch.nn.Module) -> None:
     options = ProbeOptions(
-        protocols=("knn", "finetune", "scratch"), seeds=5, init_seeds=0, window=3, max_per_class=8, draws=50,
-        baselines=False, train=replace(SHORT, steps=4),
+        protocols=("knn", "finetune", "scratch"), layers=(0,), seeds=5, init_seeds=0, window=3, max_per_class=8,
+        draws=50, baselines=False, train=replace(SHORT, steps=4),
     )  # fmt: skip
     rows = {(r["method"], r["protocol"]): r for r in probe(encoder, SCENES, options)}
     for key in (("encoder", "finetune"), ("from-scratch", "scratch")):
         assert rows[key]["seeds"] == [0, 1, 2] and rows[key]["runs"] == {"splits": 3, "initialisations": 1}
-        assert 0 <= rows[key]["ece"]["mean"] <= 1
+        assert 0 <= rows[key]["ece"]["mean"] <= 1 and rows[key]["layers"] == []
     assert rows["encoder", "knn1"]["seeds"] == [0, 1, 2, 3, 4]
 
 

@@ -244,6 +244,8 @@ def test_refused_before_anything_is_written(tmp_path, field) -> None:
         finetune(config(tmp_path / "file" / "run", field, "segmentation"))
     with pytest.raises(SpecfmError, match="has task classification, not change"):
         finetune(config(tmp_path / "run", field, "change"))
+    with pytest.raises(UsageError, match="set task=change"):
+        finetune(config(tmp_path / "run", pair_card(tmp_path / "pair"), "segmentation"))
 
 
 def test_labels_that_do_not_match_the_cube(tmp_path) -> None:

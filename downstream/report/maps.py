@@ -36,7 +36,6 @@ def map_view(path: Path, scenes: Sequence[Scene]) -> tuple[dict[str, Any], str |
     classes = {int(code): str(name) for code, name in (facts.get("classes") or {}).items()}
     names = [classes[code] for code in sorted(classes) if code > 0]
     of = [str(name) for name in facts.get("scenes") or []]
-    groups = "method" in facts  # of specfm cluster: they have no names to compare
     view: dict[str, Any] = {"name": path.name, "map": png_uri(preview.read_bytes()), "truth": None, "of": ", ".join(of)}
     shown = ("model", "sensors", "task", "tile", "stride", "halo", "level", "threshold")
     view["facts"] = [(f"{path.name}: {key}", _told(facts[key])) for key in shown if facts.get(key) is not None]
@@ -46,8 +45,8 @@ def map_view(path: Path, scenes: Sequence[Scene]) -> tuple[dict[str, Any], str |
     truth = next((s for s in scenes if s.labels_HW is not None and _is_of(s, of)), None)
     if truth is None:
         return view, f"no labelled scene named {' or '.join(of) or '(unknown)'} is shown; pass its card with --data"
-    if groups:
-        view["truth"] = label_map(truth)
+    if "method" in facts:  # groups of specfm cluster have no names to compare
+        view["truth"], view["groups"] = label_map(truth), True
         view["note"] = f"groups have no names; labels in colours of their own: {', '.join(truth.label_names)}"
         return view, None
     if missing := [name for name in truth.label_names if name not in names]:

@@ -196,7 +196,9 @@ def _controls(config: FinetuneConfig, data: TaskData, source: Encoder, pixels: F
 
     if "simple" in config.controls:
         if pixels is not None:
-            run(pixels.name, "linear", lambda split: simple.pixel_predictions(pixels, split))
+            for protocol in simple.CLASSICS:
+                method = f"PCA-{simple.PCA} of {pixels.name}" if protocol == "knn5" else pixels.name
+                run(method, protocol, lambda split, p=protocol: simple.pixel_predictions(pixels, split, p))
         if config.task == "change":
             maps = simple.distance_maps(data.places, source.eval(), config.data.tile)
             for name, each in maps.items():

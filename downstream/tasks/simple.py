@@ -1,4 +1,4 @@
-"""What a trained head must beat: logistic regression on pixel spectra; for change, distances between the dates.
+"""What a trained head must beat: classics on pixel spectra; for change, distances between the dates.
 
 Shapes: H W scene pixels, C bands, D features, N samples, I sample ids.
 The distances need no label but for their threshold, which is chosen on validation like a model's.
@@ -11,12 +11,17 @@ from typing import Any
 
 import numpy as np
 
+from downstream.baselines import pca_features, svm_predict
 from downstream.features import FeatureSet, spectra
+from downstream.knn import knn_predict
 from downstream.linear_probe import linear_probe
 from downstream.samples import Samples
 from downstream.splits import Split
 from downstream.tasks.data import Place
 from downstream.tasks.evaluate import best_threshold
+
+PCA = 30
+CLASSICS = ("linear", "svm", "knn5")  # logistic regression, RBF machine, neighbours among principal components
 
 
 def spectral_angle(before_NC: np.ndarray, after_NC: np.ndarray) -> np.ndarray:
@@ -113,10 +118,14 @@ def pixel_features(places: Sequence[Place], samples: Samples) -> FeatureSet | No
     return FeatureSet(X, samples, "pixel spectra of both dates", {"window": 1})
 
 
-def pixel_predictions(features: FeatureSet, split: Split) -> np.ndarray:
-    """Classes of the test samples by logistic regression, strength chosen on validation."""
+def pixel_predictions(features: FeatureSet, split: Split, protocol: str) -> np.ndarray:
+    """Classes of the test samples by a classic of pixel spectra, one of :data:`CLASSICS`."""
     X, y = features.X_ND, features.y_N
-    return linear_probe(
-        X[split.train_I], y[split.train_I], X[split.val_I], y[split.val_I], X[split.test_I],
-        train_group_M=split.unit_N[split.train_I], seed=split.seed,
-    ).predicted_N  # fmt: skip
+    sides = X[split.train_I], y[split.train_I], X[split.val_I], y[split.val_I], X[split.test_I]
+    if protocol == "linear":
+        return linear_probe(*sides, train_group_M=split.unit_N[split.train_I], seed=split.seed).predicted_N
+    if protocol == "svm":
+        return svm_predict(*sides, seed=split.seed)[0]
+    fit, test = pca_features(X[split.fit_I], X[split.test_I], PCA, split.seed)
+    classes = len(features.samples.label_names)
+    return knn_predict(fit, y[split.fit_I], test, (5,), classes=classes, metric="euclidean")[5]

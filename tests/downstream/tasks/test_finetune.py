@@ -45,7 +45,10 @@ def segmented(tmp_path_factory, field) -> Path:
 def test_a_dense_head_fits_a_separable_scene(segmented) -> None:
     rows = read_rows(segmented / "results.jsonl")
     methods = [r["method"] for r in rows]
-    assert methods == ["from-scratch", "random-init", "pixel spectrum", "majority class"]
+    assert methods == [
+        "from-scratch", "random-init", "pixel spectrum", "pixel spectrum", "PCA-30 of pixel spectrum", "majority class"
+    ]  # fmt: skip
+    assert [r["protocol"] for r in rows][2:] == ["linear", "svm", "knn5", "-"]
     by = dict(zip(methods, rows, strict=True))
     assert by["from-scratch"]["oa"]["mean"] > 0.95 and by["from-scratch"]["miou"]["mean"] > 0.9
     assert by["pixel spectrum"]["oa"]["mean"] > 0.99 and by["majority class"]["oa"]["mean"] < 0.5

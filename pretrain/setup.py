@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from pretrain.objectives.band_prediction import BandPredictor
 from pretrain.objectives.heads import projection_head
 from pretrain.sampler import MixtureSampler
 from pretrain.whiten import whiten_stem
-from specfm.batch import Batch
 from specfm.checkpoint import has_whitened_stem, load, save
 from specfm.config import differences, digest, to_dict
 from specfm.engine.checkpointing import read_state, read_tensors
@@ -89,10 +88,7 @@ def whiten(config: PretrainConfig, shards: ShardSet, sampler: MixtureSampler, mo
                 "set views.crop to less, or cut wider shards (specfm shard --window)", max(sides),
             )  # fmt: skip
         loader = Loader(shards, sampler, threads=config.data.threads, device=encoder.device)
-
-        def batches() -> Iterator[Batch]:
-            return (batch for _, batch in loader.iterate(0, count))
-
+        batches = (batch for _, batch in loader.iterate(0, count))
         whiten_stem(encoder, batches, config.views, config.seed, config.whiten.damping)
 
 

@@ -13,7 +13,7 @@ Shapes: B samples, N tokens, D width, L spectra of a library, M those of one qua
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -33,9 +33,8 @@ CAMERAS, CAMERAS_WEIGHT = 40, 10.0
 FEWEST_BANDS_DRAWN = 3
 
 
-def whiten_stem(
-    encoder: Encoder, batches: Callable[[], Iterable[Batch]], views: ViewConfig, seed: int, damping: float
-) -> None:
+@torch.no_grad()
+def whiten_stem(encoder: Encoder, batches: Iterable[Batch], views: ViewConfig, seed: int, damping: float) -> None:
     """Set ``encoder.stem`` to ``W (t - mean)`` with ``W = c (S + damping tr(S)/D)^(-1/2)``.
 
     ``S`` is the covariance of the difference between tokens of two views of a sample plus that of the means of domains,
@@ -43,34 +42,24 @@ def whiten_stem(
     measured in units of the spread of its own samples, so that a noisy sensor does not speak for all, and draws its
     bands anew for every sample. Views are not turned: tokens of one index then lie a pixel or two apart.
 
-    An aligned encoder is whitened twice, all bands told: first as it is, because alignment needs tokens in which what
-    matters is large, then aligned; then what alignment leaves of the difference between cameras is divided out too
-    (:func:`left_by_alignment`).
+    Tokens of an aligned encoder are measured aligned, all their bands told, and what alignment leaves of the difference
+    between cameras is divided out too (:func:`left_by_alignment`).
 
     Args:
-        encoder: changed in place, whatever its stem was. batches: called for the batches, raw, as stored.
+        encoder: changed in place, whatever its stem was. batches: raw, as stored.
         views, seed: how positives are made. damping: share of the mean eigenvalue added to all.
     """
-    views = views.model_copy(update={"band_draw": "sample", "dihedral": False})
-    with torch.no_grad():
-        encoder.stem.weight.copy_(torch.eye(encoder.num_features))
-        encoder.stem.bias.zero_()
-        if (alignment := encoder.alignment) is not None:
-            every = {"keep_low": 1.0, "keep_high": 1.0, "merge_probability": 0.0, "window_probability": 0.0}
-            views = views.model_copy(update=every)
-            encoder.alignment = None
-            _whiten(encoder, batches(), views, seed, damping)
-            encoder.alignment = alignment
-        _whiten(encoder, batches(), views, seed, damping)
-
-
-def _whiten(encoder: Encoder, batches: Iterable[Batch], views: ViewConfig, seed: int, damping: float) -> None:
-    """Put ``W (t - mean)`` behind the stem, whose tokens t are."""
     width = encoder.num_features
     noise_DD = torch.zeros(width, width, dtype=torch.float64, device=encoder.device)
     spread_DD = torch.zeros_like(noise_DD)
     sums: dict[int, tuple[Tensor, Tensor, int]] = {}  # by domain: sum of samples, sum of units, samples
     pairs = samples = 0
+    views = views.model_copy(update={"band_draw": "sample", "dihedral": False})
+    if encoder.alignment is not None:
+        every = {"keep_low": 1.0, "keep_high": 1.0, "merge_probability": 0.0, "window_probability": 0.0}
+        views = views.model_copy(update=every)
+    encoder.stem.weight.copy_(torch.eye(width))
+    encoder.stem.bias.zero_()
     for number, batch in enumerate(batches):
         for start in range(0, len(batch), MICRO_BATCH):
             some = batch.select(start, min(start + MICRO_BATCH, len(batch)))
@@ -103,19 +92,19 @@ def _whiten(encoder: Encoder, batches: Iterable[Batch], views: ViewConfig, seed:
     matrix_DD = vector_DD * value_D.rsqrt() @ vector_DD.T
     variance = torch.einsum("ij,jk,ik->", matrix_DD, spread_DD / samples, matrix_DD) / width
     matrix_DD = matrix_DD / variance.clamp_min(1e-30).sqrt()
-    weight_DD, bias_D = encoder.stem.weight.double(), encoder.stem.bias.double()
-    encoder.stem.weight.copy_(matrix_DD @ weight_DD)
-    encoder.stem.bias.copy_(matrix_DD @ (bias_D - mean_D))
+    encoder.stem.weight.copy_(matrix_DD)
+    encoder.stem.bias.copy_(-matrix_DD @ mean_D)
 
 
 def _tokens(encoder: Encoder, part: BatchPart) -> tuple[Tensor, Tensor]:
     patches = encoder.prepare(part.x_BHWC, part.bands, part.mask_BHW)
-    tokens_BND = encoder.stem(encoder.generated(patches)).double()
+    tokens_BND = encoder.generated(patches).double()
     if encoder.alignment is not None:
         tokens_BND = encoder.alignment(encoder, patches.bands, tokens_BND)
     return tokens_BND, patches.token_mask_BN
 
 
+@torch.no_grad()
 def left_by_alignment(encoder: Encoder, seed: int) -> Tensor:
     """Covariance ``[D, D]`` (float64) of a spectrum's aligned stem tokens about those of the ideal camera.
 

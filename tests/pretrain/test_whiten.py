@@ -38,7 +38,7 @@ def test_the_noise_between_views_becomes_white_and_samples_spread_by_one() -> No
     torch.manual_seed(0)
     encoder, batch = create_encoder(patch_size=3), random_batch(64, side=12)
     before = noise_shares(encoder, batch)
-    whiten_stem(encoder, lambda: [batch], VIEWS, 0, 1e-4)
+    whiten_stem(encoder, [batch], VIEWS, 0, 1e-4)
     after = noise_shares(encoder, batch)
     assert float(after[:3].sum()) < 0.3 * float(before[:3].sum())
     pooled = [part.mean(1) for part in tokens(encoder, batch, 0)]
@@ -61,14 +61,14 @@ def test_domains_no_longer_lie_far_apart() -> None:
         return float((middles - middles.mean(0)).square().sum(1).mean() / within)
 
     before = between_over_within()
-    whiten_stem(encoder, lambda: [batch], VIEWS, 0, 1e-5)
+    whiten_stem(encoder, [batch], VIEWS, 0, 1e-5)
     assert between_over_within() < min(1.0, 0.1 * before)
 
 
 @torch.no_grad()
 def test_no_batch_leaves_the_stem_as_it_is() -> None:
     encoder = create_encoder(patch_size=3)
-    whiten_stem(encoder, list, VIEWS, 0, 1e-4)
+    whiten_stem(encoder, [], VIEWS, 0, 1e-4)
     assert torch.equal(encoder.stem.weight, torch.eye(encoder.num_features))
 
 

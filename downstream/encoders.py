@@ -78,7 +78,7 @@ def aligned(encoder: Any, scenes: Sequence[Scene], wanted: bool | None) -> Itera
         if wanted:
             raise UsageError("the encoder's library of spectra does not cover all cameras here; leave --align out")
         log.warning("features are not aligned: the encoder's library of spectra does not cover all cameras")
-        on = False
+        on = before is not None and encoder.aligned  # a trunk made for aligned tokens keeps those that there are
     if hasattr(encoder, "align") and on != (before is not None):
         encoder.align(on)
     try:

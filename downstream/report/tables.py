@@ -13,12 +13,13 @@ from downstream.report import figures
 from downstream.tasks.rows import shown_metrics
 
 Row = Mapping[str, Any]
-PROBED = (("oa", "OA"), ("aa", "AA"), ("kappa", "kappa"), ("macro_f1", "macro F1"))
+PROBED = (("oa", "OA"), ("aa", "AA"), ("kappa", "kappa"), ("macro_f1", "macro F1"), ("miou", "macro mIoU"))
+DETAILS = (("fwiou", "frequency-weighted IoU"), ("ece", "calibration error"))  # a page has room for them
 
 
 def metrics_of(row: Row) -> tuple[tuple[str, str], ...]:
     """Keys and headings of the metrics of a row's table; the first has its interval beside it."""
-    return shown_metrics(row["task"]) if row.get("task") else PROBED
+    return (shown_metrics(row["task"]) if row.get("task") else PROBED) + DETAILS
 
 
 def is_own(row: Row) -> bool:

@@ -79,7 +79,7 @@ def shown_metrics(task: str) -> tuple[tuple[str, str], ...]:
     if task == "change":
         return (("f1_changed", "F1 changed"), ("iou_changed", "IoU changed"), ("kappa", "kappa"), ("oa", "OA"))
     if task == "segmentation":
-        return (("miou", "mIoU"), ("oa", "OA"), ("aa", "AA"), ("kappa", "kappa"))
+        return (("miou", "macro mIoU"), ("oa", "OA"), ("aa", "AA"), ("kappa", "kappa"))
     return (("oa", "OA"), ("aa", "AA"), ("macro_f1", "macro-F1"), ("kappa", "kappa"))
 
 

@@ -89,6 +89,31 @@ def test_what_was_aligned_before_stays_so(encoder: Encoder, both: list[Scene]) -
     assert encoder.alignment is before
 
 
+@pytest.fixture
+def trained_so() -> Encoder:
+    """An encoder of aligned tokens."""
+    torch.manual_seed(0)
+    made = specfm.create_encoder("nano", patch_size=3, dim=48, depth=1, heads=3, aligned=True).eval()
+    made.library = library(high=1000.0, count=40)
+    return made
+
+
+def test_an_encoder_of_aligned_tokens_is_aligned_on_one_camera_too(trained_so: Encoder, both: list[Scene]) -> None:
+    assert told(probe(trained_so, both[:4], OPTIONS)) == {True}
+    assert told(probe(trained_so, both[:4], ProbeOptions(**{**vars(OPTIONS), "align": False}))) == {False}
+    assert trained_so.alignment is not None  # as it was
+    assert trained_so.train().alignment is not None and trained_so.eval().align(False).alignment is None
+
+
+def test_an_encoder_of_aligned_tokens_keeps_what_alignment_there_is(
+    trained_so: Encoder, both: list[Scene], caplog
+) -> None:
+    trained_so.library = library(low=700.0, high=1000.0, count=40)
+    with aligned(trained_so, both, None) as on:
+        assert on and trained_so.alignment is not None
+    assert any("not aligned" in record.message for record in caplog.records)
+
+
 def test_kept_features_and_digests_know_the_difference(encoder: Encoder, both: list[Scene], tmp_path: Path) -> None:
     samples = collect_samples(both, 3, max_per_class=4)
     bank = Bank(tmp_path)
@@ -112,6 +137,20 @@ def folder(encoder: Encoder, tmp_path: Path) -> Iterator[Path]:
     lines = [f"{i + 1},{centre:.1f},25" for i, centre in enumerate(NEW.bands.wavelengths_nm)]
     (tmp_path / "bands.csv").write_text("\n".join(["band,centre_nm,fwhm_nm", *lines]) + "\n")
     yield tmp_path
+
+
+def test_commands_do_as_the_encoder_was_trained(trained_so: Encoder, folder: Path) -> None:
+    specfm.save(trained_so, folder / "made")
+    found = {}
+    for name, words in (("plain", []), ("on", ["--align"]), ("off", ["--no-align"])):
+        out = folder / f"{name}.npy"
+        words = ["--wavelengths", str(folder / "bands.csv"), "--quantity", "surface_reflectance", *words]
+        done = CliRunner().invoke(
+            app, ["embed", str(folder / "made"), str(folder / "scene.npy"), "--out", str(out), "--window", "6", *words]
+        )
+        assert done.exit_code == 0, done.output
+        found[name] = np.load(out)
+    assert np.array_equal(found["plain"], found["on"]) and not np.array_equal(found["plain"], found["off"])
 
 
 @pytest.mark.parametrize("command", ["embed", "cluster", "search"])

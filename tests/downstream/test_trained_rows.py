@@ -9,6 +9,7 @@ import pytest
 import torch
 from toy_scenes import ToyEncoder, plots
 
+from downstream.classifier import Classifier
 from downstream.features import extract
 from downstream.linear_probe import linear_probe
 from downstream.probe import ProbeOptions, probe
@@ -17,6 +18,7 @@ from downstream.splits import make_split
 from downstream.trained_rows import CHECK_EVERY, TrainOptions, train_and_predict
 from specfm.errors import UsageError
 from specfm.models import create_encoder
+from tests.test_library import library
 
 SCENES = plots(8, noise=0.01)
 SHORT = TrainOptions(steps=40, batch=24, most=200, lr=3e-3)
@@ -91,6 +93,29 @@ def test_fine_tuning_starts_from_the_linear_probe(encoder: torch.nn.Module, pool
     )  # fmt: skip
     np.testing.assert_array_equal(done.predicted_N, probe_of.predicted_N)
     np.testing.assert_allclose(done.confidence_N, probe_of.confidence_N, atol=2e-3)
+
+
+def test_an_encoder_of_aligned_tokens_is_tuned_aligned_and_its_twin_from_scratch_is_not() -> None:
+    torch.manual_seed(0)
+    encoder = create_encoder("nano", patch_size=3, dim=24, depth=1, heads=2, aligned=True).eval()
+    encoder.card, encoder.library = {"whitened": True}, library(high=1000.0, count=40)
+    seen: list[tuple[bool, bool]] = []
+    original = Classifier.forward
+
+    def watched(self: Classifier, *views: object) -> torch.Tensor:
+        seen.append((self.training, self.encoder.alignment is not None))
+        return original(self, *views)  # type: ignore[arg-type]
+
+    samples = collect_samples(SCENES, 3)
+    split = make_split(samples, "group", 0)
+    for pretrained in (True, False):
+        seen.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Classifier, "forward", watched)
+            train_and_predict(
+                encoder, SCENES, samples, split, pretrained=pretrained, window=3, options=replace(SHORT, steps=2)
+            )
+        assert {training for training, _ in seen} == {True, False} and {on for _, on in seen} == {pretrained}
 
 
 def test_rows_use_three_seeds(encoder: torch.nn.Module) -> None:

@@ -15,7 +15,10 @@ from specfm.cli._scene import open_scene, say_map
 def command(
     model: Annotated[str, typer.Argument(help="Folder of a change model; or of an encoder, for a map without labels.")],
     before: Annotated[str, typer.Argument(help="First date: a file, CARD or CARD:SCENE.")],
-    after: Annotated[str, typer.Argument(help="Second date on the same grid, from any sensor.")],
+    after: Annotated[
+        str,
+        typer.Argument(help="Second date on the same grid, from any sensor; as CARD:SCENE where it differs in more."),
+    ],
     out: options.MapOut,
     probabilities: Annotated[
         Path | None, typer.Option(help="Also write the probabilities (the distance, for an encoder) here.")
@@ -25,7 +28,9 @@ def command(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Encoder: of the sample that the distance is fitted on.")] = 0,
     window: Annotated[int, typer.Option(help="Encoder: side of a tile, pixels; 0 = 8 patches.")] = 0,
-    stride: Annotated[int, typer.Option(help="Step between tiles, pixels; 0 = a third of a tile (encoder: half).")] = 0,
+    stride: Annotated[
+        int, typer.Option(help="Step between tiles, pixels; larger is faster. 0 = a third of a tile (encoder: half).")
+    ] = 0,
     *,
     reader: dict[str, Any],
     sensor_after: Annotated[str | None, typer.Option(help="As --sensor, for the second date, if it differs.")] = None,

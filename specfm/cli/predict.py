@@ -17,7 +17,9 @@ def command(
     scene: options.SceneName,
     out: options.MapOut,
     probabilities: Annotated[Path | None, typer.Option(help="Also write one band per class here.")] = None,
-    stride: Annotated[int, typer.Option(help="Step between tiles, pixels; 0 = a third of a tile.")] = 0,
+    stride: Annotated[
+        int, typer.Option(help="Step between tiles, pixels; larger is faster. 0 = a third of a tile.")
+    ] = 0,
     halo: Annotated[
         int | None,
         typer.Option(

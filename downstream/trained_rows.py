@@ -197,9 +197,9 @@ def _epoch(parts: list[Windows], batch: int, rng: np.random.Generator) -> Iterat
 
 
 def _turned(part: Windows, chosen_B: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """The chosen windows, all flipped and turned the same way: windows have no up. Even ones stay."""
+    """The chosen windows, all flipped and turned the same way: windows have no up. Even ones stay, and single pixels."""
     x, mask, turns, flip = part.x_NHWC[chosen_B], part.mask_NHW[chosen_B], int(rng.integers(4)), rng.random() < 0.5
-    if x.shape[1] % 2 == 0:
+    if x.shape[1] % 2 == 0 or x.shape[1] == 1:
         return x, mask
     x, mask = np.rot90(x, turns, (1, 2)), np.rot90(mask, turns, (1, 2))
     return (x[:, ::-1], mask[:, ::-1]) if flip else (x, mask)

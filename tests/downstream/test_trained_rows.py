@@ -118,6 +118,19 @@ def test_an_encoder_of_aligned_tokens_is_tuned_aligned_and_its_twin_from_scratch
         assert {training for training, _ in seen} == {True, False} and {on for _, on in seen} == {pretrained}
 
 
+@pytest.mark.parametrize("window", [1, 2])
+def test_windows_that_cannot_be_turned(window: int) -> None:
+    """Point spectra without ground are windows of one pixel."""
+    torch.manual_seed(0)
+    encoder = create_encoder("nano", patch_size=1, dim=24, depth=1, heads=2)
+    samples = collect_samples(SCENES, window)
+    split = make_split(samples, "group", 0)
+    done = train_and_predict(
+        encoder, SCENES, samples, split, pretrained=False, window=window, options=replace(SHORT, steps=8)
+    )
+    assert len(done.predicted_N) == len(split.test_I)
+
+
 def test_rows_use_three_seeds(encoder: torch.nn.Module) -> None:
     options = ProbeOptions(
         protocols=("knn", "finetune", "scratch"), layers=(0,), seeds=5, init_seeds=0, window=3, max_per_class=8,

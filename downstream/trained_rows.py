@@ -197,7 +197,7 @@ def _epoch(parts: list[Windows], batch: int, rng: np.random.Generator) -> Iterat
 
 
 def _turned(part: Windows, chosen_B: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """The chosen windows, all flipped and turned the same way: windows have no up. Even ones stay, and single pixels."""
+    """The chosen windows, all flipped and turned the same way: windows have no up. Even ones and pixels stay."""
     x, mask, turns, flip = part.x_NHWC[chosen_B], part.mask_NHW[chosen_B], int(rng.integers(4)), rng.random() < 0.5
     if x.shape[1] % 2 == 0 or x.shape[1] == 1:
         return x, mask

@@ -27,8 +27,8 @@ from specfm.models.encoder import Encoder
 from specfm.sensors import QUANTITIES, Sensor
 
 MICRO_BATCH = 256  # samples viewed at once
-# Of what alignment leaves, beside what changes between views: features of one sensor change little from 1 to 300, those
-# that are compared across sensors gain up to 100 and lose from 1000 on.
+# Of what alignment leaves, beside what changes between views. Of 1, 10, 300 and 3000 (one start each) the first three
+# score alike across sensors, the last loses on most scenes.
 CAMERAS, CAMERAS_WEIGHT = 40, 10.0
 FEWEST_BANDS_DRAWN = 3
 

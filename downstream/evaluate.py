@@ -6,7 +6,7 @@ Shape suffixes: N samples, D features.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +31,11 @@ def is_constant(X_ND: np.ndarray) -> bool:
     return spread < 1e-4 * float(np.sqrt((X_ND.astype(np.float64) ** 2).sum(1).mean()) + 1e-12)
 
 
+# What stands for the features under a split, fitted on its training side: (split, test features) -> (features of all
+# samples, those of the test side)
+Scores = Callable[[Split, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
 def evaluate(
     features: FeatureSet,
     splits: Sequence[Split],
@@ -38,83 +43,122 @@ def evaluate(
     method: str,
     *,
     protocols: Sequence[str] | None = None,
-    scores: Callable[[Split], np.ndarray] | None = None,
+    scores: Scores | None = None,
     metric: Metric = "cosine",
     device: str = "cpu",
 ) -> list[Runs]:
-    """Run the protocols of ``options`` on one set of features.
+    """Run the protocols of ``options`` on one set of features; arguments as those of :func:`evaluate_conditions`."""
+    found = evaluate_conditions(
+        {"": features}, splits, options, method, protocols=protocols, scores=scores, metric=metric, device=device
+    )
+    return found[""]
+
+
+def evaluate_conditions(
+    features: Mapping[str, FeatureSet],
+    splits: Sequence[Split],
+    options: ProbeOptions,
+    method: str,
+    *,
+    protocols: Sequence[str] | None = None,
+    scores: Scores | None = None,
+    metric: Metric = "cosine",
+    device: str = "cpu",
+) -> dict[str, list[Runs]]:
+    """Fit on one set of features under every split and predict the same test samples from that set and from others.
 
     Args:
-        features: features of all samples.
+        features: by condition, of the same samples; the first one is fitted on.
         splits: the splits, shared by all methods.
         options: protocols, ks, grid.
         method: name in the table.
         protocols: other protocols than those of the options: "knn", "linear", "ridge", "svm".
-        scores: gives what to use in place of the features ``[N, D]`` under a split, fitted on its training side.
+        scores: what to use in place of the features.
         metric: of the neighbours.
         device: where neighbours are searched and probes fitted.
+
+    Returns:
+        Runs of every protocol, by condition.
     """
     wanted = options.protocols if protocols is None else protocols
-    classes = len(features.samples.label_names)
-    found: dict[str, Runs] = {}
-    constant = is_constant(features.X_ND)
-    y = features.y_N
+    fitted = next(iter(features.values()))
+    samples, y = fitted.samples, fitted.y_N
+    found: dict[str, dict[str, Runs]] = {condition: {} for condition in features}
+    constant = is_constant(fitted.X_ND)
 
-    def runs_of(protocol: str) -> Runs:
-        return found.setdefault(protocol, Runs(method, protocol, constant=constant))
+    def record(
+        protocol: str, split: Split, predicted_N: np.ndarray, seconds: float, confidence_N: np.ndarray | None = None,
+        **fit: Any,
+    ) -> None:  # fmt: skip
+        count = len(split.test_I)
+        for i, by_protocol in enumerate(found.values()):
+            part = slice(i * count, (i + 1) * count)
+            runs = by_protocol.setdefault(protocol, Runs(method, protocol, constant=constant))
+            runs.record(
+                samples, split, predicted_N[part], seconds / len(found),
+                None if confidence_N is None else confidence_N[part],
+            )  # fmt: skip
+            runs.add_fit(**fit)
 
-    def knn(split: Split, X: np.ndarray, start: float) -> None:
-        bank, query = X[split.fit_I], X[split.test_I]
-        predicted = knn_predict(bank, y[split.fit_I], query, options.ks, classes=classes, metric=metric, device=device)
+    def knn(split: Split, X: np.ndarray, test_XD: np.ndarray, start: float) -> None:
+        predicted = knn_predict(
+            X[split.fit_I], y[split.fit_I], test_XD, options.ks, classes=len(samples.label_names), metric=metric,
+            device=device,
+        )  # fmt: skip
         seconds = (time.perf_counter() - start) / len(options.ks)
         for k, predicted_N in predicted.items():
-            runs_of(f"knn{k}").record(features.samples, split, predicted_N, seconds)
+            record(f"knn{k}", split, predicted_N, seconds)
 
-    def probe(split: Split, X: np.ndarray, protocol: str) -> None:
+    def probe(split: Split, X: np.ndarray, test_XD: np.ndarray, protocol: str) -> None:
         start = time.perf_counter()
-        sides = X[split.train_I], y[split.train_I], X[split.val_I], y[split.val_I], X[split.test_I]
-        runs, confidence_N = runs_of(protocol), None
+        sides = X[split.train_I], y[split.train_I], X[split.val_I], y[split.val_I], test_XD
         if protocol == "svm":
             predicted_N, strength, gamma = svm_predict(*sides, seed=split.seed)
-            runs.gammas.append(gamma)
+            record(protocol, split, predicted_N, time.perf_counter() - start, strength=strength, gamma=gamma)
         elif protocol == "ridge":
-            result = ridge_probe(*sides)
-            predicted_N, strength = result.predicted_N, result.C
+            ridge = ridge_probe(*sides)
+            record(protocol, split, ridge.predicted_N, time.perf_counter() - start, strength=ridge.C)
         else:
             result = linear_probe(
                 *sides, grid=options.grid, train_group_M=split.unit_N[split.train_I], seed=split.seed, device=device
             )
-            predicted_N, strength, confidence_N = result.predicted_N, result.C, result.confidence_N
-            runs.unconverged += not result.converged
-        runs.strengths.append(strength)
-        runs.record(features.samples, split, predicted_N, time.perf_counter() - start, confidence_N)
+            record(
+                protocol, split, result.predicted_N, time.perf_counter() - start, result.confidence_N,
+                strength=result.C, converged=result.converged,
+            )  # fmt: skip
 
     progress, task = progress_bar(f"probe {method}", len(splits))
     with progress:
         for split in splits:
             start = time.perf_counter()
-            X = features.X_ND if scores is None else scores(split)
+            X = fitted.X_ND
+            test_XD = np.concatenate([part.X_ND[split.test_I] for part in features.values()])
+            if scores is not None:
+                X, test_XD = scores(split, test_XD)
             if "knn" in wanted:
-                knn(split, X, start)
+                knn(split, X, test_XD, start)
             for protocol in ("linear", "ridge", "svm"):
                 if protocol in wanted:
-                    probe(split, X, protocol)
+                    probe(split, X, test_XD, protocol)
             progress.advance(task)
-    return list(found.values())
+    return {condition: list(by_protocol.values()) for condition, by_protocol in found.items()}
 
 
 def several(
-    made: Sequence[FeatureSet], splits: Sequence[Split], options: ProbeOptions, method: str, device: str = "cpu"
-) -> list[Runs]:
-    """One method with several initialisations, all their runs together."""
-    found: dict[str, Runs] = {}
+    made: Iterable[Mapping[str, FeatureSet]], splits: Sequence[Split], options: ProbeOptions, method: str,
+    device: str = "cpu",
+) -> dict[str, list[Runs]]:  # fmt: skip
+    """One method with several initialisations, all their runs together, by condition."""
+    found: dict[str, dict[str, Runs]] = {}
     for features in made:
-        for runs in evaluate(features, splits, options, method, device=device):
-            if runs.protocol in found:
-                found[runs.protocol].extend(runs)
-            else:
-                found[runs.protocol] = runs
-    return list(found.values())
+        for condition, all_runs in evaluate_conditions(features, splits, options, method, device=device).items():
+            known = found.setdefault(condition, {})
+            for runs in all_runs:
+                if runs.protocol in known:
+                    known[runs.protocol].extend(runs)
+                else:
+                    known[runs.protocol] = runs
+    return {condition: list(known.values()) for condition, known in found.items()}
 
 
 def majority(samples: Samples, splits: Sequence[Split]) -> Runs:
@@ -126,21 +170,29 @@ def majority(samples: Samples, splits: Sequence[Split]) -> Runs:
 
 
 def trained(
-    encoder: Any, scenes: Sequence[Scene], samples: Samples, splits: Sequence[Split], options: ProbeOptions,
-    protocol: str, method: str, window: int,
-) -> Runs:  # fmt: skip
-    """The encoder trained on the labels, from its weights ("finetune") or from scratch, on the splits of few seeds."""
-    from downstream.trained_rows import train_and_predict
+    encoder: Any, views: Mapping[str, Sequence[Scene]], samples: Samples, splits: Sequence[Split],
+    options: ProbeOptions, protocol: str, method: str, window: int,
+) -> dict[str, Runs]:  # fmt: skip
+    """The encoder trained on the labels, from its weights ("finetune") or from scratch, on the splits of few seeds.
 
-    runs = Runs(method, protocol, layers=())  # the head sits on the encoder's output
+    ``views`` are the scenes by condition; the first ones train, all are tested.
+    """
+    from downstream.trained_rows import train_on
+
+    # the head sits on the encoder's output
+    found = {condition: Runs(method, protocol, layers=()) for condition in views}
     seeds = sorted({split.seed for split in splits})[: options.trained_seeds]
+    scenes = next(iter(views.values()))
     for split in splits:
         if split.seed not in seeds:
             continue
         start = time.perf_counter()
-        result = train_and_predict(
+        done = train_on(
             encoder, scenes, samples, split, pretrained=protocol == "finetune", window=window,
             pooling=options.pooling, options=options.train,
         )  # fmt: skip
-        runs.record(samples, split, result.predicted_N, time.perf_counter() - start, result.confidence_N)
-    return runs
+        for condition, view in views.items():
+            predicted_N, confidence_N = done.predict(view, samples, split.test_I)
+            found[condition].record(samples, split, predicted_N, time.perf_counter() - start, confidence_N)
+            start = time.perf_counter()
+    return found

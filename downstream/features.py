@@ -1,6 +1,6 @@
-"""Frozen features of labelled windows: from an encoder, or the raw spectra that every encoder must beat.
+"""Frozen features of labelled windows, from an encoder.
 
-Shape suffixes: N samples, B batch, HW window pixels, C bands, T tokens, D feature width, K kept bands.
+Shape suffixes: N samples, B batch, HW window pixels, C bands, T tokens, D feature width.
 Windows are centred on the labelled pixel. Pixels outside the scene are not mirrored: they are handed over as invalid,
 so no pixel is ever seen twice and the guard band of the splits stays exact.
 """
@@ -209,68 +209,3 @@ def gather(batches: Iterator[tuple[np.ndarray, np.ndarray]], count: int) -> np.n
         X_ND[ids_B] = values_BD
     assert X_ND is not None
     return X_ND
-
-
-def common_grid(scenes: Sequence[Scene]) -> tuple[list[np.ndarray], bool] | None:
-    """Matrices ``[C, K]`` that take each scene's bands to one common grid, and whether they interpolate.
-
-    Scenes of one band list keep their common valid bands. Others are interpolated linearly at the centres of the
-    scene with the fewest bands in the range that all cover. None where there is no such range or the quantities differ.
-    """
-    grids = [scene.sensor.bands for scene in scenes]
-    same = all(
-        len(g) == len(grids[0]) and np.allclose(g.wavelengths_nm, grids[0].wavelengths_nm, atol=0.5) for g in grids
-    )
-    if same:
-        keep_C = np.logical_and.reduce([g.valid for g in grids])
-        return [np.eye(len(keep_C), dtype=np.float32)[:, keep_C]] * len(scenes), False
-    if len({scene.sensor.quantity for scene in scenes}) > 1:
-        return None
-    usable = [np.sort(g.wavelengths_nm[g.valid]) for g in grids]
-    if not all(map(len, usable)):
-        return None
-    low, high = max(u[0] for u in usable), min(u[-1] for u in usable)
-    centre_K = min(([c for c in u if low <= c <= high] for u in usable), key=len)
-    if not centre_K:
-        return None
-    matrices = []
-    for grid in grids:
-        matrix_CK = np.zeros((len(grid), len(centre_K)), np.float32)
-        valid = np.flatnonzero(grid.valid)
-        valid = valid[np.argsort(grid.wavelengths_nm[valid])]
-        for i, unit in zip(valid, np.eye(len(valid)), strict=True):
-            matrix_CK[i] = np.interp(centre_K, grid.wavelengths_nm[valid], unit)
-        matrices.append(matrix_CK)
-    return matrices, True
-
-
-def spectra(scenes: Sequence[Scene], window: int, samples: Samples) -> tuple[FeatureSet, FeatureSet] | None:
-    """Raw spectra in physical units: of the labelled pixel, and the mean over the valid pixels of the window.
-
-    Returns:
-        (pixel, mean), or None where the scenes have no common band grid (see ``common_grid``).
-    """
-    common = common_grid(scenes)
-    if common is None:
-        return None
-    matrices, interpolated = common
-    matrix_of = {id(scene): matrix for scene, matrix in zip(scenes, matrices, strict=True)}
-    pixel_NK = np.empty((len(samples), matrices[0].shape[1]), np.float32)
-    mean_NK = np.empty_like(pixel_NK)
-    half = window // 2
-    progress, task = progress_bar("raw spectra", len(samples))
-    with progress:
-        for part in iterate_windows(scenes, samples, window, batch=256):
-            sensor, matrix_CK = part.scene.sensor, matrix_of[id(part.scene)]
-            used_C = matrix_CK.any(1)  # bad bands may hold anything, also infinities
-            x_BHWC = part.x_BHWC[..., used_C] * np.float32(sensor.scale) + np.float32(sensor.offset)
-            x_BHWK = x_BHWC @ matrix_CK[used_C] if interpolated else x_BHWC
-            weight_BHW = part.mask_BHW.astype(np.float32)
-            pixel_NK[part.ids_B] = x_BHWK[:, half, half]
-            total = np.maximum(weight_BHW.sum((1, 2)), 1)[:, None]
-            mean_NK[part.ids_B] = np.einsum("bhwk,bhw->bk", x_BHWK, weight_BHW) / total
-            progress.advance(task, len(part.ids_B))
-    for array in (pixel_NK, mean_NK):
-        np.nan_to_num(array, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
-    info = {"window": window, "interpolated": interpolated}
-    return FeatureSet(pixel_NK, samples, "pixel spectrum", info), FeatureSet(mean_NK, samples, "mean spectrum", info)

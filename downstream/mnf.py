@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from downstream.features import common_grid, progress_bar
+from downstream.features import progress_bar
 from downstream.samples import Samples
+from downstream.spectra import common_grid
 from downstream.splits import Split
 from specfm.errors import SpecfmError
 
@@ -104,7 +105,7 @@ def fit_splits(
     """One fit per split, on the valid pixels in the windows of its training and validation samples.
 
     Pairs of neighbours lie in one window; a pixel or pair in several windows counts once. Every scene is read once for
-    all splits, a strip of rows at a time. Spectra are those of ``downstream.features.spectra``: physical units, bands
+    all splits, a strip of rows at a time. Spectra are those of ``downstream.spectra.spectra``: physical units, bands
     taken to the common grid.
 
     Raises:
@@ -116,14 +117,13 @@ def fit_splits(
         raise SpecfmError("the scenes have no common quantity and band range; fit them apart")
     if window < 2:
         raise NoNeighbours("windows of 1 pixel hold no neighbours to tell noise from signal")
-    matrices, interpolated = common
-    bands = matrices[0].shape[1]
+    bands = len(common.centre_nm_K)
     moments_S = [Moments.empty(bands) for _ in splits]
     progress, task = progress_bar("noise of neighbours", len(scenes))
     with progress:
-        for index, (scene, matrix_CK) in enumerate(zip(scenes, matrices, strict=True)):
+        for index, (scene, matrix_CK) in enumerate(zip(scenes, common.matrices, strict=True)):
             views = _views(moments_S, scene.shape[:2], index, window, samples, splits)
-            _add_scene(views, scene, matrix_CK, interpolated)
+            _add_scene(views, scene, matrix_CK, common.interpolated)
             progress.advance(task)
     fewest = min(moments.pairs for moments in moments_S)
     if fewest < bands:

@@ -7,21 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from downstream.bank import Bank, windows_digest
-from downstream.baselines import pca_features, random_twin
+from downstream.baseline_rows import baseline_rows
+from downstream.baselines import random_twin
 from downstream.encoders import aligned
 from downstream.evaluate import evaluate, majority, several, trained
-from downstream.features import FeatureSet, encoder_device, extract, spectra
+from downstream.features import FeatureSet, encoder_device, extract
 from downstream.leakage import leakage_score
 from downstream.linear_probe import C_GRID
-from downstream.mnf import NoNeighbours, fit_splits
 from downstream.pooling import pooling_parts
 from downstream.samples import GroupBy, Samples, collect_samples
+from downstream.spectra import spectra
 from downstream.splits import RULES, Split, load_splits, make_splits
 from downstream.summary import Runs, add_alarms, pretraining_record, result_rows
 from downstream.trained_rows import TRAINED, TrainOptions
@@ -201,21 +201,20 @@ def probe(
         all_runs = evaluate(features, splits, options, name, device=device) if features is not None else []
         for protocol in (p for p in TRAINED if p in parts and p in options.protocols):
             title = name if protocol == "finetune" else "from-scratch"
-            all_runs.append(trained(encoder, scenes, samples, splits, options, protocol, title, window))
+            all_runs.append(trained(encoder, {"": scenes}, samples, splits, options, protocol, title, window)[""])
         for label, other in others.items():
             found = evaluate(other, splits, options, label, device=device)
             for runs in found:
                 runs.pooling = other.info.get("pooling_name")
             all_runs += found
-        all_runs += several(twins, splits, options, "random-init", device)
+        all_runs += several([{"": twin} for twin in twins], splits, options, "random-init", device).get("", [])
         notices = (
             ["spectra of different sensors are interpolated to one grid"] if raw and raw[0].info["interpolated"] else []
         )
         if options.baselines:
             if raw is not None and "baselines" in parts:
-                all_runs += _baselines(raw, splits, options, device)
-                found, missing = _noise_fraction(scenes, raw[0], splits, options, device)
-                all_runs += found
+                by_condition, missing = baseline_rows({"": raw[0]}, {"": raw[1]}, scenes, splits, options, device)
+                all_runs += by_condition[""]
                 notices += missing
             all_runs.append(majority(samples, splits))
             if raw is None:
@@ -273,54 +272,3 @@ def _peer_features(options: ProbeOptions, device: str, features_of: Callable[...
             found[label] = features_of(peer, label, "mean", ())
             found[label].info["pooling_name"] = "the peer's own"
     return found
-
-
-def _baselines(
-    raw: tuple[FeatureSet, FeatureSet], splits: Sequence[Split], options: ProbeOptions, device: str
-) -> list[Runs]:
-    """What an encoder must beat: raw spectra under its own frozen protocols; logistic regression on the mean spectrum,
-    an RBF machine and PCA scores by kNN whatever the protocols.
-    """
-    found: list[Runs] = []
-    pixel, mean = raw
-    if "knn" in options.protocols:
-        found += evaluate(pixel, splits, options, "pixel spectrum", protocols=("knn",), device=device)
-    for protocol in ("linear", "ridge"):
-        if protocol in options.protocols:
-            found += evaluate(pixel, splits, options, "pixel spectrum", protocols=(protocol,), device=device)
-        if protocol in options.protocols or protocol == "linear":
-            found += evaluate(mean, splits, options, "mean spectrum", protocols=(protocol,), device=device)
-    found += evaluate(pixel, splits, options, "pixel spectrum", protocols=("svm",), device=device)
-    for features, label in ((pixel, "pixel"), (mean, "mean")):
-        found += evaluate(
-            features, splits, options, f"PCA-{options.pca} {label}", protocols=("knn",),
-            scores=partial(_pca_scores, features.X_ND, options.pca), metric="euclidean", device=device,
-        )  # fmt: skip
-    return found
-
-
-def _pca_scores(X_ND: np.ndarray, components: int, split: Split) -> np.ndarray:
-    """Scores of both sides of a split, 0 for samples of neither."""
-    fit, test = pca_features(X_ND[split.fit_I], X_ND[split.test_I], components, split.seed)
-    scores_ND = np.zeros((len(X_ND), fit.shape[1]), np.float32)
-    scores_ND[split.fit_I], scores_ND[split.test_I] = fit, test
-    return scores_ND
-
-
-def _noise_fraction(
-    scenes: Sequence[Scene], pixel: FeatureSet, splits: Sequence[Split], options: ProbeOptions, device: str
-) -> tuple[list[Runs], list[str]]:
-    """Minimum noise fraction of the pixel under the encoder's own frozen protocols, or why there is none."""
-    protocols = [p for p in options.protocols if p not in TRAINED]
-    if not protocols:
-        return [], []
-    try:
-        fits = fit_splits(scenes, pixel.info["window"], pixel.samples, splits, options.pca)
-    except NoNeighbours as error:
-        return [], [f"no MNF baseline: {error}"]
-    fit_of = {id(split): fit for split, fit in zip(splits, fits, strict=True)}
-    found = evaluate(
-        pixel, splits, options, f"MNF-{options.pca} pixel", protocols=protocols,
-        scores=lambda split: fit_of[id(split)].scores(pixel.X_ND), device=device,
-    )  # fmt: skip
-    return found, []

@@ -1,37 +1,34 @@
 """Whether the spectrum is used and what it stands: a probe trained on scenes as measured, tested on altered ones.
 
 The probe is fitted once per split on true spectra and predicts the same test pixels under every condition of
-:mod:`downstream.conditions`. Beside the encoder, on the same splits: untrained twins, and logistic regression on the
-pixel's spectrum, which is interpolated by wavelength to the grid that it was trained on (ends held constant).
+:mod:`downstream.conditions`. Beside the encoder, on the same splits: untrained twins, the encoder trained from scratch,
+and every baseline on raw spectra, which are interpolated by wavelength to the grid that they were fitted on (ends held
+constant).
 
-Shape suffixes: N samples, D features, S runs, C bands of a scene, K bands of the probe's grid.
+Shape suffixes: N samples, D features, S runs, K bands of the grid of the spectra.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from downstream.bank import Bank, windows_digest
+from downstream.baseline_rows import baseline_rows
 from downstream.baselines import random_twin
 from downstream.conditions import CLEAN, SENSORS, SHUFFLED, SNRS, STEPS, Condition, conditions
 from downstream.encoders import aligned
-from downstream.evaluate import is_constant, majority
-from downstream.features import FeatureSet, common_grid, encoder_device, extract, iterate_windows, progress_bar
-from downstream.knn import knn_predict
+from downstream.evaluate import evaluate_conditions, majority, several, trained
+from downstream.features import FeatureSet, encoder_device, extract
 from downstream.leakage import leakage_score
-from downstream.linear_probe import linear_probe
 from downstream.probe import ProbeOptions, default_window, draw_splits, say_aligned
 from downstream.results import digest_json
-from downstream.ridge import ridge_probe
 from downstream.samples import Samples, collect_samples
-from downstream.splits import Split
+from downstream.spectra import CommonGrid, common_grid, interpolation, spectra
 from downstream.summary import Runs, add_alarms, result_rows
+from downstream.trained_rows import TRAINED
 from specfm.errors import SpecfmError, UsageError
 
 if TYPE_CHECKING:
@@ -39,15 +36,14 @@ if TYPE_CHECKING:
 
     from specfm.scene import Scene
 
-FROZEN = ("knn", "linear", "ridge")
 FALL = 0.02  # of AA, that shuffled wavelengths must cost at least
 
 
 @dataclass(frozen=True)
 class RobustnessOptions:
-    """What decides the numbers: the probe (frozen protocols, one number of shots) and the conditions."""
+    """What decides the numbers: the probe (one number of shots) and the conditions."""
 
-    probe: ProbeOptions = field(default_factory=lambda: ProbeOptions(protocols=("linear",), ks=(1,), init_seeds=1))
+    probe: ProbeOptions = field(default_factory=lambda: ProbeOptions(ks=(1,), init_seeds=1))
     sensors: tuple[str, ...] = SENSORS
     steps: tuple[int, ...] = STEPS
     snrs: tuple[float, ...] = SNRS
@@ -56,8 +52,6 @@ class RobustnessOptions:
     def check(self) -> None:
         """Refuse what makes no sense here, by name."""
         self.probe.check()
-        if strange := [p for p in self.probe.protocols if p not in FROZEN]:
-            raise UsageError(f"robustness takes frozen protocols ({', '.join(FROZEN)}), not {', '.join(strange)}")
         if len(self.probe.shot_list) > 1 or self.probe.peers:
             raise UsageError("robustness takes one number of shots and no peers")
         if any(n < 2 for n in self.steps) or any(not snr > 0 for snr in self.snrs):
@@ -107,34 +101,49 @@ def robustness(
         }  # fmt: skip
 
     device = str(encoder_device(encoder))
-    every = [scene for _, view in views.values() for scene in view]
+    altered = {label: view for label, (_, view) in views.items()}
+    every = [scene for view in altered.values() for scene in view]
+    found: dict[str, list[Runs]] = {label: [] for label in views}
+
+    def add(by_condition: Mapping[str, list[Runs]]) -> None:
+        for label, runs in by_condition.items():
+            found[label] += runs
+
+    frozen = any(p not in TRAINED for p in probe.protocols)
     with aligned(encoder, every, probe.align) as on:
-        own = features_of(encoder, name)
-    found = evaluate_conditions(own, splits, probe, name, device)
-    for init in range(probe.init_seeds):
-        fresh = random_twin(encoder, 1000 + init)
-        with aligned(fresh, every, on):
-            twin = features_of(fresh, f"random init {init}")
-        for label, runs_list in evaluate_conditions(twin, splits, probe, "random-init", device).items():
-            known = {(runs.method, runs.protocol): runs for runs in found[label]}
-            for runs in runs_list:
-                if (runs.method, runs.protocol) in known:
-                    known[runs.method, runs.protocol].extend(runs)
-                else:
-                    found[label].append(runs)
-    raw = pixel_spectra({label: view for label, (_, view) in views.items()}, samples)
-    notices = []
-    if raw is None:
-        notices.append("no raw-spectrum row: the scenes have no common quantity and band range")
-    else:
-        notices.append("altered spectra are interpolated by wavelength to the bands of the probe, ends held constant")
-        chosen = tuple(p for p in probe.protocols if p != "knn") or ("linear",)
-        for label, runs_list in evaluate_conditions(raw, splits, probe, "pixel spectrum", device, chosen).items():
-            found[label] += runs_list
-    leaks = [leakage_score(split, samples, raw[CLEAN].X_ND if raw else None) for split in splits]
+        own = features_of(encoder, name) if frozen else {}
+    if frozen:
+        add(evaluate_conditions(own, splits, probe, name, device=device))
+    for protocol in (p for p in TRAINED if p in probe.protocols):
+        title = name if protocol == "finetune" else "from-scratch"
+        by_condition = trained(encoder, altered, samples, splits, probe, protocol, title, window)
+        add({label: [runs] for label, runs in by_condition.items()})
+
+    def twins() -> Iterator[dict[str, FeatureSet]]:
+        for init in range(probe.init_seeds if frozen else 0):
+            fresh = random_twin(encoder, 1000 + init)
+            with aligned(fresh, every, on):
+                features = features_of(fresh, f"random init {init}")
+            yield features
+
+    add(several(twins(), splits, probe, "random-init", device))
+    notices: list[str] = []
+    raw = condition_spectra(altered, window, samples)
+    if probe.baselines:
+        if raw is None:
+            notices.append("no raw-spectrum rows: the scenes have no common quantity and band range")
+        else:
+            notices.append(
+                "altered spectra are interpolated by wavelength to the bands of the probe, ends held constant"
+            )
+            pixel, mean = ({label: pair[i] for label, pair in raw.items()} for i in (0, 1))
+            by_baseline, missing = baseline_rows(pixel, mean, altered[CLEAN], splits, probe, device)
+            add(by_baseline)
+            notices += missing
+    leaks = [leakage_score(split, samples, raw[CLEAN][0].X_ND if raw else None) for split in splits]
     rows: list[dict[str, Any]] = []
     for label, (condition, view) in views.items():
-        all_runs = [*found[label], majority(samples, splits)]
+        all_runs = [*found[label], *([majority(samples, splits)] if probe.baselines else [])]
         table = result_rows(
             all_runs, encoder, scenes, samples, splits, leaks, probe, window, data, digests[label], name, pretrained,
             notices,
@@ -167,97 +176,25 @@ def _views(
     return views, skipped
 
 
-def evaluate_conditions(
-    features: Mapping[str, FeatureSet],
-    splits: Sequence[Split],
-    options: ProbeOptions,
-    method: str,
-    device: str = "cpu",
-    protocols: Sequence[str] | None = None,
-) -> dict[str, list[Runs]]:
-    """Fit on the clean features of every split and predict its test samples under every condition.
+def condition_spectra(
+    views: Mapping[str, Sequence[Scene]], window: int, samples: Samples
+) -> dict[str, tuple[FeatureSet, FeatureSet]] | None:
+    """Spectra of pixels and windows under every condition, on the grid of the scenes as measured; None without one.
 
-    Args:
-        features: by condition; ``CLEAN`` is among them, and all hold the same samples.
-        splits: shared by all methods.
-        options: protocols, ks, grid.
-        method: name in the table.
-        device: where neighbours are searched and probes fitted.
-        protocols: other ones than those of the options.
-
-    Returns:
-        Runs of every protocol, by condition.
+    A condition on the very bands of that grid keeps its values; any other is interpolated by wavelength.
     """
-    clean = features[CLEAN]
-    samples, X, y = clean.samples, clean.X_ND, clean.y_N
-    found: dict[str, dict[str, Runs]] = {label: {} for label in features}
-    constant = is_constant(X)
-    progress, task = progress_bar(f"probe {method}", len(splits))
-    with progress:
-        for split in splits:
-            test_XD = np.concatenate([part.X_ND[split.test_I] for part in features.values()])
-            sides = X[split.train_I], y[split.train_I], X[split.val_I], y[split.val_I], test_XD
-            for protocol in protocols or options.protocols:
-                start, strength, confidence, stopped = time.perf_counter(), None, None, False
-                if protocol == "knn":
-                    by_k = knn_predict(
-                        X[split.fit_I], y[split.fit_I], test_XD, options.ks, classes=len(samples.label_names),
-                        device=device,
-                    )  # fmt: skip
-                    predicted = {f"knn{k}": values for k, values in by_k.items()}
-                elif protocol == "ridge":
-                    ridge = ridge_probe(*sides)
-                    predicted, strength = {protocol: ridge.predicted_N}, ridge.C
-                else:
-                    result = linear_probe(
-                        *sides, grid=options.grid, train_group_M=split.unit_N[split.train_I], seed=split.seed,
-                        device=device,
-                    )  # fmt: skip
-                    predicted, strength, confidence = {protocol: result.predicted_N}, result.C, result.confidence_N
-                    stopped = not result.converged
-                seconds = (time.perf_counter() - start) / len(features) / len(predicted)
-                for protocol_k, values in predicted.items():
-                    for i, label in enumerate(features):
-                        part = slice(i * len(split.test_I), (i + 1) * len(split.test_I))
-                        runs = found[label].setdefault(protocol_k, Runs(method, protocol_k, constant=constant))
-                        if strength is not None:
-                            runs.strengths.append(strength)
-                        runs.unconverged += stopped
-                        runs.record(
-                            samples, split, values[part], seconds, None if confidence is None else confidence[part]
-                        )
-            progress.advance(task)
-    return {label: list(runs.values()) for label, runs in found.items()}
-
-
-def pixel_spectra(views: Mapping[str, Sequence[Scene]], samples: Samples) -> dict[str, FeatureSet] | None:
-    """Spectra of the labelled pixels under every condition, on the grid of the scenes as measured; None without one.
-
-    A condition on the very bands of the clean grid keeps its values; any other is interpolated by wavelength.
-    """
-    common = common_grid(views[CLEAN])
-    if common is None:
+    grid = common_grid(views[CLEAN])
+    if grid is None:
         return None
-    clean = views[CLEAN]
-    matrices, interpolates = common
-    if interpolates:  # the grid is made of the centres of one of the scenes
-        fewest = min(range(len(clean)), key=lambda i: int(clean[i].sensor.bands.valid.sum()))
-        centre_K = matrices[fewest].T @ np.nan_to_num(clean[fewest].sensor.bands.wavelengths_nm)
-    else:
-        keep_C = matrices[0].any(1)
-        centre_K = clean[0].sensor.bands.wavelengths_nm[keep_C]
     found = {}
     for label, view in views.items():
-        X_NK = np.zeros((len(samples), len(centre_K)), np.float32)
-        for part in iterate_windows(view, samples, 1, batch=4096):
-            sensor = part.scene.sensor
-            usable = np.flatnonzero(sensor.bands.valid)
-            usable = usable[np.argsort(sensor.bands.wavelengths_nm[usable], kind="stable")]
-            values_NC = part.x_BHWC[:, 0, 0][:, usable] * np.float32(sensor.scale) + np.float32(sensor.offset)
-            nm_C = sensor.bands.wavelengths_nm[usable]
-            matrix_CK = np.stack([np.interp(centre_K, nm_C, unit) for unit in np.eye(len(nm_C))]).astype(np.float32)
-            X_NK[part.ids_B] = np.nan_to_num(values_NC, nan=0.0, posinf=0.0, neginf=0.0) @ matrix_CK
-        found[label] = FeatureSet(X_NK, samples, "pixel spectrum", {"window": 1})
+        own = grid
+        if label != CLEAN:
+            matrices = [interpolation(scene.sensor.bands, grid.centre_nm_K) for scene in view]
+            own = CommonGrid(grid.centre_nm_K, matrices, True)
+        pair = spectra(view, window, samples, own)
+        assert pair is not None
+        found[label] = pair
     return found
 
 
@@ -271,28 +208,39 @@ def _alarm_shuffled(rows: list[dict[str, Any]]) -> None:
             row["alarms"].append("shuffled wavelengths do not lower the accuracy")
 
 
-def robustness_table(rows: Sequence[Mapping[str, Any]], metric: str = "aa", width: int = 80) -> Table:
-    """One line per condition, one column per method and protocol; with intervals from 100 columns on."""
+def robustness_tables(rows: Sequence[Mapping[str, Any]], metric: str = "aa", width: int = 80) -> list[Table]:
+    """One line per condition, one column per method and protocol, so many columns to a table as the width holds.
+
+    With intervals where one table holds all columns with theirs, else with deviations only.
+    """
     from rich import box
     from rich.table import Table
 
     from downstream.results import interval, leakage_of, points
 
     columns = list(dict.fromkeys((r["method"], r["protocol"]) for r in rows if r["method"] != "majority class"))
-    title = f"{metric.upper()} of probes trained on spectra as measured, {leakage_of(rows)}"
-    out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    room = width - 24  # beside the names of the conditions and the numbers of bands
+    text, each = points, 11  # not below a word's length: names of methods fold
+    if 23 * len(columns) <= room:
+        text, each = (lambda cell: f"{points(cell)} [{interval(cell)}]"), 23
     seen = {r["method"]: f" ({r['seen']})" for r in rows if r["seen"] != "-"}
-    for heading in ("tested on", "bands", *(f"{method}{seen.get(method, '')} {p}" for method, p in columns)):
-        out.add_column(heading, overflow="fold")
-    text = points if width < 100 else lambda cell: f"{points(cell)} [{interval(cell)}]"
     lines: dict[str, dict[tuple[str, str], Mapping[str, Any]]] = {}
     for row in rows:
         lines.setdefault(row["condition"], {})[row["method"], row["protocol"]] = row
-    for condition, by_method in lines.items():
-        first = next(iter(by_method.values()))
-        cells = (text(by_method[c][metric]) if c in by_method else "-" for c in columns)
-        out.add_row(condition, "/".join(map(str, first["bands"])), *cells)
-    return out
+    fit = max(1, room // each)
+    found = []
+    for start in range(0, len(columns), fit):
+        title = f"{metric.upper()} of probes trained on spectra as measured, {leakage_of(rows)}"
+        out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        chosen = columns[start : start + fit]
+        for heading in ("tested on", "bands", *(f"{method}{seen.get(method, '')} {p}" for method, p in chosen)):
+            out.add_column(heading, overflow="fold")
+        for condition, by_method in lines.items():
+            first = next(iter(by_method.values()))
+            cells = (text(by_method[c][metric]) if c in by_method else "-" for c in chosen)
+            out.add_row(condition, "/".join(map(str, first["bands"])), *cells)
+        found.append(out)
+    return found
 
 
 def save_plot(rows: Sequence[Mapping[str, Any]], path: str | Path, metric: str = "aa", overwrite: bool = False) -> None:

@@ -69,6 +69,14 @@ class Runs:
         self.splits.append(split)
         self.wall_s += seconds
 
+    def add_fit(self, strength: float | None = None, gamma: float | None = None, converged: bool = True) -> None:
+        """What the fit of the run that was recorded last chose."""
+        if strength is not None:
+            self.strengths.append(strength)
+        if gamma is not None:
+            self.gammas.append(gamma)
+        self.unconverged += not converged
+
     def extend(self, other: Runs) -> None:
         """Add the runs of another initialisation."""
         for name in ("conf_SUKK", "calibration_SUI3", "strengths", "gammas", "splits"):

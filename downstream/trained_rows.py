@@ -58,15 +58,26 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class Trained:
-    """Prediction for the test set and how training ended."""
+    """A trained encoder with its head, and how training ended."""
 
-    predicted_N: np.ndarray
-    confidence_N: np.ndarray
+    model: Classifier
+    window: int
     steps: int
     validation_oa: float
 
+    def predict(self, scenes: Sequence[Scene], samples: Samples, ids_I: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(predicted_N, confidence_N) of the samples ``ids_I``, their windows read from ``scenes``."""
+        from downstream.classifier import Windows
 
-def train_and_predict(
+        predicted_N, confidence_N = np.zeros(len(ids_I), np.int64), np.zeros(len(ids_I), np.float32)
+        chosen = samples.take(ids_I)
+        for part in iterate_windows(scenes, chosen, self.window, batch=256):
+            views = Windows(part.scene.sensor, part.x_BHWC, part.mask_BHW, chosen.y_N[part.ids_B], part.ids_B)
+            predicted_N[part.ids_B], confidence_N[part.ids_B] = self.model.predict(views)
+        return predicted_N, confidence_N
+
+
+def train_on(
     encoder: Any,
     scenes: Sequence[Scene],
     samples: Samples,
@@ -77,13 +88,13 @@ def train_and_predict(
     pooling: str = "concat",
     options: TrainOptions | None = None,
 ) -> Trained:
-    """Train on the training side of ``split``, stop by its validation side, predict its test side.
+    """Train on the training side of ``split`` and stop by its validation side; nothing of its test side is read.
 
     Args:
         encoder: gives the architecture, and the first weights where ``pretrained``; it is not changed.
         scenes: scenes of the samples.
         samples: labelled windows.
-        split: which of them train, validate and test.
+        split: which of them train and validate.
         pretrained: start from the encoder's weights (fine-tune) or from fresh ones (from scratch).
         window: side of the windows, pixels.
         pooling: of the encoder's tokens (``downstream.pooling``).
@@ -148,9 +159,7 @@ def train_and_predict(
                     best.look(model, val, step)
                     looked = step
         best.restore(model)
-        del train, val
-        predicted_N, confidence_N = _test(model, scenes, samples, split.test_I, window)
-    return Trained(predicted_N, confidence_N, step, best.accuracy)
+    return Trained(model, window, step, best.accuracy)
 
 
 def _fresh(encoder: Any, drop_path: float) -> Any:
@@ -161,7 +170,7 @@ def _fresh(encoder: Any, drop_path: float) -> Any:
         return create_encoder(**{**config, "drop_path": drop_path})
     except (TypeError, UsageError):
         raise UsageError(
-            "this encoder cannot be built again from its config; leave finetune and scratch out of --protocol"
+            "this encoder cannot be built again from its config; leave finetune out of --protocol and pass --no-scratch"
         ) from None
 
 
@@ -203,16 +212,3 @@ def _turned(part: Windows, chosen_B: np.ndarray, rng: np.random.Generator) -> tu
         return x, mask
     x, mask = np.rot90(x, turns, (1, 2)), np.rot90(mask, turns, (1, 2))
     return (x[:, ::-1], mask[:, ::-1]) if flip else (x, mask)
-
-
-def _test(
-    model: Classifier, scenes: Sequence[Scene], samples: Samples, test_I: np.ndarray, window: int
-) -> tuple[np.ndarray, np.ndarray]:
-    from downstream.classifier import Windows
-
-    predicted_N, confidence_N = np.zeros(len(test_I), np.int64), np.zeros(len(test_I), np.float32)
-    test = samples.take(test_I)
-    for part in iterate_windows(scenes, test, window, batch=256):
-        views = Windows(part.scene.sensor, part.x_BHWC, part.mask_BHW, test.y_N[part.ids_B], part.ids_B)
-        predicted_N[part.ids_B], confidence_N[part.ids_B] = model.predict(views)
-    return predicted_N, confidence_N

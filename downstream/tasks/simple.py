@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from downstream.baselines import pca_features, svm_predict
-from downstream.features import FeatureSet, spectra
+from downstream.features import FeatureSet
 from downstream.knn import knn_predict
 from downstream.linear_probe import linear_probe
 from downstream.samples import Samples
+from downstream.spectra import spectra
 from downstream.splits import Split
 from downstream.tasks.data import Place
 from downstream.tasks.evaluate import best_threshold

@@ -31,6 +31,16 @@ Seeds = Annotated[int, typer.Option(help="Number of splits.")]
 ProbeWindow = Annotated[int | None, typer.Option(help="Side of the window, pixels (default: as pretrained).")]
 Neighbours = Annotated[str, typer.Option("--k", help="Numbers of neighbours.")]
 InitSeeds = Annotated[int, typer.Option(help="Untrained twins to compare with.")]
+Baselines = Annotated[
+    bool, typer.Option(help="Also the raw-spectrum, PCA, MNF and SVM baselines and the encoder from scratch.")
+]
+Scratch = Annotated[
+    bool | None,
+    typer.Option(
+        "--scratch/--no-scratch",
+        help="Also the encoder trained on the labels alone. Default: with the baselines, where it takes minutes.",
+    ),
+]
 MaxPerClass = Annotated[int | None, typer.Option(help="At most so many pixels a class and group.")]
 MinGroups = Annotated[int, typer.Option(help="Leave out classes found in fewer groups or blocks.")]
 Block = Annotated[int | None, typer.Option(help="Side of a spatial block, pixels.")]

@@ -17,12 +17,8 @@ def command(
     checkpoint: shared.Encoder,
     data: shared.Data,
     protocol: Annotated[
-        str | None,
-        typer.Option(
-            help="Any of knn, linear, ridge (quick), and finetune, scratch (train on the labels), by commas.",
-            show_default="knn,linear, and scratch where it takes minutes at most",
-        ),
-    ] = None,
+        str, typer.Option(help="Any of knn, linear, ridge (quick) and finetune (trains the encoder), by commas.")
+    ] = "knn,linear",
     split: Annotated[
         str,
         typer.Option(
@@ -51,7 +47,8 @@ def command(
     ] = None,
     split_file: Annotated[list[Path] | None, typer.Option(help="Use this split file (may be repeated).")] = None,
     save_splits: Annotated[Path | None, typer.Option(help="Write the splits into this new folder.")] = None,
-    baselines: Annotated[bool, typer.Option(help="Also the raw-spectrum, PCA, MNF and SVM baselines.")] = True,
+    baselines: shared.Baselines = True,
+    scratch: shared.Scratch = None,
     peers: Annotated[
         list[str] | None,
         typer.Option(
@@ -88,9 +85,8 @@ def command(
     if split == "auto":
         split = "group" if len({scene.group for scene in chosen}) >= 3 else "block"
     options = ProbeOptions(
-        protocols=("knn", "linear") if protocol is None else tuple(p.strip() for p in protocol.split(",") if p.strip()),
-        split=split, shots=numbers("--shots", shots) or None, seeds=seeds, window=window, pooling=pooling,
-        layers=numbers("--layers", layers), ks=numbers("--k", k), init_seeds=init_seeds,
+        protocols=protocols(protocol, scratch), split=split, shots=numbers("--shots", shots) or None, seeds=seeds,
+        window=window, pooling=pooling, layers=numbers("--layers", layers), ks=numbers("--k", k), init_seeds=init_seeds,
         max_per_class=max_per_class, min_groups=min_groups, block=block, group_by=group_by,  # type: ignore[arg-type]
         baselines=baselines, split_files=tuple(str(p) for p in split_file or ()), peers=tuple(peers or ()), align=align,
     )  # fmt: skip
@@ -102,8 +98,7 @@ def command(
     if out is not None:
         refuse_unwritable(out)
     encoder, name, pretrained = open_encoder(checkpoint, device)
-    if protocol is None:
-        options = with_scratch(options, encoder)
+    options = with_scratch(options, encoder, scratch)
     bank: dict[str, Any] = {}
     rows = probe(
         encoder, chosen, options, data=label, name=name, pretrained=pretrained, bank=bank, cache=feature_bank(cache)
@@ -123,15 +118,27 @@ def command(
         typer.echo(f"{len(rows)} rows appended to {out}")
 
 
-def with_scratch(options: Any, encoder: Any) -> Any:
-    """The options with a from-scratch row, unless that would take hours; then the user is told."""
+def protocols(text: str, scratch: bool | None) -> tuple[str, ...]:
+    """The protocols named, and "scratch" where that is asked for."""
+    from specfm.errors import UsageError
+
+    named = tuple(dict.fromkeys(piece.strip() for piece in text.split(",") if piece.strip()))
+    if scratch is False and "scratch" in named:
+        raise UsageError("--protocol names scratch and --no-scratch refuses it; leave one out")
+    return (*named, "scratch") if scratch and "scratch" not in named else named
+
+
+def with_scratch(options: Any, encoder: Any, scratch: bool | None) -> Any:
+    """The options with a from-scratch row among the baselines, unless that would take hours; then the user is told."""
     from dataclasses import replace
 
+    if "scratch" in options.protocols or scratch is False or not options.baselines:
+        return options
     parameters = sum(p.numel() for p in encoder.parameters())
     if encoder.device.type == "cpu" and parameters > SCRATCH_ON_CPU:
         typer.echo(
             f"no from-scratch row: {parameters / 1e6:.0f} million parameters take hours to train on a CPU; "
-            "--protocol knn,linear,scratch asks for it",
+            "--scratch asks for it",
             err=True,
         )
         return options

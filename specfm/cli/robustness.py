@@ -14,7 +14,9 @@ from specfm.cli._show import print_remarks, wide_console
 def command(
     checkpoint: shared.Encoder,
     data: shared.Data,
-    protocol: Annotated[str, typer.Option(help="Any of knn, linear, ridge, by commas.")] = "linear",
+    protocol: Annotated[
+        str, typer.Option(help="Any of knn, linear, ridge and finetune (trains the encoder), by commas.")
+    ] = "knn,linear",
     split: Annotated[
         str, typer.Option(help="group, block, scene, sensor, random_pixels (leaky) or auto, as for specfm probe.")
     ] = "auto",
@@ -34,6 +36,8 @@ def command(
     steps: Annotated[str, typer.Option(help="n of every n-th band.")] = "4,10",
     snr: Annotated[str, typer.Option(help="Signal-to-noise ratios.")] = "100,50,20",
     condition_seed: Annotated[int, typer.Option(min=0, help="Seed of shuffle, random half and noise.")] = 0,
+    baselines: shared.Baselines = True,
+    scratch: shared.Scratch = None,
     align: shared.Align = None,
     cache: shared.Cache = None,
     device: shared.ProbeDevice = "cpu",
@@ -44,13 +48,14 @@ def command(
 ) -> None:
     """Test a frozen probe on fewer bands, shuffled wavelengths, simulated sensors, noise and other light."""
     import json
+    from dataclasses import replace
 
     from downstream import results
     from downstream.conditions import SENSORS
     from downstream.encoders import open_encoder
     from downstream.probe import ProbeOptions
-    from downstream.robustness import RobustnessOptions, robustness, robustness_table, save_plot
-    from specfm.cli.probe import feature_bank, labelled_scenes, numbers
+    from downstream.robustness import RobustnessOptions, robustness, robustness_tables, save_plot
+    from specfm.cli.probe import feature_bank, labelled_scenes, numbers, protocols, with_scratch
     from specfm.files import refuse_existing, refuse_unwritable
 
     if plot is not None:
@@ -65,14 +70,15 @@ def command(
     )
     options = RobustnessOptions(
         ProbeOptions(
-            protocols=tuple(p.strip() for p in protocol.split(",") if p.strip()), split=split, shots=shots,
+            protocols=protocols(protocol, scratch), split=split, shots=shots,
             seeds=seeds, window=window, pooling=pooling, ks=numbers("--k", k), init_seeds=init_seeds,
-            max_per_class=max_per_class, min_groups=min_groups, block=block, align=align,
+            max_per_class=max_per_class, min_groups=min_groups, block=block, baselines=baselines, align=align,
         ),
         wanted, numbers("--steps", steps), _ratios(snr), condition_seed,
     )  # fmt: skip
     options.check()
     encoder, name, pretrained = open_encoder(checkpoint, device)
+    options = replace(options, probe=with_scratch(options.probe, encoder, scratch))
     found = robustness(
         encoder, chosen, options, data=label, name=name, pretrained=pretrained, cache=feature_bank(cache)
     )  # fmt: skip
@@ -85,7 +91,8 @@ def command(
         return
     console = wide_console()
     console.print(results.heading({**found.rows[0], "condition": None}), highlight=False)
-    console.print(robustness_table(found.rows, width=console.width))
+    for table in robustness_tables(found.rows, width=console.width):
+        console.print(table)
     for condition, reason in found.skipped.items():
         console.print(f"skipped: {condition}: {reason}", highlight=False)
     print_remarks(console, results.remarks(found.rows))

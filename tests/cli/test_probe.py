@@ -12,7 +12,10 @@ from typer.testing import CliRunner, Result
 import specfm
 from specfm.cli import app
 
-QUICK = ["--seeds", "2", "--init-seeds", "1", "--window", "6", "--max-per-class", "12", "--protocol", "knn,linear"]
+QUICK = [
+    "--seeds", "2", "--init-seeds", "1", "--window", "6", "--max-per-class", "12", "--protocol", "knn,linear",
+    "--no-scratch",
+]  # fmt: skip
 
 
 def call(*words: str | Path) -> Result:
@@ -48,13 +51,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_from_scratch_row_stands_in_the_table_unless_it_takes_hours(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["probe", folder / "model", "--data", folder / "card.yaml", *QUICK[2:-2], "--seeds", "1", "--cache", "none"]
-    done = call(*words, "--json")
-    assert {"knn1", "linear", "scratch"} <= {r["protocol"] for r in json.loads(done.stdout)}, done.output
+    words = ["probe", folder / "model", "--data", folder / "card.yaml", *QUICK[2:-1], "--seeds", "1", "--cache", "none"]
+
+    def protocols(*more: str) -> set[str]:
+        done = call(*words, *more, "--json")
+        assert ("--scratch asks" in done.stderr) == (not more and large), done.stderr
+        return {r["protocol"] for r in json.loads(done.stdout)}
+
+    large = False
+    assert {"knn1", "linear", "scratch"} <= protocols(), "whatever --protocol says"
+    assert "scratch" not in protocols("--no-baselines")
+    large = True
     monkeypatch.setattr("specfm.cli.probe.SCRATCH_ON_CPU", 10)
-    done = call(*words, "--json")
-    assert "scratch" not in {r["protocol"] for r in json.loads(done.stdout)}
-    assert "--protocol knn,linear,scratch" in done.stderr
+    assert "scratch" not in protocols()
+    assert "scratch" in protocols("--scratch")
+    refused = call(*words, "--protocol", "knn,scratch", "--no-scratch")
+    assert refused.exit_code == 2 and "--no-scratch" in refused.stderr
 
 
 def test_probe_prints_a_table_and_appends_rows(folder: Path, tmp_path: Path) -> None:
@@ -180,7 +192,10 @@ def test_a_class_of_one_sample_is_refused_or_left_out_by_name(folder: Path, tmp_
 
 
 def test_a_split_file_of_other_data_is_refused(folder: Path, tmp_path: Path) -> None:
-    quick = ["--data", folder / "card.yaml", "--seeds", "1", "--init-seeds", "0", "--window", "6", "--protocol", "knn"]
+    quick = [
+        "--data", folder / "card.yaml", "--seeds", "1", "--init-seeds", "0", "--window", "6", "--protocol", "knn",
+        "--no-scratch",
+    ]  # fmt: skip
     done = call("probe", "random:nano:3", *quick, "--save-splits", tmp_path / "splits", "--cache", "none")
     assert done.exit_code == 0, done.output
     (file,) = (tmp_path / "splits").iterdir()

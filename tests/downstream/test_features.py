@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from toy_scenes import SENSOR, ToyEncoder, field, plots
 
-from downstream.features import extract, iterate_windows, spectra
+from downstream.features import extract, iterate_windows
 from downstream.samples import collect_samples
+from downstream.spectra import spectra
 from specfm.bands import BandGrid
 from specfm.errors import SpecfmError, UsageError
 

@@ -10,10 +10,11 @@ from toy_scenes import SENSOR, ToyEncoder, field, patchy_labels, plots
 
 from downstream import mnf
 from downstream.baselines import pca_features
-from downstream.features import iterate_windows, spectra
+from downstream.features import iterate_windows
 from downstream.mnf import covered, fit_splits
 from downstream.probe import ProbeOptions, probe
 from downstream.samples import Samples, collect_samples
+from downstream.spectra import spectra
 from downstream.splits import Split, make_splits
 from specfm.bands import BandGrid
 from specfm.scene import Scene

@@ -24,7 +24,7 @@ from downstream.conditions import (
 )
 from downstream.probe import ProbeOptions
 from downstream.results import comparable, heading, read_rows
-from downstream.robustness import Robustness, RobustnessOptions, robustness, robustness_table, save_plot
+from downstream.robustness import Robustness, RobustnessOptions, robustness, robustness_tables, save_plot
 from specfm.bands import BandGrid
 from specfm.cli import app
 from specfm.errors import SpecfmError, UsageError
@@ -54,7 +54,8 @@ def plots() -> list[Scene]:
 
 def options(**changes: Any) -> RobustnessOptions:
     probe = {
-        "protocols": ("knn", "linear"), "ks": (1,), "seeds": 2, "init_seeds": 1, "window": 3, "max_per_class": 8,
+        "protocols": ("knn", "linear", "scratch"), "ks": (1,), "seeds": 2, "trained_seeds": 1, "init_seeds": 1,
+        "window": 3, "max_per_class": 8,
         "min_groups": 2, "draws": 100,
     }  # fmt: skip
     return RobustnessOptions(ProbeOptions(**(probe | changes.pop("probe", {}))), **changes)  # type: ignore[arg-type]
@@ -127,12 +128,16 @@ def test_simulated_sensors_need_common_coverage() -> None:
 
 def test_shuffled_wavelengths_cost_accuracy_and_labels_stay(found: Robustness) -> None:
     cells = {(r["condition"], r["method"], r["protocol"]): r for r in found.rows}
-    for method in ("encoder", "random-init", "pixel spectrum"):
-        clean, wrong = (cells[c, method, "linear"]["aa"]["mean"] for c in (CLEAN, SHUFFLED))
-        assert clean > 0.75 and wrong < clean - 0.2, method
+    for method, protocol in (
+        ("encoder", "linear"), ("from-scratch", "scratch"), ("random-init", "linear"), ("pixel spectrum", "linear"),
+        ("mean spectrum", "linear"), ("pixel spectrum", "svm"), ("PCA-30 mean", "knn1"),
+    ):  # fmt: skip
+        clean, wrong = (cells[c, method, protocol]["aa"]["mean"] for c in (CLEAN, SHUFFLED))
+        assert clean > 0.7 and wrong < clean - 0.2, method
     assert cells["light x 2", "encoder", "linear"]["aa"]["mean"] == cells[CLEAN, "encoder", "linear"]["aa"]["mean"]
     assert len({r["digests"]["splits"] for r in found.rows}) == 1  # one set of splits for all
-    assert {tuple(map(sum, r["confusion"])) for r in found.rows if r["method"] != "random-init"} == {
+    few = ("random-init", "from-scratch")  # of more runs, and of fewer
+    assert {tuple(map(sum, r["confusion"])) for r in found.rows if r["method"] not in few} == {
         tuple(map(sum, cells[CLEAN, "encoder", "linear"]["confusion"]))
     }
     digests = [r["digests"]["data"] for r in found.rows if (r["method"], r["protocol"]) == ("encoder", "linear")]
@@ -143,8 +148,8 @@ def test_skipped_conditions_say_why(found: Robustness, plots: list[Scene]) -> No
     assert found.skipped == {"as hymap": "the scene was measured by hymap itself"}
     with pytest.raises(UsageError, match="unknown sensor|no known sensor|hymp"):
         robustness(None, plots, options(sensors=("hymp",)))
-    with pytest.raises(UsageError, match="frozen protocols"):
-        options(probe={"protocols": ("finetune",)}).check()
+    with pytest.raises(UsageError, match="no peers"):
+        options(probe={"peers": ("timm:resnet18",)}).check()
 
 
 def test_a_probe_that_ignores_wavelengths_is_called_out(plots: list[Scene]) -> None:
@@ -159,7 +164,7 @@ def test_a_probe_that_ignores_wavelengths_is_called_out(plots: list[Scene]) -> N
             super().__init__(0)
             self.weight = torch.randn(400, 16, generator=torch.Generator().manual_seed(0))
 
-    none = options(sensors=(), probe={"init_seeds": 0})
+    none = options(sensors=(), probe={"init_seeds": 0, "protocols": ("linear",)})
     rows = robustness(Blind(), plots, none, data="plots", name="blind", pretrained=False).rows
     alarms = {(r["condition"], r["method"]): r["alarms"] for r in rows if r["protocol"] == "linear"}
     said = "shuffled wavelengths do not lower the accuracy"
@@ -168,12 +173,15 @@ def test_a_probe_that_ignores_wavelengths_is_called_out(plots: list[Scene]) -> N
 
 
 def test_table_and_plot(found: Robustness, tmp_path: Path) -> None:
-    table = robustness_table(found.rows)
-    assert table.row_count == len({r["condition"] for r in found.rows}) and len(table.columns) == 2 + 5
-    assert "leakage 0 %" in str(table.title) and "[" not in str(next(iter(table.columns[2].cells)))
-    assert "[" in str(next(iter(robustness_table(found.rows, width=140).columns[2].cells)))  # intervals where they fit
-    marked = robustness_table([{**row, "leaky": True} for row in found.rows])
-    assert "LEAKY" in str(marked.title)
+    tables = robustness_tables(found.rows)
+    methods = {(r["method"], r["protocol"]) for r in found.rows if r["method"] != "majority class"}
+    assert all(table.row_count == len({r["condition"] for r in found.rows}) for table in tables)
+    assert [len(table.columns) for table in tables] == [2 + 5, 2 + 5, 2 + len(methods) - 10]
+    assert "leakage 0 %" in str(tables[0].title) and "[" not in str(next(iter(tables[0].columns[2].cells)))
+    (wide,) = robustness_tables(found.rows, width=24 + 23 * len(methods))
+    assert "[" in str(next(iter(wide.columns[2].cells)))  # intervals where they fit
+    marked = robustness_tables([{**row, "leaky": True} for row in found.rows])
+    assert "LEAKY" in str(marked[0].title)
     assert "tested on 'SNR 50'" in heading(next(r for r in found.rows if r["condition"] == "SNR 50"))
     save_plot(found.rows, tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
@@ -188,8 +196,8 @@ def test_command_appends_the_same_rows_twice(tmp_path: Path) -> None:
     out, plot = tmp_path / "results.jsonl", tmp_path / "robustness.png"
     words = [
         "robustness", "random:nano:3", "--data", cards[0], "--seeds", 1, "--window", 3, "--max-per-class", 5,
-        "--min-groups", 2, "--sensors", "desis", "--snr", 50, "--steps", 2, "--cache", "none", "--out", out,
-        "--plot", plot,
+        "--min-groups", 2, "--sensors", "desis", "--snr", 50, "--steps", 2, "--cache", "none", "--no-scratch",
+        "--out", out, "--plot", plot,
     ]  # fmt: skip
     first = CliRunner().invoke(app, [str(w) for w in words])
     assert first.exit_code == 0, first.output

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +15,12 @@ from downstream.classifier import Classifier
 from downstream.features import extract
 from downstream.linear_probe import linear_probe
 from downstream.probe import ProbeOptions, probe
-from downstream.samples import collect_samples
-from downstream.splits import make_split
-from downstream.trained_rows import CHECK_EVERY, TrainOptions, train_and_predict
+from downstream.samples import Samples, collect_samples
+from downstream.splits import Split, make_split
+from downstream.trained_rows import CHECK_EVERY, TrainOptions, train_on
 from specfm.errors import UsageError
 from specfm.models import create_encoder
+from specfm.scene import Scene
 from tests.test_library import library
 
 SCENES = plots(8, noise=0.01)
@@ -28,6 +31,17 @@ SHORT = TrainOptions(steps=40, batch=24, most=200, lr=3e-3)
 def encoder() -> torch.nn.Module:
     torch.manual_seed(0)
     return create_encoder("nano", patch_size=3, dim=24, depth=2, heads=2)
+
+
+def train_and_predict(
+    encoder: Any, scenes: list[Scene], samples: Samples, split: Split, **words: Any
+) -> SimpleNamespace:
+    """What was said of the test side, and how training ended."""
+    done = train_on(encoder, scenes, samples, split, **words)
+    predicted_N, confidence_N = done.predict(scenes, samples, split.test_I)
+    return SimpleNamespace(
+        predicted_N=predicted_N, confidence_N=confidence_N, steps=done.steps, validation_oa=done.validation_oa
+    )
 
 
 def test_both_kinds_learn_and_leave_the_encoder_alone(encoder: torch.nn.Module) -> None:

@@ -7,6 +7,7 @@ probabilities of the rest are blended before a class is chosen, so that tiles le
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -35,8 +36,10 @@ class Layout:
     """How a model walks over scenes, pixels; 0 and None stand for the default.
 
     Attributes:
-        stride: step between tiles (default a third of a tile). halo: outer pixels of a tile that are only surroundings
-            (default an eighth of a tile). Both are multiples of the encoder's patch.
+        stride: step between tiles. The default is about a quarter of a tile and has no divisor in common with the
+            encoder's patch: tiles that cover a pixel then cut it into patches at different places, and the map hardly
+            depends on where any of them lie.
+        halo: outer pixels of a tile that are only surroundings (default an eighth of a tile).
         origin: shift of the lattice of tiles, for checks.
     """
 
@@ -45,17 +48,17 @@ class Layout:
     origin: tuple[int, int] = (0, 0)
 
     def plan(self, shape_HW: tuple[int, int], tile: int, patch: int) -> TilePlan:
-        """Tiles whose patches lie on one lattice; the grid reaches beyond the scene where tiles do.
+        """Tiles over a scene; where a side is shorter than a tile, the grid reaches beyond it.
 
         Raises:
-            UsageError: a size that is not a multiple of the patch, or gaps between tiles.
+            UsageError: a negative size, or gaps between tiles.
         """
-        halo = tile // 8 // patch * patch if self.halo is None else self.halo
-        stride = self.stride or max(tile // 3 // patch * patch, patch)
-        for name, size in (("stride", stride), ("halo", halo), ("origin", self.origin[0]), ("origin", self.origin[1])):
-            if size < 0 or size % patch:
-                raise UsageError(f"{name} {size} is not a multiple of the encoder's patch of {patch} pixels")
-        height, width = (max(-(-size // patch) * patch, tile) for size in shape_HW)
+        halo = tile // 8 if self.halo is None else self.halo
+        stride = self.stride or next(step for step in range(max(tile // 4, 1), 0, -1) if math.gcd(step, patch) == 1)
+        for name, size in (("stride", stride), ("halo", halo), ("origin", min(self.origin))):
+            if size < 0:
+                raise UsageError(f"{name} {size} is below 0")
+        height, width = (max(size, tile) for size in shape_HW)
         return TilePlan((height, width), tile, stride, halo, self.origin)
 
 

@@ -29,7 +29,7 @@ def command(
     seed: Annotated[int, typer.Option(min=0, help="Encoder: of the sample that the distance is fitted on.")] = 0,
     window: Annotated[int, typer.Option(help="Encoder: side of a tile, pixels; 0 = 8 patches.")] = 0,
     stride: Annotated[
-        int, typer.Option(help="Step between tiles, pixels; larger is faster. 0 = a third of a tile (encoder: half).")
+        int, typer.Option(help="Step between tiles, pixels; larger is faster. 0 = a quarter of a tile (encoder: half).")
     ] = 0,
     *,
     reader: dict[str, Any],

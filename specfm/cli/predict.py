@@ -18,13 +18,11 @@ def command(
     out: options.MapOut,
     probabilities: Annotated[Path | None, typer.Option(help="Also write one band per class here.")] = None,
     stride: Annotated[
-        int, typer.Option(help="Step between tiles, pixels; larger is faster. 0 = a third of a tile.")
+        int, typer.Option(help="Step between tiles, pixels; larger is faster. 0 = about a quarter of a tile.")
     ] = 0,
     halo: Annotated[
         int | None,
-        typer.Option(
-            help="Outer pixels of a tile that are surroundings only.", show_default="tile / 8, in whole patches"
-        ),
+        typer.Option(help="Outer pixels of a tile that are surroundings only.", show_default="tile / 8"),
     ] = None,
     *,
     reader: dict[str, Any],

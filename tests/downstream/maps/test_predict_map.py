@@ -61,11 +61,25 @@ def test_the_model_is_worth_mapping(reference: NDArray[np.int64], scene: Scene) 
     assert (reference - 1 == scene.labels_HW).mean() > 0.9
 
 
-@pytest.mark.parametrize("origin", [(3, 9), (6, 3), (9, 6)])
+@pytest.mark.parametrize("origin", [(3, 9), (1, 0), (0, 2), (5, 1), (2, 7)])
 def test_shifted_tiles_give_the_same_map(
     model: TaskModel, scene: Scene, reference: NDArray[np.int64], origin: tuple[int, int]
 ) -> None:
+    """Also where the shift is no multiple of the patch, so that every patch mixes other pixels."""
     assert (codes_of(model, scene, Layout(origin=origin)) == reference).mean() >= 0.99
+
+
+def test_a_cropped_scene_gives_the_same_map(model: TaskModel, scene: Scene, reference: NDArray[np.int64]) -> None:
+    part = Scene.from_array(scene.read()[1:, 2:], scene.sensor)
+    assert (codes_of(model, part, Layout()) == reference[1:, 2:]).mean() >= 0.99
+
+
+@pytest.mark.parametrize(
+    ("tile", "patch", "stride"), [(24, 3, 5), (9, 3, 2), (64, 8, 15), (12, 1, 3), (4, 4, 1), (2, 2, 1)]
+)
+def test_default_steps_share_no_divisor_with_the_patch(tile: int, patch: int, stride: int) -> None:
+    plan = Layout().plan((200, 300), tile, patch)
+    assert (plan.stride, plan.halo, plan.shape) == (stride, tile // 8, (200, 300))
 
 
 def test_seams_carry_no_more_edges_than_the_rest(model: TaskModel) -> None:
@@ -155,8 +169,7 @@ def test_envi_classification_reads_back(
 @pytest.mark.parametrize(
     ("layout", "message"),
     [
-        (Layout(stride=4), "multiple"),
-        (Layout(halo=4), "multiple"),
+        (Layout(halo=-1), "halo"),
         (Layout(stride=21, halo=3), "stride"),
         (Layout(stride=-3), "stride"),
     ],

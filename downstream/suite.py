@@ -28,7 +28,7 @@ class DatasetConfig(Strict):
 
     Attributes:
         cards: dataset cards (names or files). name: in the tables; default the cards' names.
-        scenes: only scenes whose name matches, such as ``OSBS*``. through: also see them through these known sensors.
+        scenes: only scenes whose name matches one of these, such as ``OSBS*``. through: also see them through these known sensors.
         classes: new class -> names in the cards; pixels of other classes count as unlabelled. Cards with other class
             lists can then be put together. Empty = as in the card.
         split: of ``specfm probe``; ``auto`` takes groups where there are three and more, else blocks.
@@ -41,7 +41,7 @@ class DatasetConfig(Strict):
 
     cards: Names = Field(min_length=1)
     name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+@-]*$")
-    scenes: str | None = None
+    scenes: Names = ()
     through: Names = ()
     classes: dict[str, Names] = Field(default_factory=dict)
     split: Literal["auto", "group", "block", "scene", "sensor", "random_pixels"] = "auto"
@@ -146,9 +146,10 @@ def open_dataset(dataset: DatasetConfig) -> tuple[list[Scene], str]:
     from specfm.cards import load_card
 
     found = [scene for card in dataset.cards for scene in load_card(card).scenes()]
-    chosen = [s for s in found if dataset.scenes is None or fnmatch(s.name, dataset.scenes)]
-    if not chosen:
-        raise UsageError(f"dataset {dataset.title}: no scene matches {dataset.scenes!r}")
+    for pattern in dataset.scenes:
+        if not any(fnmatch(scene.name, pattern) for scene in found):
+            raise UsageError(f"dataset {dataset.title}: no scene matches {pattern!r}")
+    chosen = [s for s in found if not dataset.scenes or any(fnmatch(s.name, each) for each in dataset.scenes)]
     if dataset.classes:
         chosen = relabelled(chosen, dataset)
     if dataset.through:

@@ -286,6 +286,16 @@ def test_peers_and_what_was_left_out_stand_in_the_leaderboard(folder: Path, tmp_
         suite_of(folder, peers=["nonsense"])
 
 
+def test_scenes_are_chosen_by_several_patterns(folder: Path) -> None:
+    cards = tuple(str(folder / "scenes" / f"{sensor}.yaml") for sensor in ("sentinel2_msi", "landsat8_oli"))
+    every = [scene.name for scene in open_dataset(DatasetConfig(cards=cards))[0]]
+    wanted = (f"{every[0].split('/')[0]}*", every[-1])
+    chosen = [scene.name for scene in open_dataset(DatasetConfig(cards=cards, scenes=wanted))[0]]
+    assert chosen == [*every[:5], every[-1]]
+    with pytest.raises(UsageError, match="no scene matches 'x.'"):
+        open_dataset(DatasetConfig(cards=cards, scenes=(wanted[0], "x*")))
+
+
 def test_cards_with_other_classes_are_put_together(folder: Path) -> None:
     cards = tuple(str(folder / "scenes" / f"{sensor}.yaml") for sensor in ("sentinel2_msi", "landsat8_oli"))
     names = open_dataset(DatasetConfig(cards=cards[:1]))[0][0].label_names

@@ -140,7 +140,7 @@ class Bank:
             "data": data_digest or windows_digest(scenes, samples),
             "view": view,
             "samples": len(samples),
-            "aligned": getattr(encoder, "alignment", None) is not None,
+            "aligned": None if (alignment := getattr(encoder, "alignment", None)) is None else alignment.digest,
             "code": code_digest(),
             "torch": [str(torch.__version__), encoder_device(encoder).type],
         }

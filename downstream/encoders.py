@@ -62,8 +62,11 @@ def can_align(encoder: Any, scenes: Sequence[Scene]) -> bool:
 
 
 @contextmanager
-def aligned(encoder: Any, scenes: Sequence[Scene], wanted: bool | None) -> Iterator[bool]:
+def aligned(encoder: Any, scenes: Sequence[Scene], wanted: bool | None, together: bool = True) -> Iterator[bool]:
     """Within it the encoder is aligned if asked for (None: if the scenes need it and it can); says whether it is.
+
+    ``together``: the cameras of the scenes are compared with each other, so all are put as the poorest of them would
+    tell it; else as one ideal camera would.
 
     Raises:
         UsageError: ``wanted`` of an encoder that cannot be aligned, or not for the cameras of these scenes.
@@ -79,8 +82,9 @@ def aligned(encoder: Any, scenes: Sequence[Scene], wanted: bool | None) -> Itera
             raise UsageError("the encoder's library of spectra does not cover all cameras here; leave --align out")
         log.warning("features are not aligned: the encoder's library of spectra does not cover all cameras")
         on = before is not None and encoder.aligned  # a trunk made for aligned tokens keeps those that there are
-    if hasattr(encoder, "align") and on != (before is not None):
-        encoder.align(on)
+    cameras = [scene.sensor for scene in scenes] if together and wants_alignment(scenes, None) else []
+    if hasattr(encoder, "align") and (on != (before is not None) or (on and cameras)):
+        encoder.align(on, cameras)
     try:
         yield on
     finally:

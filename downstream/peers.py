@@ -139,8 +139,9 @@ def _call_dofa(model: Any, image_BKHW: Tensor, bands: BandGrid) -> Tensor:
 
 
 def _call_panopticon(model: Any, image_BKHW: Tensor, bands: BandGrid) -> Tensor:
-    channel_K = torch.as_tensor(bands.wavelengths_nm, dtype=torch.float32, device=image_BKHW.device)
-    return model({"imgs": _centred(image_BKHW), "chn_ids": channel_K.expand(len(image_BKHW), -1)})
+    channel_K = torch.tensor(bands.wavelengths_nm.tolist(), device=image_BKHW.device)
+    # repeated, not expanded: the model writes into it
+    return model({"imgs": _centred(image_BKHW), "chn_ids": channel_K.repeat(len(image_BKHW), 1)})
 
 
 def _call_copernicus(model: Any, image_BKHW: Tensor, bands: BandGrid) -> Tensor:

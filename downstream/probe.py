@@ -14,7 +14,7 @@ import numpy as np
 from downstream.bank import Bank, windows_digest
 from downstream.baseline_rows import baseline_rows
 from downstream.baselines import random_twin
-from downstream.encoders import aligned
+from downstream.encoders import aligned, wants_alignment
 from downstream.evaluate import evaluate, majority, several, trained
 from downstream.features import FeatureSet, encoder_device, extract
 from downstream.leakage import leakage_score
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 PROTOCOLS: tuple[str, ...] = ("knn", "linear", "ridge", *TRAINED)
 PARTS: tuple[str, ...] = ("encoder", *TRAINED, "peers", "random-init", "baselines")
-ALIGNED = "features of cameras aligned by {} spectra, those of untrained twins too"
+ALIGNED = "features of cameras aligned by {} spectra{}, those of untrained twins too"
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ def probe(
         )  # fmt: skip
         add_alarms(table, all_runs, samples, splits)
         if on:
-            say_aligned(table, name, len(encoder.library))
+            say_aligned(table, name, len(encoder.library), wants_alignment(scenes, None))
         rows += table
         kept_runs += all_runs
     if bank is not None:
@@ -236,11 +236,12 @@ def probe(
     return rows
 
 
-def say_aligned(rows: Sequence[dict[str, Any]], name: str, spectra: int) -> None:
+def say_aligned(rows: Sequence[dict[str, Any]], name: str, spectra: int, together: bool) -> None:
     """A notice on the rows of frozen features of the encoder and of its untrained twins."""
+    said = ALIGNED.format(spectra, " to what the poorest can tell" if together else "")
     for row in rows:
         if row["method"] in (name, "random-init") and row["protocol"] not in TRAINED:
-            row["notices"] = sorted({*row["notices"], ALIGNED.format(spectra)})
+            row["notices"] = sorted({*row["notices"], said})
 
 
 def draw_splits(samples: Samples, options: ProbeOptions, shots: int | None) -> list[Split]:

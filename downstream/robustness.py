@@ -110,7 +110,8 @@ def robustness(
             found[label] += runs
 
     frozen = any(p not in TRAINED for p in probe.protocols)
-    with aligned(encoder, every, probe.align) as on:
+    # to the ideal camera: to the poorest, every condition would be told through the three bands of one
+    with aligned(encoder, every, probe.align, together=False) as on:
         own = features_of(encoder, name) if frozen else {}
     if frozen:
         add(evaluate_conditions(own, splits, probe, name, device=device))
@@ -122,7 +123,7 @@ def robustness(
     def twins() -> Iterator[dict[str, FeatureSet]]:
         for init in range(probe.init_seeds if frozen else 0):
             fresh = random_twin(encoder, 1000 + init)
-            with aligned(fresh, every, on):
+            with aligned(fresh, every, on, together=False):
                 features = features_of(fresh, f"random init {init}")
             yield features
 
@@ -150,7 +151,7 @@ def robustness(
         )  # fmt: skip
         add_alarms(table, all_runs, samples, splits)
         if on:
-            say_aligned(table, name, len(encoder.library))
+            say_aligned(table, name, len(encoder.library), together=False)
         for row in table:
             row |= {"condition": label, "family": condition.family, "bands": sorted({s.shape[2] for s in view})}
             row["digests"] = {**row["digests"], "config": digest_json(asdict(options))}

@@ -28,7 +28,8 @@ class DatasetConfig(Strict):
 
     Attributes:
         cards: dataset cards (names or files). name: in the tables; default the cards' names.
-        scenes: only scenes whose name matches one of these, such as ``OSBS*``. through: also see them through these known sensors.
+        scenes: only scenes whose name matches one of these, such as ``OSBS*``.
+        through: also see them through these known sensors.
         classes: new class -> names in the cards; pixels of other classes count as unlabelled. Cards with other class
             lists can then be put together. Empty = as in the card.
         split: of ``specfm probe``; ``auto`` takes groups where there are three and more, else blocks.

@@ -1,5 +1,7 @@
 """Alignment: what a camera tells the encoder, put as one ideal camera of evenly spaced bands would have told it.
 
+Where several cameras are compared: as the poorest of them would have told it.
+
 An embedding that reads any list of bands still reads each list a little differently: a range that ends 50 nm earlier, a
 gap or a wider response moves every token by about as much. A whitened stem, which amplifies what is small, turns that
 into the largest difference there is, and nearest neighbours across cameras fail. But the encoder can say for itself by
@@ -7,12 +9,17 @@ how much: spectra like those of its pretraining are seen through the bands of a 
 one, and the linear map from the first tokens to the second has a closed form. It needs no label and no scene of the
 camera.
 
+What one camera of a comparison cannot see, no map can give it; in the others it is a difference that means nothing
+(measured: 13 wide bands held out from 200 narrow ones, 1-NN AA .58 mapped to the ideal camera, .98 to the poorest).
+
 Shapes: L spectra, C bands, B samples, N tokens, D width, G = 1 or B band grids.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,14 +54,20 @@ class Alignment:
     differ from each other as before. Bands outside the library's range are taken for unusable. A camera with too many
     of these, or of unknown widths, is left as it is, with a warning.
 
+    With ``cameras``, tokens are then mapped once more in the same way, to those that the poorest of these has after its
+    own map: the camera whose tokens are furthest from the ideal ones. That one itself stays where it is.
+
     Args:
         library: what the bands are shown.
+        cameras: those that will be compared.
     """
 
-    def __init__(self, library: Library):
+    def __init__(self, library: Library, cameras: Sequence[Sensor] = ()):
         self.library = library
+        self.cameras = tuple(sorted({camera.digest: camera for camera in cameras}.items()))
         self._maps: dict[Any, tuple[Tensor, Tensor]] = {}
         self._ideal: tuple[Any, Tensor | None] = (None, None)  # weights, tokens_LD through the ideal camera
+        self._poorest: tuple[Any, Tensor | None] = (None, None)  # the same of the poorest camera, mapped
         self._left: set[Any] = set()
 
     def covers(self, bands: BandTensors) -> list[bool]:
@@ -99,8 +112,26 @@ class Alignment:
             f"{self.library.high_nm:.0f} nm and have known widths"
         )
 
+    @property
+    def digest(self) -> str:
+        """Says which cameras are compared; empty for the ideal one."""
+        return (
+            hashlib.sha256(" ".join(digest for digest, _ in self.cameras).encode()).hexdigest() if self.cameras else ""
+        )
+
     def fit(self, encoder: Encoder, bands: BandTensors) -> tuple[Tensor, Tensor]:
         """(A_DD, b_D) in float64 for one grid that is covered."""
+        # whatever mode the caller is in, or the map would not serve the next one
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(encoder.device.type, enabled=False):
+            t_LD = self._seen_through(encoder, bands)
+            matrix_DD, bias_D = _ridge(t_LD, self.ideal_tokens(encoder))
+            if len(self.cameras) > 1:
+                again_DD, more_D = _ridge(t_LD @ matrix_DD.T + bias_D, self._poorest_tokens(encoder))
+                matrix_DD, bias_D = again_DD @ matrix_DD, again_DD @ bias_D + more_D
+            return matrix_DD, bias_D
+
+    def _seen_through(self, encoder: Encoder, bands: BandTensors) -> Tensor:
+        """tokens_LD (float64): the stem's, of the library seen through one grid that is covered."""
         keep_C = self._inside(bands)[0]
         bands = bands.replace(
             wavelengths_nm_GC=bands.wavelengths_nm_GC[:, keep_C],
@@ -110,18 +141,28 @@ class Alignment:
             offset_G=torch.zeros_like(bands.offset_G),
         )
         grid = BandGrid(bands.wavelengths_nm_GC[0].cpu().numpy(), bands.fwhm_nm_GC[0].cpu().numpy())
-        # whatever mode the caller is in, or the map would not serve the next one
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(encoder.device.type, enabled=False):
-            t_LD = stem_tokens(encoder, self.library.seen_through(grid), bands)
-            t0_LD = self.ideal_tokens(encoder)
-            mean_D, mean0_D = t_LD.mean(0), t0_LD.mean(0)
-            centred_LD = t_LD - mean_D
-            gram_DD = centred_LD.T @ centred_LD
-            unit_DD = torch.eye(len(gram_DD), dtype=gram_DD.dtype, device=gram_DD.device)
-            ridge = RIDGE * gram_DD.diagonal().mean().clamp_min(1e-30)
-            change_DD = torch.linalg.solve(gram_DD + ridge * unit_DD, centred_LD.T @ (t0_LD - mean0_D - centred_LD))
-            matrix_DD = unit_DD + change_DD.T
-            return matrix_DD, mean0_D - matrix_DD @ mean_D
+        return stem_tokens(encoder, self.library.seen_through(grid), bands)
+
+    def _poorest_tokens(self, encoder: Encoder) -> Tensor:
+        """tokens_LD (float64): of the camera whose mapped tokens are furthest from the ideal ones; those of the ideal
+        camera where none of them can be mapped.
+        """
+        weights, (held, tokens_LD) = _weights(encoder), self._poorest
+        if tokens_LD is None or held != weights:
+            ideal_LD = self.ideal_tokens(encoder)
+            tokens_LD, furthest = ideal_LD, 0.0
+            for _, camera in self.cameras:
+                bands = BandTensors.from_sensors(camera).to(encoder.device)
+                if not self.covers(bands)[0]:
+                    continue
+                t_LD = self._seen_through(encoder, bands)
+                matrix_DD, bias_D = _ridge(t_LD, ideal_LD)
+                mapped_LD = t_LD @ matrix_DD.T + bias_D
+                distance = float((mapped_LD - ideal_LD).square().sum())
+                if distance > furthest:
+                    tokens_LD, furthest = mapped_LD, distance
+            self._poorest = weights, tokens_LD
+        return tokens_LD
 
     def _inside(self, bands: BandTensors) -> Tensor:
         low, high = self.library.low_nm - STEP_NM / 2, self.library.high_nm + STEP_NM / 2
@@ -140,6 +181,18 @@ class Alignment:
                 tokens_LD[torch.from_numpy(mine_L).to(encoder.device)] = found
             self._ideal = weights, tokens_LD
         return tokens_LD
+
+
+def _ridge(t_LD: Tensor, goal_LD: Tensor) -> tuple[Tensor, Tensor]:
+    """(A_DD, b_D) of the map from one set of tokens to the other (see :class:`Alignment`)."""
+    mean_D, goal_D = t_LD.mean(0), goal_LD.mean(0)
+    centred_LD = t_LD - mean_D
+    gram_DD = centred_LD.T @ centred_LD
+    unit_DD = torch.eye(len(gram_DD), dtype=gram_DD.dtype, device=gram_DD.device)
+    ridge = RIDGE * gram_DD.diagonal().mean().clamp_min(1e-30)
+    change_DD = torch.linalg.solve(gram_DD + ridge * unit_DD, centred_LD.T @ (goal_LD - goal_D - centred_LD))
+    matrix_DD = unit_DD + change_DD.T
+    return matrix_DD, goal_D - matrix_DD @ mean_D
 
 
 def _weights(encoder: Encoder) -> Any:

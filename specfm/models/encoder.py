@@ -124,8 +124,11 @@ class Encoder(nn.Module):
         self._library = library
         self.alignment = Alignment(library) if self.aligned and library is not None else None
 
-    def align(self, on: bool = True) -> Encoder:
+    def align(self, on: bool = True, cameras: Sequence[Sensor] = ()) -> Encoder:
         """Map what each camera makes of a spectrum to what one ideal camera would; see :class:`Alignment`.
+
+        Features of several cameras agree best where all are put as the poorest of them would tell it: name them in
+        ``cameras``. Such features are for that comparison only.
 
         For frozen features that are compared across cameras. The maps hold for the weights as they are, so
         :meth:`train` takes the alignment off again, unless the trunk is trained on aligned tokens; call it anew if you
@@ -139,7 +142,7 @@ class Encoder(nn.Module):
                 "this encoder comes without a library of spectra, so it cannot be aligned; leave it as it is, or "
                 "pretrain it on a sensor of 50 bands or more"
             )
-        self.alignment = Alignment(self.library) if on and self.library is not None else None
+        self.alignment = Alignment(self.library, cameras) if on and self.library is not None else None
         return self
 
     def train(self, mode: bool = True) -> Encoder:

@@ -65,6 +65,22 @@ def test_it_is_done_where_scenes_differ_in_their_bands(encoder: Encoder, both: l
     assert told(probe(encoder, one, asked)) == {True}
 
 
+def test_what_is_kept_of_one_comparison_is_not_taken_for_another(
+    encoder: Encoder, both: list[Scene], tmp_path: Path
+) -> None:
+    """Features of a scene depend on the cameras that it is compared with."""
+    bank = Bank(tmp_path)
+    found = []
+    for scenes in (both[:4], both):
+        samples = collect_samples(scenes, 3)
+        with aligned(encoder, scenes, True) as on:
+            found.append(extract(encoder, scenes, 3, samples, bank=bank).X_ND)
+            own = extract(encoder, both[:4], 3, collect_samples(both[:4], 3), bank=bank).X_ND
+        assert on and bank.hits == 1
+        np.testing.assert_array_equal(found[-1][: len(own)], own)
+    assert np.abs(found[0] - found[1][: len(found[0])]).max() > 1e-3
+
+
 def test_an_encoder_without_a_library_is_left_as_it_is_unless_asked(encoder: Encoder, both: list[Scene]) -> None:
     encoder.library = None
     assert told(probe(encoder, both, OPTIONS)) == {False}

@@ -94,6 +94,40 @@ def test_the_map_is_the_ridge_solution() -> None:
     assert np.allclose(t_LD.mean(0) @ expected.T + found[1].numpy(), t0_LD.mean(0))
 
 
+POOR = Sensor(
+    BandGrid([490, 560, 665, 842, 1610, 2190], [65, 35, 30, 110, 90, 180]), "surface_reflectance", name="poor"
+)
+
+
+def test_cameras_that_are_compared_agree_best_as_the_poorest_would_tell() -> None:
+    encoder = amplifying()
+
+    def apart_of_poor() -> float:
+        one, two = pooled(encoder, KNOWN), pooled(encoder, POOR)
+        return float((one - two).norm(dim=1).mean() / torch.cdist(two, two).mean())
+
+    plain = apart_of_poor()
+    encoder.align()
+    ideal, alone = apart_of_poor(), pooled(encoder, POOR)
+    encoder.align(cameras=[NEW, POOR, KNOWN])
+    assert apart_of_poor() < 0.6 * ideal < 0.6 * plain
+    assert torch.allclose(pooled(encoder, POOR), alone, atol=1e-4), "it is put where it was before"
+    told = pooled(encoder, NEW)
+    encoder.align(cameras=[KNOWN, NEW, POOR, NEW])
+    assert torch.equal(pooled(encoder, NEW), told)
+
+
+def test_one_camera_is_compared_with_nothing() -> None:
+    encoder = amplifying().align()
+    ideal = pooled(encoder, NEW)
+    assert encoder.alignment is not None and encoder.alignment.digest == ""
+    encoder.align(cameras=[NEW, NEW])
+    assert torch.equal(pooled(encoder, NEW), ideal)
+    thermal = Sensor(comb(30, 8000, 12000, 100.0), "radiance", name="thermal")
+    encoder.align(cameras=[NEW, thermal])  # which cannot be mapped, so that it is not the poorest either
+    assert encoder.alignment.digest and torch.allclose(pooled(encoder, NEW), ideal, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     "grid",
     [

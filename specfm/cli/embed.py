@@ -29,17 +29,31 @@ def command(
     batch_size: options.BatchSize = 32,
     device: options.Device = "cpu",
     align: options.Align = None,
+    align_with: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Align for a comparison with this camera (specfm sensors; repeatable): as the poorest tells it."
+        ),
+    ] = None,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Write one feature vector per patch of SCENE, with coordinates, in bounded memory."""
     from downstream.encoders import aligned
     from specfm.checkpoint import load, release_digest
+    from specfm.errors import UsageError
+    from specfm.sensor_table import get_row
     from specfm.stream import embed_to_file
 
+    if align_with and align is False:
+        raise UsageError("--align-with asks for what --no-align refuses; leave one out")
+    others = [get_row(name).sensor for name in align_with or ()]
     encoder = load(checkpoint, device=device)
     cube = open_scene(scene, **reader)
-    with aligned(encoder, [cube], align) as on:
-        facts = {"checkpoint": release_digest(checkpoint), "sensor": cube.sensor.digest, "aligned": on}
+    with aligned(encoder, [cube], True if others else align, others=others) as on:
+        facts = {
+            "checkpoint": release_digest(checkpoint), "sensor": cube.sensor.digest, "aligned": on,
+            "aligned_with": sorted(align_with or ()),
+        }  # fmt: skip
         done = embed_to_file(
             encoder, cube, out, window=window, stride=stride, level=level, pca_png=pca_png, pca_tif=pca_tif,
             even=even, batch_size=batch_size, overwrite=overwrite, facts=facts,

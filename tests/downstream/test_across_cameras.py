@@ -187,6 +187,28 @@ def test_commands_on_one_scene_do_it_when_asked(command: str, folder: Path) -> N
     assert results[0].shape == results[1].shape and not np.array_equal(*results)
 
 
+def test_features_are_written_for_a_comparison_with_other_cameras(folder: Path) -> None:
+    def embed(name: str, *words: str) -> tuple[np.ndarray, dict, int]:
+        out = folder / f"{name}.npy"
+        done = CliRunner().invoke(
+            app,
+            ["embed", str(folder / "model"), str(folder / "scene.npy"), "--wavelengths", str(folder / "bands.csv"),
+             "--quantity", "surface_reflectance", "--window", "6", "--out", str(out), *words],
+        )  # fmt: skip
+        if done.exit_code:
+            return np.zeros(0), {"said": done.output}, done.exit_code
+        return np.load(out), json.loads((folder / f"{name}.json").read_text()), 0
+
+    ideal, facts, _ = embed("ideal", "--align")
+    assert facts["aligned_with"] == []
+    poorer, facts, _ = embed("poorer", "--align-with", "rosis")
+    assert facts["aligned"] and facts["aligned_with"] == ["rosis"] and np.abs(poorer - ideal).max() > 1e-3
+    _, facts, code = embed("both", "--align-with", "rosis", "--no-align")
+    assert code == 2 and "leave one out" in facts["said"]
+    _, facts, code = embed("none", "--align-with", "nosuch")
+    assert code == 2 and "nosuch" in facts["said"]
+
+
 def test_a_camera_that_is_not_covered_is_refused_when_asked_for(encoder: Encoder, folder: Path) -> None:
     encoder.library = library(low=700.0, high=1000.0, count=40)
     specfm.save(encoder, folder / "other")

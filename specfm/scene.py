@@ -85,6 +85,7 @@ class Scene:
         group: what splits must keep together (a plot, a specimen, a flight line).
         groups_HW: int64 group per pixel (a crown id, say), or None.
         domain: name of the domain this scene belongs to in a mixture.
+        dataset: name of the dataset card it comes from, which its own name then begins with.
 
     A pixel is **valid** if, in every usable band, its value is finite, is not ``nodata`` and lies below
     ``saturation``, and if not all its usable bands are exactly zero (fill; asked only of two bands and more). Bands
@@ -103,6 +104,7 @@ class Scene:
     group: str = ""
     groups_HW: NDArray[np.int64] | None = None
     domain: str = ""
+    dataset: str = ""
 
     def __post_init__(self) -> None:
         height, width, count = self.shape

@@ -106,7 +106,9 @@ def _tiff_facts(path: Path) -> dict[str, Any]:
 
 
 def _is_of(scene: Scene, names: Sequence[str]) -> bool:
-    return any(scene.name == name or scene.name.rpartition("/")[2] == name.rpartition("/")[2] for name in names)
+    """Whether a map names the scene, be it as a file's or as a card's."""
+    own = scene.name.removeprefix(f"{scene.dataset}/")
+    return any(scene.name == name or own in (name, name.partition("/")[2]) for name in names)
 
 
 def _truth(scene: Scene, names: Sequence[str], change: bool) -> str:

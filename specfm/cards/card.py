@@ -33,6 +33,7 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from specfm.bands import BandGrid
 from specfm.cards.labels import read_groups, read_labels
+from specfm.cards.names import scene_names
 from specfm.cards.schema import Part, Task, Trust, band_ranges
 from specfm.config import Strict, build_config, config_roots, find_config, read_yaml
 from specfm.errors import SpecfmError, UsageError
@@ -118,8 +119,8 @@ class Card(Strict):
         Args:
             root: data folder; by default the card's own folder, then ``SPECFM_DATA``, then ``../shared/data``.
         """
-        for part, path in self.files(root):
-            yield self._scene(part, path, root)
+        for part, path, name in self._named(root):
+            yield self._scene(part, path, root, name)
 
     def pairs(self, root: Path | None = None) -> list[tuple[Scene, Scene]]:
         """Before and after of every pair of a card of task ``change``: the two scenes of one group, by their date.
@@ -133,10 +134,10 @@ class Card(Strict):
         if self.task != "change":
             raise SpecfmError(f"card {self.name} has task {self.task}, not change; pairs need a card with two dates")
         found: dict[str, list[tuple[datetime.date, Scene]]] = {}
-        for part, path in self.files(root):
+        for part, path, name in self._named(root):
             if part.date is None:
                 raise SpecfmError(f"card {self.name}: {part.path} has no date; write date: YYYY-MM-DD in its part")
-            scene = self._scene(part, path, root)
+            scene = self._scene(part, path, root, name)
             found.setdefault(scene.group, []).append((part.date, scene))
         pairs = []
         for group, dated in found.items():
@@ -145,7 +146,7 @@ class Card(Strict):
                 listed = ", ".join(f"{scene.name} ({day})" for day, scene in dated)
                 raise SpecfmError(
                     f"card {self.name}: group {group!r} has {listed}; a pair needs two scenes of different dates, so "
-                    "give each pair its own group"
+                    'give each pair its own group (group: "{stem}" where the files of a pair are called alike)'
                 )
             before, after = (scene for _, scene in sorted(dated, key=lambda each: each[0]))
             if before.shape[:2] != after.shape[:2]:
@@ -164,7 +165,10 @@ class Card(Strict):
             return None
         white, dark = (
             self._scene(
-                part.model_copy(update={"path": name, "labels": None, "groups": None}), self.find(name, root), root
+                part.model_copy(update={"path": name, "labels": None, "groups": None}),
+                self.find(name, root),
+                root,
+                Path(name).stem,
             )
             for name in (part.white, part.dark)
         )
@@ -200,38 +204,48 @@ class Card(Strict):
         where = f" ({self.obtain})" if self.obtain else ""
         return SpecfmError(f"card {self.name}: no {relative} below {looked}; set SPECFM_DATA to its folder{where}")
 
-    def _scene(self, part: Part, path: Path, root: Path | None) -> Scene:
+    def _named(self, root: Path | None) -> list[tuple[Part, Path, str]]:
+        """Files with the names of their scenes within the card (see :func:`scene_names`)."""
+        found = self.files(root)
+        try:
+            names = scene_names([path for _, path in found], arrays=[part.variable for part, _ in found])
+        except SpecfmError as error:
+            raise SpecfmError(f"card {self.name}: {error}") from None
+        return [(part, path, name) for (part, path), name in zip(found, names, strict=True)]
+
+    def _scene(self, part: Part, path: Path, root: Path | None, name: str) -> Scene:
         from specfm.readers import read_scene
         from specfm.readers.resolve import read_wavelengths
 
         self._check_digest(part, path)
         row = part.row
         grid = read_wavelengths(self.find(part.wavelengths, root)) if part.wavelengths else part.table_bands()
-        name = None if row is None else row.name
+        camera = None if row is None else row.name
         scene = read_scene(
             path,
             variable=part.variable,
             layout=part.layout,
-            sensor=None if grid is None else Sensor(grid, name=name),
+            sensor=None if grid is None else Sensor(grid, name=camera),
             units=part.units,
             quantity=part.quantity,
             scale=part.scale,
             offset=part.offset,
             nodata=part.nodata,
-            name=f"{self.name}/{path.stem}",
+            name=f"{self.name}/{name}",
         )
         sensor = scene.sensor.replace(bands=self._mark_bad(scene.sensor.bands, part, root))
-        told = {"name": name, "level": part.level, "gsd_m": part.gsd_m or sensor.gsd_m or (row and row.gsd_m)}
+        told = {"name": camera, "level": part.level, "gsd_m": part.gsd_m or sensor.gsd_m or (row and row.gsd_m)}
         shape_HW = scene.shape[:2]
 
         def find(relative: str) -> Path:
             return self.find(relative, root)
 
         def fill(template: str) -> str:
-            return _filled(template, self.name, path, part.group_match)
+            return _filled(template, self.name, name, path, part.group_match)
 
         return scene.replace(
             sensor=sensor.replace(**{key: value for key, value in told.items() if value is not None}),
+            dataset=self.name,
             domain=self.domain,
             group=fill(part.group),
             saturation=part.saturation if part.saturation is not None else scene.saturation,
@@ -305,8 +319,11 @@ def _glob(folder: Path, pattern: str) -> list[Path]:
     return sorted(path for path in folder.glob(pattern) if path.is_file())
 
 
-def _filled(template: str, card: str, path: Path, pattern: str | None = None) -> str:
-    text = template.replace("{card}", card).replace("{stem}", path.stem).replace("{name}", path.name)
+def _filled(template: str, card: str, scene: str, path: Path, pattern: str | None = None) -> str:
+    told = {"card": card, "scene": scene, "stem": path.stem, "name": path.name, "parent": path.absolute().parent.name}
+    text = template
+    for key, value in told.items():
+        text = text.replace(f"{{{key}}}", value)
     if pattern is not None and "{match}" in text:
         match = re.search(pattern, path.stem)
         if match is None:

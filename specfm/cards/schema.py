@@ -66,7 +66,7 @@ class Labels(Strict):
     """Where the labels of a part lie: a raster, masks by class, a table of scenes or of spectra, or one class for all.
 
     Attributes:
-        path, variable: raster of class numbers; ``{stem}`` and ``{name}`` stand for the scene file's name.
+        path, variable: raster of class numbers; ``{stem}``, ``{parent}`` and the like are filled in (see `Part`).
         order: how a flat raster runs: ``rows``, or ``columns`` as MATLAB does.
         unlabelled: raw values that mean "no label" (not-a-number always does).
         remap: raw value -> class name or index; without it raw values are 0..K-1, or 1..K where 0 is unlabelled.
@@ -120,8 +120,11 @@ class Part(Strict):
         quantity, level, scale, offset, nodata, saturation, gsd_m: override what the file says.
         labels, groups: see `Labels` and `Groups`.
         date: day of acquisition (2000-05-03); the two scenes of a group of a card of task ``change`` are a pair by it.
-        group: what splits keep together, by default one group per scene. ``{card}``, ``{stem}``, ``{name}`` and
-            ``{match}`` (the first bracket of ``group_match``, searched in the stem) are filled in.
+        group: what splits keep together, by default one group per scene. Filled in: ``{card}``; ``{scene}``, the
+            scene's name within the card; ``{stem}``, ``{name}`` and ``{parent}``, the file's name without and with its
+            ending and its folder's; ``{match}``, the first bracket of ``group_match``, searched in the stem. A scene is
+            called as its file's stem; where stems repeat, as its path below the folder they have in common
+            (``scans/*/raw.hdr`` gives ``specimen_a/raw``), and where one file gives several scenes, by ``variable``.
         white, dark: reference scans for calibration of raw counts, same reader options as the scan.
         exclude: file stems to leave out of a glob.
     """
@@ -146,7 +149,7 @@ class Part(Strict):
     labels: Labels | None = None
     groups: Groups | None = None
     date: datetime.date | None = None
-    group: str = "{card}/{stem}"
+    group: str = "{card}/{scene}"
     group_match: str | None = None
     white: str | None = None
     dark: str | None = None

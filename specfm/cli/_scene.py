@@ -17,7 +17,7 @@ def open_scene(name: str, **reader: Any) -> Scene:
     """The one scene that a user names: a file, a dataset card that holds one scene, or ``CARD:SCENE``.
 
     Args:
-        name: what the user wrote; SCENE is the stem of a file of the card.
+        name: what the user wrote; SCENE is the scene's name within the card, which is mostly the stem of its file.
         reader: options of :func:`specfm.readers.read_scene`, for a file.
 
     Raises:
@@ -30,10 +30,11 @@ def open_scene(name: str, **reader: Any) -> Scene:
     if not colon or Path(name).exists() or (not card.endswith((".yaml", ".yml")) and Path(card).parent != Path(".")):
         card, wanted = name, ""
     scenes = list(open_scenes([card], reader))
-    chosen = [scene for scene in scenes if not wanted or scene.name.rpartition("/")[2] == wanted]
+    inner = [scene.name.removeprefix(f"{scene.dataset}/") for scene in scenes]
+    chosen = [scene for scene, own in zip(scenes, inner, strict=True) if wanted in ("", own)]
     if len(chosen) == 1:
         return chosen[0]
-    names = ", ".join(scene.name.rpartition("/")[2] for scene in scenes[:6]) + (", ..." if len(scenes) > 6 else "")
+    names = ", ".join(inner[:6]) + (", ..." if len(scenes) > 6 else "")
     problem = f"has no scene {wanted!r}" if wanted else f"holds {len(scenes)} scenes"
     raise UsageError(f"{card} {problem}; name one of them as {card}:SCENE ({names})")
 

@@ -125,6 +125,7 @@ def write_shards(
     listed = [scene if scene.domain else scene.replace(domain=scene.sensor.name or scene.name) for scene in scenes]
     if not listed:
         raise UsageError("no scenes to shard")
+    _refuse_namesakes(listed)
     with Workers(workers) as pool:
         extra = {"codec": codec, "background": None if background_HW is None else _array_digest(background_HW)}
         shards = _group(listed, options, extra, pool, progress)
@@ -141,6 +142,18 @@ def write_shards(
     return [shard.row() for shard in shards]
 
 
+def _refuse_namesakes(scenes: list[Scene]) -> None:
+    """Blocks and groups are numbered by domain and name: windows of two scenes of one name would pass for the same."""
+    seen: dict[tuple[str, str], Scene] = {}
+    for scene in scenes:
+        other = seen.setdefault((scene.domain, scene.name), scene)
+        if other is not scene:
+            raise UsageError(
+                f"two scenes of domain {scene.domain!r} are called {scene.name!r} ({other.where}, {scene.where}); "
+                "leave one out, or give cards and scenes names of their own"
+            )
+
+
 # -- planning ----------------------------------------------------------------------------------------------------
 
 
@@ -154,13 +167,12 @@ def _group(
             progress("hash", len(identities), len(scenes))
     groups: dict[tuple[Any, ...], list[int]] = {}
     for i, scene in enumerate(scenes):
-        source = scene.name.split("/")[0] if "/" in scene.name else ""
         kind = schema.stored_dtype(scene.dtype).name
-        groups.setdefault((source, scene.domain, scene.sensor.digest, kind, scene.label_names), []).append(i)
+        groups.setdefault((scene.dataset, scene.domain, scene.sensor.digest, kind, scene.label_names), []).append(i)
     shards: list[ShardPlan] = []
-    for (source, domain, sensor, kind, _), members in groups.items():
+    for (dataset, domain, sensor, kind, _), members in groups.items():
         recipe = {"options": options.to_dict(), **extra, "scenes": [identities[i] for i in members]}
-        stem = re.sub(r"[^A-Za-z0-9]+", "-", source or domain).strip("-").lower() or "shard"
+        stem = re.sub(r"[^A-Za-z0-9]+", "-", dataset or domain).strip("-").lower() or "shard"
         name = f"{stem}-{sensor[:8]}-{kind}{schema.SUFFIX}"
         taken = sum(shard.file.startswith(name.removesuffix(schema.SUFFIX)) for shard in shards)
         file = name if not taken else f"{name.removesuffix(schema.SUFFIX)}-{taken + 1}{schema.SUFFIX}"

@@ -43,6 +43,9 @@ def open_scenes(
 ) -> Iterator[Scene]:
     """Scenes of cards (by name or path) and of files or folders of files; no pixel is read.
 
+    Scenes of files are called as their stems; where stems repeat, as their paths below the folder in common
+    (:func:`specfm.cards.names.scene_names`).
+
     Args:
         names: what the user wrote.
         reader: arguments of :func:`specfm.readers.read_scene` for files.
@@ -52,16 +55,23 @@ def open_scenes(
             number of bands (a folder of scans of one camera is a domain).
 
     Raises:
-        UsageError: unknown card, one reference without the other. SpecfmError: unreadable file.
+        UsageError: unknown card, one reference without the other. SpecfmError: unreadable file, files without names
+            of their own.
     """
+    from specfm.cards.names import scene_names
+
     if (white is None) != (dark is None):
         raise UsageError("calibration needs both --white and --dark")
     seen: set[Path] = set()
-    for name in names:
-        for scene in _open(name, dict(reader or {}), white, dark, saturation, seen):
-            if saturation is not None and not isinstance(scene.source, CalibratedSource):
-                scene = scene.replace(saturation=saturation)
-            yield scene if domain is None else scene.replace(domain=domain)
+    scenes = [scene for name in names for scene in _open(name, dict(reader or {}), white, dark, saturation, seen)]
+    files = {i: scene.path for i, scene in enumerate(scenes) if not scene.dataset and scene.path is not None}
+    own = scene_names(list(files.values()), [scenes[i].name for i in files])
+    for i, name in zip(files, own, strict=True):
+        scenes[i] = scenes[i].replace(name=name)
+    for scene in scenes:
+        if saturation is not None and not isinstance(scene.source, CalibratedSource):
+            scene = scene.replace(saturation=saturation)
+        yield scene if domain is None else scene.replace(domain=domain)
 
 
 def _open(

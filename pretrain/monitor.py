@@ -36,15 +36,21 @@ class _Domain:
     classes: int
     allowed_NN: NDArray[np.bool_]
 
+    @property
+    def asked_N(self) -> NDArray[np.bool_]:
+        """Queries that somebody of their class may vote for; the others would be wrong whatever the features."""
+        return (self.allowed_NN & (self.label_N[:, None] == self.label_N[None])).any(1)
+
 
 class OnlineKnn:
     """Leave-one-out kNN on the labelled samples of each domain, with frozen features of plain windows (no views).
 
-    A neighbour may vote if it is no window that overlaps the query and, where a domain has several groups, none of the
-    query's group: neighbouring windows share pixels, and counting them would measure memory.
+    A neighbour may vote if it neither overlaps nor touches the query and, where another group has the query's class,
+    is none of the query's group: neighbouring windows share pixels and light, and counting them would measure memory.
+    A query whose class nobody may vote for is not asked; a domain without queries has no score.
 
     Args:
-        shards: Store with labels; domains without two classes are left out.
+        shards: Store with labels; domains without two classes, or without windows to compare, are left out.
         config: ``k``, ``max_samples``.
         seed: Chooses the samples.
     """
@@ -57,7 +63,7 @@ class OnlineKnn:
             if (domain := _choose(shards, name, config.max_samples, seed)) is not None
         ]
         if not self.domains:
-            log.info("no labelled samples in the shards; the kNN monitor stays off")
+            log.info("no labelled windows of one class lie apart from each other; the kNN monitor stays off")
 
     @torch.no_grad()
     def __call__(self, encoder: Encoder) -> dict[str, float]:
@@ -67,13 +73,12 @@ class OnlineKnn:
         training = encoder.training
         encoder.eval()
         try:
-            found = {f"knn/{domain.name}": self._accuracy(encoder, domain) for domain in self.domains}
+            scores = {f"knn/{domain.name}": self._accuracy(encoder, domain) for domain in self.domains}
         finally:
             encoder.train(training)
-        scores = {name: score for name, score in found.items() if score is not None}
-        return {"knn": float(np.mean(list(scores.values()))), **scores} if scores else {}
+        return {"knn": float(np.mean(list(scores.values()))), **scores}
 
-    def _accuracy(self, encoder: Encoder, domain: _Domain) -> float | None:
+    def _accuracy(self, encoder: Encoder, domain: _Domain) -> float:
         feature_ND = torch.cat([_features(encoder, self.shards, shard, ids) for shard, ids in domain.parts])
         feature_ND = torch.nn.functional.normalize(feature_ND, dim=1)
         similarity_NN = (feature_ND @ feature_ND.T).cpu().numpy()
@@ -81,9 +86,7 @@ class OnlineKnn:
         k = min(self.k, len(similarity_NN) - 1)
         index_Nk = np.argsort(-similarity_NN, axis=1, kind="stable")[:, :k]
         nearest_Nk = np.take_along_axis(similarity_NN, index_Nk, axis=1)
-        asked_N = np.isfinite(nearest_Nk[:, 0])  # a query that overlaps everything has nobody to ask
-        if not asked_N.any():
-            return None
+        asked_N = domain.asked_N
         said_N = vote(domain.label_N[index_Nk[asked_N]], nearest_Nk[asked_N], domain.classes)
         return float((said_N == domain.label_N[asked_N]).mean())
 
@@ -116,11 +119,14 @@ def _choose(shards: ShardSet, name: str, max_samples: int, seed: int) -> _Domain
     chosen = np.sort(candidates[np.lexsort((order[candidates], rank_in_class[candidates]))][:max_samples])
     shard, local, label = shard[chosen], local[chosen], label[chosen]  # sorted, so each shard's samples lie together
     parts = [(int(index), local[shard == index]) for index in np.unique(shard)]
-    return _Domain(name, parts, label, int(label.max()) + 1, _may_vote(shards, parts))
+    found = _Domain(name, parts, label, int(label.max()) + 1, _may_vote(shards, parts, label))
+    return found if found.asked_N.any() else None
 
 
-def _may_vote(shards: ShardSet, parts: list[tuple[int, NDArray[np.int64]]]) -> NDArray[np.bool_]:
-    """allowed_NN: False for overlapping windows (the sample itself too) and, given several groups, the own group."""
+def _may_vote(
+    shards: ShardSet, parts: list[tuple[int, NDArray[np.int64]]], label_N: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """allowed_NN: False for windows that meet (the sample itself too) and, if others have the class, the own group."""
     scene, row, col, high, wide, group = [], [], [], [], [], []
     for index, ids in parts:
         reader, fields = shards.readers[index], shards.describe(index, ids)
@@ -131,14 +137,13 @@ def _may_vote(shards: ShardSet, parts: list[tuple[int, NDArray[np.int64]]]) -> N
         wide.append(np.full(len(ids), reader.window[1]))
         group.append(fields["group_B"])
     scene_N, row_N, col_N, high_N, wide_N, group_N = map(np.concatenate, (scene, row, col, high, wide, group))
-    same_scene = scene_N[:, None] == scene_N[None]
-    rows_meet = (row_N[:, None] < (row_N + high_N)[None]) & (row_N[None] < (row_N + high_N)[:, None])
-    cols_meet = (col_N[:, None] < (col_N + wide_N)[None]) & (col_N[None] < (col_N + wide_N)[:, None])
-    allowed = ~(same_scene & rows_meet & cols_meet)
-    np.fill_diagonal(allowed, False)
-    if len(np.unique(group_N)) > 1:
-        allowed &= group_N[:, None] != group_N[None]
-    return allowed
+    # Scenes of one group may show one ground (two dates) or one specimen.
+    own_group = group_N[:, None] == group_N[None]
+    near = own_group | (scene_N[:, None] == scene_N[None])
+    near &= (row_N[:, None] <= (row_N + high_N)[None]) & (row_N[None] <= (row_N + high_N)[:, None])
+    near &= (col_N[:, None] <= (col_N + wide_N)[None]) & (col_N[None] <= (col_N + wide_N)[:, None])
+    elsewhere_N = (~near & ~own_group & (label_N[:, None] == label_N[None])).any(1)  # another group has the class
+    return ~near & ~(own_group & elsewhere_N[:, None])
 
 
 def _features(encoder: Encoder, shards: ShardSet, shard: int, ids: NDArray[np.int64]) -> Tensor:

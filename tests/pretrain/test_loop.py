@@ -6,17 +6,13 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 import specfm
-from pretrain.config import MonitorConfig
 from pretrain.loop import train
-from pretrain.monitor import OnlineKnn
 from pretrain.setup import BEFORE_TRUNK
 from specfm.errors import UsageError
-from specfm.shards import ShardSet
 from tests.pretrain.runs import debug_config, make_shards, metrics, weights
 
 
@@ -142,40 +138,6 @@ def test_bf16_stays_close_to_fp32(tmp_path, shards):
 def test_excluded_domains_are_not_drawn(tmp_path, shards):
     out = train(debug_config(tmp_path / "run", shards, "steps=1", "data.exclude=[beta]"))
     assert specfm.load(out).card["domains"] == ["alpha"]
-
-
-class ByFirstPixel(torch.nn.Module):
-    """A stand-in for an encoder whose feature is a window's position, so that only neighbours in space look alike."""
-
-    device = torch.device("cpu")
-
-    def forward(self, batch):
-        angle = batch.cat("origin_B2")[:, 0].float() / 1000.0
-        pooled = torch.stack([angle.cos(), angle.sin()], 1)
-        return type("Features", (), {"pooled_BD": pooled})()
-
-
-def test_the_knn_monitor_asks_no_overlapping_window_and_no_own_group(tmp_path):
-    """Labels come in pairs along a line: whoever may ask the window beside it scores high, and here nobody may."""
-    from specfm import BandGrid, Sensor
-    from specfm.shards import ShardWriter
-
-    sensor = Sensor(BandGrid(np.linspace(500, 900, 5)), quantity="dn")
-    count = 40
-    label = np.arange(count) // 2 % 2  # 0 0 1 1 0 0 1 1 ...
-    for name, group in (("overlap", np.zeros(count)), ("group", np.arange(count) // 4)):
-        file = tmp_path / f"{name}.h5"
-        with ShardWriter(file, (4, 4), sensor, "int16", name, count=count, label_names="ab") as shard:
-            origin = np.stack([np.arange(count) * (2 if name == "overlap" else 8), np.zeros(count)], 1)
-            shard.add(np.ones((count, 4, 4, 5), np.int16), label=label, group=group, origin=origin)
-    store = ShardSet([str(tmp_path / "group.h5"), str(tmp_path / "overlap.h5")])
-    monitor = OnlineKnn(store, MonitorConfig(k=1, max_samples=40), seed=0)
-    scores = monitor(ByFirstPixel())
-    # Nearest allowed window: two steps away (overlap) has the other label everywhere but where the line ends.
-    assert scores["knn/overlap"] < 0.1
-    # Nearest outside the own group of 0 0 1 1: the other label, but for those who look past the line's two ends.
-    assert scores["knn/group"] == pytest.approx(4 / count)
-    assert scores["knn"] == pytest.approx((scores["knn/overlap"] + scores["knn/group"]) / 2)
 
 
 def test_the_command_prints_a_plan_and_writes_nothing(tmp_path, shards):

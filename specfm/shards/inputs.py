@@ -151,8 +151,9 @@ def scene_content(scene: Scene) -> str:
     if isinstance(source, CalibratedSource):
         digest.update(np.ascontiguousarray(source.dark_WC))
         digest.update(np.ascontiguousarray(source.span_WC))
-        digest.update(str(source.saturation).encode())
-        source = source.raw
+        digest.update(str(source.raw.saturation).encode())
+        digest.update(b"" if source.raw.nodata is None else str(source.raw.nodata).encode())
+        source = source.raw.source
     if isinstance(source, ArraySource):
         digest.update(np.ascontiguousarray(source.cube_HWC))
         return digest.hexdigest()[:32]

@@ -198,8 +198,8 @@ def test_command_calibrates(tmp_path: Path, cubes: list[Path]) -> None:
     code, text = run("shard", cubes[0], "--out", tmp_path / "out", *options, *references)
     assert code == 0, text
     (reader,) = ShardSet(tmp_path / "out").readers
-    assert (reader.dtype, reader.sensor.quantity, reader.sensor.scale) == ("uint16", "surface_reflectance", 1e-4)
-    expected = np.clip(np.rint((scan[:6, :6].astype(float) - 100) / 5000 / 1e-4), 0, None)
+    assert (reader.dtype, reader.sensor.quantity, reader.sensor.scale) == ("int16", "surface_reflectance", 1e-4)
+    expected = np.rint((scan[:6, :6].astype(float) - 100) / 5000 / 1e-4)  # below zero too
     np.testing.assert_allclose(reader.read([0])[0][0], expected, atol=1)
     code, text = run("shard", cubes[0], "--out", tmp_path / "other", *options, *references[:2])
     assert code == 2 and "both --white and --dark" in text
@@ -213,8 +213,8 @@ def test_folder_of_scans_is_one_domain_and_its_references_are_no_scans(tmp_path:
         envi(folder, rng.integers(low, high, (12, 9, 7)).astype("u2"), "bil", name=f"{name}.raw")
     found = list(open_scenes([str(folder)], white=folder / "white.hdr", dark=folder / "dark.raw"))
     assert [(s.name, s.domain, s.dtype.name) for s in found] == [
-        ("one", "coffee-7", "uint16"),
-        ("two", "coffee-7", "uint16"),
+        ("one", "coffee-7", "int16"),
+        ("two", "coffee-7", "int16"),
     ]
     assert [row["scenes"] for row in write_shards(found, tmp_path / "out", window=4)] == [2]
 
@@ -265,7 +265,7 @@ def test_bad_use_is_one_sentence_and_writes_nothing(
 def test_real_cards(tmp_path: Path, data_root: Path) -> None:
     rows = write_shards(open_scenes(["corn_kernel", "neon_osbs"]), tmp_path / "out", window=9, stride=9)
     lab, neon = (next(row for row in rows if row["domain"] == name) for name in ("lab", "neon"))
-    assert (lab["bands"], lab["dtype"]) == (580, "uint16") and (neon["bands"], neon["scenes"]) == (369, 39)
+    assert (lab["bands"], lab["dtype"]) == (580, "int16") and (neon["bands"], neon["scenes"]) == (369, 39)
     store = ShardSet(tmp_path / "out")
     reader = store.readers[store.domains.index("lab")]
     x, mask = reader.read(np.arange(len(reader)))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from specfm.bands import BandGrid
 from specfm.errors import SpecfmError
 from specfm.scene import Scene
 from specfm.shards.calibration import MASKED, calibrate
+from specfm.shards.inputs import scene_content
 from specfm.shards.windows import WindowOptions, plan_scene
 from tests.shards.make import sensor
 
@@ -30,7 +32,7 @@ def push_broom(lines: int = 12, columns: int = 9, channels: int = 5) -> tuple[np
 def test_reflectance_comes_back_per_detector_element() -> None:
     truth, scan, white, dark = push_broom()
     scene = calibrate(scan, white, dark)
-    assert (scene.dtype, scene.sensor.quantity, scene.sensor.scale) == (np.dtype("uint16"), "surface_reflectance", 1e-4)
+    assert (scene.dtype, scene.sensor.quantity, scene.sensor.scale) == (np.dtype("int16"), "surface_reflectance", 1e-4)
     np.testing.assert_allclose(scene.values(), truth, atol=5e-4)
     np.testing.assert_array_equal(scene.read(slice(3, 7), slice(2, 6), [4, 1]), scene.read()[3:7, 2:6][:, :, [4, 1]])
 
@@ -74,3 +76,44 @@ def test_wrong_references_are_refused() -> None:
     other = push_broom(channels=4)[2]
     with pytest.raises(SpecfmError, match="has 4 bands, the scan 5"):
         calibrate(scan, other, dark)
+
+
+def test_what_the_raw_scan_calls_nodata_stays_masked() -> None:
+    _, scan, white, dark = push_broom()
+    cube = scan.read().astype(np.float32)
+    cube[4, 5] = 3000.0  # nodata, and a plausible count
+    cube[6, 2] = 0  # fill: all bands zero
+    cube[7, 3, 1] = np.nan
+    cube[1, 1, 0] = 0  # one zero is a measurement
+    raw = Scene.from_array(cube, scan.sensor, nodata=3000.0)
+    scene = calibrate(raw, white, dark)
+    np.testing.assert_array_equal(scene.mask(), raw.mask())
+    assert scene.mask().sum() == scene.mask().size - 3
+    np.testing.assert_array_equal(scene.read(bands=[1, 0])[..., ::-1], scene.read()[..., :2])
+    assert scene_content(scene) != scene_content(calibrate(raw.replace(nodata=None), white, dark))
+
+
+def test_nodata_of_a_reference_is_not_averaged() -> None:
+    truth, scan, white, dark = push_broom()
+    light = white.read()
+    light[::2] = -9999
+    scene = calibrate(scan, Scene.from_array(light, white.sensor, nodata=-9999.0), dark)
+    np.testing.assert_allclose(scene.values(), truth, atol=1e-3)
+
+
+def test_reflectance_below_zero_is_kept_and_the_level_is_told() -> None:
+    _, scan, white, dark = push_broom()
+    below = np.full((3, 9, 5), 50, np.uint16)  # darker than the dark reference
+    scene = calibrate(Scene.from_array(below, scan.sensor.replace(level="raw")), white, dark)
+    assert scene.mask().all() and (scene.values() < -0.01).all()
+    assert scene.sensor.level == "L2"
+
+
+def test_references_of_other_wavelengths_are_refused() -> None:
+    _, scan, white, dark = push_broom()
+    nm = scan.sensor.bands.wavelengths_nm
+    other = white.sensor.replace(bands=BandGrid(nm * 0.5 + 700))
+    with pytest.raises(SpecfmError, match=r"white reference white has other wavelengths \(900-1700 nm\) than the scan"):
+        calibrate(scan, white.replace(sensor=other), dark)
+    near = dark.sensor.replace(bands=BandGrid(nm + 0.3))  # another day's calibration of the same camera
+    assert calibrate(scan, white, dark.replace(sensor=near)).mask().all()

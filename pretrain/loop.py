@@ -59,8 +59,9 @@ class _Run(TrainingLoop):
     config: PretrainConfig
 
     def __init__(self, config: PretrainConfig, world: World, folder: RunFolder, stack: ExitStack, resume: bool) -> None:
-        # What can be refused is refused before the folder is touched.
+        # What can be refused is refused before the folder is touched, damaged shards included.
         self.shards = setup.open_shards(config)
+        self.shards.verify_once()
         self.sampler = setup.make_sampler(config, self.shards)
         self.loader = Loader(
             self.shards,

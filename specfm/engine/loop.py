@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Protocol
 
 import torch
@@ -121,14 +122,26 @@ class TrainingLoop(ABC):
     # What is the same in all.
 
     def begin(self, stack: ExitStack, resume: bool) -> None:
-        """Lock the folder and, on ``resume``, take up the newest valid checkpoint, the same on every rank."""
+        """Catch signals, lock the folder; on ``resume`` take up the newest valid checkpoint, the same on every rank.
+
+        A new run that fails before its first step has been done leaves no folder behind.
+        """
+        # First, so that it ends last: where one rank has failed, torchrun signals the one that is still cleaning up.
+        self.signals = stack.enter_context(StopSignals())
         self.world.on_main(lambda: self.folder.open(resume))
+
+        def leave(kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+            if kind is not None and not resume and self.done == 0:
+                self.folder.discard()
+            else:
+                self.folder.close()
+
         if self.world.is_main:
-            stack.callback(self.folder.close)
+            stack.push(leave)
         self.done = self._take_up(resume)
 
     def watch(self, stack: ExitStack, resume: bool) -> None:
-        """Open the records, catch signals, start the watchdog and the bar."""
+        """Open the records, start the watchdog and the bar."""
         config = self.config
         if self.world.is_main:
             self.folder.write_config(config, self.done if resume else None)
@@ -136,7 +149,6 @@ class TrainingLoop(ABC):
             self.mirror = WandbMirror(config.wandb.mode, config.wandb.project, self.folder.path, to_dict(config))
             stack.callback(self.metrics.close)
             stack.callback(self.mirror.close)
-        self.signals = stack.enter_context(StopSignals())
         self.watchdog = stack.enter_context(Watchdog(config.guard.stall_s, self.folder.stacks))
         self.progress = stack.enter_context(_progress(self.title, config.steps, self.done, self.world.is_main))
 

@@ -9,8 +9,10 @@ out/bad_steps/, out/REQUEUE, out/loss.png
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,17 @@ class RunFolder:
     def close(self) -> None:
         """Release the lock."""
         self._lock.release()
+
+    def discard(self) -> None:
+        """Remove what a run wrote that came to nothing, the folder too, so that its name can be used again."""
+        for path in self.path.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != LOCK:
+                path.unlink(missing_ok=True)
+        self._lock.release()
+        with contextlib.suppress(OSError):  # something that cannot be removed, or a folder that is a mount point
+            self.path.rmdir()
 
     def write_config(self, config: BaseModel, resumed_step: int | None) -> None:
         """Save the resolved configuration; an older, different one is kept beside it and the differences are logged."""

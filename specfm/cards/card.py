@@ -25,19 +25,18 @@ import difflib
 import os
 import re
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, PrivateAttr, model_validator
 
 from specfm.bands import BandGrid
+from specfm.cards.digests import Digest, check_digests, refuse_unread
 from specfm.cards.labels import read_groups, read_labels
 from specfm.cards.names import scene_names
 from specfm.cards.schema import Part, Task, Trust, band_ranges
 from specfm.config import Strict, build_config, config_roots, find_config, read_yaml
 from specfm.errors import SpecfmError, UsageError
-from specfm.files import sha256_file
 from specfm.scene import Scene
 from specfm.sensors import Sensor
 
@@ -53,7 +52,8 @@ class Card(Strict):
         wavelength_trust, wavelength_note: how well the band list is known, and why.
         label_names: the K classes.
         label_note: how the labels came about, where it matters.
-        sha256: data file (as written in ``path``) -> digest, where known; checked once, when the scene is opened.
+        sha256: data file -> its digest, where known (a line per file of a glob); checked when the scene is opened.
+            An ENVI cube is not its header: whoever gives the header's digest gives the cube's too.
         parts: see `Part`.
     """
 
@@ -68,7 +68,7 @@ class Card(Strict):
     wavelength_note: str = ""
     label_names: list[str] = []
     label_note: str = ""
-    sha256: dict[str, str] = {}
+    sha256: dict[str, Digest] = {}
     parts: list[Part] = Field(min_length=1)
     _folder: Path = PrivateAttr(Path("."))
 
@@ -109,9 +109,15 @@ class Card(Strict):
         """The data files of every part, sorted within a part.
 
         Raises:
-            SpecfmError: a part matches nothing; the message names the path and SPECFM_DATA.
+            SpecfmError: a part matches nothing (the message names the path and SPECFM_DATA), or ``sha256`` names a file
+                that the card does not read.
         """
-        return [(part, path) for part in self.parts for path in self._expand(part, root)]
+        found = [(part, path) for part in self.parts for path in self._expand(part, root)]
+        if self.sha256:
+            references = [self._first(name, root) for part in self.parts for name in (part.white, part.dark) if name]
+            opened = [*(path for _, path in found), *(path for path in references if path is not None)]
+            refuse_unread(self.name, {name: self._first(name, root) for name in self.sha256}, opened)
+        return found
 
     def scenes(self, root: Path | None = None) -> Iterator[Scene]:
         """The scenes of the card, with labels_HW, label_names, group, groups_HW and domain filled in.
@@ -180,10 +186,13 @@ class Card(Strict):
         Raises:
             SpecfmError: found in none of them.
         """
-        for folder in self._roots(root):
-            if (folder / relative).exists():
-                return folder / relative
-        raise self._absent(relative, root)
+        found = self._first(relative, root)
+        if found is None:
+            raise self._absent(relative, root)
+        return found
+
+    def _first(self, relative: str, root: Path | None) -> Path | None:
+        return next((folder / relative for folder in self._roots(root) if (folder / relative).exists()), None)
 
     def _roots(self, root: Path | None) -> list[Path]:
         if root is not None:
@@ -217,7 +226,8 @@ class Card(Strict):
         from specfm.readers import read_scene
         from specfm.readers.resolve import read_wavelengths
 
-        self._check_digest(part, path)
+        digests = {self._first(name, root): digest for name, digest in self.sha256.items()}
+        check_digests(self.name, {file: digest for file, digest in digests.items() if file is not None}, path)
         row = part.row
         grid = read_wavelengths(self.find(part.wavelengths, root)) if part.wavelengths else part.table_bands()
         camera = None if row is None else row.name
@@ -253,11 +263,6 @@ class Card(Strict):
             labels_HW=None if part.labels is None else read_labels(part.labels, self.label_names, shape_HW, find, fill),
             groups_HW=None if part.groups is None else read_groups(part.groups, shape_HW, find, fill),
         )
-
-    def _check_digest(self, part: Part, path: Path) -> None:
-        expected = self.sha256.get(part.path)
-        if expected is not None and _digest(path, path.stat().st_mtime_ns) != expected:
-            raise SpecfmError(f"card {self.name}: {path} is not the file the card describes (sha256 differs)")
 
     def _mark_bad(self, bands: BandGrid, part: Part, root: Path | None) -> BandGrid:
         if part.bad_bands is None:
@@ -306,11 +311,6 @@ def data_folders() -> list[Path]:
         return [Path(os.environ["SPECFM_DATA"])]
     default = Path(__file__).resolve().parents[2].parent / "shared" / "data"
     return [default] if default.is_dir() else []
-
-
-@lru_cache(maxsize=256)
-def _digest(path: Path, _modified: int) -> str:
-    return sha256_file(path)
 
 
 def _glob(folder: Path, pattern: str) -> list[Path]:

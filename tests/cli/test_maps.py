@@ -134,7 +134,7 @@ def test_scenes_of_a_card_are_named(folder: Path, tmp_path: Path) -> None:
         (["change", "encoder", FIRST, SHORT], 1, "30 x 39 and 27 x 39"),
         (["change", "change", FIRST, "second.npy", "--window", "9"], 2, "12 pixels"),
         (["predict", "segmentation", OTHER], 1, "14 bands"),
-        (["predict", "segmentation", FIRST, "--stride", "4"], 2, "multiple"),
+        (["predict", "segmentation", FIRST, "--stride", "70"], 2, "stride"),
         (["predict", "nothing", FIRST], 1, "nothing"),
         (["cluster", "encoder", "none.npy"], 1, "none.npy"),
         (["cluster", "encoder", FIRST, "--window", "7"], 2, "multiple"),

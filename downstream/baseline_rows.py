@@ -18,6 +18,7 @@ from downstream.baselines import pca_features
 from downstream.evaluate import Scores, evaluate_conditions
 from downstream.features import FeatureSet
 from downstream.mnf import NoNeighbours, fit_splits
+from downstream.spectra import CommonGrid
 from downstream.splits import Split
 from downstream.summary import Runs
 
@@ -35,6 +36,7 @@ def baseline_rows(
     splits: Sequence[Split],
     options: ProbeOptions,
     device: str = "cpu",
+    grid: CommonGrid | None = None,
 ) -> tuple[dict[str, list[Runs]], list[str]]:
     """Runs of every baseline by condition, and notices about those that could not be worked out.
 
@@ -45,6 +47,7 @@ def baseline_rows(
         splits: of the comparison.
         options: protocols, ks, components.
         device: where neighbours are searched and probes fitted.
+        grid: of the spectra, if not the scenes' own common one.
     """
     found: dict[str, list[Runs]] = {condition: [] for condition in pixel}
 
@@ -75,7 +78,7 @@ def baseline_rows(
         return found, []
     spectra = next(iter(pixel.values()))
     try:
-        fits = fit_splits(scenes, spectra.info["window"], spectra.samples, splits, options.pca)
+        fits = fit_splits(scenes, spectra.info["window"], spectra.samples, splits, options.pca, grid)
     except NoNeighbours as error:
         return found, [f"no MNF baseline: {error}"]
     fit_of = {id(split): fit for split, fit in zip(splits, fits, strict=True)}

@@ -145,13 +145,18 @@ def evaluate_conditions(
 
 
 def several(
-    made: Iterable[Mapping[str, FeatureSet]], splits: Sequence[Split], options: ProbeOptions, method: str,
-    device: str = "cpu",
-) -> dict[str, list[Runs]]:  # fmt: skip
-    """One method with several initialisations, all their runs together, by condition."""
+    made: Iterable[FeatureSet], splits: Sequence[Split], options: ProbeOptions, method: str, device: str = "cpu"
+) -> list[Runs]:
+    """One method with several initialisations, all their runs together."""
+    parts = ({"": evaluate(features, splits, options, method, device=device)} for features in made)
+    return put_together(parts).get("", [])
+
+
+def put_together(parts: Iterable[Mapping[str, Sequence[Runs]]]) -> dict[str, list[Runs]]:
+    """Runs of several initialisations of one method, by condition and protocol."""
     found: dict[str, dict[str, Runs]] = {}
-    for features in made:
-        for condition, all_runs in evaluate_conditions(features, splits, options, method, device=device).items():
+    for part in parts:
+        for condition, all_runs in part.items():
             known = found.setdefault(condition, {})
             for runs in all_runs:
                 if runs.protocol in known:

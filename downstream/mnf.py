@@ -20,7 +20,7 @@ import numpy as np
 
 from downstream.features import progress_bar
 from downstream.samples import Samples
-from downstream.spectra import common_grid
+from downstream.spectra import CommonGrid, common_grid
 from downstream.splits import Split
 from specfm.errors import SpecfmError
 
@@ -100,19 +100,20 @@ def solve(moments: Moments, components: int = 30, damping: float = DAMPING) -> N
 
 
 def fit_splits(
-    scenes: Sequence[Scene], window: int, samples: Samples, splits: Sequence[Split], components: int = 30
-) -> list[NoiseFraction]:
+    scenes: Sequence[Scene], window: int, samples: Samples, splits: Sequence[Split], components: int = 30,
+    grid: CommonGrid | None = None,
+) -> list[NoiseFraction]:  # fmt: skip
     """One fit per split, on the valid pixels in the windows of its training and validation samples.
 
     Pairs of neighbours lie in one window; a pixel or pair in several windows counts once. Every scene is read once for
     all splits, a strip of rows at a time. Spectra are those of ``downstream.spectra.spectra``: physical units, bands
-    taken to the common grid.
+    taken to the common grid, or to ``grid``.
 
     Raises:
         NoNeighbours: windows of one pixel, or fewer pairs than bands in some split.
         SpecfmError: no common grid.
     """
-    common = common_grid(scenes)
+    common = common_grid(scenes) if grid is None else grid
     if common is None:
         raise SpecfmError("the scenes have no common quantity and band range; fit them apart")
     if window < 2:

@@ -207,7 +207,7 @@ def probe(
             for runs in found:
                 runs.pooling = other.info.get("pooling_name")
             all_runs += found
-        all_runs += several([{"": twin} for twin in twins], splits, options, "random-init", device).get("", [])
+        all_runs += several(twins, splits, options, "random-init", device)
         notices = (
             ["spectra of different sensors are interpolated to one grid"] if raw and raw[0].info["interpolated"] else []
         )

@@ -1,26 +1,30 @@
 """Whether the spectrum is used and what it stands: a probe trained on scenes as measured, tested on altered ones.
 
-The probe is fitted once per split on true spectra and predicts the same test pixels under every condition of
+The probe is fitted per split on true spectra and predicts the same test pixels under every condition of
 :mod:`downstream.conditions`. Beside the encoder, on the same splits: untrained twins, the encoder trained from scratch,
-and every baseline on raw spectra, which are interpolated by wavelength to the grid that they were fitted on (ends held
-constant).
+and every baseline on raw spectra.
+
+One probe serves all conditions; spectra of other bands are interpolated by wavelength to those that the baselines were
+fitted on (ends held constant). Where features are aligned, it is known beforehand which cameras will be compared. Then
+every other camera has a probe of its own, fitted on true spectra as the poorer of the two can tell them: features by
+:class:`specfm.models.alignment.Alignment`, raw spectra at the bands of the one with fewer.
 
 Shape suffixes: N samples, D features, S runs, K bands of the grid of the spectra.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from downstream.bank import Bank, windows_digest
 from downstream.baseline_rows import baseline_rows
 from downstream.baselines import random_twin
 from downstream.conditions import CLEAN, SENSORS, SHUFFLED, SNRS, STEPS, Condition, conditions
 from downstream.encoders import aligned
-from downstream.evaluate import evaluate_conditions, majority, several, trained
+from downstream.evaluate import evaluate_conditions, majority, put_together, trained
 from downstream.features import FeatureSet, encoder_device, extract
 from downstream.leakage import leakage_score
 from downstream.probe import ProbeOptions, default_window, draw_splits, say_aligned
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
 
     from specfm.scene import Scene
 
+CAMERAS = ("bands", "sensor")  # families of conditions that are another camera
 FALL = 0.02  # of AA, that shuffled wavelengths must cost at least
 
 
@@ -91,57 +96,63 @@ def robustness(
     views, skipped = _views(scenes, samples, options)
     digests = {label: windows_digest(view, samples) for label, (_, view) in views.items()}
 
-    def features_of(model: Any, title: str) -> dict[str, FeatureSet]:
-        return {
-            label: extract(
-                model, view, window, samples, pooling=probe.pooling, layers=probe.layers, name=f"{title}, {label}",
-                bank=cache, data_digest=digests[label],
-            )
-            for label, (_, view) in views.items()
-        }  # fmt: skip
-
     device = str(encoder_device(encoder))
     altered = {label: view for label, (_, view) in views.items()}
     every = [scene for view in altered.values() for scene in view]
+    frozen = any(p not in TRAINED for p in probe.protocols)
     found: dict[str, list[Runs]] = {label: [] for label in views}
 
     def add(by_condition: Mapping[str, list[Runs]]) -> None:
         for label, runs in by_condition.items():
             found[label] += runs
 
-    frozen = any(p not in TRAINED for p in probe.protocols)
-    # to the ideal camera: to the poorest, every condition would be told through the three bands of one
-    with aligned(encoder, every, probe.align, together=False) as on:
-        own = features_of(encoder, name) if frozen else {}
+    def features_of(model: Any, title: str, label: str) -> FeatureSet:
+        return extract(
+            model, altered[label], window, samples, pooling=probe.pooling, layers=probe.layers,
+            name=f"{title}, {label}", bank=cache, data_digest=digests[label],
+        )  # fmt: skip
+
+    def tested(model: Any, title: str, method: str, wanted: bool | None) -> tuple[dict[str, list[Runs]], bool]:
+        """Runs by condition, and whether the features were aligned.
+
+        Where they were, another camera is compared by itself with the scenes as measured: its probe is fitted on these
+        as the poorer of the two would tell them. All other conditions share one probe.
+        """
+        with aligned(model, every, wanted, together=False) as on:
+            shared = {label: features_of(model, title, label) for label in altered if not (on and label in cameras)}
+        runs = evaluate_conditions(shared, splits, probe, method, device=device)
+        for label in cameras if on else ():
+            with aligned(model, [*altered[CLEAN], *altered[label]], True):
+                pair = {part: features_of(model, title, part) for part in (CLEAN, label)}
+            runs[label] = evaluate_conditions(pair, splits, probe, method, device=device)[label]
+        return runs, on
+
+    cameras = [label for label, (condition, _) in views.items() if condition.family in CAMERAS and label != CLEAN]
+    on = False
     if frozen:
-        add(evaluate_conditions(own, splits, probe, name, device=device))
+        runs, on = tested(encoder, name, name, probe.align)
+        add(runs)
     for protocol in (p for p in TRAINED if p in probe.protocols):
         title = name if protocol == "finetune" else "from-scratch"
         by_condition = trained(encoder, altered, samples, splits, probe, protocol, title, window)
         add({label: [runs] for label, runs in by_condition.items()})
-
-    def twins() -> Iterator[dict[str, FeatureSet]]:
-        for init in range(probe.init_seeds if frozen else 0):
-            fresh = random_twin(encoder, 1000 + init)
-            with aligned(fresh, every, on, together=False):
-                features = features_of(fresh, f"random init {init}")
-            yield features
-
-    add(several(twins(), splits, probe, "random-init", device))
-    notices: list[str] = []
-    raw = condition_spectra(altered, window, samples)
-    if probe.baselines:
-        if raw is None:
-            notices.append("no raw-spectrum rows: the scenes have no common quantity and band range")
-        else:
-            notices.append(
-                "altered spectra are interpolated by wavelength to the bands of the probe, ends held constant"
+    if frozen:
+        add(
+            put_together(
+                tested(random_twin(encoder, 1000 + init), f"random init {init}", "random-init", on)[0]
+                for init in range(probe.init_seeds)
             )
-            pixel, mean = ({label: pair[i] for label, pair in raw.items()} for i in (0, 1))
-            by_baseline, missing = baseline_rows(pixel, mean, altered[CLEAN], splits, probe, device)
-            add(by_baseline)
-            notices += missing
-    leaks = [leakage_score(split, samples, raw[CLEAN][0].X_ND if raw else None) for split in splits]
+        )
+    notices: list[str] = []
+    raw = condition_spectra(altered, window, samples, cameras if on else [])
+    if probe.baselines:
+        if not raw:
+            notices.append("no raw-spectrum rows: the scenes have no common quantity and band range")
+        for labels, pixel, mean, grid in raw:
+            runs, missing = baseline_rows(pixel, mean, altered[CLEAN], splits, probe, device, grid)
+            add({label: runs[label] for label in labels})
+            notices += [text for text in missing if text not in notices]
+    leaks = [leakage_score(split, samples, raw[0].pixel[CLEAN].X_ND if raw else None) for split in splits]
     rows: list[dict[str, Any]] = []
     for label, (condition, view) in views.items():
         all_runs = [*found[label], *([majority(samples, splits)] if probe.baselines else [])]
@@ -151,7 +162,7 @@ def robustness(
         )  # fmt: skip
         add_alarms(table, all_runs, samples, splits)
         if on:
-            say_aligned(table, name, len(encoder.library), together=False)
+            say_aligned(table, name, len(encoder.library), together=label in cameras)
         for row in table:
             row |= {"condition": label, "family": condition.family, "bands": sorted({s.shape[2] for s in view})}
             row["digests"] = {**row["digests"], "config": digest_json(asdict(options))}
@@ -177,26 +188,45 @@ def _views(
     return views, skipped
 
 
-def condition_spectra(
-    views: Mapping[str, Sequence[Scene]], window: int, samples: Samples
-) -> dict[str, tuple[FeatureSet, FeatureSet]] | None:
-    """Spectra of pixels and windows under every condition, on the grid of the scenes as measured; None without one.
+class ConditionSpectra(NamedTuple):
+    """Spectra of pixels and windows by condition, ``CLEAN`` first, on one grid; ``labels`` are those to test."""
 
-    A condition on the very bands of that grid keeps its values; any other is interpolated by wavelength.
+    labels: list[str]
+    pixel: dict[str, FeatureSet]
+    mean: dict[str, FeatureSet]
+    grid: CommonGrid
+
+
+def condition_spectra(
+    views: Mapping[str, Sequence[Scene]], window: int, samples: Samples, alone: Sequence[str] = ()
+) -> list[ConditionSpectra]:
+    """Spectra under every condition on the grid of the scenes as measured; empty without a grid.
+
+    A condition on the very bands of that grid keeps its values; any other is interpolated by wavelength. Those in
+    ``alone`` are instead put together with the scenes as measured, one by one, on the common grid of the two.
     """
-    grid = common_grid(views[CLEAN])
+    clean, grid = views[CLEAN], common_grid(views[CLEAN])
     if grid is None:
-        return None
-    found = {}
-    for label, view in views.items():
-        own = grid
-        if label != CLEAN:
-            matrices = [interpolation(scene.sensor.bands, grid.centre_nm_K) for scene in view]
-            own = CommonGrid(grid.centre_nm_K, matrices, True)
-        pair = spectra(view, window, samples, own)
-        assert pair is not None
-        found[label] = pair
-    return found
+        return []
+
+    def on_grid(labels: list[str], pair: CommonGrid | None) -> ConditionSpectra:
+        pixel, mean, own = {}, {}, grid if pair is None else pair
+        for label in dict.fromkeys([CLEAN, *labels]):
+            matrices = own.matrices[: len(clean)]
+            interpolated = own.interpolated
+            if label != CLEAN:
+                matrices = [interpolation(scene.sensor.bands, own.centre_nm_K) for scene in views[label]]
+                interpolated = True
+            found = spectra(views[label], window, samples, CommonGrid(own.centre_nm_K, matrices, interpolated))
+            assert found is not None
+            pixel[label], mean[label] = found
+        return ConditionSpectra(labels, pixel, mean, own._replace(matrices=own.matrices[: len(clean)]))
+
+    parts = [on_grid([label for label in views if label not in alone], None)]
+    for label in alone:
+        if (pair := common_grid([*clean, *views[label]])) is not None:
+            parts.append(on_grid([label], pair))
+    return parts
 
 
 def _alarm_shuffled(rows: list[dict[str, Any]]) -> None:

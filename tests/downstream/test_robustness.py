@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,32 @@ def test_a_probe_that_ignores_wavelengths_is_called_out(plots: list[Scene]) -> N
     said = "shuffled wavelengths do not lower the accuracy"
     assert said in alarms[SHUFFLED, "blind"] and said not in alarms[SHUFFLED, "pixel spectrum"]
     assert said not in alarms[CLEAN, "blind"]
+
+
+def test_aligned_features_of_another_camera_have_a_probe_of_their_own(plots: list[Scene]) -> None:
+    """On true spectra as the poorer of the two tells them, for the encoder, its twins and raw spectra alike."""
+    from downstream.baselines import random_encoder
+    from tests.test_library import library
+
+    encoder = random_encoder("nano", 3, patch_size=3, dim=48, depth=1, heads=3)
+    encoder.library = library(count=60)
+    short = options(sensors=("sentinel2_msi",), steps=(4,), probe={"protocols": ("knn", "linear")})
+    told = {}
+    for align in (None, False):
+        choice = RobustnessOptions(replace(short.probe, align=align), short.sensors, short.steps, (50.0,))
+        rows = robustness(encoder, plots, choice, data="plots", pretrained=False).rows
+        told[align] = {(r["condition"], r["method"], r["protocol"]): r for r in rows}
+    assert told[None].keys() == told[False].keys()
+    camera, noise = "as sentinel2_msi", "SNR 50"
+    for method, protocol in (("encoder", "linear"), ("random-init", "linear"), ("pixel spectrum", "linear")):
+        alone, one = (told[align][camera, method, protocol]["aa"]["mean"] for align in (None, False))
+        assert alone > max(0.55, one - 0.05), method  # chance is .33
+    raw = ("pixel spectrum", "linear")
+    for condition in (CLEAN, noise, SHUFFLED):  # no other camera, so raw spectra have the same one probe
+        assert told[None][condition, *raw]["aa"] == told[False][condition, *raw]["aa"]
+    said = {row["condition"]: " ".join(row["notices"]) for row in told[None].values() if row["method"] == "encoder"}
+    assert "to what the poorest can tell" in said[camera] and "to what" not in said[noise]
+    assert "aligned by 60" in said[noise]
 
 
 def test_table_and_plot(found: Robustness, tmp_path: Path) -> None:

@@ -30,6 +30,14 @@ F64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 
 
+class UnitsError(SpecfmError):
+    """Wavelengths that do not fit their units; ``likely`` = the unit (nm, um) they look like, or None."""
+
+    def __init__(self, message: str, likely: str | None):
+        super().__init__(message)
+        self.likely = likely
+
+
 class BandGrid:
     """The bands of one sensor: centres, widths and which of them are usable. Immutable; order is kept, never sorted.
 
@@ -236,11 +244,13 @@ def _check_centres(centres: F64) -> None:
         raise SpecfmError(f"wavelength of usable band {bad} (0-based) is not a number; mark the band bad or mend it")
     if len(centres) and (centres.min() < MIN_NM or centres.max() > MAX_NM):
         low, high = centres.min(), centres.max()
-        hint, remedy = "", "check the wavelength units"
+        hint, likely = "", None
         for looks, unit, factor in (("micrometres", "um", 1e3), ("nanometres", "nm", 1e-3)):
             if low * factor >= 100 and high * factor <= 1e5:
-                hint, remedy = f" (they look like {looks})", f"{remedy}, or pass --units {unit} for a file"
-        raise SpecfmError(f"wavelengths {low:g}-{high:g} nm are outside {MIN_NM:g}-{MAX_NM:g} nm{hint}; {remedy}")
+                hint, likely = f" (they look like {looks})", unit
+        raise UnitsError(
+            f"wavelengths {low:g}-{high:g} nm are outside {MIN_NM:g}-{MAX_NM:g} nm{hint}; check their units", likely
+        )
 
 
 def _check_fwhm(centres: F64, fwhm: F64) -> None:

@@ -89,7 +89,10 @@ def read_own(path: Path, file: h5py.File, variable: str | None) -> Found | None:
     except (KeyError, TypeError, ValueError) as error:
         raise SpecfmError(f"{path}: its scene description is damaged ({error!r}); write the file again") from error
     found.geo = None if geo is None else Geo(geo[0], None if geo[1] is None else tuple(geo[1]))
-    found.sensor = sensor
+    bands = sensor.bands
+    found.wavelengths, found.units, found.fwhm, found.valid = bands.wavelengths_nm, "nm", bands.fwhm_nm, bands.valid
+    found.quantity, found.scale, found.offset = sensor.quantity, sensor.scale, sensor.offset
+    found.level, found.gsd_m, found.sensor_name = sensor.level, sensor.gsd_m, sensor.name
     if "labels" in file:
         found.labels_HW = np.asarray(file["labels"])
     if "groups" in file:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from specfm.bands import BandGrid
+from specfm.bands import BandGrid, UnitsError
 from specfm.errors import SpecfmError
 from specfm.readers.found import Found
 from specfm.sensors import Sensor
@@ -36,15 +36,12 @@ def resolve_sensor(
     ``offset`` given by the caller win over the file, the file wins over ``sensor``.
 
     Raises:
-        SpecfmError: no wavelengths from anywhere, units unknown, or a list that does not fit the cube.
+        SpecfmError: no wavelengths from anywhere, units unknown, a list that does not fit the cube, or no file
+            ``wavelengths``.
     """
     table = _named(sensor)
-    if found.sensor is not None:
-        return found.sensor.replace(
-            quantity=_first(quantity, found.sensor.quantity),
-            scale=float(_first(scale, found.sensor.scale)),
-            offset=float(_first(offset, found.sensor.offset)),
-        )
+    if wavelengths is not None:
+        _check_exists(Path(wavelengths))
     count = found.source.shape[2]
     bands = _own_bands(found, units, supplied=wavelengths is not None or table is not None)
     if bands is not None:
@@ -76,27 +73,51 @@ def resolve_sensor(
 
 
 def read_wavelengths(path: str | Path) -> BandGrid:
-    """A band list from a CSV file with the columns ``centre_nm`` and, optionally, ``fwhm_nm`` and ``valid`` (1 = good).
+    """A band list from a CSV file with the columns ``centre_nm`` and, optionally, ``band``, ``fwhm_nm`` and ``valid``.
+
+    Numbers in ``band`` (from 1 or from 0) say which band a row describes; names there, or no such column, leave the
+    rows in the order of the file. ``valid`` is 1 where a band is good.
 
     Raises:
-        SpecfmError: the file or its column is missing, or a value is not a number.
+        SpecfmError: the file or its column is missing, a value is not a number, or band numbers are missing or double.
     """
     path = Path(path)
-    if not path.is_file():
-        raise SpecfmError(f"{path}: no such wavelength file")
+    _check_exists(path)
     with path.open(newline="", encoding="utf-8-sig") as handle:
         reader = csv.DictReader(line for line in handle if not line.lstrip().startswith("#"))
         rows = list(reader)
         columns = reader.fieldnames or []
     if "centre_nm" not in columns or not rows:
         raise SpecfmError(f"{path}: needs a column 'centre_nm' (and 'fwhm_nm' where known) with one row per band")
+    rows = _by_band(path, rows)
     try:
         centres = [float(row["centre_nm"] or "nan") for row in rows]
         widths = [float(row.get("fwhm_nm") or "nan") for row in rows]
         valid = [float(row.get("valid") or 1) != 0 for row in rows]
     except ValueError as error:
         raise SpecfmError(f"{path}: {error}; the columns centre_nm, fwhm_nm and valid hold numbers only") from None
-    return _named_errors(path, lambda: BandGrid(centres, widths, valid))
+    return _named_errors(path, lambda: BandGrid(centres, widths, valid), "write nm in the column centre_nm")
+
+
+def _check_exists(path: Path) -> None:
+    if not path.is_file():
+        raise SpecfmError(f"{path}: no such wavelength file")
+
+
+def _by_band(path: Path, rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The rows in the order of the numbers in their column ``band``; as they stand where it holds names or nothing."""
+    bands = [(row.get("band") or "").strip() for row in rows]
+    if not all(band.lstrip("+-").isdecimal() for band in bands if band) or not any(bands):
+        return rows
+    numbers = [int(band) if band else None for band in bands]
+    for first in (1, 0):
+        at = dict(zip(numbers, rows, strict=True))
+        if at.keys() == set(range(first, first + len(rows))):
+            return [at[number] for number in range(first, first + len(rows))]
+    raise SpecfmError(
+        f"{path}: the column 'band' must number its {len(rows)} rows 1 to {len(rows)} (or from 0), each once; "
+        f"it says {', '.join(bands[:8])}{' ...' if len(bands) > 8 else ''}"
+    )
 
 
 def _own_bands(found: Found, units: str | None, supplied: bool) -> BandGrid | None:
@@ -120,17 +141,20 @@ def _own_bands(found: Found, units: str | None, supplied: bool) -> BandGrid | No
         log.warning("%s says wavelengths are in %s; read as %s because that was asked for", where, known, units)
     chosen = units or known
     assert chosen is not None
-    # zero stands for a bad band in some lists: it is unusable, not a wavelength
+    # exactly zero stands for a bad band in some lists; what else is no wavelength is refused, not passed over
     centres = np.asarray(found.wavelengths, np.float64)
     valid = np.ones(len(centres), bool) if found.valid is None else np.asarray(found.valid).astype(bool)
-    valid = valid & (centres > 0)
+    valid = valid & (centres != 0)
     fwhm = found.fwhm
     if fwhm is not None and found.fwhm_units is not None and _same(found.fwhm_units) != _same(chosen):
         return _named_errors(
             where,
             lambda: BandGrid(_nm(centres, chosen), _nm(np.asarray(fwhm, np.float64), str(found.fwhm_units)), valid),
+            "pass --units {likely} for a file",
         )
-    return _named_errors(where, lambda: BandGrid.from_units(centres, chosen, fwhm, valid))
+    return _named_errors(
+        where, lambda: BandGrid.from_units(centres, chosen, fwhm, valid), "pass --units {likely} for a file"
+    )
 
 
 def _supplied_bands(found: Found, wavelengths: str | Path | None, table: Sensor | None) -> tuple[BandGrid, str]:
@@ -170,10 +194,13 @@ def _nm(values: np.ndarray, units: str) -> np.ndarray:
     return values * factor
 
 
-def _named_errors(where: Path, build: Callable[[], BandGrid]) -> BandGrid:
-    """Run ``build`` and put the file's name before what it refuses."""
+def _named_errors(where: Path, build: Callable[[], BandGrid], units_advice: str) -> BandGrid:
+    """Run ``build`` and put the file's name before what it refuses; wrong units get their remedy."""
     try:
         return build()
+    except UnitsError as error:
+        advice = f", or {units_advice.format(likely=error.likely)}" if error.likely else ""
+        raise SpecfmError(f"{where}: {error}{advice}") from None
     except SpecfmError as error:
         raise SpecfmError(f"{where}: {error}") from None
 

@@ -111,6 +111,40 @@ def test_wavelength_tables(tmp_path: Path) -> None:
         read_wavelengths(tmp_path / "no.csv")
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_band_numbers_of_a_table_order_its_rows(tmp_path: Path, first: int) -> None:
+    path = tmp_path / "w.csv"
+    path.write_text(f"band,centre_nm,valid\n{first + 2},700,1\n{first},500,0\n{first + 1},600,1\n")
+    bands = read_wavelengths(path)
+    assert bands.wavelengths_nm.tolist() == [500, 600, 700] and bands.valid.tolist() == [False, True, True]
+    path.write_text("band,centre_nm\nB8A,700\nB1,500\n")  # names say no order
+    assert read_wavelengths(path).wavelengths_nm.tolist() == [700, 500]
+
+
+@pytest.mark.parametrize("numbers", ["1,1,2", "1,2,4", "2,3,4", "1,,3", "-1,0,1"])
+def test_band_numbers_that_do_not_fit_are_refused(tmp_path: Path, numbers: str) -> None:
+    path = tmp_path / "w.csv"
+    rows = "".join(f"{band},{500 + i}\n" for i, band in enumerate(numbers.split(",")))
+    path.write_text(f"band,centre_nm\n{rows}")
+    with pytest.raises(SpecfmError, match="w.csv: the column 'band' must number its 3 rows 1 to 3 .or from 0., each"):
+        read_wavelengths(path)
+
+
+def test_advice_on_units_fits_where_the_list_stands(tmp_path: Path) -> None:
+    path = tmp_path / "w.csv"
+    path.write_text("centre_nm\n0.45\n0.9\n")
+    with pytest.raises(SpecfmError, match="look like micrometres.*write nm in the column centre_nm") as caught:
+        read_wavelengths(path)
+    assert "--units" not in str(caught.value)
+    with pytest.raises(SpecfmError, match="scene.hdr: .*look like micrometres.*pass --units um for a file"):
+        read_scene(make.envi(tmp_path, make.cube((2, 2, 2)), wavelength="{0.45, 0.9}"))
+
+
+def test_a_list_that_is_not_there_is_refused_even_where_it_is_not_needed(tmp_path: Path) -> None:
+    with pytest.raises(SpecfmError, match="no.csv: no such wavelength file"):
+        read_scene(make.envi(tmp_path, make.cube()), wavelengths=tmp_path / "no.csv")
+
+
 @pytest.mark.parametrize("kind", ["envi", "mat", "npy", "h5", "tif"])
 def test_scenes_cross_processes(tmp_path: Path, kind: str) -> None:
     """Builders read in parallel: a scene is pickled without its pixels and reads the same on the other side."""

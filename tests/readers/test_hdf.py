@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import h5py
@@ -191,6 +192,22 @@ def test_own_layout_gives_everything_back(tmp_path: Path) -> None:
         save_scene(scene, path)
     save_scene(scene.replace(name="again"), path, overwrite=True)
     assert read_scene(path).name == "again" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_own_layout_follows_the_rules_of_other_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    scene = full_scene(make.cube())
+    path = save_scene(scene.replace(sensor=scene.sensor.replace(level=None)), tmp_path / "own.h5")
+    caplog.set_level(logging.INFO)
+    table = Sensor(BandGrid(2000.0 + np.arange(6)), scale=3.0, level="L1", name="table")
+    told = read_scene(path, sensor=table, wavelengths=make.bands_csv(tmp_path, 6))
+    assert "bands.csv is not used" in caplog.text
+    assert told.sensor.bands == scene.sensor.bands and told.sensor.scale == 0.5 and told.sensor.level == "L1"
+    read_scene(path, sensor=table)
+    assert "those of sensor table are not used" in caplog.text
+    with pytest.raises(SpecfmError, match="own.h5: .*look like nanometres"):
+        read_scene(path, units="um")
+    with pytest.raises(SpecfmError, match="no such wavelength file"):
+        read_scene(path, wavelengths=tmp_path / "no.csv")
 
 
 def test_own_layout_from_the_future_or_damaged(tmp_path: Path) -> None:

@@ -218,11 +218,8 @@ class Scene:
         good: NDArray[np.bool_] = np.ones(stored.shape, bool)
         if stored.dtype.kind in "fc":
             good = np.isfinite(stored)
-        if self.nodata is not None and not np.isnan(self.nodata):
-            # compared in the stored type: -3.4e38 written as text must match its float32
-            nodata = np.asarray(self.nodata)
-            if stored.dtype.kind in "fc" or np.array_equal(nodata.astype(stored.dtype), nodata):
-                good &= stored != nodata.astype(stored.dtype)
+        if self.nodata is not None:
+            good &= ~is_nodata(stored, self.nodata)
         if self.saturation is not None and stored.dtype.kind != "c":
             good &= stored < self.saturation
         return good
@@ -263,6 +260,15 @@ class Scene:
         return xarray.DataArray(
             self.values(), dims=("y", "x", "wavelength"), coords=coords, attrs=attrs, name=self.name
         )
+
+
+def is_nodata(stored: NDArray[Any], nodata: float) -> NDArray[np.bool_]:
+    """True where a stored number equals ``nodata``, compared in its own type; any shape."""
+    value = np.asarray(nodata)
+    # -3.4e38 written as text must match its float32; a number that an integer type lacks matches nothing
+    if stored.dtype.kind in "fc" or (np.isfinite(value) and np.array_equal(value.astype(stored.dtype), value)):
+        return np.asarray(stored == value.astype(stored.dtype))
+    return np.zeros(stored.shape, bool)
 
 
 def _as_slice(index: range) -> slice:

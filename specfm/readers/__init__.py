@@ -47,7 +47,8 @@ def read_scene(
         sensor: a Sensor or the name of a known one, for what the file does not say.
         wavelengths: CSV file with columns band, centre_nm, fwhm_nm, for a file without wavelengths.
         units: unit of the file's wavelengths where it does not say it (nm, um, cm-1).
-        quantity, scale, offset: radiometry, where the file is silent or wrong; these win over the file.
+        quantity, scale, offset: radiometry, where the file is silent or wrong; these win over the file, over gains and
+            offsets of single bands too.
         nodata: stored value that means "not measured"; wins over the file.
         name: name of the scene; None = the file's.
 
@@ -58,7 +59,7 @@ def read_scene(
     found = _open(path, variable, layout)
     if found.class_names is not None:
         raise SpecfmError(f"{path}: is a map of classes, not a cube; name it under 'labels' in a dataset card")
-    resolved_nodata = found.nodata if nodata is None else float(nodata)
+    scale, offset = found.settle(scale, offset, nodata)
     from specfm.readers.resolve import resolve_sensor
 
     return Scene(
@@ -67,7 +68,7 @@ def read_scene(
         name=name or found.name or path.stem,
         path=found.path,
         geo=found.geo,
-        nodata=resolved_nodata,
+        nodata=found.nodata,
         labels_HW=found.labels_HW,
         label_names=found.label_names,
         **found.scene_fields,

@@ -126,4 +126,4 @@ def _radiometric(header: EnviHeader, found: Found) -> None:
     offset_C = np.zeros(count) if offsets is None else np.asarray(offsets)
     if factor is not None:  # gains lead to scaled reflectance, which the factor then brings to 0..1
         gain_C, offset_C = gain_C / factor, offset_C / factor
-    found.calibrate(gain_C, offset_C)
+    found.gains = (gain_C, offset_C)

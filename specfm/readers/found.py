@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from specfm.scene import CubeSource, Geo
-from specfm.sensors import Sensor
+from specfm.scene import CubeSource, Geo, is_nodata
 
 
 @dataclass
@@ -24,10 +23,10 @@ class Found:
         fwhm: (C,) in the same units (``fwhm_units`` where the file states another).
         valid: (C,) True = usable (ENVI ``bbl``).
         labels_HW: index into ``label_names``, where the file has one (spectral libraries: one name per spectrum).
-        sensor: a complete sensor, where the file states one (specfm's own scenes); the fields above are then empty.
         scene_fields: further fields of the Scene that the file states.
         class_names: names of the classes where the file is a class map and no cube, else None.
         described_by: the file the metadata come from, where it is not ``path`` (a header, a side file).
+        gains: gain and offset per band, (C,) each; they win over ``scale`` and ``offset``. See :meth:`settle`.
     """
 
     source: CubeSource
@@ -50,16 +49,32 @@ class Found:
     label_names: tuple[str, ...] = ()
     class_names: tuple[str, ...] | None = None
     described_by: Path | None = None
-    sensor: Sensor | None = None
+    gains: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
     scene_fields: dict[str, Any] = field(default_factory=dict)
 
-    def calibrate(self, gain_C: NDArray[np.float64], offset_C: NDArray[np.float64]) -> None:
-        """Take over a calibration per band: as scale and offset where it is the same everywhere, else on reading."""
-        if np.ptp(gain_C) == 0 and np.ptp(offset_C) == 0 and gain_C[0] > 0:
-            self.scale, self.offset = float(gain_C[0]), float(offset_C[0])
-        else:
-            self.source = CalibratedSource(self.source, gain_C, offset_C, self.nodata)
-            self.scale, self.offset, self.nodata = 1.0, 0.0, None
+    def settle(
+        self, scale: float | None, offset: float | None, nodata: float | None
+    ) -> tuple[float | None, float | None]:
+        """Let what the user says win over the file's nodata and gains, then apply gains that differ between bands.
+
+        ``nodata`` is a stored number, so it must be known before any gain is applied; a scale or an offset said by the
+        user takes the place of the gains or the offsets of all bands.
+
+        Returns:
+            Scale and offset to be used with ``source`` from now on; None = the user and the gains say nothing.
+        """
+        self.nodata = self.nodata if nodata is None else float(nodata)
+        if self.gains is None:
+            return scale, offset
+        gain_C, offset_C = (
+            stated if said is None else np.full(len(stated), float(said))
+            for stated, said in zip(self.gains, (scale, offset), strict=True)
+        )
+        if np.ptp(gain_C) == 0 and np.ptp(offset_C) == 0 and (gain_C[0] > 0 or scale is not None):
+            return float(gain_C[0]), float(offset_C[0])
+        self.source = CalibratedSource(self.source, gain_C, offset_C, self.nodata)
+        self.nodata = None
+        return 1.0, 0.0
 
     @property
     def metadata_path(self) -> Path:
@@ -71,11 +86,12 @@ class Found:
 class CalibratedSource:
     """A cube with a gain and offset of its own in every band; reads as float32, already calibrated.
 
-    A Sensor has one scale for all bands, so per-band calibration is applied on reading. ``nodata`` becomes NaN.
+    A Sensor has one scale for all bands, so per-band calibration is applied on reading. ``nodata`` becomes NaN, and so
+    does a pixel stored as zero in all its bands: an offset would make numbers of that fill.
     """
 
     inner: CubeSource
-    scale_C: NDArray[np.float64]
+    gain_C: NDArray[np.float64]
     offset_C: NDArray[np.float64]
     nodata: float | None = None
 
@@ -90,7 +106,21 @@ class CalibratedSource:
     def read(self, rows: range, cols: range, bands: NDArray[np.int64] | None) -> NDArray[Any]:
         stored = self.inner.read(rows, cols, bands)
         pick = slice(None) if bands is None else bands
-        values = (stored * self.scale_C[pick] + self.offset_C[pick]).astype(np.float32)
+        values = (stored * self.gain_C[pick] + self.offset_C[pick]).astype(np.float32)
         if self.nodata is not None:
-            values[stored == self.nodata] = np.nan
+            values[is_nodata(stored, self.nodata)] = np.nan
+        if self.offset_C.any():
+            values[self._fill(stored, rows, cols, bands)] = np.nan
         return values
+
+    def _fill(
+        self, stored: NDArray[Any], rows: range, cols: range, bands: NDArray[np.int64] | None
+    ) -> NDArray[np.bool_]:
+        """``[h, w]`` True where all bands are zero; the bands that were not asked for are read for rows in doubt."""
+        zero_hw = np.asarray(~stored.any(axis=2))
+        if self.shape[2] < 2:
+            return np.zeros_like(zero_hw)
+        if bands is not None:
+            for i in np.flatnonzero(zero_hw.any(axis=1)):
+                zero_hw[i] &= ~self.inner.read(rows[i : i + 1], cols, None)[0].any(axis=-1)
+        return zero_hw

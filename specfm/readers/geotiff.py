@@ -122,7 +122,7 @@ def _calibration(raster: Any, found: Found) -> None:
     found.nodata = nodata.pop() if nodata else None
     scale_C, offset_C = np.asarray(raster.scales, np.float64), np.asarray(raster.offsets, np.float64)
     if (scale_C != 1).any() or (offset_C != 0).any():
-        found.calibrate(scale_C, offset_C)
+        found.gains = (scale_C, offset_C)
 
 
 def _tags(raster: Any, band: int = 0) -> dict[str, str]:

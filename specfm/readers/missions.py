@@ -127,9 +127,7 @@ def read_prisma(path: Path, file: h5py.File, variable: str | None) -> Found | No
         centres.append(centre_C)
         widths.append(_root_list(path, file, f"List_Fwhm_{detector}", cube.shape[1]))
         flags = file.attrs.get(f"List_Cw_{detector}_Flags")
-        good.append(
-            (centre_C > 0) & (np.ones(len(centre_C), bool) if flags is None else np.asarray(flags).ravel() != 0)
-        )
+        good.append(np.ones(len(centre_C), bool) if flags is None else np.asarray(flags).ravel() != 0)
         gain, offset = _prisma_scale(path, file, detector)
         gains.append(np.full(len(centre_C), gain))
         offsets.append(np.full(len(centre_C), offset))
@@ -139,7 +137,7 @@ def read_prisma(path: Path, file: h5py.File, variable: str | None) -> Found | No
     found.level, found.quantity = _PRISMA_SWATHS[name]
     found.wavelengths, found.units = np.concatenate(centres), "nm"
     found.fwhm, found.valid = np.concatenate(widths), np.concatenate(good)
-    found.calibrate(np.concatenate(gains), np.concatenate(offsets))
+    found.gains = (np.concatenate(gains), np.concatenate(offsets))
     return found
 
 

@@ -96,8 +96,8 @@ def read_mission_xml(path: Path, found: Found) -> None:
     found.fwhm = _column(side, rows, "FWHMOfBand") or _column(side, rows, "wavelengthWidthOfBand")
     gains = _column(side, rows, "GainOfBand") or _column(side, rows, "gainOfBand")
     offsets = _column(side, rows, "OffsetOfBand") or _column(side, rows, "offsetOfBand")
-    if gains and found.scale is None:  # else the TIFF states the same calibration itself
-        found.calibrate(np.asarray(gains), np.asarray(offsets or np.zeros(count)))
+    if gains and found.gains is None:  # else the TIFF states the same calibration itself
+        found.gains = (np.asarray(gains), np.asarray(offsets or np.zeros(count)))
     mission = next((node.text for node in root.iter() if _tag(node) == "mission" and node.text), None)
     level = next((node.text for node in root.iter() if _tag(node) == "level" and node.text), "") or ""
     found.sensor_name = mission.strip() if mission else None

@@ -119,6 +119,18 @@ def test_conventions_of_a_header(tmp_path: Path) -> None:
     assert scene.nodata == -99 and scene.sensor.scale == pytest.approx(1e-4) and scene.sensor.name is None
 
 
+@pytest.mark.parametrize(
+    ("wavelength", "message"),
+    [("{400, nan, 600}", "band 1 .0-based. is not a number"), ("{400, 500, -600}", "-600-500 nm are outside")],
+)
+def test_what_is_no_wavelength_is_refused_unless_its_band_is_bad(tmp_path: Path, wavelength: str, message: str) -> None:
+    path = make.envi(tmp_path, make.cube((2, 2, 3)), wavelength=wavelength)
+    with pytest.raises(SpecfmError, match=f"scene.hdr: .*{message}"):
+        read_scene(path)
+    bad = "{1, 0, 1}" if "nan" in wavelength else "{1, 1, 0}"
+    assert read_scene(make.envi(tmp_path, make.cube((2, 2, 3)), wavelength=wavelength, bbl=bad)).sensor.bands.valid[0]
+
+
 def test_zero_wavelengths_are_bad_bands(tmp_path: Path) -> None:
     scene = read_scene(make.envi(tmp_path, make.cube((2, 2, 3)), wavelength="{0, 500, 600}"))
     assert scene.sensor.bands.valid.tolist() == [False, True, True]
@@ -162,6 +174,31 @@ def test_gains_of_their_own_are_applied_on_reading(tmp_path: Path) -> None:
     assert scene.dtype == np.float32 and scene.sensor.scale == 1.0
     np.testing.assert_allclose(scene.read(slice(1, 3), bands=[2, 0]), expected[1:, :, [2, 0]])
     assert np.isnan(scene.read()[0, 0]).all() and not scene.mask()[0, 0]
+
+
+def test_what_the_user_says_of_stored_numbers_wins_over_gains(tmp_path: Path) -> None:
+    """nodata is compared before any gain; a scale or an offset takes the place of all gains or offsets."""
+    cube = np.arange(2, 26, dtype=np.int16).reshape(2, 3, 4)
+    cube[0, 0] = -9999
+    gain_C = np.array([0.1, 0.2, 0.3, 0.4])
+    path = make.envi(tmp_path, cube, data_gain_values="{.1, .2, .3, .4}", data_offset_values="{1, 2, 3, 4}")
+    told = read_scene(path, nodata=-9999)
+    assert not told.mask()[0, 0] and told.mask().sum() == 5 and np.isnan(told.values()[0, 0]).all()
+    np.testing.assert_allclose(told.values()[1], cube[1] * gain_C + [1, 2, 3, 4], rtol=1e-6)
+    np.testing.assert_allclose(read_scene(path, scale=0.5).values(), cube * 0.5 + [1, 2, 3, 4], rtol=1e-6)
+    np.testing.assert_allclose(read_scene(path, offset=7.0).values(), cube * gain_C + 7, rtol=1e-6)
+    both = read_scene(path, scale=0.5, offset=7.0, nodata=-9999)
+    assert both.dtype == np.int16 and (both.sensor.scale, both.sensor.offset, both.nodata) == (0.5, 7.0, -9999)
+
+
+def test_fill_of_zeros_stays_fill_under_offsets(tmp_path: Path) -> None:
+    cube = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    cube[1, 1] = 0
+    path = make.envi(tmp_path, cube, data_offset_values="{1, 2, 3, 4}")
+    scene = read_scene(path)
+    assert not scene.mask()[1, 1] and scene.mask().sum() == 5
+    assert np.isnan(scene.read(bands=[0])[1, 1, 0])
+    assert scene.read(bands=[0])[0, 0, 0] == 1  # zero in one band only is a measurement
 
 
 def test_place_equals_gdal(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ publishes the file, leaving it by an error removes what was written.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import warnings
 from abc import ABC, abstractmethod
@@ -20,9 +21,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import atomic_write_json, atomic_write_text, publish_file, refuse_existing, temporary_sibling
+from specfm.map_info import format_map_info
 
 if TYPE_CHECKING:
     from specfm.scene import Geo
+
+log = logging.getLogger(__name__)
 
 ENVI_TYPES = {"uint8": 1, "int16": 2, "int32": 3, "float32": 4, "float64": 5, "uint16": 12, "uint32": 13, "int64": 14}
 SUFFIXES = (".npy", ".hdr", ".tif", ".tiff")
@@ -186,7 +190,7 @@ class EnviWriter(RasterWriter):
             lines.append(f"data ignore value = {'nan' if math.isnan(self.nodata) else repr(self.nodata)}")
         if self.band_names:
             lines.append("band names = {" + ", ".join(map(_listed, self.band_names)) + "}")
-        lines += _map_info(self.geo)
+        lines += _place_lines(self.geo, self.path)
         return "\n".join(lines) + "\n"
 
     def _abort(self) -> None:
@@ -344,14 +348,14 @@ def _category_names(names: Sequence[str]) -> str:
     )
 
 
-def _map_info(geo: Geo | None) -> list[str]:
-    """``map info`` and ``coordinate system string`` of a north-up grid; a rotated one has only the latter."""
-    if geo is None or geo.transform is None:
+def _place_lines(geo: Geo | None, where: Path) -> list[str]:
+    """``map info`` and ``coordinate system string`` of a grid; a warning where ENVI has no words for its transform."""
+    if geo is None:
         return []
-    x0, dx, rx, y0, ry, dy = geo.transform
-    lines = []
-    if not rx and not ry:
-        lines.append(f"map info = {{Arbitrary, 1, 1, {x0!r}, {y0!r}, {dx!r}, {-dy!r}, 0, North}}")
+    info = format_map_info(geo)
+    if info is None and geo.transform is not None:
+        log.warning("%s: its grid is sheared, which an ENVI header cannot say; write .tif to keep its place", where)
+    lines = [] if info is None else [f"map info = {{{info}}}"]
     if geo.crs_wkt:
         lines.append(f"coordinate system string = {{{_braced(_as_wkt(geo.crs_wkt))}}}")
     return lines

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from specfm.errors import SpecfmError, UsageError
+from specfm.map_info import parse_map_info
+from specfm.readers.envi_header import parse_header
 from specfm.scene import Geo
 from specfm.writers import open_raster, scaled_geo, stretch, write_png
 
@@ -37,6 +39,44 @@ def test_envi_round_trip_through_an_independent_reader(tmp_path: Path) -> None:
     assert image.metadata["band names"] == ["a", "b", "c"]
     assert [float(v) for v in image.metadata["map info"][3:7]] == [500000.0, 4000000.0, 2.0, 2.0]
     assert float(image.metadata["data ignore value"]) == -1.0
+
+
+PLACES = {
+    "utm": ("EPSG:32617", (500000.0, 2.0, 0.0, 4000000.0, 0.0, -2.0)),
+    "utm south, oblong": ("EPSG:32733", (300000.0, 2.0, 0.0, 6000000.0, 0.0, -3.0)),
+    "nad83": ("EPSG:26911", (300000.0, 1.0, 0.0, 4000000.0, 0.0, -1.0)),
+    "degrees": ("EPSG:4326", (10.0, 0.001, 0.0, 50.0, 0.0, -0.001)),
+    "rotated": ("EPSG:32612", (583171.5, 2.4, -1.8, 4986234.5, -1.8, -2.4)),
+    "half turn": ("EPSG:32612", (583171.5, -3.0, 0.0, 4986234.5, 0.0, 3.0)),
+    "other projection": ("EPSG:3035", (4000000.0, 10.0, 0.0, 3000000.0, 0.0, -10.0)),
+    "no name": (None, (5.0, 2.0, 0.0, 7.0, 0.0, -2.0)),
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_the_place_of_an_envi_raster_survives(tmp_path: Path, name: str) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    crs, transform = PLACES[name]
+    with open_raster(tmp_path / "x.hdr", CUBE.shape, geo=Geo(crs, transform)) as writer:  # type: ignore[arg-type]
+        writer.write(CUBE)
+    with rasterio.open(tmp_path / "x.img") as file:
+        np.testing.assert_allclose(file.transform.to_gdal(), transform, rtol=1e-12)
+        assert (file.crs.to_epsg() if file.crs else None) == (None if crs is None else int(crs[5:]))
+    header = parse_header(tmp_path / "x.hdr")
+    stated, read, gsd_m = header.geo()
+    np.testing.assert_allclose(read, transform, rtol=1e-12, atol=1e-9)
+    assert (stated is None) == (crs is None)
+    side = abs(transform[1] * transform[5] - transform[2] * transform[4]) ** 0.5
+    assert gsd_m == (None if crs in (None, "EPSG:4326") else pytest.approx(side))
+    if name not in ("other projection", "no name"):  # map info alone says it too
+        assert parse_map_info(header.items("map info"), tmp_path)[0] == crs
+
+
+def test_a_sheared_grid_is_said_to_lose_its_place(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    geo = Geo("EPSG:32617", (500000.0, 2.0, 1.0, 4000000.0, 0.0, -2.0))
+    with open_raster(tmp_path / "x.hdr", CUBE.shape, geo=geo) as writer:
+        writer.write(CUBE)
+    assert "x.hdr: its grid is sheared" in caplog.text and "map info" not in (tmp_path / "x.hdr").read_text()
 
 
 def test_geotiff_round_trip(tmp_path: Path) -> None:

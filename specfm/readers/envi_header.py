@@ -8,7 +8,6 @@ by its vendor, and what other readers accept; real headers that break one rule o
 from __future__ import annotations
 
 import logging
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from specfm.errors import SpecfmError
+from specfm.map_info import parse_map_info
 
 log = logging.getLogger(__name__)
 
@@ -148,37 +148,11 @@ class EnviHeader:
     def geo(self) -> tuple[str | None, tuple[float, ...] | None, float | None]:
         """(crs as WKT or EPSG name, GDAL affine transform, pixel size in metres), each None where unknown.
 
-        ``map info`` gives a tie point for a pixel counted from (1, 1) at the upper left corner of the image; the
-        rotation is counter-clockwise in degrees (same reading as GDAL's ENVI driver).
+        A ``coordinate system string`` wins over the names in ``map info``.
         """
-        crs = re.sub(r"\s*\n\s*", "", self.fields.get("coordinate system string", "")).strip() or None
-        info = self.items("map info")
-        if len(info) < 7:
-            return crs, None, None
-        try:
-            column, row, east, north, dx, dy = (float(item) for item in info[1:7])
-        except ValueError:
-            raise SpecfmError(
-                f"{self.path}: map info holds something else than numbers: {', '.join(info[1:7])}"
-            ) from None
-        options = dict(part.lower().split("=", 1) for part in info[7:] if "=" in part)
-        angle = -math.radians(float(options.get("rotation", "0")))
-        cos, sin = math.cos(angle), math.sin(angle)
-        transform = (
-            east - (column - 1) * dx, cos * dx, -sin * dx,
-            north + (row - 1) * dy, -sin * dy, -cos * dy,
-        )  # fmt: skip
-        utm = info[0].strip().lower() == "utm"
-        if (
-            crs is None
-            and utm
-            and len(info) >= 10
-            and info[9].replace(" ", "-").upper() == "WGS-84"
-            and info[7].isdigit()
-        ):
-            crs = f"EPSG:{(32700 if info[8].lower().startswith('s') else 32600) + int(info[7])}"
-        metres = options.get("units", "meters" if utm else "").startswith(("meter", "metre"))
-        return crs, transform, (abs(dx * dy) ** 0.5 or None) if metres else None
+        stated = re.sub(r"\s*\n\s*", "", self.fields.get("coordinate system string", "")).strip() or None
+        crs, transform, gsd_m = parse_map_info(self.items("map info"), self.path)
+        return stated or crs, transform, gsd_m
 
 
 def parse_header(path: Path) -> EnviHeader:
@@ -203,6 +177,9 @@ def parse_header(path: Path) -> EnviHeader:
             continue
         key, value = (part.strip() for part in line.split("=", 1))
         key = re.sub(r"\s+", " ", key).lower()
+        if not value and position < len(lines) and lines[position].lstrip().startswith("{"):
+            value = lines[position].strip()  # a list whose brace begins on the next line
+            position += 1
         if value.startswith("{"):
             while "}" not in value and position < len(lines):
                 value += "\n" + lines[position]

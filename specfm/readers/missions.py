@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specfm.errors import SpecfmError
+from specfm.map_info import parse_map_info
 from specfm.readers.found import Found
 from specfm.readers.hdf_common import HdfSource, attribute, single, text
 from specfm.scene import Geo
@@ -65,19 +66,17 @@ def read_neon(path: Path, file: h5py.File, variable: str | None) -> Found | None
     found.nodata = single(data, "Data_Ignore_Value")
     place = group.get("Metadata/Coordinate_System")
     if place is not None:
-        found.geo, found.gsd_m = _neon_place(place)
+        found.geo, found.gsd_m = _neon_place(path, place)
     return found
 
 
-def _neon_place(place: h5py.Group) -> tuple[Geo | None, float | None]:
+def _neon_place(path: Path, place: h5py.Group) -> tuple[Geo | None, float | None]:
     code = text(place["EPSG Code"]) if "EPSG Code" in place else None
     crs = f"EPSG:{int(float(code))}" if code and code.strip().replace(".", "", 1).isdigit() else None
     info = (text(place["Map_Info"]) or "").split(",") if "Map_Info" in place else []
-    try:
-        east, north, dx, dy = (float(item) for item in info[3:7])
-    except ValueError:
-        return (Geo(crs, None) if crs else None), None
-    return Geo(crs, (east, dx, 0.0, north, 0.0, -dy)), dx
+    named, transform, gsd_m = parse_map_info(info, path)
+    crs = crs or named
+    return (None if crs is None and transform is None else Geo(crs, transform)), gsd_m
 
 
 @dataclass(frozen=True)

@@ -212,6 +212,12 @@ def test_place_equals_gdal(tmp_path: Path) -> None:
     assert scene.sensor.gsd_m == pytest.approx((3.0 * 2.5) ** 0.5)
 
 
+def test_a_list_may_begin_on_the_next_line(tmp_path: Path) -> None:
+    path = make.envi(tmp_path, make.cube((2, 2, 3)), wavelength="\n {400, 500,\n  600}")
+    scene = read_scene(path)
+    assert scene.shape[2] == 3 and scene.sensor.bands.wavelengths_nm.tolist() == [400, 500, 600]
+
+
 def test_spectral_library_is_a_column(tmp_path: Path) -> None:
     spectra = make.cube((4, 1, 6), "f4")
     path = make.envi(

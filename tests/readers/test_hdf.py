@@ -45,6 +45,12 @@ def test_neon(tmp_path: Path) -> None:
     assert sensor.scale == 1e-4 and scene.nodata == -9999 and sensor.quantity == "surface_reflectance"
     assert sensor.bands.valid.tolist() == [True, True, False, True, True, True] and sensor.bands.fwhm_nm[0] == 5.5
     assert scene.geo == Geo("EPSG:32618", (368000.0, 1.0, 0.0, 4307000.0, 0.0, -1.0)) and sensor.gsd_m == 1.0
+    with h5py.File(tmp_path / "neon.h5", "r+") as file:
+        place = file["SERC/Reflectance/Metadata/Coordinate_System"]
+        del place["Map_Info"], place["EPSG Code"]
+        place["Map_Info"] = b"UTM, 11, 21, 256521, 4112571, 1, 1, 11, North, WGS-84, units=Meters, 0"
+    tied = read_scene(tmp_path / "neon.h5").geo
+    assert tied == Geo("EPSG:32611", (256511.0, 1.0, 0.0, 4112591.0, 0.0, -1.0))
 
 
 def prisma(path: Path, vnir_HWC: np.ndarray, swir_HWC: np.ndarray, level: str = "L2D", **attrs: object) -> Path:

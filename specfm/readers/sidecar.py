@@ -31,9 +31,11 @@ def read_stac(path: Path, found: Found) -> None:
         for bands in _band_lists(document):
             centres = [_get(band, "center_wavelength") for band in bands]
             if len(centres) == found.source.shape[2] and all(value is not None for value in centres):
-                found.wavelengths, found.units, found.described_by = np.asarray(centres, np.float64), "um", side
                 widths = [_get(band, "full_width_half_max") for band in bands]
-                found.fwhm = [np.nan if width is None else width for width in widths]
+                found.described_by = side
+                found.fill(
+                    np.asarray(centres, np.float64), "um", [np.nan if width is None else width for width in widths]
+                )
                 return
 
 
@@ -94,6 +96,7 @@ def read_mission_xml(path: Path, found: Found) -> None:
     found.wavelengths = _column(side, rows, "wavelengthCenterOfBand")
     found.units, found.described_by = "nm", side
     found.fwhm = _column(side, rows, "FWHMOfBand") or _column(side, rows, "wavelengthWidthOfBand")
+    found.fwhm_units = None
     gains = _column(side, rows, "GainOfBand") or _column(side, rows, "gainOfBand")
     offsets = _column(side, rows, "OffsetOfBand") or _column(side, rows, "offsetOfBand")
     if gains and found.gains is None:  # else the TIFF states the same calibration itself

@@ -221,3 +221,72 @@ def test_cut_short(tmp_path: Path, keep: float) -> None:
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
     with pytest.raises(SpecfmError, match="a.tif: "):
         read_scene(path, wavelengths=make.bands_csv(tmp_path, 6)).read()
+
+
+def test_what_band_tags_leave_open_comes_from_the_dataset(tmp_path: Path) -> None:
+    path = two(tmp_path)
+    for band, centre in enumerate(("450", "850"), 1):
+        tag(path, band, None, wavelength=centre)
+    with pytest.raises(SpecfmError, match="units are never guessed"):
+        read_scene(path)
+    tag(path, 0, "ENVI", wavelength_units="Nanometers", fwhm="{10, 20}", bbl="{1, 0}")
+    expect_two_bands(path, fwhm=False)
+    bands = read_scene(path).sensor.bands
+    assert bands.valid.tolist() == [True, False] and bands.fwhm_nm[0] == 10
+
+
+def test_widths_of_another_place_keep_its_units(tmp_path: Path) -> None:
+    path = two(tmp_path)
+    for band, centre in enumerate(("0.45", "0.85"), 1):
+        tag(path, band, "IMAGERY", CENTRAL_WAVELENGTH_UM=centre)
+    tag(path, 0, "ENVI", wavelength="{450, 850}", wavelength_units="nm", fwhm="{10, 20}")
+    expect_two_bands(path)
+
+
+def test_lists_from_before_bands_were_taken_out_are_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = two(tmp_path)
+    for band, centre in enumerate(("450", "850"), 1):
+        tag(path, band, None, wavelength=centre, wavelength_units="nm")
+    tag(path, 0, "ENVI", wavelength="{450, 650, 850}", bbl="{1, 0, 1}")
+    expect_two_bands(path, fwhm=False)
+    assert read_scene(path).sensor.bands.valid.all() and "'bbl' has 3 values but the file has 2 bands" in caplog.text
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_masks_of_the_file(tmp_path: Path, inside: bool) -> None:
+    cube = make.cube()
+    kept = np.ones(cube.shape[:2], bool)
+    kept[1, 2:5] = False
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=inside):
+        path = tiff(tmp_path / "a.tif", cube)
+        with rasterio.open(path, "r+") as raster:
+            raster.write_mask(kept)
+    assert (tmp_path / "a.tif.msk").exists() != inside
+    scene = read_scene(path, wavelengths=make.bands_csv(tmp_path, 6))
+    np.testing.assert_array_equal(scene.mask(), kept)
+    assert scene.dtype == np.float32
+    np.testing.assert_array_equal(scene.read()[kept], cube[kept])
+    part = scene.read(slice(1, 5, 2), slice(1, 6, 2), [5, 0])
+    np.testing.assert_array_equal(np.isnan(part[..., 0]), ~kept[1:5:2, 1:6:2])
+    np.testing.assert_array_equal(part[1], cube[3, 1:6:2][:, [5, 0]])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16"])
+def test_transparency_is_no_band(tmp_path: Path, dtype: str, caplog: pytest.LogCaptureFixture) -> None:
+    from rasterio.enums import ColorInterp
+
+    cube = np.random.default_rng(0).integers(1, 100, (5, 7, 4)).astype(dtype)
+    cube[2, 3:, 3] = 0
+    path = tiff(tmp_path / "a.tif", cube, photometric="minisblack")
+    with rasterio.open(path, "r+") as raster:
+        raster.colorinterp = (ColorInterp.gray, ColorInterp.undefined, ColorInterp.undefined, ColorInterp.alpha)
+    scene = read_scene(path, wavelengths=make.bands_csv(tmp_path, 3))
+    assert "band 4 is marked as transparency" in caplog.text and scene.shape == (5, 7, 3)
+    np.testing.assert_array_equal(scene.mask(), cube[..., 3] != 0)
+    np.testing.assert_array_equal(scene.read(bands=[2])[:2, :, 0], cube[:2, :, 2])
+    tag(path, 0, None, wavelength="{450, 550, 650, 850}", wavelength_units="nm")
+    measured = read_scene(path)
+    assert measured.dtype == cube.dtype and measured.mask().sum() == 31 + 4
+    np.testing.assert_array_equal(measured.read(), cube)

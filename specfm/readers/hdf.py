@@ -13,7 +13,7 @@ import numpy as np
 
 from specfm.errors import SpecfmError
 from specfm.readers.found import Found
-from specfm.readers.hdf_common import HdfSource, attribute, open_hdf, single
+from specfm.readers.hdf_common import HdfSource, attribute, open_hdf, per_band, single
 
 if TYPE_CHECKING:
     import h5py
@@ -84,8 +84,14 @@ def _read_any(path: Path, file: h5py.File, variable: str | None, layout: str | N
     good = _nearest(name, vectors, _GOOD, (count,))
     found.valid = None if good is None else np.asarray(good).ravel() != 0
     found.nodata = single(cube, "_FillValue", "missing_value", "Data_Ignore_Value", "nodata")
-    found.scale = single(cube, "scale_factor")
-    found.offset = single(cube, "add_offset")
+    gain, shift = per_band(cube, count, "scale_factor"), per_band(cube, count, "add_offset")
+    if any(stated is not None and stated.size > 1 for stated in (gain, shift)):
+        found.gains = (
+            np.ones(count) if gain is None else np.broadcast_to(gain, count),
+            np.zeros(count) if shift is None else np.broadcast_to(shift, count),
+        )
+    else:
+        found.scale, found.offset = (None if stated is None else float(stated[0]) for stated in (gain, shift))
     return found
 
 

@@ -78,22 +78,56 @@ class HdfSource:
 
 
 def attribute(item: h5py.Dataset, *names: str) -> str | None:
-    """The first attribute of these names, as text."""
-    for name in names:
-        if name in item.attrs:
-            value = np.asarray(item.attrs[name]).ravel()[0]
-            words = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-            return words.strip() or None
-    return None
+    """The first attribute of these names, as text.
+
+    Raises:
+        SpecfmError: it holds several different values.
+    """
+    words = _words(item, names)
+    if len(set(words)) > 1:
+        raise _refusal(item, names, words, "one value is needed")
+    return words[0] or None if words else None
 
 
 def single(item: h5py.Dataset, *names: str) -> float | None:
-    """The first attribute of these names, as one number."""
+    """The first attribute of these names, as one number.
+
+    Raises:
+        SpecfmError: it holds several different values, or no number.
+    """
     words = attribute(item, *names)
+    return None if words is None else float(_numbers(item, names, [words])[0])
+
+
+def per_band(item: h5py.Dataset, count: int, *names: str) -> NDArray[np.float64] | None:
+    """The first attribute of these names, as (1,) or, where every band has its own, (count,) numbers.
+
+    Raises:
+        SpecfmError: it holds another number of values, or something else than numbers.
+    """
+    words = _words(item, names)
+    if len(words) not in (0, 1, count):
+        raise _refusal(item, names, words, f"one value, or one for each of {count} bands, is needed")
+    return _numbers(item, names, words) if words else None
+
+
+def _words(item: h5py.Dataset, names: tuple[str, ...]) -> list[str]:
+    """All values of the first attribute that the item has."""
+    values = next((np.asarray(item.attrs[name]).ravel() for name in names if name in item.attrs), np.empty(0))
+    return [v.decode("utf-8", "replace").strip() if isinstance(v, bytes) else str(v).strip() for v in values]
+
+
+def _numbers(item: h5py.Dataset, names: tuple[str, ...], words: list[str]) -> NDArray[np.float64]:
     try:
-        return None if words is None else float(words)
+        return np.array([float(word) for word in words])
     except ValueError:
-        raise SpecfmError(f"{item.file.filename}: {item.name} says {names[0]} = {words!r}, not a number") from None
+        raise _refusal(item, names, words, "a number is needed") from None
+
+
+def _refusal(item: h5py.Dataset, names: tuple[str, ...], words: list[str], problem: str) -> SpecfmError:
+    said = ", ".join(words[:4]) + (f", ... ({len(words)} values)" if len(words) > 4 else "")
+    name = next(name for name in names if name in item.attrs)
+    return SpecfmError(f"{item.file.filename}: {item.name} says {name} = {said}; {problem}, mend the attribute")
 
 
 def text(item: h5py.Dataset) -> str | None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PRISMA_M = 30.0  # side of a pixel
 _PRISMA_SWATHS = {  # swath name part -> (level, quantity)
     "PRS_L1_HCO": ("L1", "radiance"),
     "PRS_L1_HRC": ("L1", "radiance"),
@@ -110,6 +111,7 @@ def read_prisma(path: Path, file: h5py.File, variable: str | None) -> Found | No
     """PRISMA: VNIR then SWIR cube (H, C, W), descending wavelengths, zeros where a band was not acquired.
 
     L2: ``reflectance = min + DN (max - min) / 65535``; L1: ``radiance = DN / factor - offset``; one scale per detector.
+    A pixel whose DN are zero in all bands is fill (see CalibratedSource). L2D is map-projected.
     """
     swaths = file.get("HDFEOS/SWATHS")
     name = next((key for key in _PRISMA_SWATHS if swaths is not None and key in swaths), None)
@@ -132,12 +134,36 @@ def read_prisma(path: Path, file: h5py.File, variable: str | None) -> Found | No
         offsets.append(np.full(len(centre_C), offset))
     if parts[0].shape[:2] != parts[1].shape[:2]:
         raise SpecfmError(f"{path}: VNIR and SWIR cubes differ in size: {parts[0].shape[:2]} and {parts[1].shape[:2]}")
-    found = Found(source=JoinedSource(tuple(parts)), path=path, name=path.stem, sensor_name="PRISMA", gsd_m=30.0)
+    found = Found(source=JoinedSource(tuple(parts)), path=path, name=path.stem, sensor_name="PRISMA", gsd_m=PRISMA_M)
     found.level, found.quantity = _PRISMA_SWATHS[name]
     found.wavelengths, found.units = np.concatenate(centres), "nm"
     found.fwhm, found.valid = np.concatenate(widths), np.concatenate(good)
     found.gains = (np.concatenate(gains), np.concatenate(offsets))
+    found.geo = _prisma_place(path, file, found.source.shape)
     return found
+
+
+def _prisma_place(path: Path, file: h5py.File, shape: tuple[int, int, int]) -> Geo | None:
+    """Where a map-projected product (L2D) lies: UTM, north up, pixels of 30 m.
+
+    Readers differ on whether the stated corners are centres or outer edges of the corner pixels; the distance between
+    two opposite ones tells, where the file states both (else: edges).
+    """
+    code, west, north, east = (
+        single(file, key)
+        for key in (
+            "Epsg_Code",
+            "Product_ULcorner_easting",
+            "Product_ULcorner_northing",
+            "Product_LRcorner_easting",
+        )
+    )
+    if code is None or west is None or north is None:
+        return None
+    if not (code.is_integer() and code > 0 and np.isfinite([west, north]).all()):
+        raise SpecfmError(f"{path}: Epsg_Code {code:g} and corner {west:g}, {north:g} name no place; copy it again")
+    half = PRISMA_M / 2 if east is not None and round((east - west) / PRISMA_M) == shape[1] - 1 else 0.0
+    return Geo(f"EPSG:{int(code)}", (west - half, PRISMA_M, 0.0, north + half, 0.0, -PRISMA_M))
 
 
 def _root_list(path: Path, file: h5py.File, key: str, count: int) -> NDArray[np.float64]:

@@ -33,9 +33,7 @@ def read_stac(path: Path, found: Found) -> None:
             if len(centres) == found.source.shape[2] and all(value is not None for value in centres):
                 widths = [_get(band, "full_width_half_max") for band in bands]
                 found.described_by = side
-                found.fill(
-                    np.asarray(centres, np.float64), "um", [np.nan if width is None else width for width in widths]
-                )
+                found.fill(np.array(centres, np.float64), "um", np.array(widths, np.float64))  # None becomes NaN
                 return
 
 

@@ -83,6 +83,25 @@ def test_prisma(tmp_path: Path) -> None:
     np.testing.assert_array_equal(stored.read(), np.concatenate([vnir, swir], axis=2))
 
 
+@pytest.mark.parametrize(("lower_right", "shift"), [(None, 0.0), (300000.0 + 150.0, 0.0), (300000.0 + 120.0, 15.0)])
+def test_prisma_has_a_place_and_fill(tmp_path: Path, lower_right: float | None, shift: float) -> None:
+    """Corners are edges of the image (5 pixels of 30 m) or centres of its corner pixels (4 pixels apart)."""
+    vnir, swir = make.cube((4, 5, 3), "u2", 1) | 1, make.cube((4, 5, 2), "u2", 2) | 1
+    vnir[0, 0], swir[0, 0] = 0, 0
+    vnir[1, 1] = 0  # dark in one detector only: measured
+    attrs = {"Epsg_Code": 32633, "Product_ULcorner_easting": 300000.0, "Product_ULcorner_northing": 5000000.0}
+    attrs |= {} if lower_right is None else {"Product_LRcorner_easting": lower_right}
+    scales = {"L2ScaleVnirMin": 0.01, "L2ScaleVnirMax": 0.5, "L2ScaleSwirMin": 0.1, "L2ScaleSwirMax": 0.9}
+    scene = read_scene(prisma(tmp_path / "p.he5", vnir, swir, **scales, **attrs))
+    corner = (300000.0 - shift, 30.0, 0.0, 5000000.0 + shift, 0.0, -30.0)
+    assert scene.geo == Geo("EPSG:32633", corner) and scene.sensor.gsd_m == 30
+    assert not scene.mask()[0, 0] and scene.mask().sum() == 19
+    one_band = scene.values(bands=[1])[..., 0]
+    assert np.isnan(one_band[0, 0]) and one_band[1, 1] == pytest.approx(0.01)
+    one = dict.fromkeys(scales, 0.5) | {"L2ScaleVnirMin": 0.01, "L2ScaleSwirMin": 0.01}
+    assert not read_scene(prisma(tmp_path / "q.he5", vnir, swir, **one, **attrs)).mask()[0, 0]
+
+
 def test_prisma_radiance_and_missing_parts(tmp_path: Path) -> None:
     vnir, swir = make.cube((4, 5, 3), "u2", 1), make.cube((4, 5, 2), "u2", 2)
     scales = {"ScaleFactor_Vnir": 100.0, "ScaleFactor_Swir": 100.0, "Offset_Vnir": 1.0, "Offset_Swir": 1.0}
@@ -127,6 +146,28 @@ def test_a_file_nobody_described(tmp_path: Path, order: str) -> None:
     np.testing.assert_allclose(scene.sensor.bands.wavelengths_nm, CENTRES)
     np.testing.assert_allclose(scene.sensor.bands.fwhm_nm, 8.0)
     assert scene.sensor.scale == 0.5 and scene.nodata == -1
+
+
+def test_scale_factors_per_band(tmp_path: Path) -> None:
+    cube = make.cube()
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        data = file.create_dataset("cube", data=cube.transpose(2, 0, 1))
+        data.attrs["scale_factor"], data.attrs["add_offset"] = np.arange(1, 7) / 10, [1.0]
+        file["wavelength_nm"] = CENTRES
+    expected = cube * (np.arange(1, 7) / 10) + 1
+    np.testing.assert_allclose(read_scene(path, layout="CHW").values(), expected, rtol=1e-5)
+    np.testing.assert_allclose(read_scene(path, scale=2.0).values(), cube * 2.0 + 1, rtol=1e-5)
+    for wrong, message in ((np.ones(4), "one for each of 6 bands"), (["a"], "a number is needed")):
+        with h5py.File(path, "r+") as file:
+            file["cube"].attrs["scale_factor"] = wrong
+        with pytest.raises(SpecfmError, match=f"a.h5: /cube says scale_factor = .*{message}"):
+            read_scene(path)
+    with h5py.File(path, "r+") as file:
+        del file["cube"].attrs["scale_factor"]
+        file["cube"].attrs["_FillValue"] = [1, 2]
+    with pytest.raises(SpecfmError, match="_FillValue = 1, 2; one value is needed"):
+        read_scene(path)
 
 
 def test_what_cannot_be_told_is_asked(tmp_path: Path) -> None:

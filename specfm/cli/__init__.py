@@ -16,6 +16,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from specfm.cli._notes import printed_notes
 from specfm.errors import SpecfmError
 
 COMMANDS: dict[str, str] = {
@@ -66,9 +67,10 @@ class LazyGroup(TyperGroup):
         return self.commands[cmd_name]
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the subcommand; an error the user can mend becomes one sentence on stderr and its exit code."""
+        """Run the subcommand; what the readers note and errors the user can mend become sentences on stderr."""
         try:
-            return super().invoke(ctx)
+            with printed_notes():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise SystemExit(INTERRUPTED) from None

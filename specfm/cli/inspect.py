@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from specfm.cli._notes import reader_notes
 from specfm.cli._options import with_reader
 
 if TYPE_CHECKING:
@@ -48,9 +48,10 @@ def command(
         refuse_existing(quicklook, overwrite, "--quicklook")
     results: list[dict[str, Any]] = []
     refused: list[str] = []
+    notes: list[str] = []
     console = Console(stderr=True)
     bar = Progress(console=console, disable=not console.is_terminal, transient=True)
-    with bar as progress, reader_notes() as notes:
+    with bar as progress, reader_notes(lambda record: notes.append(record.getMessage())):
         task = progress.add_task("inspecting", total=None)
         for scene in _scenes(path, reader, refused):
             inspection = inspect_scene(scene)
@@ -69,28 +70,6 @@ def command(
         typer.echo(json.dumps(results[0] if single else results, indent=1, allow_nan=False))
     for message in refused:
         print(f"not read: {message}", file=sys.stderr)
-
-
-@contextmanager
-def reader_notes() -> Iterator[list[str]]:
-    """What the readers log meanwhile (where wavelengths come from, defaults taken) is collected instead of printed."""
-    import logging
-
-    notes: list[str] = []
-
-    class Collect(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            notes.append(record.getMessage())
-
-    logger, handler = logging.getLogger("specfm.readers"), Collect(logging.INFO)
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield notes
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
 
 
 def _scenes(path: str, reader: dict[str, Any], refused: list[str]) -> Iterator[Scene]:

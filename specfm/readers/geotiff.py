@@ -245,10 +245,11 @@ def _numbers(tags: dict[str, str], key: str, found: Found) -> list[float] | None
     values = [_number(item, found) for item in _items(tags, key)]
     if not values or len(values) == found.source.shape[2]:
         return values or None
-    problem = f"{found.path}: tag {key!r} has {len(values)} values but the file has {found.source.shape[2]} bands"
+    problem = f"tag {key!r} has {len(values)} values but the file has {found.source.shape[2]} bands"
     if found.wavelengths is None:
-        raise SpecfmError(problem)
-    log.warning("%s; it is not used", problem)  # left over from before bands were taken out; the bands' own tags hold
+        raise SpecfmError(f"{found.path}: {problem}")
+    # left over from before bands were taken out; the tags of the bands themselves hold
+    log.warning("%s: %s; it is not used", found.path, problem)
     return None
 
 

@@ -48,7 +48,7 @@ def resolve_sensor(
         if wavelengths is not None:
             log.warning("%s states its own wavelengths; %s is not used", found.metadata_path, wavelengths)
         elif table is not None:
-            log.info("%s states its own wavelengths; those of sensor %s are not used", found.metadata_path, table.name)
+            log.info("%s states its own wavelengths; those of %s are not used", found.metadata_path, _called(table))
     else:
         bands, origin = _supplied_bands(found, wavelengths, table)
         if len(bands) != count:
@@ -161,8 +161,12 @@ def _supplied_bands(found: Found, wavelengths: str | Path | None, table: Sensor 
     if wavelengths is not None:
         return read_wavelengths(wavelengths), str(wavelengths)
     if table is not None:
-        return table.bands, f"sensor {table.name or 'given'}"
+        return table.bands, _called(table)
     raise SpecfmError(f"{found.metadata_path}: no wavelengths in this file; {HOW}")
+
+
+def _called(table: Sensor) -> str:
+    return f"sensor {table.name}" if table.name else "the band list given for it"
 
 
 def _named(sensor: Sensor | str | None) -> Sensor | None:

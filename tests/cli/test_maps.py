@@ -19,6 +19,11 @@ def call(*words: str | Path) -> Result:
     return CliRunner().invoke(app, [str(w) for w in words])
 
 
+def refusal(done: Result) -> str:
+    """What a refused command says besides where wavelengths come from."""
+    return "".join(line for line in done.output.splitlines(keepends=True) if not line.startswith("note: "))
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Scenes of 10 bands (one cut short), of 14 bands, a dataset card, an encoder and models of three tasks."""
@@ -120,7 +125,7 @@ def test_scenes_of_a_card_are_named(folder: Path, tmp_path: Path) -> None:
     assert two.exit_code == 0, two.output
     for name in (str(card), f"{card}:third"):
         bad = call("cluster", folder / "encoder", name, "--out", tmp_path / "e.npy")
-        assert bad.exit_code == 2 and "first, second" in bad.output and bad.output.count("\n") == 1
+        assert bad.exit_code == 2 and "first, second" in bad.output and refusal(bad).count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -156,7 +161,7 @@ def test_refusals_are_one_sentence_and_leave_nothing(
     rest = [word.format(out=tmp_path) for word in rest]
     done = call(command, folder / model, *rest, "--wavelengths", folder / "bands10.csv", "--out", tmp_path / "x.npy")
     assert done.exit_code == code, done.output
-    assert message in done.output and done.output.startswith("error: ") and done.output.count("\n") == 1
+    assert message in done.output and refusal(done).startswith("error: ") and refusal(done).count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 

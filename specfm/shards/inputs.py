@@ -134,6 +134,9 @@ def scene_identity(scene: Scene) -> dict[str, Any]:
         "group": scene.group,
         "content": scene_content(scene),
     }
+    gains = getattr(scene.source, "digest", None)  # a calibration per band, which no field of the scene shows
+    if gains is not None:
+        identity["gains"] = gains
     for field in ("labels_HW", "groups_HW"):
         array = getattr(scene, field)
         identity[field] = None if array is None else hashlib.sha256(np.ascontiguousarray(array)).hexdigest()[:16]

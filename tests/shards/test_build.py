@@ -18,7 +18,7 @@ from specfm.errors import SpecfmError, UsageError
 from specfm.readers.own import save_scene
 from specfm.scene import Scene
 from specfm.shards import ShardReader, ShardSet, write_shards
-from specfm.shards.inputs import folder_files, open_scenes
+from specfm.shards.inputs import folder_files, open_scenes, scene_identity
 from specfm.shards.workers import Workers
 from tests.readers.make import envi
 from tests.shards.make import ramp_scene, sensor
@@ -26,7 +26,7 @@ from tests.shards.make import ramp_scene, sensor
 
 def run(*arguments: object) -> tuple[int, str]:
     result = CliRunner().invoke(app, [str(a) for a in arguments])
-    return result.exit_code, result.output
+    return result.exit_code, result.output if result.exit_code else result.stdout
 
 
 @pytest.fixture
@@ -273,3 +273,13 @@ def test_real_cards(tmp_path: Path, data_root: Path) -> None:
     assert reader.sensor.quantity == "surface_reflectance" and 0.02 < level < 1.2
     neon_reader = store.readers[store.domains.index("neon")]
     assert len(neon_reader.group_names) == 39 and len(set(neon_reader.instance_id_N.tolist())) > 39
+
+
+def test_what_a_user_says_of_stored_numbers_is_part_of_the_identity(tmp_path: Path) -> None:
+    """Where a file has gains per band, a nodata value and a scale are applied on reading and stand in no field."""
+    path = envi(
+        tmp_path, np.ones((4, 4, 3), np.int16), data_gain_values="{0.1, 0.2, 0.3}", data_offset_values="{1, 2, 3}"
+    )
+    told: list[dict[str, float]] = [{}, {"nodata": -9999}, {"scale": 0.5}, {"offset": 2.0}]
+    identities = [str(scene_identity(next(open_scenes([str(path)], options)))) for options in told]
+    assert len(set(identities)) == 4

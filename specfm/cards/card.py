@@ -235,7 +235,8 @@ class Card(Strict):
             path,
             variable=part.variable,
             layout=part.layout,
-            sensor=None if grid is None else Sensor(grid, name=camera),
+            # a list of the card is not called by the instrument's name where the reader says what it took
+            sensor=None if grid is None else Sensor(grid, name=None if part.wavelengths else camera),
             units=part.units,
             quantity=part.quantity,
             scale=part.scale,

@@ -62,3 +62,13 @@ def test_warnings_are_called_so_and_other_handlers_rest(capsys: pytest.CaptureFi
             log.info("%s: collected", "x")
     assert capsys.readouterr().err.splitlines() == ["warning: x: odd thing", "note: x: plain"]
     assert notes == ["x: collected"] and (logger.handlers, logger.level, logger.propagate) == before
+
+
+def test_a_card_with_a_list_of_its_own_is_not_said_to_use_the_table(silent: tuple[Path, Path], tmp_path: Path) -> None:
+    card = tmp_path / "card.yaml"
+    card.write_text(
+        "name: c\ndomain: c\npath: cubes/a.npy\nwavelengths: bands.csv\nsensor: neon_ais\nwavelength_trust: high\n"
+    )
+    code, out, err = run("shard", card, "--out", tmp_path / "out", "--window", 4, "--dry-run", "--json")
+    assert code == 0 and json.loads(out)["shards"][0]["sensor"] == "neon_ais"
+    assert err == [f"note: {silent[0] / 'a.npy'} is silent about wavelengths; taken from the band list given for it"]

@@ -285,7 +285,7 @@ class TaskModel(nn.Module):
 def valid_pixels(view: View) -> Tensor:
     """Which pixels are valid ``[B, H, W]``: as masked, and finite in every usable band."""
     bands = view.bands
-    tensors = bands if isinstance(bands, BandTensors) else BandTensors.from_sensors(bands, view.x_BHWC.shape[-1])
+    tensors = bands if isinstance(bands, BandTensors) else BandTensors.from_sensors(bands)
     usable = tensors.valid_GC[:, None, None].to(view.x_BHWC.device)
     finite = (view.x_BHWC.isfinite() | ~usable).all(-1)
     return finite if view.mask_BHW is None else finite & view.mask_BHW.bool()

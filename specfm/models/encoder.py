@@ -164,7 +164,7 @@ class Encoder(nn.Module):
         level_B: Tensor | None = None,
     ) -> Patches:
         """Clean and cut a cube into patches on the encoder's device."""
-        tensors = bands if isinstance(bands, BandTensors) else BandTensors.from_sensors(bands, x_BHWC.shape[-1])
+        tensors = bands if isinstance(bands, BandTensors) else BandTensors.from_sensors(bands)
         x_BHWC, tensors = x_BHWC.to(self.device), tensors.to(self.device)
         if self.alignment is not None:
             tensors = self.alignment.narrow(tensors)
@@ -201,7 +201,8 @@ class Encoder(nn.Module):
 
         Args:
             x: x_BHWC as stored (any dtype; the sensor's scale applies), or a :class:`Batch`.
-            bands: one BandGrid or Sensor for all samples, one per sample (x padded to the widest), or BandTensors.
+            bands: one BandGrid or Sensor for all samples, one per sample (x padded to the widest of them, no further),
+                or BandTensors, which say to how many bands x is padded.
             mask_BHW: True = valid pixel; None = all valid (non-finite values are always invalid).
             keep_BK: indices of the tokens to encode; the others are as if invalid.
             level_B: physical level that divides each sample, instead of its own.

@@ -76,7 +76,11 @@ def patchify(
         raise SpecfmError(f"expected a cube of shape (batch, rows, cols, bands), got {tuple(x_BHWC.shape)}")
     batch, height, width, channels = x_BHWC.shape
     if bands.channels != channels:
-        raise SpecfmError(f"the cube has {channels} bands but its metadata describes {bands.channels}")
+        padded = f", or of a padded cube BandTensors.from_sensors(sensor, channels={channels})"
+        raise SpecfmError(
+            f"the cube has {channels} bands but its metadata describes {bands.channels}; give the sensor of exactly "
+            f"these bands{padded if channels > bands.channels else ''}"
+        )
     if len(bands) not in (1, batch):
         raise SpecfmError(f"{len(bands)} band grids given for {batch} samples; give one, or one per sample")
     p = patch_size

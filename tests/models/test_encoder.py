@@ -102,7 +102,9 @@ def test_gradient_checkpointing_changes_nothing() -> None:
     ("action", "message"),
     (
         (lambda e, x: e(x), "needs to know the bands"),
-        (lambda e, x: e(x[..., :5], GRID), "9 bands but the cube has 5"),
+        (lambda e, x: e(x[..., :5], GRID), "cube has 5 bands but its metadata describes 9"),
+        (lambda e, x: e(torch.cat([x, x], -1), GRID), "cube has 18 bands but its metadata describes 9.*channels=18"),
+        (lambda e, x: e(torch.cat([x, x], -1), [GRID, comb(4)]), "cube has 18 bands but its metadata describes 9"),
         (lambda e, x: e(x, BandTensors.from_sensors(comb(4))), "cube has 9 bands but its metadata describes 4"),
         (lambda e, x: e(x, [GRID, GRID, GRID]), "3 band grids given for 2 samples"),
         (lambda e, x: e(x[0], GRID), "expected a cube of shape"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from specfm.config import Strict
 
@@ -22,6 +22,14 @@ class ModelConfig(Strict):
     embedding: str = "hyper"
     patch_size: Positive = 3
     options: dict[str, Any] = Field(default_factory=dict, description="further options of specfm.create_encoder")
+
+    @field_validator("options")
+    @classmethod
+    def _not_twice(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for key in ("size", "embedding", "patch_size"):
+            if key in value:
+                raise ValueError(f"set {key} beside options, not in them")
+        return value
 
 
 class OptimConfig(Strict):

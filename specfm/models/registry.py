@@ -12,6 +12,7 @@ from specfm.errors import UsageError
 from specfm.models.controls import BasisEmbedding, DofaEmbedding, FixedEmbedding, SpecAwareEmbedding
 from specfm.models.encoder import Encoder
 from specfm.models.hyper import HyperEmbedding
+from specfm.models.options import check_options
 
 
 @dataclass(frozen=True)
@@ -52,22 +53,19 @@ def create_encoder(size: str = "nano", embedding: str = "hyper", patch_size: int
             ``gsd_reference_m`` and ``aligned`` go to the trunk, everything else to the embedding.
 
     Raises:
-        UsageError: an unknown size, embedding or option.
+        UsageError: an unknown size, embedding or option, or a value that an option cannot have.
     """
     if size not in SIZES:
         raise UsageError(f"unknown encoder size {size!r}; choose one of {', '.join(SIZES)}")
     if embedding not in EMBEDDINGS:
         raise UsageError(f"unknown embedding {embedding!r}; choose one of {', '.join(EMBEDDINGS)}")
-    if patch_size < 1:
-        raise UsageError(f"patch_size must be at least 1, got {patch_size}")
     trunk: dict[str, Any] = {"dim": SIZES[size].dim, "depth": SIZES[size].depth, "heads": SIZES[size].heads}
     trunk |= {k: options[k] for k in TRUNK if k in options}
-    if trunk.get("level", "patch") not in ("patch", "sample", "none"):
-        raise UsageError(f"unknown level {trunk['level']!r}; choose patch, sample or none")
+    check_options({"patch_size": patch_size, **trunk, **options})
     rest = {k: v for k, v in options.items() if k not in trunk}
     try:
         module = EMBEDDINGS[embedding](trunk["dim"], patch_size, **rest)
-    except TypeError as error:
+    except (TypeError, KeyError) as error:
         raise UsageError(f"embedding {embedding!r} does not take these options ({error})") from None
     config = {"size": size, "embedding": embedding, "patch_size": patch_size, **options}
     return Encoder(module, patch_size, config=config, **trunk)

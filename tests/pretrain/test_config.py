@@ -52,6 +52,7 @@ def test_the_divisor_follows_from_the_batch_alone(batch, divisor):
         ("optim.precision=fp16", "optim.precision"),
         ("data.divisor=7", "not a multiple of data.divisor 7"),
         ("schedule.strength_end=2", "schedule.strength_end"),
+        ("model.options.patch_size=3", "model.options: set patch_size beside options"),
     ],
 )
 def test_values_that_cannot_work_are_refused(override, words):

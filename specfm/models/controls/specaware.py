@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from specfm.batch import BandTensors
-from specfm.errors import SpecfmError
+from specfm.errors import SpecfmError, UsageError
 from specfm.models.contraction import contract
 from specfm.models.patches import Patches
 from specfm.models.quadrature import effective_fwhm_nm, safe_wavelengths_nm
@@ -41,6 +41,8 @@ class SpecAwareEmbedding(nn.Module):
 
     def __init__(self, dim: int, patch_size: int = 8, image_size: int = 224, rank: int = 64):
         super().__init__()
+        if image_size < patch_size:
+            raise UsageError(f"image_size {image_size} is smaller than the patch of {patch_size} pixels; raise it")
         self.dim, self.rank, self.pixels = dim, rank, patch_size**2
         self.tokens = (image_size // patch_size) ** 2
         self.meta = _MetaCode()

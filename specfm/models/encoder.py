@@ -229,16 +229,31 @@ class Encoder(nn.Module):
         norm: bool = True,
         level_B: Tensor | None = None,
     ) -> tuple[Features, ...]:
-        """Features after chosen blocks: the last ``n``, or those of the listed indices (``level_B`` as in a call)."""
-        chosen = range(len(self.blocks) - n, len(self.blocks)) if isinstance(n, int) else n
-        wanted = {i % len(self.blocks) for i in chosen}
+        """Features after chosen blocks: the last ``n`` of them, or the listed ones in the order of the list.
+
+        Args:
+            x, bands, mask_BHW, level_B: as in a call.
+            n: how many of the last blocks (1 and up), or block numbers from 0, negative ones from the end.
+            norm: through the final norm.
+
+        Raises:
+            UsageError: a block that the encoder does not have.
+        """
+        depth = len(self.blocks)
+        chosen = range(-n, 0) if isinstance(n, int) else list(n)
+        if not chosen or any(not -depth <= i < depth for i in chosen):
+            asked = n if isinstance(n, int) else list(n)
+            raise UsageError(
+                f"the encoder has blocks 0 to {depth - 1} (or -1 to -{depth} from the end), so it cannot give n={asked}"
+            )
+        wanted = [i % depth for i in chosen]
         tokens, mask, grids = self._embed(x, bands, mask_BHW, None, level_B)
-        found = []
+        found = {}
         for i, block in enumerate(self.blocks):
             tokens = self._run(block, tokens, mask)
             if i in wanted:
-                found.append(self._finish(tokens, mask, grids, norm))
-        return tuple(found)
+                found[i] = self._finish(tokens, mask, grids, norm)
+        return tuple(found[i] for i in wanted)
 
     def embed(self, scene: Any, sensor: Sensor | BandGrid | None = None, **options: Any) -> Any:
         """Dense features of a scene or (H, W, C) array with coordinates; see :func:`specfm.dense.embed_scene`."""

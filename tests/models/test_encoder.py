@@ -101,6 +101,20 @@ def test_intermediate_layers() -> None:
     assert difference(listed[0].tokens_BND, listed[1].tokens_BND) > 1e-3
 
 
+def test_intermediate_layers_come_in_the_order_asked() -> None:
+    encoder, x_BHWC = build("hyper", GRID, depth=3), cube(GRID)
+    rising = [f.tokens_BND for f in encoder.get_intermediate_layers(x_BHWC, GRID, n=(0, 1, 2))]
+    asked = encoder.get_intermediate_layers(x_BHWC, GRID, n=[2, -3, 1, 2])
+    assert len(asked) == 4
+    assert all(torch.equal(f.tokens_BND, rising[i]) for f, i in zip(asked, (2, 0, 1, 2), strict=True))
+
+
+@pytest.mark.parametrize("n", ([3], [0, -4], [9], 0, 4, 9, -1, []))
+def test_intermediate_layers_that_do_not_exist_are_refused(n: int | list[int]) -> None:
+    with pytest.raises(UsageError, match="has blocks 0 to 2 "):
+        build("hyper", GRID, depth=3).get_intermediate_layers(cube(GRID), GRID, n=n)
+
+
 def test_gradient_checkpointing_changes_nothing() -> None:
     encoder, x_BHWC = build("hyper", GRID, depth=2), cube(GRID)
 

@@ -168,7 +168,7 @@ class Encoder(nn.Module):
         x_BHWC, tensors = x_BHWC.to(self.device), tensors.to(self.device)
         if self.alignment is not None:
             tensors = self.alignment.narrow(tensors)
-        mask_BHW = None if mask_BHW is None else mask_BHW.to(self.device)
+        mask_BHW = None if mask_BHW is None else torch.as_tensor(mask_BHW).to(self.device)
         return patchify(x_BHWC, tensors, mask_BHW, self.patch_size, level=self.level, level_B=level_B, keep_BK=keep_BK)
 
     def generated(self, patches: Patches) -> Tensor:
@@ -200,7 +200,7 @@ class Encoder(nn.Module):
         """Encode a cube or a mixed batch in one call.
 
         Args:
-            x: x_BHWC as stored (any dtype; the sensor's scale applies), or a :class:`Batch`.
+            x: x_BHWC as stored, a tensor or array (any dtype; the sensor's scale applies), or a :class:`Batch`.
             bands: one BandGrid or Sensor for all samples, one per sample (x padded to the widest of them, no further),
                 or BandTensors, which say to how many bands x is padded.
             mask_BHW: True = valid pixel; None = all valid (non-finite values are always invalid).
@@ -274,8 +274,7 @@ class Encoder(nn.Module):
         elif bands is None:
             raise SpecfmError("the encoder needs to know the bands: pass a BandGrid or Sensor, or one per sample")
         else:
-            x_BHWC = torch.from_numpy(x) if isinstance(x, np.ndarray) else x
-            prepared = [self.prepare(x_BHWC, bands, mask_BHW, keep_BK, level_B)]
+            prepared = [self.prepare(_as_tensor(x), bands, mask_BHW, keep_BK, level_B)]
         tokens = [self.embed_patches(patches) for patches in prepared]
         widest = max(t.shape[1] for t in tokens)
         if len(tokens) == 1:
@@ -301,3 +300,12 @@ class Encoder(nn.Module):
             "bnd,bn->bd", torch.where(mask_BN[..., None], tokens_BND, 0.0), share_BN.to(tokens_BND)
         )
         return Features(tokens_BND, pooled_BD, mask_BN, grids)
+
+
+def _as_tensor(x: Tensor | np.ndarray) -> Tensor:
+    """A cube as a tensor; an array that torch cannot look into (byte order, reversed axes) is copied first."""
+    if isinstance(x, Tensor):
+        return x
+    if x.dtype.kind not in "iuf" or x.dtype.itemsize > 8:
+        raise SpecfmError(f"a cube holds whole or real numbers, got an array of {x.dtype}; convert it first")
+    return torch.from_numpy(np.ascontiguousarray(x, x.dtype.newbyteorder("=")))

@@ -83,6 +83,12 @@ def patchify(
         )
     if len(bands) not in (1, batch):
         raise SpecfmError(f"{len(bands)} band grids given for {batch} samples; give one, or one per sample")
+    if mask_BHW is not None and mask_BHW.shape != x_BHWC.shape[:3]:
+        raise SpecfmError(
+            f"the mask has shape {tuple(mask_BHW.shape)} but the cube is {(batch, height, width)}; give one per pixel"
+        )
+    if level_B is not None and level_B.shape != (batch,):
+        raise SpecfmError(f"level_B has shape {tuple(level_B.shape)}; give one level for each of {batch} samples")
     p = patch_size
     pad_rows, pad_cols = -height % p, -width % p
     rows, cols = (height + pad_rows) // p, (width + pad_cols) // p

@@ -89,6 +89,8 @@ def test_features_and_their_ways_in() -> None:
 def test_any_stored_type(dtype: type) -> None:
     encoder, x = build("hyper", GRID), (cube(GRID).numpy() * 200).astype(dtype)
     assert difference(encoder(x, GRID).tokens_BND, encoder(x.astype(np.float32), GRID).tokens_BND) == 0
+    foreign = x.astype(x.dtype.newbyteorder(">"))[:, ::-1]
+    assert torch.equal(encoder(foreign, GRID).tokens_BND, encoder(x[:, ::-1].copy(), GRID).tokens_BND)
 
 
 def test_intermediate_layers() -> None:
@@ -138,6 +140,9 @@ def test_gradient_checkpointing_changes_nothing() -> None:
         (lambda e, x: e(x, BandTensors.from_sensors(comb(4))), "cube has 9 bands but its metadata describes 4"),
         (lambda e, x: e(x, [GRID, GRID, GRID]), "3 band grids given for 2 samples"),
         (lambda e, x: e(x[0], GRID), "expected a cube of shape"),
+        (lambda e, x: e(x, GRID, torch.ones(2, 8, 7, dtype=torch.bool)), r"mask has shape \(2, 8, 7\) but the cube is"),
+        (lambda e, x: e(x, GRID, level_B=torch.ones(3)), "one level for each of 2 samples"),
+        (lambda e, x: e(x.numpy() + 1j, GRID), "array of complex64"),
     ),
 )
 def test_refusals(action: object, message: str) -> None:

@@ -65,6 +65,7 @@ def windows_digest(scenes: Sequence[Scene], samples: Samples, strip: int = 128) 
         height = scene.shape[0]
         low, high = max(int(rows.min()) - before, 0), min(int(rows.max()) + after, height)
         h.update(f"{scene.sensor.digest} {scene.shape} {scene.dtype.str} {scene.nodata} {scene.saturation}".encode())
+        h.update(b"" if scene.neighbours else b"spectra")
         for start in range(low, high, strip):
             part = np.ascontiguousarray(scene.read(slice(start, min(start + strip, high)), slice(None)))
             h.update(part.astype(part.dtype.newbyteorder("<"), copy=False).data)

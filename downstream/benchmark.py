@@ -24,6 +24,7 @@ from downstream.features import check_window, progress_bar
 from downstream.leaderboard import Board, leaderboard
 from downstream.probe import default_window
 from downstream.results import architecture_digest, state_digest
+from downstream.samples import asked_window
 from downstream.suite import DatasetConfig, SuiteConfig, open_dataset, probe_options
 from downstream.trained_rows import TRAINED
 from specfm.config import find_config, to_yaml
@@ -146,7 +147,7 @@ def plan_cells(
     plans: list[CellPlan] = []
     for dataset in suite.datasets:
         scenes, split = open_dataset(dataset)  # what cannot be opened is known before any work
-        window = dataset.window or entries[0].window
+        window = asked_window(scenes, dataset.window) or entries[0].window
         for patch in {entry.patch for entry in entries}:
             check_window(patch, window)
         options = probe_options(suite, dataset, split, window)

@@ -60,11 +60,13 @@ def iterate_windows(
 ) -> Iterator[WindowBatch]:
     """Yield every sample's window once, scene by scene, reading at most ``strip`` + ``window`` rows at a time.
 
-    The labelled pixel sits at (window // 2, window // 2). The order is fixed; the batches before ``first`` are neither
-    read nor given, so that an extraction goes on where it was stopped.
+    The labelled pixel sits at (window // 2, window // 2); of a list of spectra it is the only valid one. The order is
+    fixed; the batches before ``first`` are neither read nor given, so that an extraction goes on where it was stopped.
     """
     number = 0
     before, after = window // 2, window - window // 2 - 1
+    centre_HW = np.zeros((window, window), bool)
+    centre_HW[before, before] = True
     for index, scene in enumerate(scenes):
         mine_I = np.flatnonzero(samples.scene_N == index)
         height, width, _ = scene.shape
@@ -92,7 +94,11 @@ def iterate_windows(
                 ids = here_I[start : start + batch]
                 at = samples.rc_N2[ids] - np.array([r0, c0])
                 x_BHWC = np.ascontiguousarray(windows[at[:, 0], at[:, 1]].transpose(0, 2, 3, 1))
-                yield WindowBatch(ids, scene, x_BHWC, masks[at[:, 0], at[:, 1]])
+                mask_BHW = masks[at[:, 0], at[:, 1]]
+                if not scene.neighbours:
+                    mask_BHW = mask_BHW & centre_HW
+                    x_BHWC = np.where(mask_BHW[..., None], x_BHWC, np.float32(0))
+                yield WindowBatch(ids, scene, x_BHWC, mask_BHW)
 
 
 def progress_bar(title: str, total: int) -> tuple[Any, Any]:

@@ -123,7 +123,8 @@ def fit_splits(
     progress, task = progress_bar("noise of neighbours", len(scenes))
     with progress:
         for index, (scene, matrix_CK) in enumerate(zip(scenes, common.matrices, strict=True)):
-            views = _views(moments_S, scene.shape[:2], index, window, samples, splits)
+            side = window if scene.neighbours else 1
+            views = _views(moments_S, scene.shape[:2], index, side, samples, splits)
             _add_scene(views, scene, matrix_CK, common.interpolated)
             progress.advance(task)
     fewest = min(moments.pairs for moments in moments_S)

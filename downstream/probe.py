@@ -20,7 +20,7 @@ from downstream.features import FeatureSet, encoder_device, extract
 from downstream.leakage import leakage_score
 from downstream.linear_probe import C_GRID
 from downstream.pooling import pooling_parts
-from downstream.samples import GroupBy, Samples, collect_samples
+from downstream.samples import GroupBy, Samples, asked_window, collect_samples
 from downstream.spectra import spectra
 from downstream.splits import RULES, Split, load_splits, make_splits
 from downstream.summary import Runs, add_alarms, pretraining_record, result_rows
@@ -44,7 +44,7 @@ class ProbeOptions:
         split: of ``RULES``.
         seeds: number of splits (per held-out sensor, where several sensors see one ground).
         shots: labels a class to train on, None for all; several give one table each.
-        window: side of the window, pixels; default as pretrained.
+        window: side of the window, pixels; default as pretrained, and 1 for lists of spectra.
         pooling, layers: what is taken of the encoder (``downstream.pooling``).
         init_seeds: untrained twins.
         ks: neighbours.
@@ -169,7 +169,7 @@ def probe(
     """
     options = options or ProbeOptions()
     options.check()
-    window = options.window or default_window(encoder)
+    window = asked_window(scenes, options.window) or default_window(encoder)
     samples = collect_samples(scenes, window, group_by=options.group_by, max_per_class=options.max_per_class)
     tables = [draw_splits(samples, options, shots) for shots in options.shot_list]
     raw = spectra(scenes, window, samples)

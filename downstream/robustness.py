@@ -29,7 +29,7 @@ from downstream.features import FeatureSet, encoder_device, extract
 from downstream.leakage import leakage_score
 from downstream.probe import ProbeOptions, default_window, draw_splits, say_aligned
 from downstream.results import digest_json
-from downstream.samples import Samples, collect_samples
+from downstream.samples import Samples, asked_window, collect_samples
 from downstream.spectra import CommonGrid, common_grid, interpolation, spectra
 from downstream.summary import Runs, add_alarms, result_rows
 from downstream.trained_rows import TRAINED
@@ -90,7 +90,7 @@ def robustness(
     options = options or RobustnessOptions()
     options.check()
     probe = options.probe
-    window = probe.window or default_window(encoder)
+    window = asked_window(scenes, probe.window) or default_window(encoder)
     samples = collect_samples(scenes, window, group_by=probe.group_by, max_per_class=probe.max_per_class)
     splits = draw_splits(samples, probe, probe.shot_list[0])
     views, skipped = _views(scenes, samples, options)

@@ -148,6 +148,22 @@ def _valid_where(scene: Scene, wanted_HW: np.ndarray, strip: int = 256) -> np.nd
     return valid_HW
 
 
+def asked_window(scenes: Sequence[Scene], window: int | None) -> int | None:
+    """The side of windows asked for, pixels; 1 where all scenes are lists of spectra, whatever the default.
+
+    Raises:
+        UsageError: a larger window is asked for of lists of spectra.
+    """
+    if not scenes or any(scene.neighbours for scene in scenes):
+        return window
+    if window is not None and window > 1:
+        raise UsageError(
+            f"window {window}: {scenes[0].name} lists spectra that are no neighbours on the ground; leave --window "
+            "out, or give 1"
+        )
+    return 1
+
+
 def collect_samples(
     scenes: Sequence[Scene],
     window: int,
@@ -219,6 +235,8 @@ def collect_samples(
         np.concatenate([c[j] for c in columns]) for j in range(len(columns[0]))
     )
     notices = [f"{invalid} labelled pixels lie on invalid data and are left out"] if invalid else []
+    if window > 1 and any(not scene.neighbours for scene in scenes):
+        notices.append("of the windows of lists of spectra only the labelled pixel is seen")
     samples = Samples(
         y_N, scene_N, rc_N2, group_N, frame_N, frame_rc_N2, window, names,
         tuple(s.name for s in scenes), tuple(group_ids), tuple(notices), tuple(sensor_name(s) for s in scenes),

@@ -34,7 +34,7 @@ class DatasetConfig(Strict):
             lists can then be put together. Empty = as in the card.
         split: of ``specfm probe``; ``auto`` takes groups where there are three and more, else blocks.
         shots: overrides that of the suite: ``all`` labels, or so many a class.
-        protocols, seeds, window: override those of the suite; window 1 is right for point spectra without ground.
+        protocols, seeds, window: override those of the suite; point spectra without ground have windows of 1.
         max_per_class: at most so many pixels a class and group. block: side of a spatial block, pixels.
         min_groups: classes found in fewer groups or blocks are left out. group_by: as in ``specfm probe``.
         note: printed below the table.

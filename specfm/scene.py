@@ -86,6 +86,8 @@ class Scene:
         groups_HW: int64 group per pixel (a crown id, say), or None.
         domain: name of the domain this scene belongs to in a mixture.
         dataset: name of the dataset card it comes from, which its own name then begins with.
+        neighbours: pixels side by side lie side by side on the ground; False for a list of spectra, of which a window
+            never shows more than one.
 
     A pixel is **valid** if, in every usable band, its value is finite, is not ``nodata`` and lies below
     ``saturation``, and if not all its usable bands are exactly zero (fill; asked only of two bands and more). Bands
@@ -105,6 +107,7 @@ class Scene:
     groups_HW: NDArray[np.int64] | None = None
     domain: str = ""
     dataset: str = ""
+    neighbours: bool = True
 
     def __post_init__(self) -> None:
         height, width, count = self.shape

@@ -106,6 +106,7 @@ def test_shipped_cards_read_their_scenes(name: str, data_root: Path) -> None:
         if scene.labels_HW is not None:
             for value, count in zip(*np.unique(scene.labels_HW, return_counts=True), strict=True):
                 counts[int(value)] = counts.get(int(value), 0) + int(count)
+    assert all(scene.neighbours == (card.task != "library") for scene in scenes)
     if name in EXPECTED:
         number, shape, labels = EXPECTED[name]
         assert len(scenes) == number and scenes[0].shape == shape

@@ -23,7 +23,7 @@ from downstream.tasks.model import View
 from specfm.batch import BandTensors
 from specfm.dense import scene_level
 from specfm.errors import SpecfmError, UsageError
-from specfm.scene import Scene
+from specfm.scene import ArraySource, Scene
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,10 @@ class Place:
 
 
 def read_tile(scene: Scene, row: int, col: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """float32 stored values ``[height, width, C]`` and mask from (row, col), which may lie outside the scene."""
+    """float32 stored values ``[height, width, C]`` and mask from (row, col), which may lie outside the scene.
+
+    Of a list of spectra only the pixel in the middle is valid.
+    """
     cube = np.zeros((height, width, scene.shape[2]), np.float32)
     mask = np.zeros((height, width), bool)
     r0, r1 = max(row, 0), min(row + height, scene.shape[0])
@@ -70,6 +73,10 @@ def read_tile(scene: Scene, row: int, col: int, height: int, width: int) -> tupl
         cube[inside] = stored
         usable = scene.sensor.bands.valid
         mask[inside] = scene.mask_of(stored if usable.all() else stored[..., usable])
+    if not scene.neighbours:
+        alone = np.zeros_like(mask)
+        alone[height // 2, width // 2] = True
+        mask &= alone
     return cube, mask
 
 
@@ -98,6 +105,8 @@ def open_places(config: FinetuneConfig) -> list[Place]:
     listed = [dates for dates in listed if wanted is None or fnmatch(dates[0].name, wanted)]
     if not listed:
         raise UsageError(f"no scene of {config.data.card} matches data.scenes={wanted!r}")
+    if config.task != "classification" and any(not scene.neighbours for dates in listed for scene in dates):
+        raise UsageError(f"{config.data.card} lists spectra, of which no map can be made; set task=classification")
     if config.data.second_sensor is not None:
         from specfm.simulate import resample_scene
 
@@ -118,10 +127,7 @@ def make_place(dates: Sequence[Scene], level: str = "scene") -> Place:
                 f"the two dates have different extents ({first.name} {first.shape[0]} x {first.shape[1]}, {scene.name} "
                 f"{scene.shape[0]} x {scene.shape[1]} pixels); cut them to one grid"
             )
-    held = [Scene.from_array(s.read(), s.sensor, name=s.name).replace(
-        geo=s.geo, nodata=s.nodata, saturation=s.saturation, labels_HW=s.labels_HW, label_names=s.label_names,
-        group=s.group, groups_HW=s.groups_HW, domain=s.domain,
-    ) for s in dates]  # fmt: skip
+    held = [scene.replace(source=ArraySource(scene.read()), path=None) for scene in dates]
     labels = held[0].labels_HW
     if labels is not None and len(held) > 1:
         seen = np.logical_and.reduce([scene.mask() for scene in held[1:]])
@@ -139,8 +145,9 @@ def make_samples(places: Sequence[Place], config: FinetuneConfig) -> tuple[Sampl
             narrow a guard.
     """
     rules = config.split
-    window = config.data.tile if rules.guard is None else rules.guard + 1
     scenes = [place.scene for place in places]
+    widest = config.data.tile if any(scene.neighbours for scene in scenes) else 1
+    window = widest if rules.guard is None else rules.guard + 1
     group_by = "group" if len(scenes) > 1 or config.task == "classification" else "auto"
     samples = collect_samples(scenes, window, group_by=group_by, max_per_class=rules.max_per_class)  # type: ignore[arg-type]
     if rules.files:

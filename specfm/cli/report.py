@@ -44,6 +44,7 @@ def command(
         scenes = [scene for card in data for scene in load_card(card).scenes()]
     if checkpoint is not None and data:
         from downstream.probe import default_window
+        from downstream.samples import asked_window
         from specfm.checkpoint import load
 
         encoder = load(checkpoint)
@@ -51,7 +52,8 @@ def command(
         if not labelled:
             raise UsageError(f"--checkpoint needs labels, but no scene of {', '.join(data)} has any")
         name = f"{Path(checkpoint).name} on {', '.join(data)}"
-        embeddings[name] = embed_scenes(encoder, labelled, window or default_window(encoder))
+        side = asked_window(labelled, window) or default_window(encoder)
+        embeddings[name] = embed_scenes(encoder, labelled, side)
     console = Console(stderr=True)
     if console.is_terminal:
         with console.status("report") as status:

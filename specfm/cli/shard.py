@@ -15,7 +15,9 @@ from specfm.cli._show import wide_console
 def command(
     inputs: Annotated[list[str], typer.Argument(help="Dataset cards (name or .yaml), cube files, or folders of them.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the shards.")],
-    window: Annotated[int, typer.Option(help="Side of a window, pixels.")] = 32,
+    window: Annotated[
+        int | None, typer.Option(help="Side of a window, pixels.", show_default="32, of lists of spectra 1")
+    ] = None,
     window_width: Annotated[int | None, typer.Option(help="Width of a window, where it is not square.")] = None,
     stride: Annotated[int | None, typer.Option(help="Step between windows, pixels.", show_default="half")] = None,
     min_valid: Annotated[float, typer.Option(help="Least share of valid (object) pixels of a window.")] = 0.5,
@@ -55,7 +57,7 @@ def command(
     from rich.table import Table
 
     from specfm.cards.labels import read_array
-    from specfm.shards.build import write_shards
+    from specfm.shards.build import WINDOW, write_shards
     from specfm.shards.inputs import open_scenes
 
     background = None
@@ -74,7 +76,7 @@ def command(
         rows = write_shards(
             open_scenes(inputs, reader | {"offset": offset}, white, dark, saturation, domain),
             out,
-            (window, window if window_width is None else window_width),
+            window if window_width is None else (window or WINDOW, window_width),
             stride,
             min_valid=min_valid,
             label=label,

@@ -14,7 +14,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from specfm.shards.writer import ShardWriter
 
 log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]  # (what, done, total)
+WINDOW = 32  # side where none is asked for, pixels
 
 
 @dataclass
@@ -78,7 +79,7 @@ class ShardPlan:
 def write_shards(
     scenes: Iterable[Scene],
     out: Path | str,
-    window: int | tuple[int, int] = 16,
+    window: int | tuple[int, int] | None = 16,
     stride: int | tuple[int, int] | None = None,
     *,
     min_valid: float = 0.5,
@@ -98,7 +99,8 @@ def write_shards(
     Args:
         scenes: opened scenes; ``scene.domain`` names the domain (default: the sensor's name, else the scene's).
         out: folder; made if needed. A finished one is refused unless it holds exactly these shards, or ``overwrite``.
-        window, stride: pixels, one number or (rows, columns); stride defaults to half the window.
+        window, stride: pixels, one number or (rows, columns); a window of None is 32, and 1 where all scenes are lists
+            of spectra; stride defaults to half the window.
         min_valid, label, labelled_only, object_threshold, dark_objects: see :class:`WindowOptions`.
         background_HW: True where a pixel is background; must fit every scene.
         codec: one of :data:`specfm.shards.schema.CODECS`.
@@ -114,7 +116,7 @@ def write_shards(
         UsageError: ``out`` exists, bad option. SpecfmError: no window is kept in any scene, unreadable scene.
     """
     out = Path(out)
-    sides = _pair(window)
+    sides = _pair(WINDOW if window is None else window)
     steps = (max(1, sides[0] // 2), max(1, sides[1] // 2)) if stride is None else _pair(stride)
     options = WindowOptions(sides, steps, min_valid, label, labelled_only, object_threshold, dark_objects)
     schema.codec_options(codec, (*sides, 1))
@@ -126,6 +128,8 @@ def write_shards(
     if not listed:
         raise UsageError("no scenes to shard")
     _refuse_namesakes(listed)
+    if window is None and not any(scene.neighbours for scene in listed):
+        options = replace(options, window=(1, 1), stride=(1, 1))
     with Workers(workers) as pool:
         extra = {"codec": codec, "background": None if background_HW is None else _array_digest(background_HW)}
         shards = _group(listed, options, extra, pool, progress)

@@ -115,6 +115,8 @@ def plan_scene(scene: Scene, options: WindowOptions, background_HW: NDArray[np.b
     height, width = options.window
     rows, cols = (starts(s, w, t) for s, w, t in zip(scene.shape[:2], options.window, options.stride, strict=True))
     group_name = scene.group or scene.name
+    if not scene.neighbours and options.window != (1, 1):
+        return _empty(scene, group_name, 0, "a list of spectra, of which windows hold one: shard it with --window 1")
     if not len(rows) or not len(cols):
         size = "x".join(map(str, scene.shape[:2]))
         return _empty(scene, group_name, 0, f"{size} pixels are smaller than the window")

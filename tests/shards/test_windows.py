@@ -30,6 +30,13 @@ def test_no_window_in_a_smaller_scene() -> None:
     assert len(plan) == 0 and "3x9 pixels are smaller" in plan.reason
 
 
+def test_lists_of_spectra_are_cut_one_by_one() -> None:
+    listed = ramp_scene(30, 1).replace(neighbours=False)
+    assert len(plan_scene(listed, options(1, 1))) == 30
+    plan = plan_scene(listed, WindowOptions((9, 1), (1, 1)))
+    assert len(plan) == 0 and "a list of spectra" in plan.reason and "--window 1" in plan.reason
+
+
 def test_cut_takes_the_pixels_at_the_origin() -> None:
     scene = ramp_scene(20, 24)
     plan = plan_scene(scene, options(stride=3))

@@ -1,12 +1,13 @@
 """The whole road on simulated scenes: files, shards, pretraining on several sensors, probes on another one, a report.
 
-Every stage uses what the ``specfm`` command of the same name uses, and says which command that is. All numbers follow
-from the seeds here and in ``configs/demo.yaml``: two runs on one machine print the same table.
+Every stage uses what the ``specfm`` command of the same name uses, and says that command in full: it gives the same
+files and numbers. These follow from the seeds here and in ``configs/demo.yaml``: two runs on one machine print one table.
 """
 
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,7 +34,10 @@ CONDITIONS: dict[str, Any] = {
     "variability": 0.6,
 }
 SIZE, WINDOW, STRIDE, VIEW = 96, 8, 4, 6  # pixels; views are cut from windows (views.crop of demo.yaml)
+SEEN_DRAW, UNSEEN_DRAW = (1, 2), (2, 4)  # seed and scenes per sensor
 SHOTS, SPLITS = 5, 10
+PROBE: dict[str, Any] = {"split": "group", "pooling": "mean", "init_seeds": 2, "max_per_class": 20, "ks": (1, 5)}
+TITLE = "specfm demo"
 STAGES = ("scenes", "unseen", "shards", "pretrain", "results.jsonl", "report.html")
 
 Say = Callable[[str], None]
@@ -65,36 +69,71 @@ def run_demo(out: Path, overwrite: bool = False, overrides: list[str] | None = N
 
     run = out / "pretrain"
     places = [f"out={json.dumps(str(run))}", f"data.shards={json.dumps([str(out / 'shards')])}"]
+    commands = demo_commands(out, overrides)
     config = load_config("demo.yaml", PretrainConfig, [*places, *(overrides or [])])
     _require_plots()
     _clear(out, overwrite)
     seconds: dict[str, float] = {}
 
     @contextmanager
-    def stage(name: str, command: str) -> Iterator[None]:
-        say(f"[{len(seconds) + 1}/5] {name}\n      $ specfm {command}")
+    def stage(name: str, key: str) -> Iterator[None]:
+        say("\n      $ ".join([f"[{len(seconds) + 1}/5] {name}", *commands[key]]))
         began = time.perf_counter()
         yield
         seconds[name] = round(time.perf_counter() - began, 1)
         say(f"      {seconds[name]:.0f} s")
 
-    with stage("simulated scenes of known materials", f"simulate --out {out}/scenes --sensors {','.join(SENSORS)} ..."):
-        seen = _simulate(out / "scenes", SENSORS, seed=1, scenes=2, size=SIZE)
-        unseen = _simulate(out / "unseen", (UNSEEN,), seed=2, scenes=4, size=SIZE)
-    with stage("shards", f"shard {out}/scenes/*.yaml --out {out}/shards --window {WINDOW} --stride {STRIDE}"):
+    with stage("simulated scenes of known materials", "simulate"):
+        seen = _simulate(out / "scenes", SENSORS, *SEEN_DRAW)
+        unseen = _simulate(out / "unseen", (UNSEEN,), *UNSEEN_DRAW)
+    with stage("shards", "shard"):
         _shard(seen, out / "shards")
-    with stage(f"pretraining on {len(SENSORS)} sensors, without labels", f"pretrain configs/demo.yaml out={run}"):
+    with stage(f"pretraining on {len(SENSORS)} sensors, without labels", "pretrain"):
         from pretrain.loop import train
 
         train(config)
         if not (run / "model").is_dir():  # a stop signal ends a run in order, with a checkpoint but without a release
             raise SpecfmError(f"the demo was stopped while pretraining; start it again with --overwrite --out {out}")
-    probed = f"probe {run} --data {out}/unseen/{UNSEEN}.yaml --shots {SHOTS}"
-    with stage(f"probes on {UNSEEN}, a sensor and ground it never saw, {SHOTS} labels a class", probed):
+    with stage(f"probes on {UNSEEN}, a sensor and ground it never saw, {SHOTS} labels a class", "probe"):
         rows = _probe(run, unseen, out / "results.jsonl")
-    with stage("report", f"report {run} {out}/results.jsonl --out {out}/report.html"):
+    with stage("report, here with an untrained twin and one scene a sensor", "report"):
         report = _report(run, seen + unseen, out / "results.jsonl", out / "report.html")
     return DemoResult(rows, report, seconds)
+
+
+def demo_commands(out: Path, overrides: list[str] | None = None) -> dict[str, list[str]]:
+    """The command lines behind each stage of a demo in ``out``, for a shell."""
+    run, unseen = str(out / "pretrain"), str(out / "unseen" / f"{UNSEEN}.yaml")
+    seen = [str(out / "scenes" / f"{sensor}.yaml") for sensor in SENSORS]
+    results = str(out / "results.jsonl")
+
+    def simulated(folder: str, sensors: tuple[str, ...], seed: int, scenes: int) -> list[str]:
+        told = [word for key, value in CONDITIONS.items() for word in ("--set", f"{key}={value}")]
+        numbers = ["--seed", str(seed), "--scenes", str(scenes), "--size", str(SIZE)]
+        where = ["--out", str(out / folder), "--sensors", ",".join(sensors)]
+        return ["simulate", *where, *numbers, "--materials", ",".join(MATERIALS), *told]
+
+    shown = [word for card in (*seen, unseen) for word in ("--data", card)]
+    lines: dict[str, list[list[str]]] = {
+        "simulate": [simulated("scenes", SENSORS, *SEEN_DRAW), simulated("unseen", (UNSEEN,), *UNSEEN_DRAW)],
+        "shard": [["shard", *seen, "--out", str(out / "shards"), "--window", str(WINDOW), "--stride", str(STRIDE)]],
+        "pretrain": [["pretrain", "demo.yaml", f"out={run}", f"data.shards={out / 'shards'}", *(overrides or [])]],
+        "probe": [
+            [
+                "probe", run, "--data", unseen, "--split", PROBE["split"], "--shots", str(SHOTS),
+                "--seeds", str(SPLITS), "--window", str(VIEW), "--pooling", PROBE["pooling"], "--k", ",".join(map(str, PROBE["ks"])),
+                "--init-seeds", str(PROBE["init_seeds"]), "--max-per-class", str(PROBE["max_per_class"]),
+                "--no-scratch", "--out", results,
+            ]
+        ],
+        "report": [
+            [
+                "report", run, results, "--out", str(out / "report.html"), *shown, "--checkpoint", run, "--window",
+                str(VIEW), "--title", TITLE,
+            ]
+        ],
+    }  # fmt: skip
+    return {key: [shlex.join(["specfm", *words]) for words in each] for key, each in lines.items()}
 
 
 def _require_plots() -> None:
@@ -119,11 +158,11 @@ def _clear(out: Path, overwrite: bool) -> None:
             path.unlink()
 
 
-def _simulate(out: Path, sensors: tuple[str, ...], seed: int, scenes: int, size: int) -> list[Scene]:
+def _simulate(out: Path, sensors: tuple[str, ...], seed: int, scenes: int) -> list[Scene]:
     from specfm.cards import load_card
     from specfm.simulate import write_simulation
 
-    cards = write_simulation(out, sensors, seed, scenes, (size, size), MATERIALS, **CONDITIONS)
+    cards = write_simulation(out, sensors, seed, scenes, (SIZE, SIZE), MATERIALS, **CONDITIONS)
     return [scene for card in cards for scene in load_card(card).scenes()]
 
 
@@ -138,9 +177,7 @@ def _probe(run: Path, scenes: list[Scene], results: Path) -> list[dict[str, Any]
     from downstream.results import append_rows
     from specfm.checkpoint import load
 
-    options = ProbeOptions(
-        shots=SHOTS, seeds=SPLITS, window=VIEW, pooling="mean", init_seeds=2, max_per_class=20, ks=(1, 5)
-    )
+    options = ProbeOptions(shots=SHOTS, seeds=SPLITS, window=VIEW, **PROBE)
     rows = probe(load(run), scenes, options, data=f"simulated_{UNSEEN}", name="pretrained")
     append_rows(results, rows)
     return rows
@@ -162,7 +199,7 @@ def _report(run: Path, scenes: list[Scene], results: Path, out: Path) -> Path:
         [run, results],
         scenes=shown,
         embeddings=embeddings,
-        title="specfm demo",
+        title=TITLE,
         notes=[
             f"Pretrained without labels on simulated scenes of {', '.join(SENSORS)}; probed with {SHOTS} labels a "
             f"class on {UNSEEN}, a sensor and ground that pretraining never saw.",

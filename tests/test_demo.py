@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from downstream.results import comparable, read_rows
 from pretrain import demo
+from specfm.cli import app
 from specfm.engine.metrics import read_metrics
 from specfm.errors import SpecfmError, UsageError
 
@@ -45,6 +48,20 @@ def test_the_whole_road_twice_gives_the_same_numbers(tmp_path: Path, small: list
     assert pretrained["leakage"]["overlap_share"] == 0
     assert [comparable(row) for row in read_rows(tmp_path / "a" / "results.jsonl")] == [
         comparable(r) for r in first.rows
+    ]
+
+    # the commands that it names give the same files and the same table
+    again, commands = tmp_path / "c", demo.demo_commands(tmp_path / "c", small)
+    assert [line for line in "\n".join(said).replace(str(tmp_path / "a"), str(again)).splitlines() if "$ " in line] == [
+        f"      $ {line}" for lines in commands.values() for line in lines
+    ]
+    for line in (line for lines in commands.values() for line in lines):
+        done = CliRunner().invoke(app, shlex.split(line)[1:])
+        assert done.exit_code == 0, f"{line}\n{done.output}"
+    assert losses(again) == losses(tmp_path / "a")
+    assert {row["protocol"] for row in first.rows} == {row["protocol"] for row in read_rows(again / "results.jsonl")}
+    assert [(row["protocol"], row["oa"], row["confusion"]) for row in read_rows(again / "results.jsonl")] == [
+        (row["protocol"], row["oa"], row["confusion"]) for row in first.rows
     ]
 
     page = first.report.read_text(encoding="utf-8")

@@ -1,7 +1,8 @@
 """The whole road on simulated scenes: files, shards, pretraining on several sensors, probes on another one, a report.
 
 Every stage uses what the ``specfm`` command of the same name uses, and says that command in full: it gives the same
-files and numbers. These follow from the seeds here and in ``configs/demo.yaml``: two runs on one machine print one table.
+files and numbers. They follow from the seeds here and in ``configs/demo.yaml``: two runs on one machine print one
+table.
 """
 
 from __future__ import annotations
@@ -103,37 +104,42 @@ def run_demo(out: Path, overwrite: bool = False, overrides: list[str] | None = N
 
 def demo_commands(out: Path, overrides: list[str] | None = None) -> dict[str, list[str]]:
     """The command lines behind each stage of a demo in ``out``, for a shell."""
-    run, unseen = str(out / "pretrain"), str(out / "unseen" / f"{UNSEEN}.yaml")
-    seen = [str(out / "scenes" / f"{sensor}.yaml") for sensor in SENSORS]
-    results = str(out / "results.jsonl")
+    run, results = out / "pretrain", out / "results.jsonl"
+    seen, unseen = [out / "scenes" / f"{sensor}.yaml" for sensor in SENSORS], out / "unseen" / f"{UNSEEN}.yaml"
+    told = [word for key, value in CONDITIONS.items() for word in ("--set", f"{key}={value}")]
 
-    def simulated(folder: str, sensors: tuple[str, ...], seed: int, scenes: int) -> list[str]:
-        told = [word for key, value in CONDITIONS.items() for word in ("--set", f"{key}={value}")]
-        numbers = ["--seed", str(seed), "--scenes", str(scenes), "--size", str(SIZE)]
-        where = ["--out", str(out / folder), "--sensors", ",".join(sensors)]
-        return ["simulate", *where, *numbers, "--materials", ",".join(MATERIALS), *told]
+    def simulated(folder: str, sensors: tuple[str, ...], seed: int, scenes: int) -> list[Any]:
+        drawn = _flags(out=out / folder, sensors=sensors, seed=seed, scenes=scenes, size=SIZE, materials=MATERIALS)
+        return ["simulate", *drawn, *told]
 
+    probed = {("k" if key == "ks" else key): value for key, value in PROBE.items()}
     shown = [word for card in (*seen, unseen) for word in ("--data", card)]
-    lines: dict[str, list[list[str]]] = {
+    lines: dict[str, list[list[Any]]] = {
         "simulate": [simulated("scenes", SENSORS, *SEEN_DRAW), simulated("unseen", (UNSEEN,), *UNSEEN_DRAW)],
-        "shard": [["shard", *seen, "--out", str(out / "shards"), "--window", str(WINDOW), "--stride", str(STRIDE)]],
+        "shard": [["shard", *seen, *_flags(out=out / "shards", window=WINDOW, stride=STRIDE)]],
         "pretrain": [["pretrain", "demo.yaml", f"out={run}", f"data.shards={out / 'shards'}", *(overrides or [])]],
         "probe": [
             [
-                "probe", run, "--data", unseen, "--split", PROBE["split"], "--shots", str(SHOTS),
-                "--seeds", str(SPLITS), "--window", str(VIEW), "--pooling", PROBE["pooling"], "--k", ",".join(map(str, PROBE["ks"])),
-                "--init-seeds", str(PROBE["init_seeds"]), "--max-per-class", str(PROBE["max_per_class"]),
-                "--no-scratch", "--out", results,
+                *("probe", run, *_flags(data=unseen, shots=SHOTS, seeds=SPLITS, window=VIEW, **probed)),
+                *("--no-scratch", *_flags(out=results)),
             ]
         ],
         "report": [
             [
-                "report", run, results, "--out", str(out / "report.html"), *shown, "--checkpoint", run, "--window",
-                str(VIEW), "--title", TITLE,
+                *("report", run, results, *_flags(out=out / "report.html"), *shown),
+                *_flags(checkpoint=run, window=VIEW, title=TITLE),
             ]
         ],
-    }  # fmt: skip
-    return {key: [shlex.join(["specfm", *words]) for words in each] for key, each in lines.items()}
+    }
+    return {key: [shlex.join(["specfm", *map(str, words)]) for words in each] for key, each in lines.items()}
+
+
+def _flags(**options: Any) -> list[str]:
+    """``--max-per-class 20`` for ``max_per_class=20``; several values are divided by commas."""
+    found = []
+    for key, value in options.items():
+        found += [f"--{key.replace('_', '-')}", ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+    return found
 
 
 def _require_plots() -> None:

@@ -146,8 +146,14 @@ class BandGrid:
         return left_C, right_C, np.where(self.valid, past - first, 0)
 
     def subset(self, index: ArrayLike) -> BandGrid:
-        """Keep the bands of an integer index or boolean mask, in the order given."""
-        chosen = np.asarray(index)
+        """Keep the bands of an integer index or boolean mask, in the order given.
+
+        Raises:
+            SpecfmError: see :func:`band_index`, or no band is left.
+        """
+        chosen = band_index(index, len(self))
+        if not len(chosen):
+            raise SpecfmError("no band is left of the grid; keep at least one")
         return BandGrid(self.wavelengths_nm[chosen], self.fwhm_nm[chosen], self.valid[chosen])
 
     def merge(self, groups: Sequence[ArrayLike]) -> tuple[BandGrid, F64]:
@@ -159,11 +165,18 @@ class BandGrid:
 
         Returns:
             The merged grid and matrix_KC with ``spectrum_K = matrix_KC @ spectrum_C``.
+
+        Raises:
+            SpecfmError: no group, see :func:`band_index`, or a band twice in one group.
         """
+        if not len(groups):
+            raise SpecfmError("no group of bands to merge; give at least one")
         matrix_KC = np.zeros((len(groups), len(self)))
         centre_K, fwhm_K = np.full(len(groups), np.nan), np.full(len(groups), np.nan)
         for k, group in enumerate(groups):
-            members = np.atleast_1d(np.asarray(group, dtype=np.int64))
+            members = band_index(group, len(self))
+            if len(np.unique(members)) < len(members):
+                raise SpecfmError(f"group {k} of bands to merge, {members.tolist()}, names a band twice")
             members = members[self.valid[members]]
             if not len(members):
                 continue
@@ -225,6 +238,31 @@ class BandGrid:
     def from_dict(cls, data: dict[str, Any]) -> BandGrid:
         """Inverse of :meth:`to_dict`."""
         return cls(data["wavelengths_nm"], data.get("fwhm_nm"), data.get("valid"))
+
+
+def band_index(bands: ArrayLike | slice, count: int, where: str = "") -> NDArray[np.int64]:
+    """(k,) 0-based indices of bands given as integers (negative ones count from the end), a boolean mask or a slice.
+
+    Args:
+        bands: which, in the order wanted; none is allowed. count: C. where: begins the message of an error.
+
+    Raises:
+        SpecfmError: an index that does not exist, a mask of another length, or what is neither.
+    """
+    index = np.arange(count)[bands] if isinstance(bands, slice) else np.asarray(bands)
+    if index.dtype == bool:
+        if index.shape != (count,):
+            raise SpecfmError(f"{where}a band mask has one entry per band ({count}), got shape {index.shape}")
+        index = np.flatnonzero(index)
+    if index.size == 0:
+        return np.empty(0, np.int64)
+    if index.dtype.kind not in "iu" or index.ndim > 1:
+        raise SpecfmError(f"{where}bands are given as a list of integers, a mask or a slice; got {bands!r}")
+    index = np.atleast_1d(index).astype(np.int64)
+    index = np.where(index < 0, index + count, index)
+    if index.min() < 0 or index.max() >= count:
+        raise SpecfmError(f"{where}band index {bands!r} lies outside 0..{count - 1}")
+    return index
 
 
 def _vector(values: ArrayLike, name: str) -> F64:

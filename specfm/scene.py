@@ -6,7 +6,6 @@ Shapes: H rows, W columns, C bands of the scene; h, w, c of the part that is rea
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from specfm.bands import band_index
 from specfm.errors import SpecfmError
 from specfm.sensors import Sensor
 
@@ -124,8 +124,18 @@ class Scene:
                 raise SpecfmError(
                     f"{self.where}: {field} has shape {np.shape(array)} but the cube is {height} x {width}"
                 )
-            object.__setattr__(self, field, np.asarray(array).astype(dtype, copy=False))
+            given = np.asarray(array)
+            numbers = given.astype(dtype, copy=False)
+            if given.dtype != dtype and not np.array_equal(numbers, given):
+                raise SpecfmError(f"{self.where}: {field} must hold whole numbers (-1 = none), not these {given.dtype}")
+            object.__setattr__(self, field, numbers)
         object.__setattr__(self, "label_names", tuple(self.label_names))
+        highest = -1 if self.labels_HW is None else int(self.labels_HW.max(initial=-1))
+        if self.label_names and highest >= len(self.label_names):
+            raise SpecfmError(
+                f"{self.where}: labels_HW goes up to {highest} but label_names has {len(self.label_names)} names; name "
+                "every class, and mark pixels without one as -1"
+            )
 
     @classmethod
     def from_array(cls, cube_HWC: ArrayLike, sensor: Sensor, name: str = "array", **fields: Any) -> Scene:
@@ -170,13 +180,11 @@ class Scene:
         height, width, count = self.shape
         row_range = _as_range(rows, height, f"{self.where}: rows")
         col_range = _as_range(cols, width, f"{self.where}: cols")
-        band_index = None if bands is None else _as_bands(bands, count, self.where)
-        empty = not row_range or not col_range or (band_index is not None and len(band_index) == 0)
+        chosen = None if bands is None else band_index(bands, count, f"{self.where}: ")
+        empty = not row_range or not col_range or (chosen is not None and len(chosen) == 0)
         if empty:
-            return np.empty(
-                (len(row_range), len(col_range), count if band_index is None else len(band_index)), self.dtype
-            )
-        return self.source.read(row_range, col_range, band_index)
+            return np.empty((len(row_range), len(col_range), count if chosen is None else len(chosen)), self.dtype)
+        return self.source.read(row_range, col_range, chosen)
 
     def values(self, rows: Index = slice(None), cols: Index = slice(None), bands: ArrayLike | None = None) -> NDArray:
         """Read a window as physical float32: ``stored * scale + offset``; nodata and saturated values become NaN."""
@@ -293,20 +301,3 @@ def _as_range(index: Index, size: int, what: str) -> range:
     if resolved and not (resolved[0] >= 0 and resolved[-1] < size):
         raise SpecfmError(f"{what}: {resolved[0]}..{resolved[-1]} lies outside 0..{size - 1}")
     return resolved
-
-
-def _as_bands(bands: ArrayLike | slice | Sequence[int], count: int, where: str) -> NDArray[np.int64]:
-    index = np.arange(count)[bands] if isinstance(bands, slice) else np.asarray(bands)
-    if index.size == 0:
-        return np.empty(0, np.int64)
-    if index.dtype == bool:
-        if index.shape != (count,):
-            raise SpecfmError(f"{where}: a band mask has one entry per band ({count}), got shape {index.shape}")
-        index = np.flatnonzero(index)
-    if index.dtype.kind not in "iu" or index.ndim > 1:
-        raise SpecfmError(f"{where}: bands are given as a list of integers, a mask or a slice; got {bands!r}")
-    index = np.atleast_1d(index).astype(np.int64)
-    index = np.where(index < 0, index + count, index)
-    if index.min() < 0 or index.max() >= count:
-        raise SpecfmError(f"{where}: band index {bands!r} lies outside 0..{count - 1}")
-    return index

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, replace
+from numbers import Real
 from typing import Any
 
 from specfm.bands import BandGrid
@@ -40,10 +42,16 @@ class Sensor:
             raise SpecfmError(f"unknown quantity {self.quantity!r}; give one of {', '.join(QUANTITIES)}")
         if self.level is not None and self.level not in LEVELS:
             raise SpecfmError(f"unknown processing level {self.level!r}; give one of {', '.join(LEVELS)}")
-        if not self.scale > 0:
-            raise SpecfmError(f"sensor scale must be positive, got {self.scale!r}")
-        if self.gsd_m is not None and not self.gsd_m > 0:
-            raise SpecfmError(f"gsd_m must be positive, got {self.gsd_m!r}")
+        if not isinstance(self.bands, BandGrid):
+            raise SpecfmError(f"a sensor's bands are a BandGrid, got {type(self.bands).__name__}; wrap them in one")
+        for name, value, positive in (
+            ("sensor scale", self.scale, True),
+            ("sensor offset", self.offset, False),
+            ("gsd_m", 1.0 if self.gsd_m is None else self.gsd_m, True),
+        ):
+            number = isinstance(value, Real) and math.isfinite(value)
+            if not number or (positive and not value > 0):
+                raise SpecfmError(f"{name} must be a {'positive ' if positive else ''}finite number, got {value!r}")
 
     def replace(self, **changes: Any) -> Sensor:
         """A copy with some attributes changed."""

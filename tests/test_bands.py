@@ -129,6 +129,32 @@ def test_subset_takes_indices_and_masks_in_order() -> None:
     assert grid.subset(np.array([True, True, False])).valid.tolist() == [True, False]
 
 
+@pytest.mark.parametrize(
+    ("action", "message"),
+    (
+        (lambda g: g.subset([0, 99]), r"band index \[0, 99\] lies outside 0..6"),
+        (lambda g: g.subset([True, False]), r"one entry per band \(7\), got shape \(2,\)"),
+        (lambda g: g.subset([]), "no band is left"),
+        (lambda g: g.subset(np.zeros(7, bool)), "no band is left"),
+        (lambda g: g.subset([0.5]), "list of integers, a mask or a slice"),
+        (lambda g: g.merge([[0, 99]]), "band index.*lies outside 0..6"),
+        (lambda g: g.merge([[1], [0, 0]]), r"group 1 of bands to merge, \[0, 0\], names a band twice"),
+        (lambda g: g.merge([[0, -7]]), "names a band twice"),
+        (lambda g: g.merge([]), "no group of bands"),
+    ),
+)
+def test_bands_that_do_not_exist_are_refused(action: object, message: str) -> None:
+    with pytest.raises(SpecfmError, match=message):
+        action(BandGrid(np.linspace(400, 1000, 7)))
+
+
+def test_merge_takes_masks_too() -> None:
+    grid = BandGrid(np.linspace(400, 1000, 7))
+    mask = np.arange(7) < 3
+    merged, matrix_KC = grid.merge([mask])
+    assert merged == grid.merge([[0, 1, 2]])[0] and matrix_KC.sum() == pytest.approx(1.0)
+
+
 def test_merge_keeps_metadata_physical() -> None:
     grid = BandGrid([500, 510, 520, 530, 600], [10, 10, 10, 10, 25], [1, 1, 1, 0, 1])
     merged, matrix_KC = grid.merge([[0, 1, 2], [3], [4], [2, 3]])

@@ -62,6 +62,20 @@ def test_what_does_not_fit_is_refused() -> None:
         Scene.from_array(cube(), sensor(3), labels_HW=np.zeros((5, 4)))
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    (
+        ([[0, 7]], "labels_HW goes up to 7 but label_names has 2 names"),
+        ([[0, 0.5]], "labels_HW must hold whole numbers"),
+    ),
+)
+def test_labels_without_a_name_are_refused(labels: list[list[float]], message: str) -> None:
+    with pytest.raises(SpecfmError, match=message):
+        Scene.from_array(
+            np.ones((1, 2, 3)), Sensor(BandGrid([500, 600, 700])), labels_HW=labels, label_names=("a", "b")
+        )
+
+
 def test_labels_and_groups_get_their_types() -> None:
     scene = Scene.from_array(cube(), sensor(3), labels_HW=np.full((4, 5), -1, np.int8), groups_HW=np.ones((4, 5), "u1"))
     assert scene.labels_HW is not None and scene.labels_HW.dtype == np.int32

@@ -17,9 +17,14 @@ FULL = Sensor(GRID, "radiance", 0.01, -0.5, "L1", 4.0, "HYDICE")
     (
         ({"quantity": "albedo"}, "unknown quantity 'albedo'.*surface_reflectance"),
         ({"level": "L7"}, "unknown processing level 'L7'.*L1"),
-        ({"scale": 0.0}, "scale must be positive"),
-        ({"scale": float("nan")}, "scale must be positive"),
-        ({"gsd_m": -1.0}, "gsd_m must be positive"),
+        ({"scale": 0.0}, "scale must be a positive finite number"),
+        ({"scale": float("nan")}, "scale must be a positive finite number"),
+        ({"scale": float("inf")}, "scale must be a positive finite number"),
+        ({"scale": "1"}, "scale must be a positive finite number, got '1'"),
+        ({"offset": float("nan")}, "offset must be a finite number"),
+        ({"offset": float("-inf")}, "offset must be a finite number"),
+        ({"gsd_m": -1.0}, "gsd_m must be a positive finite number"),
+        ({"bands": [400, 500]}, "bands are a BandGrid, got list"),
     ),
 )
 def test_refusals(change: dict[str, object], message: str) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+
+import specfm
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("specfm", "downstream", "pretrain")
@@ -94,9 +96,16 @@ def imports_in(module: str, is_package: bool, tree: ast.AST, at_top: bool = True
             yield from imports_in(module, is_package, node, at_top and not function and not only_for_types(node))
 
 
+def real(found: Import) -> Import:
+    """A public name imported from the face of the library, as imported from the module that it comes from."""
+    package, _, name = found.target.partition(".")
+    home = specfm._PUBLIC.get(name) if package == "specfm" else None
+    return found if home is None else replace(found, target=f"{home}.{name}")
+
+
 SOURCES = sources()
 IMPORTS = [
-    found
+    real(found)
     for module, tree in SOURCES.items()
     for found in imports_in(module, (ROOT / Path(*module.split(".")) / "__init__.py").exists(), tree)
 ]
@@ -142,6 +151,21 @@ def test_levels_inside_the_library() -> None:
         if imported in LEVEL_OF and LEVEL_OF[imported] > LEVEL_OF.get(importer, 0):
             bad.append(found)
     assert not bad, "imports from a level above:\n" + report(bad)
+
+
+def test_the_library_does_not_reach_through_its_own_face() -> None:
+    """``import specfm`` inside it would hide what is used (``specfm.load``) from the tests here."""
+    bad = [f for f in IMPORTS if f.module.startswith("specfm.") and f.target == "specfm"]
+    assert not bad, "import the module that is meant:\n" + report(bad)
+
+
+def test_public_names_are_traced_to_their_modules() -> None:
+    tree = ast.parse("def f():\n    from specfm import BandGrid, read_scene, readers, __version__")
+    found = [real(each) for each in imports_in("specfm.models.x", False, tree)]
+    assert [each.target for each in found] == [
+        "specfm.bands.BandGrid", "specfm.readers.read_scene", "specfm.readers", "specfm.__version__",
+    ]  # fmt: skip
+    assert [room(each.target) in STORES for each in found] == [False, True, True, False]
 
 
 def test_models_and_stores_do_not_know_each_other() -> None:

@@ -22,6 +22,8 @@ STRIPE_LIKENESS = 0.6  # least correlation of the column pattern between the upp
 STRIPE_SIGMA = 5.0  # ... and how far it must lie beyond chance (about 1 / sqrt(columns))
 STRIPE_SHARE = 0.003  # ... and its size relative to the band's level
 CLIPPED_SHARE = 0.01
+CLIPPED_PILE = 3.0  # ... and so many times as frequent as the next lower value: data of few levels do not pile up
+FILLS = (-9999.0, -32768.0, 65535.0, 32767.0, -999.0, -3.4028234663852886e38, -1.23e34, -1e34, 9.969209968386869e36)
 NEGATIVE_SHARE = 0.01
 BRIGHT_REFLECTANCE = 2.0
 GAP_SPACINGS = 4.0
@@ -38,13 +40,18 @@ class Finding:
 
 @dataclass(frozen=True)
 class BandStatistics:
-    """Per band, over sampled pixels whose value is finite and not nodata. NaN where there is none; stored units."""
+    """Per band, over sampled pixels whose value is finite and not nodata. NaN where there is none; stored units.
+
+    ``at_high``: share of pixels at the highest value. ``next``: the highest value below it, ``at_next`` its share.
+    """
 
     count_C: NDArray[np.int64]
     low_C: NDArray[np.float64]
     high_C: NDArray[np.float64]
     mean_C: NDArray[np.float64]
     at_high_C: NDArray[np.float64]
+    next_C: NDArray[np.float64]
+    at_next_C: NDArray[np.float64]
     negative_C: NDArray[np.float64]
     column_stripes_C: NDArray[np.bool_]
     row_stripes_C: NDArray[np.bool_]
@@ -78,12 +85,15 @@ def inspect_scene(scene: Scene, sample_bytes: int = SAMPLE_BYTES) -> Inspection:
     good = scene.good_of(stored)
     # the stored number that stands for zero: what lies below is physically negative
     zero = -scene.sensor.offset / scene.sensor.scale
-    statistics = band_statistics(stored, good, zero, every_row=rows.step == 1)
     usable = scene.sensor.bands.valid
+    fills = undeclared_fills(stored, good, usable)
+    measured = good & ~np.logical_or.reduce([*fills.values(), np.zeros(good.shape[:2], bool)])[..., None]
+    statistics = band_statistics(stored, measured, zero, every_row=rows.step == 1)
     pixel_mask = scene.mask_of(stored[:, :, usable])
     findings = [
         *_grid_findings(scene),
         *_dead_findings(scene, good, pixel_mask, filled=bool(stored[:, :, usable].any())),
+        *_fill_findings(fills),
         *_value_findings(scene, statistics),
         *_saturated_findings(scene, stored),
     ]
@@ -125,6 +135,31 @@ def sample_rows(shape: tuple[int, int, int], itemsize: int, sample_bytes: int) -
     return range(0, height, max(1, -(-height // fits)))
 
 
+def undeclared_fills(
+    stored: NDArray[Any], good: NDArray[np.bool_], usable: NDArray[np.bool_]
+) -> dict[float, NDArray[np.bool_]]:
+    """Usual fill value -> pixels ``[r, W]`` that hold it in every usable band though nothing marks them invalid.
+
+    Asked only of two bands and more: one band may well measure 65535.
+    """
+    bands, found = np.flatnonzero(usable), {}
+    if len(bands) < 2 or stored.dtype.kind not in "iuf":
+        return {}
+    for value in FILLS:
+        limits = np.iinfo(stored.dtype) if stored.dtype.kind in "iu" else np.finfo(stored.dtype)
+        if not float(limits.min) <= value <= float(limits.max):
+            continue
+        fill = np.asarray(value).astype(stored.dtype)
+        where = np.nonzero((stored[:, :, bands[0]] == fill) & good[:, :, bands[0]])
+        if not len(where[0]):
+            continue
+        filled = (stored[where][:, bands] == fill).all(axis=1)
+        if filled.any():
+            found[value] = np.zeros(stored.shape[:2], bool)
+            found[value][where[0][filled], where[1][filled]] = True
+    return found
+
+
 def band_statistics(
     stored: NDArray[Any], good: NDArray[np.bool_], zero: float = 0.0, every_row: bool = True
 ) -> BandStatistics:
@@ -154,11 +189,14 @@ def _chunk(
     low = np.where(empty, np.nan, np.where(good, values, np.inf).min(pixels, initial=np.inf))
     high = np.where(empty, np.nan, np.where(good, values, -np.inf).max(pixels, initial=-np.inf))
     mean = np.where(empty, np.nan, values.sum(pixels) / some)
-    at_high = (good & (values == high)).sum(pixels) / some
+    top = good & (values == high)
+    at_high = top.sum(pixels) / some
+    below = np.where(good & ~top, values, -np.inf).max(pixels, initial=-np.inf)
+    at_below = (good & (values == below)).sum(pixels) / some
     negative = (good & (values < zero)).sum(pixels) / some
     columns = _stripes(values, good, mean)
     rows = _stripes(values.swapaxes(0, 1), good.swapaxes(0, 1), mean) if every_row else np.zeros(len(count), bool)
-    return count, low, high, mean, at_high, negative, columns, rows
+    return count, low, high, mean, at_high, below, at_below, negative, columns, rows
 
 
 def _stripes(values: NDArray[np.float64], good: NDArray[np.bool_], mean: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -173,7 +211,8 @@ def _stripes(values: NDArray[np.float64], good: NDArray[np.bool_], mean: NDArray
     for half in (slice(None, rows // 2), slice(rows // 2, None)):
         weight = good[half].sum(0)
         profile = values[half].sum(0) / np.maximum(weight, 1)
-        halves.append(np.diff(np.where(weight > 0, profile, mean), n=2, axis=0))
+        some = weight > 0  # a column without a value is a gap, no stripe
+        halves.append(np.where(some[:-2] & some[1:-1] & some[2:], np.diff(profile, n=2, axis=0), 0.0))
     first, second = (half - half.mean(0) for half in halves)
     with np.errstate(invalid="ignore", divide="ignore"):
         spread = np.sqrt((first**2).mean(0) * (second**2).mean(0))
@@ -254,6 +293,17 @@ def _dead_findings(scene: Scene, good: NDArray[np.bool_], pixel_mask: NDArray[np
     return findings
 
 
+def _fill_findings(fills: dict[float, NDArray[np.bool_]]) -> list[Finding]:
+    return [
+        Finding(
+            "fill",
+            f"{value:.8g} in every band of {where.mean():.2%} of the sampled pixels looks like fill, no measurement; "
+            f"say --nodata {value:.8g}",
+        )
+        for value, where in fills.items()
+    ]
+
+
 def _value_findings(scene: Scene, statistics: BandStatistics) -> list[Finding]:
     sensor = scene.sensor
     usable = sensor.bands.valid & (statistics.count_C > 0)
@@ -261,6 +311,7 @@ def _value_findings(scene: Scene, statistics: BandStatistics) -> list[Finding]:
     clipped = (
         usable & ~constant & (statistics.at_high_C > CLIPPED_SHARE) & (statistics.at_high_C * statistics.count_C > 9)
     )
+    clipped &= (statistics.at_high_C > CLIPPED_PILE * statistics.at_next_C) & (statistics.next_C > statistics.low_C)
     negative = usable & (statistics.negative_C > NEGATIVE_SHARE)
     findings = []
     for kind, bands, text in (

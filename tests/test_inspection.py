@@ -127,6 +127,30 @@ def test_defects_in_bad_bands_do_not_matter() -> None:
     assert found(scene_of(cube, valid=valid)) == {}
 
 
+@pytest.mark.parametrize("dtype", (np.int16, np.float32, np.uint16))
+def test_undeclared_fill_is_named_and_nothing_else_is_blamed_on_it(dtype: type) -> None:
+    fill = 65535 if dtype is np.uint16 else -9999
+    cube = (clean() * 10_000).clip(1).astype(dtype)
+    corner, rows = cube.copy(), cube.copy()
+    corner[:32, :30] = fill
+    rows[20:22] = fill
+    for filled, share in ((corner, "25.00%"), (rows, "3.12%")):
+        findings = inspect_scene(scene_of(filled, scale=1e-4)).findings
+        assert [finding.kind for finding in findings] == ["fill"]
+        assert f"{fill} in every band of {share}" in findings[0].text and f"--nodata {fill}" in findings[0].text
+        assert found(scene_of(filled, scale=1e-4, nodata=float(fill))) == {}
+    cube[3, 3, 0] = fill  # in one band alone it is a number like any other
+    assert "fill" not in found(scene_of(cube, scale=1e-4))
+
+
+def test_few_levels_are_not_clipped_but_a_pile_at_the_top_is() -> None:
+    levels = (clean()[:, :, :6] * 20).round().astype(np.uint8)
+    assert max(len(np.unique(levels[:, :, band])) for band in range(6)) < 12
+    assert "clipped" not in found(scene_of(levels, scale=0.05))
+    cut = np.minimum((clean()[:, :, :6] * 200).round(), [[[30, 255, 255, 255, 255, 255]]]).astype(np.uint8)
+    assert found(scene_of(cut, scale=0.005))["clipped"] == (0,)
+
+
 def test_negative_means_physically_negative() -> None:
     stored = (clean() * 100 - 500).astype(np.int16)  # all stored numbers are negative
     sensor = Sensor(BandGrid(CENTRES), quantity="radiance", scale=0.01, offset=5.0)

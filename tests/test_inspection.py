@@ -12,8 +12,9 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from specfm import BandGrid, Scene, Sensor
+from specfm.band_statistics import sample_rows
 from specfm.errors import SpecfmError, UsageError
-from specfm.inspection import inspect_scene, runs, sample_rows
+from specfm.inspection import inspect_scene, runs
 from specfm.quicklook import png_bytes, quicklook, quicklook_bands, write_quicklook
 
 CENTRES = 400.0 + 20.0 * np.arange(20)

@@ -4,8 +4,8 @@ Shapes: B samples on this rank, D width of the encoder, E width of the projectio
 
 **Scale.** Every rank back-propagates (its rows' mean loss) / (number of ranks); the loss gathers negatives with
 gradients, so the *sum* of gradients over ranks (`World.sum_gradients`) is the gradient of the mean over the batch:
-what one process with the whole batch computes. `DistributedDataParallel` is not used: it reduces in every backward pass,
-and one step of cached gradients has many of these, of which only the sum of all is wanted.
+what one process with the whole batch computes. `DistributedDataParallel` is not used: it reduces in every backward
+pass, and one step of cached gradients has many of these, of which only the sum of all is wanted.
 
 **Cached gradients** (GradCache, arXiv 2101.06983). With ``micro_batch`` smaller than the rank's share, pass 1 projects
 every micro-batch without a graph, the loss of all of them gives one gradient per projection, and pass 2 repeats each

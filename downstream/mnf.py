@@ -118,14 +118,14 @@ def fit_splits(
         raise SpecfmError("the scenes have no common quantity and band range; fit them apart")
     if window < 2:
         raise NoNeighbours("windows of 1 pixel hold no neighbours to tell noise from signal")
-    bands = len(common.centre_nm_K)
+    bands = len(common.bands)
     moments_S = [Moments.empty(bands) for _ in splits]
     progress, task = progress_bar("noise of neighbours", len(scenes))
     with progress:
         for index, (scene, matrix_CK) in enumerate(zip(scenes, common.matrices, strict=True)):
             side = window if scene.neighbours else 1
             views = _views(moments_S, scene.shape[:2], index, side, samples, splits)
-            _add_scene(views, scene, matrix_CK, common.interpolated)
+            _add_scene(views, scene, matrix_CK, common.resampled)
             progress.advance(task)
     fewest = min(moments.pairs for moments in moments_S)
     if fewest < bands:

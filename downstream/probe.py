@@ -58,8 +58,9 @@ class ProbeOptions:
         draws: bootstrap draws.
         split_files: use these splits.
         peers: published encoders (``downstream.peers``).
-        align: put features of all cameras as one ideal camera would (:meth:`specfm.models.Encoder.align`); None does
-            so where the scenes were seen through different bands and the encoder comes with a library.
+        align: put features of all cameras as the poorest of them would tell it, those of one camera as an ideal one
+            would (:meth:`specfm.models.Encoder.align`); None does so where the scenes were seen through different bands
+            and the encoder comes with a library.
         trained_seeds: seeds of the rows that train the encoder.
         train: how those are trained.
     """
@@ -192,7 +193,7 @@ def probe(
     twins: list[FeatureSet] = []
     for init in range(options.init_seeds if frozen and "random-init" in parts else 0):
         twin = make_random(init) if make_random is not None else random_twin(encoder, 1000 + init)
-        with aligned(twin, scenes, on):
+        with aligned(twin, scenes, options.align):
             twins.append(features_of(twin, f"random init {init}", options.pooling, options.layers))
     rows: list[dict[str, Any]] = []
     kept_runs: list[Runs] = []
@@ -208,9 +209,7 @@ def probe(
                 runs.pooling = other.info.get("pooling_name")
             all_runs += found
         all_runs += several(twins, splits, options, "random-init", device)
-        notices = (
-            ["spectra of different sensors are interpolated to one grid"] if raw and raw[0].info["interpolated"] else []
-        )
+        notices = ["spectra of different sensors are resampled to one grid"] if raw and raw[0].info["resampled"] else []
         if options.baselines:
             if raw is not None and "baselines" in parts:
                 by_condition, missing = baseline_rows({"": raw[0]}, {"": raw[1]}, scenes, splits, options, device)

@@ -4,10 +4,11 @@ The probe is fitted per split on true spectra and predicts the same test pixels 
 :mod:`downstream.conditions`. Beside the encoder, on the same splits: untrained twins, the encoder trained from scratch,
 and every baseline on raw spectra.
 
-One probe serves all conditions; spectra of other bands are interpolated by wavelength to those that the baselines were
-fitted on (ends held constant). Where features are aligned, it is known beforehand which cameras will be compared. Then
-every other camera has a probe of its own, fitted on true spectra as the poorer of the two can tell them: features by
-:class:`specfm.models.alignment.Alignment`, raw spectra at the bands of the one with fewer.
+One probe serves all conditions; spectra of other bands are resampled to those that the baselines were fitted on. Where
+features are aligned, it is known beforehand which cameras will be compared. Then every other camera has a probe of its
+own, fitted on true spectra as that camera tells them: features as the poorer of the two
+(:class:`specfm.models.alignment.Alignment`), raw spectra seen through its bands. Encoders trained on the labels are
+trained once, on scenes as measured.
 
 Shape suffixes: N samples, D features, S runs, K bands of the grid of the spectra.
 """
@@ -30,7 +31,7 @@ from downstream.leakage import leakage_score
 from downstream.probe import ProbeOptions, default_window, draw_splits, say_aligned
 from downstream.results import digest_json
 from downstream.samples import Samples, asked_window, collect_samples
-from downstream.spectra import CommonGrid, common_grid, interpolation, spectra
+from downstream.spectra import CommonGrid, common_grid, seen_through, spectra
 from downstream.summary import Runs, add_alarms, result_rows
 from downstream.trained_rows import TRAINED
 from specfm.errors import SpecfmError, UsageError
@@ -112,17 +113,17 @@ def robustness(
             name=f"{title}, {label}", bank=cache, data_digest=digests[label],
         )  # fmt: skip
 
-    def tested(model: Any, title: str, method: str, wanted: bool | None) -> tuple[dict[str, list[Runs]], bool]:
+    def tested(model: Any, title: str, method: str) -> tuple[dict[str, list[Runs]], bool]:
         """Runs by condition, and whether the features were aligned.
 
         Where they were, another camera is compared by itself with the scenes as measured: its probe is fitted on these
         as the poorer of the two would tell them. All other conditions share one probe.
         """
-        with aligned(model, every, wanted, together=False) as on:
+        with aligned(model, every, probe.align, together=False) as on:
             shared = {label: features_of(model, title, label) for label in altered if not (on and label in cameras)}
         runs = evaluate_conditions(shared, splits, probe, method, device=device)
         for label in cameras if on else ():
-            with aligned(model, [*altered[CLEAN], *altered[label]], True):
+            with aligned(model, [*altered[CLEAN], *altered[label]], probe.align):
                 pair = {part: features_of(model, title, part) for part in (CLEAN, label)}
             runs[label] = evaluate_conditions(pair, splits, probe, method, device=device)[label]
         return runs, on
@@ -130,7 +131,7 @@ def robustness(
     cameras = [label for label, (condition, _) in views.items() if condition.family in CAMERAS and label != CLEAN]
     on = False
     if frozen:
-        runs, on = tested(encoder, name, name, probe.align)
+        runs, on = tested(encoder, name, name)
         add(runs)
     for protocol in (p for p in TRAINED if p in probe.protocols):
         title = name if protocol == "finetune" else "from-scratch"
@@ -139,12 +140,13 @@ def robustness(
     if frozen:
         add(
             put_together(
-                tested(random_twin(encoder, 1000 + init), f"random init {init}", "random-init", on)[0]
+                tested(random_twin(encoder, 1000 + init), f"random init {init}", "random-init")[0]
                 for init in range(probe.init_seeds)
             )
         )
     notices: list[str] = []
-    raw = condition_spectra(altered, window, samples, cameras if on else [])
+    needed = altered if probe.baselines else {CLEAN: altered[CLEAN]}  # leakage is measured on spectra too
+    raw = condition_spectra(needed, window, samples, cameras if on and probe.baselines else ())
     if probe.baselines:
         if not raw:
             notices.append("no raw-spectrum rows: the scenes have no common quantity and band range")
@@ -152,6 +154,7 @@ def robustness(
             runs, missing = baseline_rows(pixel, mean, altered[CLEAN], splits, probe, device, grid)
             add({label: runs[label] for label in labels})
             notices += [text for text in missing if text not in notices]
+    own_probe = {label for part in raw[1:] for label in part.labels}
     leaks = [leakage_score(split, samples, raw[0].pixel[CLEAN].X_ND if raw else None) for split in splits]
     rows: list[dict[str, Any]] = []
     for label, (condition, view) in views.items():
@@ -163,6 +166,8 @@ def robustness(
         add_alarms(table, all_runs, samples, splits)
         if on:
             say_aligned(table, name, len(encoder.library), together=label in cameras)
+        if label in cameras:
+            _say_how(table, frozen=(name, "random-init"), own_probe=label in own_probe)
         for row in table:
             row |= {"condition": label, "family": condition.family, "bands": sorted({s.shape[2] for s in view})}
             row["digests"] = {**row["digests"], "config": digest_json(asdict(options))}
@@ -202,31 +207,42 @@ def condition_spectra(
 ) -> list[ConditionSpectra]:
     """Spectra under every condition on the grid of the scenes as measured; empty without a grid.
 
-    A condition on the very bands of that grid keeps its values; any other is interpolated by wavelength. Those in
-    ``alone`` are instead put together with the scenes as measured, one by one, on the common grid of the two.
+    A condition on the very bands of that grid keeps its values; any other is resampled to it. For those in ``alone``
+    the scenes as measured are instead seen through the condition's own bands, where its scenes have one band list.
     """
     clean, grid = views[CLEAN], common_grid(views[CLEAN])
     if grid is None:
         return []
 
-    def on_grid(labels: list[str], pair: CommonGrid | None) -> ConditionSpectra:
-        pixel, mean, own = {}, {}, grid if pair is None else pair
+    def on_grid(labels: list[str], own: CommonGrid) -> ConditionSpectra:
+        pixel, mean = {}, {}
         for label in dict.fromkeys([CLEAN, *labels]):
-            matrices = own.matrices[: len(clean)]
-            interpolated = own.interpolated
+            there = own
             if label != CLEAN:
-                matrices = [interpolation(scene.sensor.bands, own.centre_nm_K) for scene in views[label]]
-                interpolated = True
-            found = spectra(views[label], window, samples, CommonGrid(own.centre_nm_K, matrices, interpolated))
+                matrices = [seen_through(scene.sensor.bands, own.bands) for scene in views[label]]
+                there = CommonGrid(own.bands, matrices, True)
+            found = spectra(views[label], window, samples, there)
             assert found is not None
             pixel[label], mean[label] = found
-        return ConditionSpectra(labels, pixel, mean, own._replace(matrices=own.matrices[: len(clean)]))
+        return ConditionSpectra(labels, pixel, mean, own)
 
-    parts = [on_grid([label for label in views if label not in alone], None)]
-    for label in alone:
-        if (pair := common_grid([*clean, *views[label]])) is not None:
-            parts.append(on_grid([label], pair))
+    cameras = {label: common_grid(views[label]) for label in alone}
+    own = {label: camera.bands for label, camera in cameras.items() if camera is not None and not camera.resampled}
+    parts = [on_grid([label for label in views if label not in own], grid)]
+    for label, bands in own.items():
+        matrices = [seen_through(scene.sensor.bands, bands) for scene in clean]
+        parts.append(on_grid([label], CommonGrid(bands, matrices, True)))
     return parts
+
+
+def _say_how(rows: Sequence[dict[str, Any]], frozen: tuple[str, ...], own_probe: bool) -> None:
+    """A notice on the rows of another camera that are not of ``frozen`` features: what they were fitted on."""
+    said = "fitted on true spectra seen through its bands" if own_probe else "resampled to the bands as measured"
+    for row in rows:
+        if row["protocol"] in TRAINED:
+            row["notices"] = sorted({*row["notices"], "another camera: trained encoders saw scenes as measured alone"})
+        elif row["method"] not in (*frozen, "majority class"):
+            row["notices"] = sorted({*row["notices"], f"another camera: raw spectra {said}"})
 
 
 def _alarm_shuffled(rows: list[dict[str, Any]]) -> None:

@@ -36,9 +36,9 @@ class Layout:
     """How a model walks over scenes, pixels; 0 and None stand for the default.
 
     Attributes:
-        stride: step between tiles. The default is about a quarter of a tile and has no divisor in common with the
-            encoder's patch: tiles that cover a pixel then cut it into patches at different places, and the map hardly
-            depends on where any of them lie.
+        stride: step between tiles. The default is the largest one up to a quarter of a tile (of tiny tiles: beyond)
+            that has no divisor in common with the encoder's patch: tiles that cover a pixel then cut it into patches at
+            different places, and the map hardly depends on where any of them lie.
         halo: outer pixels of a tile that are only surroundings (default an eighth of a tile).
         origin: shift of the lattice of tiles, for checks.
     """
@@ -54,7 +54,8 @@ class Layout:
             UsageError: a negative size, or gaps between tiles.
         """
         halo = tile // 8 if self.halo is None else self.halo
-        stride = self.stride or next(step for step in range(max(tile // 4, 1), 0, -1) if math.gcd(step, patch) == 1)
+        steps = [step for step in range(2, tile - 2 * halo + 1) if math.gcd(step, patch) == 1]
+        stride = self.stride or max((step for step in steps if step <= tile / 4), default=min(steps, default=1))
         for name, size in (("stride", stride), ("halo", halo), ("origin", min(self.origin))):
             if size < 0:
                 raise UsageError(f"{name} {size} is below 0")

@@ -27,7 +27,7 @@ def command(
     jobs: Annotated[int, typer.Option(min=1, help="Processes; the numbers do not depend on it.")] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a benchmark in --out was stopped.")] = False,
     cache: Annotated[
-        str | None, typer.Option(help="Folder where features are kept between benchmarks. Default: nowhere.")
+        str | None, typer.Option(help="Folder where features are kept between benchmarks, or none (the default).")
     ] = None,
     device: options.ProbeDevice = "cpu",
 ) -> None:
@@ -43,6 +43,7 @@ def command(
             typer.echo(f"done: {title}", err=True)
 
     config = load_config(suite, SuiteConfig)
+    cache = None if cache is None or cache.lower() == "none" else cache
     board = run_benchmark(
         config, [*checkpoints, *(more or ())], out, jobs=jobs, resume=resume, device=device, cache=cache, done=done
     )  # fmt: skip

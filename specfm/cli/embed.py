@@ -32,7 +32,8 @@ def command(
     align_with: Annotated[
         list[str] | None,
         typer.Option(
-            help="Align for a comparison with this camera (specfm sensors; repeatable): as the poorest tells it."
+            help="Align for a comparison with this camera, as the poorest tells it: a known sensor (all its bands, see "
+            "specfm sensors) or the other scene (a file, CARD or CARD:SCENE); repeatable."
         ),
     ] = None,
     overwrite: options.Overwrite = False,
@@ -41,12 +42,11 @@ def command(
     from downstream.encoders import aligned
     from specfm.checkpoint import load, release_digest
     from specfm.errors import UsageError
-    from specfm.sensor_table import get_row
     from specfm.stream import embed_to_file
 
     if align_with and align is False:
         raise UsageError("--align-with asks for what --no-align refuses; leave one out")
-    others = [get_row(name).sensor for name in align_with or ()]
+    others = [_camera(name) for name in align_with or ()]
     encoder = load(checkpoint, device=device)
     cube = open_scene(scene, **reader)
     with aligned(encoder, [cube], True if others else align, others=others) as on:
@@ -65,3 +65,10 @@ def command(
     for path in (pca_png, pca_tif):
         if path is not None:
             typer.echo(f"{path}: false colours of the first three principal components")
+
+
+def _camera(name: str) -> Any:
+    """A known sensor, or that of a scene."""
+    from specfm.sensor_table import get_sensor, known_sensors
+
+    return get_sensor(name) if name in known_sensors() else open_scene(name).sensor

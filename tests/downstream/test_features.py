@@ -8,7 +8,7 @@ from toy_scenes import SENSOR, ToyEncoder, field, plots
 
 from downstream.features import extract, iterate_windows
 from downstream.samples import collect_samples
-from downstream.spectra import spectra
+from downstream.spectra import seen_through, spectra
 from specfm.bands import BandGrid
 from specfm.errors import SpecfmError, UsageError
 
@@ -73,17 +73,31 @@ def test_raw_spectra_are_physical_and_skip_invalid_bands_and_pixels() -> None:
     np.testing.assert_allclose(mean.X_ND[i], np.nanmean(block, 0) * 0.5 + 1, rtol=1e-5)
 
 
-def test_different_grids_are_interpolated_to_the_coarser_one() -> None:
+def test_different_grids_are_resampled_to_the_coarser_one() -> None:
     other = SENSOR.replace(bands=BandGrid(np.linspace(460, 880, 6)))
     scenes = [*plots(2), *plots(1, sensor=other)]
     samples = collect_samples(scenes, 3)
     pixel, _ = spectra(scenes, 3, samples) or pytest.fail("one range")
-    assert pixel.X_ND.shape[1] == 6 and pixel.info["interpolated"]
+    assert pixel.X_ND.shape[1] == 6 and pixel.info["resampled"]
     for scene in (0, 2):
         i = int(np.flatnonzero(samples.scene_N == scene)[7])
         spectrum = scenes[scene].read()[tuple(samples.rc_N2[i])]
         grid = scenes[scene].sensor.bands.wavelengths_nm
         np.testing.assert_allclose(pixel.X_ND[i], np.interp(np.linspace(460, 880, 6), grid, spectrum), rtol=1e-5)
+
+
+def test_bands_are_kept_averaged_or_interpolated_as_the_grids_tell() -> None:
+    grid = BandGrid(np.arange(400.0, 1000, 10), np.full(60, 10.0), np.arange(60) != 7)
+    kept = seen_through(grid, grid.subset([3, 20, 59]))
+    np.testing.assert_array_equal(kept, np.eye(60, dtype=np.float32)[:, [3, 20, 59]])
+    wide = BandGrid([505.0, 700.0], [40.0, 80.0])
+    np.testing.assert_allclose(seen_through(grid, wide), grid.resample(wide)[1].T, atol=1e-6)
+    points = BandGrid([505.0, 702.0, 1100.0], [2.0, np.nan, 40.0])  # too narrow, of unknown width, outside
+    expected = [np.interp([505.0, 702.0, 1100.0], grid.wavelengths_nm[grid.valid], unit) for unit in np.eye(59)]
+    found = seen_through(grid, points)
+    np.testing.assert_allclose(found[grid.valid], np.stack(expected), atol=1e-6)
+    assert not found[7].any()
+    np.testing.assert_allclose(seen_through(grid, BandGrid(np.linspace(430, 950, 13))).sum(0), 1, rtol=1e-5)
 
 
 def test_other_quantities_or_ranges_have_no_common_raw_spectrum() -> None:

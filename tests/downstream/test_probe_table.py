@@ -128,8 +128,8 @@ def test_leave_one_sensor_out_has_scores_of_each_sensor() -> None:
     values = rows[0]["oa"]["values"]
     assert len(values) == 4 and rows[0]["held_out"]["other"]["oa"] == pytest.approx(np.mean(values[:2]), abs=1e-5)
     spectrum = row_of(rows, "pixel spectrum", "svm")
-    assert min(v["oa"] for v in spectrum["held_out"].values()) > 0.8  # interpolated to one grid, hardly any noise
-    assert any("interpolated" in n for n in spectrum["notices"])
+    assert min(v["oa"] for v in spectrum["held_out"].values()) > 0.8  # resampled to one grid, hardly any noise
+    assert any("resampled" in n for n in spectrum["notices"])
     assert results.held_out_table(rows) is not None and results.held_out_table(ROWS) is None
 
 

@@ -75,7 +75,7 @@ def test_a_cropped_scene_gives_the_same_map(model: TaskModel, scene: Scene, refe
 
 
 @pytest.mark.parametrize(
-    ("tile", "patch", "stride"), [(24, 3, 5), (9, 3, 2), (64, 8, 15), (12, 1, 3), (4, 4, 1), (2, 2, 1)]
+    ("tile", "patch", "stride"), [(24, 3, 5), (9, 3, 2), (64, 8, 15), (12, 1, 3), (8, 8, 3), (16, 16, 3), (2, 2, 1)]
 )
 def test_default_steps_share_no_divisor_with_the_patch(tile: int, patch: int, stride: int) -> None:
     plan = Layout().plan((200, 300), tile, patch)

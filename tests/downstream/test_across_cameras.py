@@ -155,6 +155,15 @@ def folder(encoder: Encoder, tmp_path: Path) -> Iterator[Path]:
     yield tmp_path
 
 
+def test_an_aligned_trunk_does_what_it_can_for_cameras_that_are_not_covered(
+    trained_so: Encoder, both: list[Scene]
+) -> None:
+    """Nobody asked for alignment, so nothing is refused; twins do as the encoder does."""
+    trained_so.library = library(low=700.0, high=1000.0, count=40)
+    rows = probe(trained_so, both, OPTIONS)
+    assert {"encoder", "random-init"} <= {row["method"] for row in rows}
+
+
 def test_commands_do_as_the_encoder_was_trained(trained_so: Encoder, folder: Path) -> None:
     specfm.save(trained_so, folder / "made")
     found = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,12 @@ def read_scene(
         SpecfmError: unreadable, cut short, inconsistent, without wavelengths; the message names file and remedy.
     """
     path = Path(path)
-    found = _open(path, variable, layout)
+    from specfm.readers.resolve import resolve_sensor, supplied_count
+
+    found = _open(path, variable, layout, lambda: supplied_count(sensor, wavelengths))
     if found.class_names is not None:
         raise SpecfmError(f"{path}: is a map of classes, not a cube; name it under 'labels' in a dataset card")
     scale, offset = found.settle(scale, offset, nodata)
-    from specfm.readers.resolve import resolve_sensor
-
     return Scene(
         source=found.source,
         sensor=resolve_sensor(found, sensor, wavelengths, units, quantity, scale, offset),
@@ -75,7 +76,7 @@ def read_scene(
     )
 
 
-def _open(path: Path, variable: str | None, layout: str | None) -> Found:
+def _open(path: Path, variable: str | None, layout: str | None, supplied: Callable[[], int | None]) -> Found:
     """Choose the reader by the first bytes, then by a header beside the file."""
     if not path.exists():
         raise SpecfmError(f"{path}: no such file")
@@ -108,7 +109,7 @@ def _open(path: Path, variable: str | None, layout: str | None) -> Found:
         from specfm.readers.geotiff import read_geotiff
 
         _no_options(path, "GeoTIFF", variable, layout)
-        return read_geotiff(path)
+        return read_geotiff(path, supplied)
     from specfm.readers.envi import find_header, read_envi
 
     _no_options(path, "ENVI", variable, layout)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,12 @@ class RasterSource:
         return np.asarray(raster.read(self.mask, window=window) if self.mask else raster.read_masks(1, window=window))
 
 
-def read_geotiff(path: Path) -> Found:
+def read_geotiff(path: Path, supplied: Callable[[], int | None] = lambda: None) -> Found:
     """Open a raster and collect its band metadata; no pixel is read.
+
+    Args:
+        path: the file.
+        supplied: tells how many bands the user's own list has, None = there is no such list.
 
     Raises:
         SpecfmError: rasterio is missing, or the file is unreadable.
@@ -94,11 +99,12 @@ def read_geotiff(path: Path) -> Found:
     with _open(path) as raster:
         band_tags = [_tags(raster, index) for index in range(1, raster.count + 1)]
         dataset_tags = _tags(raster)
-        alpha = _transparency(raster, band_tags, dataset_tags)
+        alpha = _transparency(raster, band_tags, dataset_tags, supplied)
         if alpha:
             log.warning(
                 "%s: band %d is marked as transparency; it masks pixels and is no band of the cube (if it was "
-                "measured, write the file with photometric=minisblack, or tag the band with its wavelength)",
+                "measured, supply a list with a row for it too, write the file with photometric=minisblack, or tag the "
+                "band with its wavelength)",
                 path, alpha,
             )  # fmt: skip
         bands = np.array([band for band in range(1, raster.count + 1) if band != alpha], np.int64)
@@ -132,10 +138,16 @@ def _open(path: Path):  # type: ignore[no-untyped-def]
             raise SpecfmError(f"{path}: not a readable raster ({error}; {path.stat().st_size} bytes)") from error
 
 
-def _transparency(raster: Any, band_tags: list[dict[str, str]], dataset_tags: dict[str, str]) -> int | None:
+def _transparency(
+    raster: Any,
+    band_tags: list[dict[str, str]],
+    dataset_tags: dict[str, str],
+    supplied: Callable[[], int | None],
+) -> int | None:
     """The band of transparency, or None.
 
-    A band with a wavelength was measured, whatever its mark: GDAL marks the fourth of four uint8 bands unasked.
+    A band with a wavelength was measured, whatever its mark: GDAL marks the fourth of four uint8 bands unasked. Where
+    the file states no wavelengths, a supplied list with a row for every band gives it one.
     """
     from rasterio.enums import ColorInterp
 
@@ -143,11 +155,13 @@ def _transparency(raster: Any, band_tags: list[dict[str, str]], dataset_tags: di
         return None
     band = raster.colorinterp.index(ColorInterp.alpha) + 1
     tags = band_tags[band - 1]
+    keys = ("wavelength", "central wavelength um")
+    silent = not any(key in stated for key in keys for stated in (dataset_tags, *band_tags))
     measured = (
-        "wavelength" in tags
-        or "central wavelength um" in tags
+        any(key in tags for key in keys)
         or len(_items(dataset_tags, "wavelength")) == raster.count
         or _NAMED_BAND.search(raster.descriptions[band - 1] or "")
+        or (silent and supplied() == raster.count)
     )
     return None if measured else band
 

@@ -72,6 +72,14 @@ def resolve_sensor(
     )
 
 
+def supplied_count(sensor: Sensor | str | None, wavelengths: str | Path | None) -> int | None:
+    """Number of bands of the list that the user supplies, None without one."""
+    if wavelengths is not None:
+        return len(read_wavelengths(wavelengths))
+    table = _named(sensor)
+    return None if table is None else len(table.bands)
+
+
 def read_wavelengths(path: str | Path) -> BandGrid:
     """A band list from a CSV file with the columns ``centre_nm`` and, optionally, ``band``, ``fwhm_nm`` and ``valid``.
 

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from specfm.bands import BandGrid
 from specfm.errors import SpecfmError
 from specfm.readers import read_scene
+from specfm.sensors import Sensor
 
 from . import make
 
@@ -290,3 +292,16 @@ def test_transparency_is_no_band(tmp_path: Path, dtype: str, caplog: pytest.LogC
     measured = read_scene(path)
     assert measured.dtype == cube.dtype and measured.mask().sum() == 31 + 4
     np.testing.assert_array_equal(measured.read(), cube)
+
+
+@pytest.mark.parametrize("how", ["sensor", "wavelengths"])
+def test_a_list_with_a_row_for_every_band_makes_transparency_a_band(tmp_path: Path, how: str) -> None:
+    """GDAL marks the fourth of four uint8 bands unasked: red, green, blue and near infrared are such a file."""
+    cube = np.random.default_rng(0).integers(0, 9, (5, 7, 4)).astype(np.uint8)
+    path = tiff(tmp_path / "a.tif", cube)
+    listed = Sensor(BandGrid([650, 550, 450, 850])) if how == "sensor" else make.bands_csv(tmp_path, 4)
+    scene = read_scene(path, **{how: listed})
+    assert scene.dtype == np.uint8
+    np.testing.assert_array_equal(scene.read(), cube)
+    tag(path, 0, None, wavelength="{650, 550, 450}", wavelength_units="nm")  # the file itself counts three
+    assert read_scene(path, **{how: listed}).sensor.bands.wavelengths_nm.tolist() == [650, 550, 450]

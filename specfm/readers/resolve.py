@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from specfm.readers.found import Found
 from specfm.sensors import Sensor
 
 log = logging.getLogger(__name__)
+
+_WHOLE = re.compile(r"[+-]?\d+(\.0*)?")
 
 HOW = "supply them with --sensor NAME or --wavelengths file.csv (columns band, centre_nm, fwhm_nm)"
 
@@ -83,8 +86,8 @@ def supplied_count(sensor: Sensor | str | None, wavelengths: str | Path | None) 
 def read_wavelengths(path: str | Path) -> BandGrid:
     """A band list from a CSV file with the columns ``centre_nm`` and, optionally, ``band``, ``fwhm_nm`` and ``valid``.
 
-    Numbers in ``band`` (from 1 or from 0) say which band a row describes; names there, or no such column, leave the
-    rows in the order of the file. ``valid`` is 1 where a band is good.
+    Whole numbers in ``band`` say the order of the rows, with gaps where bands were taken out; names there, or no such
+    column, leave the rows in the order of the file. ``valid`` is 1 where a band is good.
 
     Raises:
         SpecfmError: the file or its column is missing, a value is not a number, or band numbers are missing or double.
@@ -115,17 +118,18 @@ def _check_exists(path: Path) -> None:
 def _by_band(path: Path, rows: list[dict[str, str]]) -> list[dict[str, str]]:
     """The rows in the order of the numbers in their column ``band``; as they stand where it holds names or nothing."""
     bands = [(row.get("band") or "").strip() for row in rows]
-    if not all(band.lstrip("+-").isdecimal() for band in bands if band) or not any(bands):
+    if not all(_WHOLE.fullmatch(band) for band in bands if band) or not any(bands):
         return rows
-    numbers = [int(band) if band else None for band in bands]
-    for first in (1, 0):
-        at = dict(zip(numbers, rows, strict=True))
-        if at.keys() == set(range(first, first + len(rows))):
-            return [at[number] for number in range(first, first + len(rows))]
-    raise SpecfmError(
-        f"{path}: the column 'band' must number its {len(rows)} rows 1 to {len(rows)} (or from 0), each once; "
-        f"it says {', '.join(bands[:8])}{' ...' if len(bands) > 8 else ''}"
-    )
+    if "" in bands:
+        raise SpecfmError(
+            f"{path}: row {bands.index('') + 1} has no number in the column 'band'; number every row or none"
+        )
+    # an instrument's numbers have gaps where bands were taken out of its cube; their order is that of the cube
+    numbers = [float(band) for band in bands]
+    double = next((band for band, number in zip(bands, numbers, strict=True) if numbers.count(number) > 1), None)
+    if double is not None:
+        raise SpecfmError(f"{path}: the column 'band' has the number {double} twice; number every row once")
+    return [row for _, row in sorted(zip(numbers, rows, strict=True), key=lambda each: each[0])]
 
 
 def _own_bands(found: Found, units: str | None, supplied: bool) -> BandGrid | None:

@@ -100,7 +100,7 @@ def write_shards(
         scenes: opened scenes; ``scene.domain`` names the domain (default: the sensor's name, else the scene's).
         out: folder; made if needed. A finished one is refused unless it holds exactly these shards, or ``overwrite``.
         window, stride: pixels, one number or (rows, columns); a window of None is 32, and 1 where all scenes are lists
-            of spectra; stride defaults to half the window.
+            of spectra; stride defaults to half the window, at least 1.
         min_valid, label, labelled_only, object_threshold, dark_objects: see :class:`WindowOptions`.
         background_HW: True where a pixel is background; must fit every scene.
         codec: one of :data:`specfm.shards.schema.CODECS`.
@@ -129,7 +129,7 @@ def write_shards(
         raise UsageError("no scenes to shard")
     _refuse_namesakes(listed)
     if window is None and not any(scene.neighbours for scene in listed):
-        options = replace(options, window=(1, 1), stride=(1, 1))
+        options = replace(options, window=(1, 1), stride=(1, 1) if stride is None else steps)
     with Workers(workers) as pool:
         extra = {"codec": codec, "background": None if background_HW is None else _array_digest(background_HW)}
         shards = _group(listed, options, extra, pool, progress)

@@ -32,6 +32,7 @@ def run(*arguments: object) -> tuple[int, str]:
 def test_lists_of_spectra_are_sharded_one_by_one_unless_asked_otherwise(tmp_path: Path) -> None:
     listed, field = ramp_scene(30, 1).replace(neighbours=False), ramp_scene(40, 40)
     assert write_shards([listed], tmp_path, window=None, dry_run=True)[0]["samples"] == 30
+    assert write_shards([listed], tmp_path, window=None, stride=4, dry_run=True)[0]["samples"] == 9  # and the last
     assert write_shards([field], tmp_path, window=None, dry_run=True)[0]["samples"] == 4
     with pytest.raises(SpecfmError, match="a list of spectra.*--window 1"):
         write_shards([listed], tmp_path, window=(9, 1), dry_run=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from specfm.errors import UsageError
@@ -59,6 +60,9 @@ def create_encoder(size: str = "nano", embedding: str = "hyper", patch_size: int
         raise UsageError(f"unknown encoder size {size!r}; choose one of {', '.join(SIZES)}")
     if embedding not in EMBEDDINGS:
         raise UsageError(f"unknown embedding {embedding!r}; choose one of {', '.join(EMBEDDINGS)}")
+    # plain numbers, because the configuration is kept as JSON
+    patch_size, *values = (v.item() if isinstance(v, np.generic) else v for v in (patch_size, *options.values()))
+    options = dict(zip(options, values, strict=True))
     trunk: dict[str, Any] = {"dim": SIZES[size].dim, "depth": SIZES[size].depth, "heads": SIZES[size].heads}
     trunk |= {k: options[k] for k in TRUNK if k in options}
     check_options({"patch_size": patch_size, **trunk, **options})

@@ -60,6 +60,13 @@ def test_creation_refusals(arguments: dict[str, object], message: str) -> None:
         create_encoder(**arguments)
 
 
+def test_options_may_be_numpy_numbers() -> None:
+    given = {"patch_size": np.int32(4), "dim": np.int64(64), "heads": np.int64(2), "drop_path": np.float32(0.25)}
+    plain = {"patch_size": 4, "dim": 64, "heads": 2, "drop_path": 0.25}
+    encoder = create_encoder(depth=1, **given)
+    assert json.loads(json.dumps(encoder.config)) == create_encoder(depth=1, **plain).config
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_config_is_json_and_rebuilds_the_encoder(name: str) -> None:
     encoder = build(name, GRID)

@@ -77,7 +77,8 @@ def embed_scene(
         level: ``scene`` divides by one level for the whole scene (no seams), ``sample`` by each tile's own.
 
     Raises:
-        SpecfmError: an array without a sensor, an unknown ``level``, or a tile that the patch size does not divide.
+        SpecfmError: an array without a sensor, an unknown ``level``, a tile that the patch size does not divide, or
+            tiles of a list of spectra.
     """
     if isinstance(scene, np.ndarray):
         if sensor is None:
@@ -91,6 +92,7 @@ def embed_scene(
     side = tile or 8 * p
     if side % p:
         raise SpecfmError(f"tile {side} is not a multiple of the patch size {p}")
+    scene.refuse_tiles(side, side)
     height, width, _ = scene.shape
     grid_h, grid_w, step = -(-height // p), -(-width // p), side // p
     out = np.full((grid_h, grid_w, encoder.num_features), np.nan, np.float32)

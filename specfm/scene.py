@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from specfm.bands import band_index
-from specfm.errors import SpecfmError
+from specfm.errors import SpecfmError, UsageError
 from specfm.sensors import Sensor
 
 if TYPE_CHECKING:
@@ -159,6 +159,18 @@ class Scene:
     def where(self) -> str:
         """How messages call this scene: its file, else its name."""
         return str(self.path) if self.path is not None else self.name
+
+    def refuse_tiles(self, height: int, width: int) -> None:
+        """Refuse tiles of so many pixels where pixels side by side are no neighbours on the ground.
+
+        Raises:
+            UsageError: a list of spectra, and tiles of more than one pixel.
+        """
+        if not self.neighbours and (height, width) != (1, 1):
+            raise UsageError(
+                f"{self.where}: is a list of spectra, which tiles of {height} x {width} pixels would mix; specfm probe "
+                "takes them one by one (in Python: downstream.features.extract)"
+            )
 
     def __repr__(self) -> str:
         return f"Scene({self.name!r}, {'x'.join(map(str, self.shape))} {self.dtype}, {self.sensor.bands!r})"

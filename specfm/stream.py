@@ -45,6 +45,7 @@ class TileReader:
         """Values ``[B, T*p, T*p, C]`` and valid pixels ``[B, T*p, T*p]``; beyond the scene's edge nothing is valid."""
         p = self.patch
         height, width = tiles[0].height * p, tiles[0].width * p
+        self.scene.refuse_tiles(height, width)
         cubes = np.zeros((len(tiles), height, width, self.scene.shape[2]), np.float32)
         masks = np.zeros((len(tiles), height, width), bool)
         done = 0

@@ -120,3 +120,11 @@ def test_an_array_needs_its_sensor(encoder: Encoder) -> None:
 def test_refusals(encoder: Encoder, options: dict[str, object], message: str) -> None:
     with pytest.raises(SpecfmError, match=message):
         encoder.embed(Scene.from_array(stored(8, 8), SENSOR), **options)
+
+
+def test_lists_of_spectra_are_not_mixed(encoder: Encoder) -> None:
+    listed = Scene.from_array(stored(8, 1), SENSOR, name="leaves", neighbours=False)
+    with pytest.raises(SpecfmError, match="leaves: is a list of spectra, which tiles of 32 x 32 pixels.*specfm probe"):
+        encoder.embed(listed)
+    one_by_one = build("hyper", GRID, patch_size=1).embed(listed, tile=1).features_hwD
+    assert np.isfinite(one_by_one).all()

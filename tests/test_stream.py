@@ -78,6 +78,16 @@ def test_misfitting_windows_are_refused(encoder: specfm.Encoder, tmp_path: Path,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_lists_of_spectra_are_not_mixed(encoder: specfm.Encoder, tmp_path: Path) -> None:
+    listed = make_scene(9, 1).replace(neighbours=False)
+    with pytest.raises(UsageError, match="field: is a list of spectra, which tiles of 8 x 4 pixels.*specfm probe"):
+        embed_to_file(encoder, listed, tmp_path / "x.npy", window=8)
+    assert list(tmp_path.iterdir()) == []
+    cubes, masks = TileReader(listed, 1)([Tile(3, 0, 1, 1)])  # one by one is what such a list is for
+    np.testing.assert_array_equal(cubes[0, 0, 0], listed.read()[3, 0])
+    assert masks.all()
+
+
 def test_tiles_read_together_equal_tiles_read_alone() -> None:
     cube = make_scene(14, 30).read()
     cube[3:6, 9:14, 2] = np.nan

@@ -258,7 +258,7 @@ class Card(Strict):
             sensor=sensor.replace(**{key: value for key, value in told.items() if value is not None}),
             dataset=self.name,
             domain=self.domain,
-            neighbours=self.task != "library",
+            neighbours=scene.neighbours and self.task != "library",
             group=fill(part.group),
             saturation=part.saturation if part.saturation is not None else scene.saturation,
             label_names=tuple(self.label_names),

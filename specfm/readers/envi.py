@@ -97,6 +97,7 @@ def read_envi(path: Path, header_path: Path | None = None) -> Found:
         names = header.items("spectra names")
         found.label_names = tuple(names) if len(names) == lines else tuple(str(i) for i in range(lines))
         found.labels_HW = np.arange(lines, dtype=np.int32)[:, None]
+        found.scene_fields["neighbours"] = False
     return found
 
 

@@ -67,6 +67,7 @@ def _describe(scene: Scene) -> dict[str, Any]:
         "label_names": list(scene.label_names),
         "group": scene.group,
         "domain": scene.domain,
+        "neighbours": scene.neighbours,
         "geo": None if scene.geo is None else [scene.geo.crs_wkt, scene.geo.transform],
     }
 
@@ -84,6 +85,7 @@ def read_own(path: Path, file: h5py.File, variable: str | None) -> Found | None:
         geo = stated["geo"]
         found = Found(source=HdfSource(path, "cube"), path=path, name=stated["name"])
         found.scene_fields = {key: stated[key] for key in ("saturation", "group", "domain")}
+        found.scene_fields["neighbours"] = stated.get("neighbours", True)  # older files do not say it
         found.label_names = tuple(stated["label_names"])
         found.nodata = None if stated["nodata"] is None else float(stated["nodata"])
     except (KeyError, TypeError, ValueError) as error:

@@ -228,6 +228,7 @@ def test_spectral_library_is_a_column(tmp_path: Path) -> None:
     assert scene.shape == (4, 1, 6) and scene.label_names == ("oak", "pine", "soil", "water")
     np.testing.assert_array_equal(scene.read(), spectra)
     np.testing.assert_array_equal(scene.labels_HW, np.arange(4)[:, None])
+    assert not scene.neighbours
 
 
 def test_unit_less_wavelengths_want_a_word(tmp_path: Path) -> None:

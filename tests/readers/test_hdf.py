@@ -223,6 +223,16 @@ def full_scene(cube: np.ndarray) -> Scene:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("neighbours", [True, False])
+def test_own_layout_knows_lists_of_spectra(tmp_path: Path, neighbours: bool) -> None:
+    path = save_scene(full_scene(make.cube()).replace(neighbours=neighbours), tmp_path / "own.h5")
+    assert read_scene(path).neighbours == neighbours
+    with h5py.File(path, "r+") as file:  # older files do not say it
+        file.attrs["json"] = file.attrs["json"].replace(f'"neighbours": {str(neighbours).lower()}, ', "")
+        assert "neighbours" not in file.attrs["json"]
+    assert read_scene(path).neighbours
+
+
 def test_own_layout_gives_everything_back(tmp_path: Path) -> None:
     scene = full_scene(make.cube())
     path = save_scene(scene, tmp_path / "own.h5")

@@ -13,6 +13,7 @@ import numpy as np
 
 from specfm.bands import BandGrid, UnitsError
 from specfm.errors import SpecfmError
+from specfm.library import same_bands
 from specfm.readers.found import Found
 from specfm.sensors import Sensor
 
@@ -50,7 +51,7 @@ def resolve_sensor(
     if bands is not None:
         if wavelengths is not None:
             log.warning("%s states its own wavelengths; %s is not used", found.metadata_path, wavelengths)
-        elif table is not None:
+        elif table is not None and not same_bands(bands, table.bands):
             log.info("%s states its own wavelengths; those of %s are not used", found.metadata_path, _called(table))
     else:
         bands, origin = _supplied_bands(found, wavelengths, table)

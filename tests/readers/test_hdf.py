@@ -261,6 +261,9 @@ def test_own_layout_follows_the_rules_of_other_files(tmp_path: Path, caplog: pyt
     assert told.sensor.bands == scene.sensor.bands and told.sensor.scale == 0.5 and told.sensor.level == "L1"
     read_scene(path, sensor=table)
     assert "those of sensor table are not used" in caplog.text
+    caplog.clear()
+    read_scene(path, sensor=read_scene(path).sensor.replace(name="the same"))
+    assert "not used" not in caplog.text, "nothing to say where both agree"
     with pytest.raises(SpecfmError, match="own.h5: .*look like nanometres"):
         read_scene(path, units="um")
     with pytest.raises(SpecfmError, match="no such wavelength file"):

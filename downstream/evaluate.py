@@ -37,21 +37,10 @@ Scores = Callable[[Split, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def evaluate(
-    features: FeatureSet,
-    splits: Sequence[Split],
-    options: ProbeOptions,
-    method: str,
-    *,
-    protocols: Sequence[str] | None = None,
-    scores: Scores | None = None,
-    metric: Metric = "cosine",
-    device: str = "cpu",
+    features: FeatureSet, splits: Sequence[Split], options: ProbeOptions, method: str, device: str = "cpu"
 ) -> list[Runs]:
-    """Run the protocols of ``options`` on one set of features; arguments as those of :func:`evaluate_conditions`."""
-    found = evaluate_conditions(
-        {"": features}, splits, options, method, protocols=protocols, scores=scores, metric=metric, device=device
-    )
-    return found[""]
+    """Run the protocols of ``options`` on one set of features (see :func:`evaluate_conditions`)."""
+    return evaluate_conditions({"": features}, splits, options, method, device=device)[""]
 
 
 def evaluate_conditions(

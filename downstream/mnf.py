@@ -169,7 +169,7 @@ def _views(
     return found
 
 
-def _add_scene(views: Sequence[_View], scene: Scene, matrix_CK: np.ndarray, interpolated: bool) -> None:
+def _add_scene(views: Sequence[_View], scene: Scene, matrix_CK: np.ndarray, resampled: bool) -> None:
     """Read a scene once, a strip of rows at a time, into the moments of all views."""
     if not views:
         return
@@ -183,7 +183,7 @@ def _add_scene(views: Sequence[_View], scene: Scene, matrix_CK: np.ndarray, inte
         part = slice(own.start, min(own.stop + 1, scene.shape[0]))  # a row more, for the lower neighbours
         x_HWK = scene.read(part, cols)[..., used_C].astype(np.float32)
         x_HWK = x_HWK * np.float32(scene.sensor.scale) + np.float32(scene.sensor.offset)
-        if interpolated:
+        if resampled:
             x_HWK = x_HWK @ matrix_CK[used_C]
         good_HW = np.asarray(scene.mask(part, cols) & np.isfinite(x_HWK).all(axis=-1))
         x_HWK = np.where(good_HW[..., None], x_HWK, 0).astype(np.float64)

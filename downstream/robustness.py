@@ -82,7 +82,7 @@ def robustness(
     pretrained: bool = True,
     cache: Bank | None = None,
 ) -> Robustness:
-    """Test one probe under every condition; arguments as those of :func:`downstream.probe.probe`.
+    """Test probes of scenes as measured under every condition; arguments as those of :func:`downstream.probe.probe`.
 
     Raises:
         UsageError: options that make no sense.

@@ -46,7 +46,7 @@ def command(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing picture.")] = False,
     as_json: shared.RowsAsJson = False,
 ) -> None:
-    """Test a frozen probe on fewer bands, shuffled wavelengths, simulated sensors, noise and other light."""
+    """Test probes of scenes as measured on fewer bands, shuffled wavelengths, other sensors, noise and other light."""
     import json
     from dataclasses import replace
 

@@ -137,7 +137,7 @@ def take_weights(encoder: Encoder, source: Encoder, name: str | Path) -> None:
     Raises:
         UsageError: it is not; the message lists what differs.
     """
-    if differing := differences(_architecture(source), _architecture(encoder)):
+    if differing := differences(source.config, encoder.config):
         listed = ", ".join(f"{key} {old!r} there, {new!r} here" for key, (old, new) in differing.items())
         raise UsageError(f"the model in {name} has another architecture than the configuration ({listed})")
     encoder.load_state_dict(source.state_dict())
@@ -241,9 +241,3 @@ def restore(
     restore_optimizer(optimizer, modules, tensors)
     guard.restore(state["guard"])
     return int(state["step"])
-
-
-def _architecture(encoder: Encoder) -> dict[str, Any]:
-    import json
-
-    return json.loads(json.dumps(encoder.config))  # tuples and lists alike

@@ -6,6 +6,8 @@ hypernetwork's last hidden layer, G = 1 or B (kernels shared by all samples, or 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -19,26 +21,45 @@ def contract(x_BCNP: Tensor, basis_GCRP: Tensor, hidden_GCK: Tensor, generator_K
     """
     batch, channels, tokens, _ = x_BCNP.shape
     hidden, rank, dim = generator_KRD.shape
-    seen_BCRN = _seen(x_BCNP.to(basis_GCRP.dtype), basis_GCRP)
+    seen_BCNR = _seen(x_BCNP.to(basis_GCRP.dtype), basis_GCRP)
     if bands_go_first(batch, len(hidden_GCK), channels, tokens, hidden, dim):
-        summed = hidden_GCK.expand(batch, -1, -1).transpose(1, 2) @ seen_BCRN.flatten(2)
-        summed_BKRN = summed.unflatten(2, (rank, tokens))
-        return summed_BKRN.permute(0, 3, 1, 2).flatten(2) @ generator_KRD.flatten(0, 1)
+        summed_BKM = hidden_GCK.expand(batch, -1, -1).transpose(1, 2) @ seen_BCNR.flatten(2)
+        summed_BKNR = summed_BKM.unflatten(2, (tokens, rank))
+        return summed_BKNR.transpose(1, 2).flatten(2) @ generator_KRD.flatten(0, 1)
     semantic_GCRD = (hidden_GCK @ generator_KRD.flatten(1)).unflatten(2, (rank, dim))
-    return seen_BCRN.permute(0, 3, 1, 2).flatten(2) @ semantic_GCRD.flatten(1, 2)
+    return seen_BCNR.transpose(1, 2).flatten(2) @ semantic_GCRD.flatten(1, 2)
 
 
 def _seen(x_BCNP: Tensor, basis_GCRP: Tensor) -> Tensor:
-    """``V_c x_nc``: seen_BCRN, in the memory order of the patches, so that the cube is not copied."""
-    # Basis times patch, not patch times basis: the narrow result makes its backward the cheaper one on CPUs.
-    batch, _, tokens, _ = x_BCNP.shape
+    """``V_c x_nc``: seen_BCNR, in the memory order of the patches: neither the cube nor the result is copied."""
     if len(basis_GCRP) == 1:  # all samples in one product per band; its gradient needs no sum over samples
         x_CMP = x_BCNP.transpose(0, 1).flatten(1, 2)
-        seen_CRM = basis_GCRP[0] @ x_CMP.transpose(1, 2)
-        return seen_CRM.unflatten(2, (batch, tokens)).permute(2, 0, 1, 3)
+        return _product(x_CMP, basis_GCRP[0]).unflatten(1, (len(x_BCNP), -1)).transpose(0, 1)
     if x_BCNP.stride(0) < x_BCNP.stride(1):
-        return (basis_GCRP.transpose(0, 1) @ x_BCNP.permute(1, 0, 3, 2)).transpose(0, 1)
-    return basis_GCRP @ x_BCNP.transpose(2, 3)
+        return _product(x_BCNP.transpose(0, 1), basis_GCRP.transpose(0, 1)).transpose(0, 1)
+    return _product(x_BCNP, basis_GCRP)
+
+
+def _product(x: Tensor, basis: Tensor) -> Tensor:
+    """``x @ basis^T`` over the last two axes."""
+    return _Product.apply(x, basis) if basis.requires_grad else x @ basis.mT  # type: ignore[no-any-return]
+
+
+class _Product(torch.autograd.Function):
+    """``x @ basis^T`` whose gradient is formed the narrow way round: ``grad^T @ x``.
+
+    Autograd takes ``(x^T @ grad)^T``: the same numbers, but the large x is read by columns, twice the time on CPUs.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, basis: Tensor) -> Tensor:
+        ctx.save_for_backward(x, basis)
+        return x @ basis.mT
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor]:
+        x, basis = ctx.saved_tensors
+        return grad @ basis if ctx.needs_input_grad[0] else None, grad.mT @ x
 
 
 def bands_go_first(batch: int, grids: int, channels: int, tokens: int, hidden: int, dim: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,13 @@ SIZES = {
 }
 
 TRUNK = ("dim", "depth", "heads", "mlp_ratio", "drop_path", "layer_scale", "level", "gsd_reference_m", "aligned")
+
+
+def _defaults(of: Callable[..., nn.Module]) -> dict[str, Any]:
+    """Options and what they are when not given."""
+    empty = inspect.Parameter.empty
+    return {k: p.default for k, p in inspect.signature(of).parameters.items() if p.default is not empty}
+
 
 # Each class says in ``claims`` which of the nine properties of the design it holds; the tests hold it to them.
 EMBEDDINGS: dict[str, Callable[..., nn.Module]] = {
@@ -71,5 +79,8 @@ def create_encoder(size: str = "nano", embedding: str = "hyper", patch_size: int
         module = EMBEDDINGS[embedding](trunk["dim"], patch_size, **rest)
     except (TypeError, KeyError) as error:
         raise UsageError(f"embedding {embedding!r} does not take these options ({error})") from None
-    config = {"size": size, "embedding": embedding, "patch_size": patch_size, **options}
+    # With every default, so that a checkpoint still loads where a later version has others.
+    trunk = {k: v for k, v in _defaults(Encoder).items() if k in TRUNK} | trunk
+    whole = _defaults(EMBEDDINGS[embedding]) | rest | trunk | {"size": size, "embedding": embedding}
+    config = {k: list(v) if isinstance(v, tuple) else v for k, v in whole.items()} | {"patch_size": patch_size}
     return Encoder(module, patch_size, config=config, **trunk)

@@ -1,13 +1,14 @@
 """Random batch reads from one shard: our reader against an h5py loop and against a raw gather of the same bytes.
 
-``python -m tests.benchmarks.bench_loader --json runs/bench/loader.json``: a minute on two cores. Warm page cache, CRCs
-verified beforehand, every side fills the same reused buffer (aligned as the loader's are) and is timed in turn, round
-after round. Sides, per layout:
+``python -m tests.benchmarks.bench_loader --json runs/bench/loader.json``: a minute or two on two cores. Warm page
+cache, CRCs verified beforehand, every side fills the same reused buffer (aligned as the loader's are) and is timed in
+turn, round after round, each time over as many batches in a row as take ``--seconds``: a batch alone takes a
+millisecond, in which some machines have not yet given the second thread a core of its own. Sides, per layout:
 
 * ``h5py``: ``out[i] = dataset[id]`` for every sample of the batch, one thread (h5py does not scale with threads);
 * ``specfm``: ``ShardReader.read`` of the batch, split over ``--threads`` threads, masks included;
-* ``gather``: the same bytes from a flat file by ``np.memmap`` fancy indexing and by a ``preadv`` loop; split over the
-  same threads. The faster of the two is the yardstick.
+* ``gather``: the same bytes from a flat file by a ``preadv`` loop and by ``np.memmap`` fancy indexing, split over the
+  same threads. ``preadv`` is the yardstick: a map of a file that is cut short kills the process, so we may not use one.
 
 Also the whole :class:`pretrain.loader.Loader` (sampler, metadata, masks) in samples a second.
 
@@ -84,7 +85,7 @@ def split(pool: ThreadPoolExecutor, threads: int, batch: int, work: Callable[[sl
     list(pool.map(work, [slice(i, min(i + step, batch)) for i in range(0, batch, step)]))
 
 
-def compare(folder: Path, batch: int, threads: int, repeats: int) -> dict[str, Any]:
+def compare(folder: Path, batch: int, threads: int, repeats: int, seconds: float) -> dict[str, Any]:
     """Wall and processor time of every side, with the ratios of the targets."""
     files = {name: h5py.File(folder / f"{name}.h5", "r") for name in LAYOUTS}
     readers = {name: ShardReader(folder / f"{name}.h5") for name in LAYOUTS}
@@ -129,7 +130,7 @@ def compare(folder: Path, batch: int, threads: int, repeats: int) -> dict[str, A
     for name in LAYOUTS:
         sides[f"h5py_{name}"] = lambda name=name: h5py_loop(name)
         sides[f"specfm_{name}"] = lambda name=name: ours(name)
-    wall, cpu = interleaved(sides, repeats)
+    wall, cpu = interleaved(sides, repeats, seconds)
     pool.shutdown()
     for file in files.values():
         file.close()
@@ -141,33 +142,38 @@ def compare(folder: Path, batch: int, threads: int, repeats: int) -> dict[str, A
     }
 
 
-def interleaved(sides: Mapping[str, Callable[[], object]], repeats: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Median wall and processor seconds (all threads) of each side over rounds that start one place later each time.
+def interleaved(
+    sides: Mapping[str, Callable[[], object]], repeats: int, seconds: float
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Median wall and processor seconds (all threads) a batch of each side; every round starts one place later.
 
-    Processor time is what to compare where other jobs share the cores: a batch takes milliseconds, so one turn of
-    another process doubles its wall time.
+    Processor time is what to compare where other jobs share the cores.
     """
     names = list(sides)
     wall: dict[str, list[float]] = {name: [] for name in names}
     cpu: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(repeats + 2):
+    in_a_row: dict[str, int] = {}
+    for turn in range(repeats + 1):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
+            alone = time.perf_counter()
             sides[name]()  # not timed: takes back the processor's caches from the side before
+            in_a_row.setdefault(name, max(1, round(seconds / (time.perf_counter() - alone))))
             began, used = time.perf_counter(), time.process_time()
-            sides[name]()
-            if turn >= 2:
-                wall[name].append(time.perf_counter() - began)
-                cpu[name].append(time.process_time() - used)
+            for _ in range(in_a_row[name]):
+                sides[name]()
+            if turn:
+                wall[name].append((time.perf_counter() - began) / in_a_row[name])
+                cpu[name].append((time.process_time() - used) / in_a_row[name])
     medians = [{name: statistics.median(values) for name, values in table.items()} for table in (wall, cpu)]
     return medians[0], medians[1]
 
 
 def summary(seconds: dict[str, float], batch: int) -> dict[str, Any]:
     """Microseconds a sample, and the ratios of the targets."""
-    gather = min(seconds["gather_memmap"], seconds["gather_preadv"])
     ratios = {f"h5py / specfm, {name}": seconds[f"h5py_{name}"] / seconds[f"specfm_{name}"] for name in LAYOUTS}
-    ratios |= {f"gather / specfm, {name}": gather / seconds[f"specfm_{name}"] for name in LAYOUTS}
+    for gather in ("gather_preadv", "gather_memmap"):
+        ratios |= {f"{gather} / specfm, {name}": seconds[gather] / seconds[f"specfm_{name}"] for name in OURS}
     return {"us_per_sample": {name: value / batch * 1e6 for name, value in seconds.items()}, "ratios": ratios}
 
 
@@ -190,12 +196,13 @@ def main() -> None:
     arguments.add_argument("--channels", type=int, default=202)
     arguments.add_argument("--batch", type=int, default=64)
     arguments.add_argument("--threads", type=int, default=2)
+    arguments.add_argument("--seconds", type=float, default=0.2, help="of batches in a row, each time a side is timed")
     asked = arguments.parse_args()
     with tempfile.TemporaryDirectory(prefix="specfm-bench-") as name:
         folder = Path(name)
         os.environ["SPECFM_CACHE"] = str(folder / "cache")
         build(folder, asked.count, asked.side, asked.channels)
-        figures = compare(folder, asked.batch, asked.threads, asked.repeats)
+        figures = compare(folder, asked.batch, asked.threads, asked.repeats, asked.seconds)
         figures["loader"] = loader_rate(folder, asked.batch, asked.threads, 100)
     settings = {key: value for key, value in vars(asked).items() if key != "json"}
     write(asked.json, {"machine": machine(), "settings": settings, **figures})

@@ -5,6 +5,7 @@ Shapes: B samples, H W pixels, C bands, N tokens, D width.
 
 from __future__ import annotations
 
+import inspect
 import json
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 
 from specfm import BandGrid, BandTensors, Sensor, SpecfmError, UsageError, create_encoder
 from specfm.models import SIZES
+from specfm.models.registry import EMBEDDINGS, TRUNK
 from tests.properties.cases import NAMES, build, comb, cube, difference, options_for
 
 GRID = comb(9)
@@ -72,6 +74,14 @@ def test_config_is_json_and_rebuilds_the_encoder(name: str) -> None:
     encoder = build(name, GRID)
     again = create_encoder(**json.loads(json.dumps(encoder.config)))
     assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in encoder.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_config_says_every_option_so_that_defaults_may_change(name: str) -> None:
+    encoder = build(name, GRID)
+    options = {*inspect.signature(EMBEDDINGS[name.split("-")[0]]).parameters, *TRUNK}
+    assert set(encoder.config) == options | {"size", "embedding"}
+    assert encoder.config["depth"] == len(encoder.blocks) and encoder.config["dim"] == encoder.num_features
 
 
 @pytest.mark.parametrize("name", NAMES)

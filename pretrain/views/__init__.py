@@ -58,7 +58,7 @@ def plan_part(part: BatchPart, config: ViewConfig, seed: int, step: int, view: i
     own = Keys.of(part.sample_id_B, seed, step, view)
     shared = Keys.of(part.sample_id_B, seed, step, SHARED)
     drawn, bands = own, part.bands.expand(len(part))
-    if config.band_draw == "part" and len(part.bands) == 1:
+    if len(part.bands) == 1 and (config.band_draw == "part" or config.tells_alike(strength)):
         # Keyed by the domain, so that ranks and micro-batches that hold other samples of the part draw the same bands.
         drawn, bands = Keys.of(part.domain_B[:1], seed, step, view), part.bands
     # An unknown width is judged from the spacing; said here, from all bands, or each view would be told another width.

@@ -35,8 +35,8 @@ class ViewConfig(Strict):
         dihedral: random flips and quarter turns (flips and half turns where the crop is not square). Not scaled by
             strength.
         band_draw: ``sample`` draws the bands of a view anew for every sample, ``part`` once for all samples of a domain
-            in a step, as if another camera had seen them all. Band codes are then computed once, not once a sample:
-            several times cheaper, with as many cameras over a run.
+            in a step, as if another camera had seen them all. Band codes are then computed once, not once a sample
+            (as where nothing of the bands is drawn): several times cheaper, with as many cameras over a run.
         keep_low, keep_high: share of the usable bands kept by the random subset.
         min_bands: never fewer bands than this, where the sample has them.
         window_probability, window_low: chance of keeping only a contiguous spectral window, and its least share.
@@ -64,6 +64,12 @@ class ViewConfig(Strict):
     noise: float = Field(default=0.02, ge=0.0)
     pixel_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     attribute_dropout: float = Field(default=0.2, ge=0.0, le=1.0)
+
+    def tells_alike(self, strength: float) -> bool:
+        """True if nothing that is told of bands and sensor is drawn: what holds for one sample holds for all."""
+        all_bands = self.keep_low == 1.0 and self.window_probability == 0.0
+        merged = self.merge_max > 1 and self.merge_probability > 0.0
+        return strength == 0.0 or (all_bands and not merged and self.attribute_dropout == 0.0)
 
     @model_validator(mode="before")
     @classmethod

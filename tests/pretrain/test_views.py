@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -295,6 +298,33 @@ def test_a_part_can_share_its_bands_and_they_do_not_depend_on_the_batch() -> Non
     assert torch.equal(whole.bands.wavelengths_nm_GC, half.bands.wavelengths_nm_GC)
     assert torch.equal(whole.x_BHWC[3:5], half.x_BHWC)
     assert not torch.equal(whole.bands.wavelengths_nm_GC, other.bands.wavelengths_nm_GC)
+
+
+@pytest.mark.parametrize(
+    ("changes", "alike"),
+    (
+        ({}, True),
+        ({"preset": "strong", "merge_max": 1, "keep_low": 1.0, "window_probability": 0.0}, True),
+        ({"keep_low": 0.9}, False),
+        ({"keep_low": 0.5, "keep_high": 0.5}, False),
+        ({"merge_probability": 0.5}, False),
+        ({"window_probability": 0.5}, False),
+        ({"attribute_dropout": 0.1}, False),
+    ),
+)
+def test_what_is_not_drawn_is_told_once_for_all_samples(changes: dict[str, Any], alike: bool) -> None:
+    part = next(iter(random_batch(6)))
+    config = ViewConfig(**{"keep_low": 1.0, "attribute_dropout": 0.0, "noise": 0.02, **changes})
+    view = next(iter(make_view(Batch((part,)), config, 1, 2, 0)))
+    assert len(part.bands) == 1 and len(view.bands) == (1 if alike else 6)
+    assert len(next(iter(make_view(Batch((part,)), config, 1, 2, 0, strength=0.0))).bands) == 1
+    with mock.patch.object(ViewConfig, "tells_alike", return_value=False):
+        drawn = next(iter(make_view(Batch((part,)), config, 1, 2, 0)))
+    if alike:  # the very same samples, told one by one
+        assert len(drawn.bands) == 6 and torch.equal(drawn.x_BHWC, view.x_BHWC)
+        for name in ("wavelengths_nm_GC", "fwhm_nm_GC", "valid_GC", "quantity_G", "gsd_m_G"):
+            told = getattr(view.bands, name)
+            torch.testing.assert_close(getattr(drawn.bands, name), told.expand(6, *told.shape[1:]), equal_nan=True)
 
 
 def test_attributes_are_forgotten_at_the_stated_rate_and_bands_never() -> None:

@@ -42,15 +42,17 @@ class BandTensors:
 
     @classmethod
     def from_sensors(
-        cls, sensors: Sensor | BandGrid | Sequence[Sensor | BandGrid], channels: int | None = None
+        cls, sensors: Sensor | BandGrid | str | Sequence[Sensor | BandGrid | str], channels: int | None = None
     ) -> BandTensors:
         """Stack sensors, padding each to ``channels`` (default: the widest) with unusable bands.
 
         Raises:
-            SpecfmError: a sensor has more bands than ``channels``.
+            SpecfmError: no sensor, or one that has more bands than ``channels``.
         """
-        listed = [sensors] if isinstance(sensors, Sensor | BandGrid) else list(sensors)
-        known = [s if isinstance(s, Sensor) else Sensor(s) for s in listed]
+        given: Any = sensors if isinstance(sensors, Sequence) and not isinstance(sensors, str) else [sensors]
+        known = [Sensor.of(each) for each in given]
+        if not known:
+            raise SpecfmError("the list of sensors is empty; give one for all samples, or one per sample")
         width = max(len(s.bands) for s in known) if channels is None else channels
         if any(len(s.bands) > width for s in known):
             raise SpecfmError(f"a sensor has {max(len(s.bands) for s in known)} bands but the cube has {width}")

@@ -183,7 +183,7 @@ def require_device(device: str) -> None:
 
     try:
         wanted = torch.device(device)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         wanted = None
     if wanted is None or wanted.type not in ("cpu", "cuda"):
         raise UsageError(f"unknown device {device!r}; use cpu or cuda (--device)")

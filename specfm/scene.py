@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from specfm.bands import band_index
+from specfm.bands import BandGrid, band_index
 from specfm.errors import SpecfmError, UsageError
 from specfm.sensors import Sensor
 
@@ -110,6 +110,7 @@ class Scene:
     neighbours: bool = True
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "sensor", Sensor.of(self.sensor))
         height, width, count = self.shape
         if count != len(self.sensor.bands):
             raise SpecfmError(
@@ -138,12 +139,14 @@ class Scene:
             )
 
     @classmethod
-    def from_array(cls, cube_HWC: ArrayLike, sensor: Sensor, name: str = "array", **fields: Any) -> Scene:
-        """A scene over an array ``[H, W, C]`` in memory (not copied)."""
+    def from_array(
+        cls, cube_HWC: ArrayLike, sensor: Sensor | BandGrid | str, name: str = "array", **fields: Any
+    ) -> Scene:
+        """A scene over an array ``[H, W, C]`` in memory (not copied); ``sensor`` may be its bands or a known name."""
         cube = np.asarray(cube_HWC)
         if cube.ndim != 3:
             raise SpecfmError(f"{name}: a cube has three axes (rows, columns, bands); got shape {cube.shape}")
-        return cls(source=ArraySource(cube), sensor=sensor, name=name, **fields)
+        return cls(source=ArraySource(cube), sensor=Sensor.of(sensor), name=name, **fields)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -232,7 +235,9 @@ class Scene:
     def mask_of(self, stored: NDArray[Any]) -> NDArray[np.bool_]:
         """The rule of :meth:`mask` on stored numbers ``[..., c]`` of usable bands already in memory."""
         good: NDArray[np.bool_] = np.asarray(self.good_of(stored).all(axis=-1))
-        if stored.shape[-1] >= 2:
+        if not stored.shape[-1]:
+            good[...] = False  # without a usable band nothing was measured
+        elif stored.shape[-1] >= 2:
             good &= (stored != 0).any(axis=-1)
         return good
 

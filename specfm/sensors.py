@@ -43,7 +43,10 @@ class Sensor:
         if self.level is not None and self.level not in LEVELS:
             raise SpecfmError(f"unknown processing level {self.level!r}; give one of {', '.join(LEVELS)}")
         if not isinstance(self.bands, BandGrid):
-            raise SpecfmError(f"a sensor's bands are a BandGrid, got {type(self.bands).__name__}; wrap them in one")
+            raise SpecfmError(
+                f"a sensor's bands are a BandGrid, got {type(self.bands).__name__}; wrap wavelengths as "
+                "specfm.BandGrid(centres_nm)"
+            )
         for name, value, positive in (
             ("sensor scale", self.scale, True),
             ("sensor offset", self.offset, False),
@@ -60,6 +63,19 @@ class Sensor:
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe description."""
         return {**asdict(replace(self)), "bands": self.bands.to_dict()}
+
+    @classmethod
+    def of(cls, given: Sensor | BandGrid | str) -> Sensor:
+        """A Sensor as it is, one with these bands, or the known instrument of that name.
+
+        Raises:
+            SpecfmError: none of these. UsageError: no such instrument.
+        """
+        if isinstance(given, str):
+            from specfm.sensor_table import get_sensor
+
+            return get_sensor(given)
+        return given if isinstance(given, Sensor) else cls(given)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Sensor:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from specfm import Encoder, Scene, Sensor, SpecfmError
-from specfm.dense import scene_level
+from specfm import BandGrid, Encoder, Scene, Sensor, SpecfmError
 from specfm.scene import Geo
+from specfm.tile_encoder import scene_level
 from tests.properties.cases import build, comb, cube
 
 GRID = comb(7)
@@ -49,7 +49,7 @@ def test_no_map_coordinates_without_a_north_up_reference(encoder: Encoder, trans
 
 def test_each_tile_is_encoded_by_itself(encoder: Encoder) -> None:
     cube_HWC = stored(16, 16)
-    found = encoder.embed(Scene.from_array(cube_HWC, SENSOR), tile=8, level="sample")
+    found = encoder.embed(Scene.from_array(cube_HWC, SENSOR), tile=8, stride=8, level="sample")
     for row in (0, 8):
         for col in (0, 8):
             tile = torch.from_numpy(cube_HWC[row : row + 8, col : col + 8])[None]
@@ -91,8 +91,8 @@ def test_scene_level_leaves_no_seams_and_sample_level_does(encoder: Encoder) -> 
     bright[:, 8:] *= 2  # the same left patch beside a bright or a dark neighbour tile
     scene = Scene.from_array(bright, SENSOR)
     assert scene_level(scene) == pytest.approx(float(1.5 * stored(8, 16)[:, :8].mean() * 1e-4), rel=0.1)
-    whole = encoder.embed(scene, tile=8).features_hwD
-    own = encoder.embed(scene, tile=8, level="sample").features_hwD
+    whole = encoder.embed(scene, tile=8, stride=8).features_hwD
+    own = encoder.embed(scene, tile=8, stride=8, level="sample").features_hwD
     with torch.inference_mode():
         level_B = torch.tensor([scene_level(scene)])
         tokens = encoder(torch.from_numpy(bright[:, :8])[None], SENSOR, level_B=level_B).tokens_BND[0]
@@ -114,7 +114,8 @@ def test_an_array_needs_its_sensor(encoder: Encoder) -> None:
     (
         ({"sensor": SENSOR}, "carries its own sensor"),
         ({"level": "global"}, "unknown level 'global'"),
-        ({"tile": 10}, "tile 10 is not a multiple of the patch size 4"),
+        ({"tile": -4}, "tile -4 is not a multiple"),
+        ({"tile": 10}, "tile 10 is not a multiple of the encoder's patch of 4"),
     ),
 )
 def test_refusals(encoder: Encoder, options: dict[str, object], message: str) -> None:
@@ -122,9 +123,60 @@ def test_refusals(encoder: Encoder, options: dict[str, object], message: str) ->
         encoder.embed(Scene.from_array(stored(8, 8), SENSOR), **options)
 
 
+@pytest.mark.parametrize("size", ((1, 1), (5, 9), (12, 7)))
+def test_a_scene_smaller_than_a_tile_is_encoded_as_it_is(encoder: Encoder, size: tuple[int, int]) -> None:
+    cube_HWC = stored(12, 12)[: size[0], : size[1]]
+    with torch.inference_mode():
+        expected = encoder(cube_HWC[None], SENSOR).tokens_BND[0].numpy()
+    for tile in (0, 4000):  # beyond the scene no memory is spent
+        found = encoder.embed(cube_HWC, SENSOR, tile=tile, level="sample").features_hwD
+        np.testing.assert_allclose(found.reshape(expected.shape), expected, atol=1e-5)
+
+
+def test_arrays_of_every_kind(encoder: Encoder) -> None:
+    cube_HWC = stored(8, 8)
+    expected = encoder.embed(cube_HWC, SENSOR).features_hwD
+    tensor = torch.from_numpy(cube_HWC)
+    for given in (tensor, tensor.double().requires_grad_(), np.asfortranarray(cube_HWC), cube_HWC.astype(">i4")):
+        np.testing.assert_array_equal(encoder.embed(given, SENSOR).features_hwD, expected)
+    assert np.isfinite(encoder.embed(tensor.bfloat16(), SENSOR).features_hwD).all()
+    assert encoder.embed(cube_HWC[:0], SENSOR).features_hwD.shape == (0, 2, encoder.num_features)
+    known = encoder.embed(np.ones((4, 4, 13), np.float32), "sentinel2")
+    assert np.isfinite(known.features_hwD).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "sensor", "message"),
+    (
+        ("scene.hdr", None, r"not of a str; open a file by specfm.read_scene\(path\)"),
+        ([[[1.0] * 7]], SENSOR, "not of a list"),
+        (
+            np.ones((4, 4, 7), np.complex64),
+            SENSOR,
+            "array: holds complex64, and an encoder takes whole or real",
+        ),
+        (np.ones((4, 4, 7), object), SENSOR, "array: holds object"),
+        (np.ones((4, 4, 7), bool), SENSOR, "array: holds bool"),
+        (np.ones((4, 4, 7), np.float32), "sentinel22", "unknown sensor 'sentinel22'; did you mean sentinel2_msi"),
+        (np.ones((4, 4, 7), np.float32), [500.0] * 7, r"got list; wrap wavelengths as specfm.BandGrid\(centres_nm\)"),
+    ),
+)
+def test_what_is_no_cube_or_no_sensor_is_refused(encoder: Encoder, given: object, sensor: object, message: str) -> None:
+    with pytest.raises(SpecfmError, match=message):
+        encoder.embed(given, sensor)
+
+
+def test_without_a_usable_band_there_is_no_feature(encoder: Encoder) -> None:
+    none = BandGrid(GRID.wavelengths_nm, valid=np.zeros(7, bool))
+    assert np.isnan(encoder.embed(stored(8, 8), none).features_hwD).all()
+    assert not encoder(stored(8, 8)[None], none).token_mask_BN.any()
+    both = encoder(np.stack([stored(8, 8)] * 2), [none, GRID]).token_mask_BN
+    assert not both[0].any() and both[1].all()
+
+
 def test_lists_of_spectra_are_not_mixed(encoder: Encoder) -> None:
     listed = Scene.from_array(stored(8, 1), SENSOR, name="leaves", neighbours=False)
-    with pytest.raises(SpecfmError, match="leaves: is a list of spectra, which tiles of 32 x 32 pixels.*specfm probe"):
+    with pytest.raises(SpecfmError, match="leaves: is a list of spectra, which tiles of 8 x 4 pixels.*specfm probe"):
         encoder.embed(listed)
     one_by_one = build("hyper", GRID, patch_size=1).embed(listed, tile=1).features_hwD
     assert np.isfinite(one_by_one).all()

@@ -22,7 +22,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         *("readers", "shards", "simulate", "cards", "tiles", "writers"),
         *("inspection", "quicklook", "class_map", "false_colour"),
     ),
-    ("models", "dense"),  # Encoder.embed is dense.embed_scene
+    ("models", "dense", "tile_encoder"),  # Encoder.embed is dense.embed_scene
     ("checkpoint", "stream"),
     ("engine",),
     ("cli", "__main__"),
@@ -40,6 +40,7 @@ AT_TOP = {
         "specfm.batch",
         "specfm.models",
         "specfm.dense",
+        "specfm.tile_encoder",
         "specfm.checkpoint",
         "specfm.engine",
         "downstream",

@@ -12,7 +12,8 @@ import specfm
 from specfm.errors import UsageError
 from specfm.scene import Geo, Scene
 from specfm.sensors import Sensor
-from specfm.stream import TileReader, embed_to_file
+from specfm.stream import embed_to_file
+from specfm.tile_encoder import TileReader
 from specfm.tiles import Tile
 
 
@@ -42,11 +43,14 @@ def test_one_tile_equals_the_encoder_itself(encoder: specfm.Encoder, tmp_path: P
     np.testing.assert_allclose(written.reshape(16, -1), tokens[0].numpy(), atol=1e-5)
 
 
-def test_edge_to_edge_tiles_equal_embed_in_memory(encoder: specfm.Encoder, tmp_path: Path) -> None:
-    scene = make_scene(32, 48)
-    embed_to_file(encoder, scene, tmp_path / "x.npy", window=16, stride=16)
-    inside = encoder.embed(scene, tile=16).features_hwD
-    np.testing.assert_allclose(np.load(tmp_path / "x.npy", allow_pickle=False), inside, atol=1e-4)
+@pytest.mark.parametrize(("size", "options"), (((32, 48), {}), ((37, 50), {"tile": 16, "stride": 12}), ((9, 70), {})))
+def test_the_file_holds_what_embed_gives_in_memory(
+    encoder: specfm.Encoder, tmp_path: Path, size: tuple[int, int], options: dict[str, int]
+) -> None:
+    scene = make_scene(*size)
+    embed_to_file(encoder, scene, tmp_path / "x.npy", window=options.get("tile", 0), stride=options.get("stride", 0))
+    inside = encoder.embed(scene, **options).features_hwD
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy", allow_pickle=False), inside)
 
 
 def test_batching_changes_nothing_and_edges_are_covered(encoder: specfm.Encoder, tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from specfm.class_map import ClassMapWriter, Legend
 from specfm.errors import SpecfmError
 from specfm.models.encoder import Encoder
 from specfm.scene import Scene
-from specfm.stream import TileEncoder, fitting_batch, open_progress, patch_plan
+from specfm.stream import open_progress
+from specfm.tile_encoder import TileEncoder, fitting_batch, patch_plan
 from specfm.tiles import Tile, blended_rows
 from specfm.writers import RasterWriter, open_raster, refuse_shared_name
 

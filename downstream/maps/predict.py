@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from specfm.class_map import ClassMapWriter, Legend
 from specfm.errors import UsageError
 from specfm.scene import Scene
-from specfm.stream import TileReader, fitting_batch, open_progress, scene_levels
+from specfm.stream import open_progress
+from specfm.tile_encoder import TileReader, fitting_batch, scene_levels
 from specfm.tiles import Tile, TilePlan, blended_rows
 from specfm.writers import RasterWriter, open_raster, refuse_shared_name
 

@@ -19,7 +19,8 @@ from specfm.files import atomic_write_bytes, refuse_existing
 from specfm.models.encoder import Encoder
 from specfm.quicklook import Thinned, enlarged, png_bytes
 from specfm.scene import Scene
-from specfm.stream import TileEncoder, fitting_batch, open_progress, patch_plan
+from specfm.stream import open_progress
+from specfm.tile_encoder import TileEncoder, fitting_batch, patch_plan
 from specfm.tiles import Tile, blend_block, blended_rows
 from specfm.writers import open_raster
 

@@ -21,9 +21,9 @@ from downstream.splits import Split, load_splits, make_splits
 from downstream.tasks.config import FinetuneConfig
 from downstream.tasks.model import View
 from specfm.batch import BandTensors
-from specfm.dense import scene_level
 from specfm.errors import SpecfmError, UsageError
 from specfm.scene import ArraySource, Scene
+from specfm.tile_encoder import scene_level
 
 
 @dataclass(frozen=True)

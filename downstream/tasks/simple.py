@@ -73,7 +73,7 @@ def feature_pair(place: Place, encoder: Any, tile: int) -> tuple[np.ndarray, np.
     (height, width), p = place.shape, encoder.patch_size
     found = []
     for scene in place.dates:
-        dense = embed_scene(encoder, scene, tile=tile).features_hwD
+        dense = embed_scene(encoder, scene, tile=tile, stride=tile).features_hwD
         found.append(dense.repeat(p, 0).repeat(p, 1)[:height, :width].reshape(height * width, -1))
     return found[0], found[1]
 

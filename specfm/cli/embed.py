@@ -68,7 +68,15 @@ def command(
 
 
 def _camera(name: str) -> Any:
-    """A known sensor, or that of a scene."""
-    from specfm.sensor_table import get_sensor, known_sensors
+    """A known sensor by any of its names, or that of a scene."""
+    from specfm.errors import UsageError
+    from specfm.sensor_table import get_sensor
 
-    return get_sensor(name) if name in known_sensors() else open_scene(name).sensor
+    try:
+        return get_sensor(name)
+    except UsageError as error:
+        unknown = error
+    try:
+        return open_scene(name).sensor
+    except UsageError as error:
+        raise UsageError(f"--align-with: {unknown}, or a scene: {error}") from None

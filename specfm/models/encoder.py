@@ -24,7 +24,7 @@ from specfm.models.patches import Patches, patchify
 from specfm.models.position import position_embedding
 from specfm.sensors import Sensor
 
-Bands = BandGrid | Sensor | Sequence[BandGrid | Sensor] | BandTensors
+Bands = BandGrid | Sensor | str | Sequence[BandGrid | Sensor | str] | BandTensors
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,9 @@ class Encoder(nn.Module):
         x_BHWC, tensors = x_BHWC.to(self.device), tensors.to(self.device)
         if self.alignment is not None:
             tensors = self.alignment.narrow(tensors)
-        mask_BHW = None if mask_BHW is None else torch.as_tensor(mask_BHW).to(self.device)
+        mask_BHW, keep_BK, level_B = (
+            None if given is None else torch.as_tensor(given).to(self.device) for given in (mask_BHW, keep_BK, level_B)
+        )
         return patchify(x_BHWC, tensors, mask_BHW, self.patch_size, level=self.level, level_B=level_B, keep_BK=keep_BK)
 
     def generated(self, patches: Patches) -> Tensor:
@@ -201,8 +203,8 @@ class Encoder(nn.Module):
 
         Args:
             x: x_BHWC as stored, a tensor or array (any dtype; the sensor's scale applies), or a :class:`Batch`.
-            bands: one BandGrid or Sensor for all samples, one per sample (x padded to the widest of them, no further),
-                or BandTensors, which say to how many bands x is padded.
+            bands: one BandGrid, Sensor or known name for all samples, one per sample (x padded to the widest of them,
+                no further), or BandTensors, which say to how many bands x is padded.
             mask_BHW: True = valid pixel; None = all valid (non-finite values are always invalid).
             keep_BK: indices of the tokens to encode; the others are as if invalid.
             level_B: physical level that divides each sample, instead of its own.
@@ -255,7 +257,7 @@ class Encoder(nn.Module):
                 found[i] = self._finish(tokens, mask, grids, norm)
         return tuple(found[i] for i in wanted)
 
-    def embed(self, scene: Any, sensor: Sensor | BandGrid | None = None, **options: Any) -> Any:
+    def embed(self, scene: Any, sensor: Sensor | BandGrid | str | None = None, **options: Any) -> Any:
         """Dense features of a scene or (H, W, C) array with coordinates; see :func:`specfm.dense.embed_scene`."""
         from specfm.dense import embed_scene
 
@@ -305,7 +307,10 @@ class Encoder(nn.Module):
 def _as_tensor(x: Tensor | np.ndarray) -> Tensor:
     """A cube as a tensor; an array that torch cannot look into (byte order, reversed axes) is copied first."""
     if isinstance(x, Tensor):
+        if x.is_complex() or x.dtype == torch.bool:
+            raise SpecfmError(f"a cube holds whole or real numbers, got a tensor of {x.dtype}; convert it first")
         return x
+    x = np.asarray(x)
     if x.dtype.kind not in "iuf" or x.dtype.itemsize > 8:
         raise SpecfmError(f"a cube holds whole or real numbers, got an array of {x.dtype}; convert it first")
     return torch.from_numpy(np.ascontiguousarray(x, x.dtype.newbyteorder("=")))

@@ -75,6 +75,8 @@ def patchify(
     if x_BHWC.ndim != 4:
         raise SpecfmError(f"expected a cube of shape (batch, rows, cols, bands), got {tuple(x_BHWC.shape)}")
     batch, height, width, channels = x_BHWC.shape
+    if not x_BHWC.numel():
+        raise SpecfmError(f"the cube of shape {tuple(x_BHWC.shape)} is empty; give at least one sample and pixel")
     if bands.channels != channels:
         padded = f", or of a padded cube BandTensors.from_sensors(sensor, channels={channels})"
         raise SpecfmError(
@@ -158,7 +160,7 @@ def _clean(x_BN__C: Tensor, pixel_BNP: Tensor, bands: BandTensors) -> tuple[Tens
     if _some(~valid_GC11):
         x_BCNP.masked_fill_(~valid_GC11, 0.0)
     x_BCNP.mul_(bands.scale_G.view(-1, 1, 1, 1)).add_(torch.where(valid_GC11, bands.offset_G.view(-1, 1, 1, 1), 0.0))
-    pixel_BNP = pixel_BNP & x_BCNP.sum(1).isfinite()
+    pixel_BNP = pixel_BNP & x_BCNP.sum(1).isfinite() & bands.valid_GC.any(1)[:, None, None]
     holes = _some(~pixel_BNP)
     if holes:
         x_BCNP.masked_fill_(~pixel_BNP[:, None], 0.0)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from specfm.bands import BandGrid
 from specfm.errors import SpecfmError
 from specfm.readers.found import Found
 from specfm.scene import Scene
@@ -25,7 +26,7 @@ def read_scene(
     *,
     variable: str | None = None,
     layout: str | None = None,
-    sensor: Sensor | str | None = None,
+    sensor: Sensor | BandGrid | str | None = None,
     wavelengths: str | Path | None = None,
     units: str | None = None,
     quantity: str | None = None,
@@ -45,7 +46,7 @@ def read_scene(
         variable: name of the cube in a MATLAB or HDF5 file; None = the only one that fits.
         layout: axes of a MATLAB, HDF5 or npy array: ``HWC`` (default), ``CHW``, ``bands_by_pixels:HxW`` (MATLAB
             column-major, as unmixing scenes are stored) or ``spectra`` (N x C, read as (N, 1, C)).
-        sensor: a Sensor or the name of a known one, for what the file does not say.
+        sensor: a Sensor, its bands or the name of a known one, for what the file does not say.
         wavelengths: CSV file with columns band, centre_nm, fwhm_nm, for a file without wavelengths.
         units: unit of the file's wavelengths where it does not say it (nm, um, cm-1).
         quantity, scale, offset: radiometry, where the file is silent or wrong; these win over the file, over gains and

@@ -26,7 +26,7 @@ HOW = "supply them with --sensor NAME or --wavelengths file.csv (columns band, c
 
 def resolve_sensor(
     found: Found,
-    sensor: Sensor | str | None = None,
+    sensor: Sensor | BandGrid | str | None = None,
     wavelengths: str | Path | None = None,
     units: str | None = None,
     quantity: str | None = None,
@@ -76,7 +76,7 @@ def resolve_sensor(
     )
 
 
-def supplied_count(sensor: Sensor | str | None, wavelengths: str | Path | None) -> int | None:
+def supplied_count(sensor: Sensor | BandGrid | str | None, wavelengths: str | Path | None) -> int | None:
     """Number of bands of the list that the user supplies, None without one."""
     if wavelengths is not None:
         return len(read_wavelengths(wavelengths))
@@ -182,12 +182,8 @@ def _called(table: Sensor) -> str:
     return f"sensor {table.name}" if table.name else "the band list given for it"
 
 
-def _named(sensor: Sensor | str | None) -> Sensor | None:
-    if not isinstance(sensor, str):
-        return sensor
-    from specfm.sensor_table import get_sensor
-
-    return get_sensor(sensor)
+def _named(sensor: Sensor | BandGrid | str | None) -> Sensor | None:
+    return None if sensor is None else Sensor.of(sensor)
 
 
 def _known(units: str | None) -> bool:

@@ -210,8 +210,8 @@ def test_features_are_written_for_a_comparison_with_other_cameras(folder: Path) 
 
     ideal, facts, _ = embed("ideal", "--align")
     assert facts["aligned_with"] == []
-    poorer, facts, _ = embed("poorer", "--align-with", "rosis")
-    assert facts["aligned"] and facts["aligned_with"] == ["rosis"] and np.abs(poorer - ideal).max() > 1e-3
+    poorer, facts, _ = embed("poorer", "--align-with", "ROSIS-03")
+    assert facts["aligned"] and facts["aligned_with"] == ["ROSIS-03"] and np.abs(poorer - ideal).max() > 1e-3
     _, facts, code = embed("both", "--align-with", "rosis", "--no-align")
     assert code == 2 and "leave one out" in facts["said"]
     _, facts, code = embed("none", "--align-with", "nosuch")

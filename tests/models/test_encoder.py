@@ -100,6 +100,9 @@ def test_features_and_their_ways_in() -> None:
         assert difference(encoder(x_BHWC, bands).tokens_BND, features.tokens_BND) < 1e-5
     assert torch.equal(encoder.forward_features(x_BHWC, GRID), features.tokens_BND)
     assert torch.equal(encoder(x_BHWC.numpy(), GRID).tokens_BND, features.tokens_BND)
+    at_2 = encoder(x_BHWC, GRID, level_B=torch.full((2,), 2.0)).tokens_BND
+    assert torch.equal(encoder(x_BHWC.tolist(), GRID, level_B=np.full(2, 2.0)).tokens_BND, at_2)
+    assert encoder(torch.ones(1, 4, 4, 13), "sentinel2").tokens_BND.shape == (1, 4, 32)
 
 
 @pytest.mark.parametrize("dtype", (np.uint8, np.int16, np.uint16, np.int32, np.float64))
@@ -160,6 +163,10 @@ def test_gradient_checkpointing_changes_nothing() -> None:
         (lambda e, x: e(x, GRID, torch.ones(2, 8, 7, dtype=torch.bool)), r"mask has shape \(2, 8, 7\) but the cube is"),
         (lambda e, x: e(x, GRID, level_B=torch.ones(3)), "one level for each of 2 samples"),
         (lambda e, x: e(x.numpy() + 1j, GRID), "array of complex64"),
+        (lambda e, x: e(x + 1j, GRID), "tensor of torch.complex64"),
+        (lambda e, x: e(x, []), "list of sensors is empty"),
+        (lambda e, x: e(x, 3), "got int; wrap wavelengths as specfm.BandGrid"),
+        (lambda e, x: e(x[:0], GRID), r"cube of shape \(0, 8, 8, 9\) is empty"),
     ),
 )
 def test_refusals(action: object, message: str) -> None:

@@ -27,6 +27,11 @@ def kept_classes(
             notices.append(f"class {samples.label_names[label]!r} left out: {count} samples in {units} {what}")
         else:
             kept.append(label)
+    if not notices and len(kept) < 2:
+        raise SpecfmError(
+            f"the labelled pixels are all of one class ({samples.label_names[kept[0]]}), and a probe needs two; look "
+            "at the labels entry of the card"
+        )
     if len(kept) < 2:
         raise SpecfmError(
             f"only {len(kept)} class(es) have {min_samples} samples in {min_groups} units under split {rule!r}; "

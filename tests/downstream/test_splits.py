@@ -258,3 +258,10 @@ def test_digest_depends_on_labels() -> None:
     y[0] = (y[0] + 1) % 3
     assert replace(samples, y_N=y).digest != samples.digest
     assert len(hashlib.sha256(samples.digest.encode()).hexdigest()) == 64 and SENSOR.name == "toy"
+
+
+def test_labels_of_one_class_are_named_as_such() -> None:
+    names = ("soil", "grass")
+    scene = Scene.from_array(np.ones((20, 20, 13)), "sentinel2", labels_HW=np.zeros((20, 20), int), label_names=names)
+    with pytest.raises(SpecfmError, match=r"all of one class \(soil\), and a probe needs two; look at the labels"):
+        make_split(collect_samples([scene], 3), "block")

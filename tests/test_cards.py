@@ -281,6 +281,59 @@ def test_masks_table_rows_and_constant(tmp_path: Path) -> None:
     assert np.all(labels({"constant": "oak"}) == 0)
 
 
+def test_numbers_in_a_table_are_remapped_as_yaml_writes_them(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("file,kind\na_1.npy,2\n")
+    (tmp_path / "rows.csv").write_text("kind\n" + "1\n2\n3\n2\n1\n1\n")
+
+    def labels(rule: dict[str, Any]) -> np.ndarray:
+        rule = {**rule, "remap": {1: "pine", 2: 0}}
+        return next(load_card(_folder(tmp_path, labels=rule, label_names=["oak", "pine"])).scenes()).labels_HW
+
+    assert np.all(labels({"table": {"path": "table.csv", "key": "file", "value": "kind"}}) == 0)
+    np.testing.assert_array_equal(labels({"rows": {"path": "rows.csv", "value": "kind"}}), [[1, 0, -1], [0, 1, 1]])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    (
+        ({"group": "{match}", "group_match": "a_"}, "group_match 'a_' has no bracket"),
+        ({"group_match": "(a"}, "group_match '.a' is no regular expression"),
+        ({"labels": {**LABELS, "remap": {"oak": "oak"}}, "label_names": ["oak"]}, "'oak' is no whole number"),
+    ),
+)
+def test_patterns_and_numbers_are_checked_before_any_file(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_card(_folder(tmp_path, **fields))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    (
+        ("number\n2\n", "bad.csv has no column 'band'"),
+        ("band\ntwo\n", "bad.csv: .*'two'; the column band holds 1-based band numbers"),
+        ("band\n0\n", "bad band 0 is not among the 3 bands of"),
+        ("band\n4\n", "bad band 4 is not among the 3 bands of"),
+        ("\ufeffband\n2\n", None),
+    ),
+)
+def test_a_table_of_bad_bands(tmp_path: Path, text: str, message: str | None) -> None:
+    (tmp_path / "bad.csv").write_text(text, encoding="utf-8")
+    card = load_card(_folder(tmp_path, bad_bands="bad.csv"))
+    if message is None:
+        assert next(card.scenes()).sensor.bands.valid.tolist() == [True, False, True]
+    else:
+        with pytest.raises(SpecfmError, match=message):
+            next(card.scenes())
+
+
+@pytest.mark.parametrize("name", ("labels.png", "labels.tif"))
+def test_pictures_of_labels_that_cannot_be_read_are_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("junk")
+    card = load_card(_folder(tmp_path, labels={"path": name}, label_names=["oak"]))
+    with pytest.raises(SpecfmError, match=f"{name} cannot be read as an image"):
+        next(card.scenes())
+
+
 def test_dominant_class_follows_matlab_order() -> None:
     shares = np.zeros((2, 6))
     shares[0], shares[1] = [0.9, 0.2, 0.6, 0.1, 0.1, 0.1], [0.1, 0.8, 0.4, 0.9, 0.9, 0.9]

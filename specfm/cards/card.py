@@ -19,7 +19,6 @@ are int32 everywhere in specfm: -1 unlabelled, classes 0..K-1.
 
 from __future__ import annotations
 
-import csv
 import datetime
 import difflib
 import os
@@ -32,7 +31,7 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from specfm.bands import BandGrid
 from specfm.cards.digests import Digest, check_digests, refuse_unread
-from specfm.cards.labels import read_groups, read_labels
+from specfm.cards.labels import read_groups, read_labels, table_column
 from specfm.cards.names import scene_names
 from specfm.cards.schema import Part, Task, Trust, band_ranges
 from specfm.config import Strict, build_config, config_roots, find_config, read_yaml
@@ -271,8 +270,11 @@ class Card(Strict):
             return bands
         listed = part.bad_bands.lower().endswith(".csv")
         bad = _band_column(self.find(part.bad_bands, root)) if listed else band_ranges(part.bad_bands)
-        if bad and max(bad) >= len(bands):
-            raise SpecfmError(f"card {self.name}: bad band {max(bad) + 1} is beyond the {len(bands)} bands of the file")
+        for band in bad:
+            if not 0 <= band < len(bands):
+                raise SpecfmError(
+                    f"card {self.name}: bad band {band + 1} is not among the {len(bands)} bands of the file"
+                )
         valid = bands.valid.copy()
         valid[bad] = False
         return BandGrid(bands.wavelengths_nm, bands.fwhm_nm, valid)
@@ -335,5 +337,7 @@ def _filled(template: str, card: str, scene: str, path: Path, pattern: str | Non
 
 
 def _band_column(path: Path) -> list[int]:
-    with path.open(newline="", encoding="utf-8") as handle:
-        return [int(row["band"]) - 1 for row in csv.DictReader(handle)]
+    try:
+        return [int(band) - 1 for band in table_column(path, "band")]
+    except ValueError as error:
+        raise SpecfmError(f"{path}: {error}; the column band holds 1-based band numbers") from None

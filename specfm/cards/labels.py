@@ -42,16 +42,21 @@ def read_labels(
         SpecfmError: a file is missing, does not fit the scene, or holds a value that is neither class nor unlabelled.
     """
     index = {name: i for i, name in enumerate(names)}
+    # a table holds text, whatever YAML makes of the numbers of remap
+    told = {str(raw): target for raw, target in (rule.remap or {}).items()}
+
+    def class_of(value: str, otherwise: str = "") -> int:
+        target = told.get(value, otherwise if told else value)
+        return target if isinstance(target, int) else index.get(target, -1)
+
     if rule.constant is not None:
         return np.full(shape_HW, index[rule.constant], np.int32)
     if rule.table is not None:
         value = table_value(find(rule.table.path), rule.table.key, rule.table.value, fill(rule.table.match))
-        target = value if rule.remap is None or value is None else rule.remap.get(value)
-        return np.full(shape_HW, target if isinstance(target, int) else index.get(str(target), -1), np.int32)
+        return np.full(shape_HW, -1 if value is None else class_of(value), np.int32)
     if rule.rows is not None:
         values = table_column(find(rule.rows.path), rule.rows.value)
-        coded = [value if rule.remap is None else rule.remap.get(value, value) for value in values]
-        labels = np.array([code if isinstance(code, int) else index.get(code, -1) for code in coded], np.int32)
+        labels = np.array([class_of(value, value) for value in values], np.int32)
         return as_raster(labels, shape_HW, rule.rows.path)
     if rule.masks is not None:
         members_KHW = np.stack([as_raster(read_array(find(path)), shape_HW, path) != 0 for path in rule.masks.values()])
@@ -193,7 +198,7 @@ def table_column(path: Path, value: str) -> list[str]:
                 raise SpecfmError(f"{path} has no column {value!r}; it has {rows.fieldnames}")
             return [row[value] for row in rows]
     except OSError as error:
-        raise SpecfmError(f"cannot read the label table {path}: {error.strerror or error}") from None
+        raise SpecfmError(f"cannot read the table {path}: {error.strerror or error}") from None
 
 
 def _choose(path: Path, variable: str | None, names: list[str]) -> str:
@@ -234,12 +239,18 @@ def _read_image(path: Path) -> NDArray[Any]:
             import rasterio
         except ImportError:
             raise SpecfmError(f"{path}: reading GeoTIFF labels needs rasterio; pip install 'specfm[geo]'") from None
-        with rasterio.open(path) as raster:
-            return np.moveaxis(raster.read(), 0, -1)
+        try:
+            with rasterio.open(path) as raster:
+                return np.moveaxis(raster.read(), 0, -1)
+        except rasterio.errors.RasterioIOError as error:
+            raise SpecfmError(f"{path} cannot be read as an image ({error}); write it anew") from None
     from PIL import Image
 
-    with Image.open(path) as image:
-        return np.asarray(image)
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image)
+    except (OSError, SyntaxError) as error:  # PIL's word for a PNG with a wrong chunk
+        raise SpecfmError(f"{path} cannot be read as an image ({error}); write it anew") from None
 
 
 def _read_envi(path: Path) -> NDArray[Any]:

@@ -6,6 +6,7 @@ See :mod:`specfm.cards.card` for an example. Every key is checked when a card is
 from __future__ import annotations
 
 import datetime
+import re
 from typing import Annotated, Literal
 
 import numpy as np
@@ -36,6 +37,14 @@ def band_ranges(text: str) -> list[int]:
             raise ValueError(f"band range {piece!r} is empty or starts below 1")
         indices.extend(range(begin - 1, end))
     return indices
+
+
+def _brackets(pattern: str) -> int:
+    """How many brackets a regular expression has that keep what they match."""
+    try:
+        return re.compile(pattern).groups
+    except re.error as error:
+        raise ValueError(f"group_match {pattern!r} is no regular expression ({error})") from None
 
 
 def _checked_ranges(text: str) -> str:
@@ -93,6 +102,9 @@ class Labels(Strict):
         kinds = [self.path, self.masks, self.table, self.rows, self.constant]
         if sum(kind is not None for kind in kinds) != 1:
             raise ValueError("give exactly one of path, masks, table, rows and constant")
+        wrong = [key for key in self.remap or {} if not str(key).lstrip("-").isdecimal()] if self.path else []
+        if wrong:
+            raise ValueError(f"remap of a raster goes from its numbers to classes, and {wrong[0]!r} is no whole number")
         return self
 
 
@@ -165,6 +177,8 @@ class Part(Strict):
             raise ValueError("give both white and dark references, or neither")
         if "{match}" in self.group and self.group_match is None:
             raise ValueError("group uses {match}, so group_match must say which part of the file name that is")
+        if self.group_match is not None and _brackets(self.group_match) < 1:
+            raise ValueError(f"group_match {self.group_match!r} has no bracket around what {{match}} stands for")
         if self.row is not None:  # looking it up checks the name even where other bands win
             self.table_bands()
         return self

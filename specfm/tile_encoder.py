@@ -186,11 +186,16 @@ def patch_plan(scene: Scene, patch: int, window: int = 0, stride: int = 0, calle
 
     Raises:
         UsageError: ``patch`` divides one of them not, or the stride is larger than the window.
+        SpecfmError: a scene without a pixel.
     """
     window = window or WINDOW_PATCHES * patch
     stride = stride or max(window // (2 * patch), 1) * patch
     for name, size in ((called, window), ("stride", stride)):
         if size < patch or size % patch:
             raise UsageError(f"{name} {size} is not a multiple of the encoder's patch of {patch} pixels")
+    if not scene.shape[0] * scene.shape[1]:
+        raise SpecfmError(
+            f"{scene.where}: has no pixel ({scene.shape[0]} x {scene.shape[1]})"
+        )
     shape = (-(-scene.shape[0] // patch), -(-scene.shape[1] // patch))
     return TilePlan(shape, window // patch, stride // patch)

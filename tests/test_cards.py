@@ -311,13 +311,14 @@ def test_patterns_and_numbers_are_checked_before_any_file(tmp_path: Path, fields
     (
         ("number\n2\n", "bad.csv has no column 'band'"),
         ("band\ntwo\n", "bad.csv: .*'two'; the column band holds 1-based band numbers"),
+        ("band\n\xb5m\n", "bad.csv is no CSV in UTF-8"),
         ("band\n0\n", "bad band 0 is not among the 3 bands of"),
         ("band\n4\n", "bad band 4 is not among the 3 bands of"),
         ("\ufeffband\n2\n", None),
     ),
 )
 def test_a_table_of_bad_bands(tmp_path: Path, text: str, message: str | None) -> None:
-    (tmp_path / "bad.csv").write_text(text, encoding="utf-8")
+    (tmp_path / "bad.csv").write_bytes(text.encode("latin-1" if "\xb5" in text else "utf-8"))
     card = load_card(_folder(tmp_path, bad_bands="bad.csv"))
     if message is None:
         assert next(card.scenes()).sensor.bands.valid.tolist() == [True, False, True]

@@ -16,7 +16,7 @@ PACKAGES = ("specfm", "downstream", "pretrain")
 
 # Rooms of the library from the ground up. A module imports from its own level and from those below it.
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("errors", "bands", "sensors", "sensor_table", "config", "files"),
+    ("errors", "bands", "sensors", "sensor_table", "config", "files", "tables"),
     ("scene", "batch", "library", "map_info", "band_statistics"),
     (
         *("readers", "shards", "simulate", "cards", "tiles", "writers"),

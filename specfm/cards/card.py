@@ -339,5 +339,5 @@ def _filled(template: str, card: str, scene: str, path: Path, pattern: str | Non
 def _band_column(path: Path) -> list[int]:
     try:
         return [int(band) - 1 for band in table_column(path, "band")]
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise SpecfmError(f"{path}: {error}; the column band holds 1-based band numbers") from None

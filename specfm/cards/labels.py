@@ -5,7 +5,6 @@ Shapes: H rows, W columns of the scene; K classes.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from specfm.cards.schema import Groups, Labels
 from specfm.errors import SpecfmError
+from specfm.tables import read_table
 
 Find = Callable[[str], Path]  # a path of the card -> the file
 Fill = Callable[[str], str]  # a template of the card -> its text for this scene
@@ -179,26 +179,18 @@ def dominant_class(
 
 def table_value(path: Path, key: str, value: str, wanted: str) -> str | None:
     """Look up a scene in a CSV table: the entry of column ``value`` in the row whose ``key`` equals ``wanted``."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as handle:
-            rows = csv.DictReader(handle)
-            if rows.fieldnames is None or key not in rows.fieldnames or value not in rows.fieldnames:
-                raise SpecfmError(f"{path} has no columns {key!r} and {value!r}; it has {rows.fieldnames}")
-            return next((row[value] for row in rows if row[key] == wanted), None)
-    except OSError as error:
-        raise SpecfmError(f"cannot read the label table {path}: {error.strerror or error}") from None
+    columns, rows = read_table(path)
+    if key not in columns or value not in columns:
+        raise SpecfmError(f"{path} has no columns {key!r} and {value!r}; it has {columns}")
+    return next((row[value] for row in rows if row[key] == wanted), None)
 
 
 def table_column(path: Path, value: str) -> list[str]:
     """A column of a CSV table."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as handle:
-            rows = csv.DictReader(handle)
-            if value not in (rows.fieldnames or []):
-                raise SpecfmError(f"{path} has no column {value!r}; it has {rows.fieldnames}")
-            return [row[value] for row in rows]
-    except OSError as error:
-        raise SpecfmError(f"cannot read the table {path}: {error.strerror or error}") from None
+    columns, rows = read_table(path)
+    if value not in columns:
+        raise SpecfmError(f"{path} has no column {value!r}; it has {columns}")
+    return [row[value] for row in rows]
 
 
 def _choose(path: Path, variable: str | None, names: list[str]) -> str:

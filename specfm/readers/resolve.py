@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import re
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from specfm.errors import SpecfmError
 from specfm.library import same_bands
 from specfm.readers.found import Found
 from specfm.sensors import Sensor
+from specfm.tables import read_table
 
 log = logging.getLogger(__name__)
 
@@ -95,10 +95,7 @@ def read_wavelengths(path: str | Path) -> BandGrid:
     """
     path = Path(path)
     _check_exists(path)
-    with path.open(newline="", encoding="utf-8-sig") as handle:
-        reader = csv.DictReader(line for line in handle if not line.lstrip().startswith("#"))
-        rows = list(reader)
-        columns = reader.fieldnames or []
+    columns, rows = read_table(path, comments=True)
     if "centre_nm" not in columns or not rows:
         raise SpecfmError(f"{path}: needs a column 'centre_nm' (and 'fwhm_nm' where known) with one row per band")
     rows = _by_band(path, rows)

@@ -107,6 +107,11 @@ def test_wavelength_tables(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(SpecfmError, match=message):
             read_wavelengths(path)
+    path.write_bytes(b"centre_nm,\xb5m\n400,0.4\n")
+    with pytest.raises(SpecfmError, match="w.csv is no CSV in UTF-8"):
+        read_wavelengths(path)
+    path.write_text("band, centre_nm , fwhm_nm\n1,400,8\n")  # blanks as a spreadsheet leaves them
+    assert read_wavelengths(path).fwhm_nm.tolist() == [8]
     with pytest.raises(SpecfmError, match="no such wavelength file"):
         read_wavelengths(tmp_path / "no.csv")
 

@@ -1,0 +1,28 @@
+"""Tables that users write: CSV files with a line of column names, read as text."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from specfm.errors import SpecfmError
+
+
+def read_table(path: Path, comments: bool = False) -> tuple[list[str], list[dict[str, str]]]:
+    """Column names and rows of a CSV file; blanks around the names do not count.
+
+    Args:
+        comments: lines that begin with ``#`` do not count.
+
+    Raises:
+        SpecfmError: no such file, or no CSV in UTF-8.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as handle:
+            reader = csv.DictReader(line for line in handle if not (comments and line.lstrip().startswith("#")))
+            reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+            return list(reader.fieldnames), list(reader)
+    except OSError as error:
+        raise SpecfmError(f"cannot read the table {path}: {error.strerror or error}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise SpecfmError(f"{path} is no CSV in UTF-8 ({error}); save it as such") from None

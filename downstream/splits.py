@@ -206,6 +206,8 @@ def make_split(
     }  # fmt: skip
     if rule == "sensor":
         options["held_sensor"] = held_name
+    if rule != "random_pixels":
+        notices += _divided_groups(samples, np.concatenate([train_I, val_I]), test_I)
     split = Split(
         rule, seed, samples.window, samples.digest, tuple(kept), np.sort(train_I), np.sort(val_I), np.sort(test_I),
         unit_N, options, tuple(notices),
@@ -279,6 +281,21 @@ def _known_classes(
         listed = ", ".join(samples.label_names[c] for c in absent.tolist())
         notices.append(f"{name!r} has no test sample of {listed}: its AA is over the other classes")
     return rest_I, test_I[~strange_I], known.tolist(), notices
+
+
+def _divided_groups(samples: Samples, fit_I: np.ndarray, test_I: np.ndarray) -> list[str]:
+    """A notice on test samples whose group (a specimen scanned twice) is trained on in another scene."""
+    sides = [np.unique(np.stack([samples.group_N[i], samples.frame_N[i]], 1), axis=0) for i in (fit_I, test_I)]
+    frames = np.unique(np.concatenate(sides), axis=0)[:, 0]
+    in_both = np.intersect1d(sides[0][:, 0], sides[1][:, 0])
+    divided = [group for group in in_both.tolist() if (frames == group).sum() > 1]
+    if not divided:
+        return []
+    share = np.isin(samples.group_N[test_I], divided).mean()
+    return [
+        f"{share:.0%} of the test samples are of groups that other scenes of the training side show too "
+        f"({samples.group_names[divided[0]]}{', ...' if len(divided) > 1 else ''}); --split group keeps them apart"
+    ]
 
 
 def _subsample(split: Split, samples: Samples, shots: int) -> Split:

@@ -194,8 +194,6 @@ def patch_plan(scene: Scene, patch: int, window: int = 0, stride: int = 0, calle
         if size < patch or size % patch:
             raise UsageError(f"{name} {size} is not a multiple of the encoder's patch of {patch} pixels")
     if not scene.shape[0] * scene.shape[1]:
-        raise SpecfmError(
-            f"{scene.where}: has no pixel ({scene.shape[0]} x {scene.shape[1]})"
-        )
+        raise SpecfmError(f"{scene.where}: has no pixel ({scene.shape[0]} x {scene.shape[1]}); look at the file")
     shape = (-(-scene.shape[0] // patch), -(-scene.shape[1] // patch))
     return TilePlan(shape, window // patch, stride // patch)

@@ -265,3 +265,23 @@ def test_labels_of_one_class_are_named_as_such() -> None:
     scene = Scene.from_array(np.ones((20, 20, 13)), "sentinel2", labels_HW=np.zeros((20, 20), int), label_names=names)
     with pytest.raises(SpecfmError, match=r"all of one class \(soil\), and a probe needs two; look at the labels"):
         make_split(collect_samples([scene], 3), "block")
+
+
+def test_a_specimen_scanned_twice_is_told_of_where_scans_are_divided() -> None:
+    rng = np.random.default_rng(0)
+
+    def scan(number: int) -> Scene:
+        return Scene.from_array(
+            rng.uniform(1, 2, (12, 12, 13)), "sentinel2", name=f"scan {number}", group=f"specimen {number // 2}",
+            labels_HW=rng.integers(0, 2, (12, 12)), label_names=("soil", "grass"),
+        )  # fmt: skip
+
+    samples = collect_samples([scan(number) for number in range(6)], 1)
+    said = "100% of the test samples are of groups that other scenes of the training side show too"
+    for split in make_splits(samples, "scene"):
+        assert any(said in notice and "--split group keeps them apart" in notice for notice in split.notices)
+    assert any("show too (specimen" in notice for notice in make_split(samples, "block", block=4).notices)
+    for split in make_splits(samples, "group", 3):
+        assert not any("show too" in notice for notice in split.notices)
+    alone = collect_samples([FIELD], 3)
+    assert not any("show too" in notice for notice in make_split(alone, "block").notices)

@@ -12,7 +12,9 @@ import yaml
 from specfm.cards import card_names, load_card
 from specfm.cards.labels import dominant_class
 from specfm.cards.schema import band_ranges
+from specfm.cli.probe import labelled_scenes
 from specfm.errors import SpecfmError, UsageError
+from specfm.shards.inputs import open_scenes
 
 CLASSIC = ("indian_pines", "salinas", "pavia_university", "pavia_centre", "ksc", "botswana", "houston2013")
 BANDS = dict(zip(CLASSIC, (200, 204, 103, 102, 176, 145, 144), strict=True))
@@ -333,6 +335,21 @@ def test_pictures_of_labels_that_cannot_be_read_are_named(tmp_path: Path, name: 
     card = load_card(_folder(tmp_path, labels={"path": name}, label_names=["oak"]))
     with pytest.raises(SpecfmError, match=f"{name} cannot be read as an image"):
         next(card.scenes())
+
+
+def test_scans_with_references_come_as_reflectance_wherever_a_card_is_used(tmp_path: Path) -> None:
+    _folder(tmp_path)
+    np.save(tmp_path / "white.npy", np.full((1, 3, 3), 1000.0))
+    np.save(tmp_path / "dark.npy", np.full((1, 3, 3), 10.0))
+    fields = {"path": "a_*.npy", "white": "white.npy", "dark": "dark.npy"}
+    card = load_card(_folder(tmp_path, labels={"constant": "oak"}, label_names=["oak"], **fields))
+    for scene, raw in zip(card.scenes(), card.scenes(raw=True), strict=True):
+        assert (scene.sensor.quantity, scene.sensor.scale) == ("surface_reflectance", 1e-4)
+        np.testing.assert_allclose(scene.values(), (raw.read() - 10.0) / 990.0, atol=1e-4)
+        assert scene.labels_HW is not None and scene.group == raw.group
+    (probed, *_), _ = labelled_scenes([str(tmp_path / "mine.yaml")], None, None)
+    shared = next(iter(open_scenes([str(tmp_path / "mine.yaml")])))
+    np.testing.assert_array_equal(probed.read(), shared.read())  # a probe and a map of one card see the same numbers
 
 
 def test_dominant_class_follows_matlab_order() -> None:

@@ -118,14 +118,20 @@ class Card(Strict):
             refuse_unread(self.name, {name: self._first(name, root) for name in self.sha256}, opened)
         return found
 
-    def scenes(self, root: Path | None = None) -> Iterator[Scene]:
+    def scenes(
+        self, root: Path | None = None, *, raw: bool = False, saturation: float | None = None
+    ) -> Iterator[Scene]:
         """The scenes of the card, with labels_HW, label_names, group, groups_HW and domain filled in.
+
+        Where a part names white and dark references its scans come as reflectance (:mod:`specfm.shards.calibration`).
 
         Args:
             root: data folder; by default the card's own folder, then ``SPECFM_DATA``, then ``../shared/data``.
+            raw: leave scans as counts. saturation: of the counts, in place of the card's.
         """
         for part, path, name in self._named(root):
-            yield self._scene(part, path, root, name)
+            scene = self._scene(part, path, root, name)
+            yield scene if raw else self._calibrated(scene, part, root, saturation)
 
     def pairs(self, root: Path | None = None) -> list[tuple[Scene, Scene]]:
         """Before and after of every pair of a card of task ``change``: the two scenes of one group, by their date.
@@ -142,7 +148,7 @@ class Card(Strict):
         for part, path, name in self._named(root):
             if part.date is None:
                 raise SpecfmError(f"card {self.name}: {part.path} has no date; write date: YYYY-MM-DD in its part")
-            scene = self._scene(part, path, root, name)
+            scene = self._calibrated(self._scene(part, path, root, name), part, root)
             found.setdefault(scene.group, []).append((part.date, scene))
         pairs = []
         for group, dated in found.items():
@@ -178,6 +184,13 @@ class Card(Strict):
             for name in (part.white, part.dark)
         )
         return white, dark
+
+    def _calibrated(self, scene: Scene, part: Part, root: Path | None, saturation: float | None = None) -> Scene:
+        """A scan as reflectance where its part names references, else as it is."""
+        from specfm.shards.calibration import calibrate
+
+        pair = self.references(part, root)
+        return scene if pair is None else calibrate(scene, *pair, saturation)
 
     def find(self, relative: str, root: Path | None = None) -> Path:
         """Resolve a path of the card against the data folders.

@@ -137,7 +137,7 @@ class Part(Strict):
             ending and its folder's; ``{match}``, the first bracket of ``group_match``, searched in the stem. A scene is
             called as its file's stem; where stems repeat, as its path below the folder they have in common
             (``scans/*/raw.hdr`` gives ``specimen_a/raw``), and where one file gives several scenes, by ``variable``.
-        white, dark: reference scans for calibration of raw counts, same reader options as the scan.
+        white, dark: reference scans, same reader options as the scan, whose raw counts they turn into reflectance.
         exclude: file stems to leave out of a glob.
     """
 

@@ -98,7 +98,7 @@ def _scenes(path: str, reader: dict[str, Any], refused: list[str]) -> Iterator[S
         raise UsageError(f"a dataset card says how its files are read; leave out {', '.join(told)}")
     from specfm.cards import load_card
 
-    yield from load_card(path).scenes()
+    yield from load_card(path).scenes(raw=True)  # saturated counts and dead bands show in what was measured
 
 
 def render(inspection: Inspection, picture: dict[str, Any] | None = None, notes: Sequence[str] = ()) -> str:

@@ -84,10 +84,7 @@ def _open(
     if path.suffix.lower() in (".yaml", ".yml") or not (path.exists() or path.suffix or len(path.parts) > 1):
         if white is not None or any(value is not None for value in reader.values()):
             raise UsageError(f"{name} is a card, which describes its files itself; give reader options with files only")
-        card = load_card(name)
-        for (part, _), scene in zip(card.files(), card.scenes(), strict=True):
-            pair = card.references(part)
-            yield scene if pair is None else calibrate(scene, *pair, saturation)
+        yield from load_card(name).scenes(saturation=saturation)
         return
     if not path.exists():
         raise SpecfmError(f"{name}: no such file, folder or card")

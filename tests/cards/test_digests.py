@@ -75,7 +75,7 @@ def test_every_file_of_a_glob_has_its_own_digest(folder: Path) -> None:
 
 
 def test_references_have_digests_too(folder: Path) -> None:
-    both = {"white": "also.img", "dark": "also.img"}
+    both = {"white": "also.img", "dark": "ok.img"}
     assert opened(folder, "ok.img", ("ok.img", "also.img"), **both) == ["mine/ok"]
 
 

@@ -124,7 +124,7 @@ class Encoder(nn.Module):
         self._library = library
         self.alignment = Alignment(library) if self.aligned and library is not None else None
 
-    def align(self, on: bool = True, cameras: Sequence[Sensor] = ()) -> Encoder:
+    def align(self, on: bool = True, cameras: Sequence[Sensor | BandGrid | str] = ()) -> Encoder:
         """Map what each camera makes of a spectrum to what one ideal camera would; see :class:`Alignment`.
 
         Features of several cameras agree best where all are put as the poorest of them would tell it: name them in
@@ -142,7 +142,9 @@ class Encoder(nn.Module):
                 "this encoder comes without a library of spectra, so it cannot be aligned; leave it as it is, or "
                 "pretrain it on a sensor of 50 bands or more"
             )
-        self.alignment = Alignment(self.library, cameras) if on and self.library is not None else None
+        listed = [cameras] if isinstance(cameras, Sensor | BandGrid | str) else cameras
+        sensors = [Sensor.of(camera) for camera in listed]
+        self.alignment = Alignment(self.library, sensors) if on and self.library is not None else None
         return self
 
     def train(self, mode: bool = True) -> Encoder:

@@ -225,3 +225,16 @@ def test_a_changed_library_is_refused(tmp_path) -> None:
     path.write_bytes(bytes(data))
     with pytest.raises(specfm.SpecfmError, match=r"library\.safetensors does not match"):
         specfm.load(tmp_path / "release")
+
+
+def test_cameras_are_named_as_sensors_are_everywhere() -> None:
+    encoder = amplifying()
+
+    def told(cameras: object) -> Tensor:
+        return pooled(encoder.align(cameras=cameras), KNOWN)
+
+    expected = told([specfm.get_sensor("enmap")])
+    for cameras in (["EnMAP"], "enmap", specfm.get_sensor("enmap").bands):
+        assert torch.equal(told(cameras), expected)
+    with pytest.raises(specfm.SpecfmError, match="got int"):
+        encoder.align(cameras=[3])

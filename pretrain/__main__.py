@@ -11,7 +11,7 @@ from specfm.errors import SpecfmError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one process; returns the exit code (errors are one sentence on stderr, from rank 0)."""
+    """Run one process; returns the exit code (an error is one sentence on stderr, told by one process)."""
     parser = argparse.ArgumentParser(
         prog="python -m pretrain", description="Pretrain an encoder (one process of a run)."
     )
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         train(load_config(given.config, PretrainConfig, given.overrides), given.resume)
     except (SpecfmError, OSError) as error:
-        if main_rank:
+        if not getattr(error, "told", not main_rank):  # before they have met, all processes fail alike: rank 0 tells
             print(f"error: {error}", file=sys.stderr, flush=True)
         return int(getattr(error, "exit_code", 1))
     return 0

@@ -38,8 +38,7 @@ def train(config: PretrainConfig, resume: bool = False) -> Path:
         NoCheckpointError: ``resume``, and every checkpoint is damaged (exit code 3).
         DivergedError: too many non-finite steps (exit code 4).
     """
-    world = distributed.start(config.device)
-    try:
+    with distributed.joined(config.device) as world:
         faults.set_context(rank=world.rank)
         folder = RunFolder(config.out)
         if not resume:
@@ -48,8 +47,6 @@ def train(config: PretrainConfig, resume: bool = False) -> Path:
             run = _Run(config, world, folder, stack, resume)
             run.loop()
         return folder.path
-    finally:
-        distributed.stop(world)
 
 
 class _Run(TrainingLoop):

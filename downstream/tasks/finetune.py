@@ -108,8 +108,7 @@ def finetune(config: FinetuneConfig, resume: bool = False) -> Path:
         UsageError: the folder exists (without ``resume``), is of another configuration or in use; see `prepare`.
         NoCheckpointError, DivergedError: as in pretraining (exit codes 3 and 4).
     """
-    world = distributed.start(config.device)
-    try:
+    with distributed.joined(config.device) as world:
         if world.size > 1:
             raise UsageError("specfm finetune runs in one process; start it without torchrun")
         folder = RunFolder(config.out)
@@ -128,8 +127,6 @@ def finetune(config: FinetuneConfig, resume: bool = False) -> Path:
                     return folder.path
             _conclude(config, listed, data, source, name, folder)
         return folder.path
-    finally:
-        distributed.stop(world)
 
 
 def _refuse_other(folder: RunFolder, config: FinetuneConfig) -> None:

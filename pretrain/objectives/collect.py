@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from specfm.engine.distributed import collective
+
 
 def world() -> tuple[int, int]:
     """(rank, world size); (0, 1) without a process group."""
@@ -29,5 +31,6 @@ def all_gather(local: Tensor, dim: int = 0) -> Tensor:
     sent = local.detach().contiguous()
     sent = sent.to(torch.uint8) if local.dtype == torch.bool else sent
     received = [torch.empty_like(sent) for _ in range(size)]
-    dist.all_gather(received, sent)
+    with collective():
+        dist.all_gather(received, sent)
     return torch.cat(received, dim).to(local.dtype)

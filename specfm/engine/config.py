@@ -87,7 +87,7 @@ class RunConfig(Strict):
     """What a training loop needs to know of any run; a run's own configuration extends it."""
 
     out: str = Field(description="run folder; must not exist unless resuming")
-    seed: NonNegative = 0
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     steps: Positive = 1000
     device: Literal["auto", "cpu", "cuda"] = "auto"
     optim: OptimConfig = OptimConfig()

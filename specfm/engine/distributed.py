@@ -3,6 +3,9 @@
 Data parallelism here is one sum of gradients per step, over flat buckets, after all micro-batches. A rank's gradients
 are those of the *whole-batch* loss through its own rows, so their sum (not their mean) is the gradient that one process
 with the whole batch would compute. Only JSON and tensors travel; nothing is pickled.
+
+One process that fails takes the others with it: their next collective fails too. What went wrong is told once, by the
+process it happened to (:func:`joined`), whichever rank that is.
 """
 
 from __future__ import annotations
@@ -10,7 +13,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -25,6 +30,28 @@ log = logging.getLogger(__name__)
 
 BUCKET_ELEMENTS = 1 << 24  # 64 MiB of fp32 per all-reduce
 FIRST_TIMEOUT_S = 1800.0  # start-up, data checks and compilation take long; see `World.tighten`
+_LET_CAUSE_GO_FIRST_S = 1.0  # so that the launcher finds the process that failed before those that lost it
+_TOLD = "specfm/told"
+
+
+class PeerLostError(SpecfmError):
+    """A collective failed: another process has ended, or hangs."""
+
+
+@contextmanager
+def collective() -> Iterator[None]:
+    """Around every call that needs all processes: its failure is a sentence.
+
+    Raises:
+        PeerLostError: the call failed.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise PeerLostError(
+            f"another process of the run has ended or does not answer ({reason}); the run can go on with --resume"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -74,17 +101,19 @@ class World:
     def _broadcast_json(self, value: Any) -> Any:
         data = json.dumps(value).encode() if self.is_main else b""
         length = torch.tensor([len(data)], dtype=torch.int64, device=self.device)
-        dist.broadcast(length, src=0)
-        buffer = torch.zeros(int(length), dtype=torch.uint8, device=self.device)
-        if self.is_main:
-            buffer.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
-        dist.broadcast(buffer, src=0)
+        with collective():
+            dist.broadcast(length, src=0)
+            buffer = torch.zeros(int(length), dtype=torch.uint8, device=self.device)
+            if self.is_main:
+                buffer.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+            dist.broadcast(buffer, src=0)
         return json.loads(bytes(buffer.cpu().tolist()))
 
     def sum(self, values: Tensor) -> Tensor:
         """Element-wise sum over ranks (in place; returned)."""
         if self.size > 1:
-            dist.all_reduce(values, op=dist.ReduceOp.SUM)
+            with collective():
+                dist.all_reduce(values, op=dist.ReduceOp.SUM)
         return values
 
     def gather_rows(self, x: Tensor) -> Tensor:
@@ -93,7 +122,8 @@ class World:
         if self.size == 1:
             return x
         rows = [torch.empty_like(x) for _ in range(self.size)]
-        dist.all_gather(rows, x)
+        with collective():
+            dist.all_gather(rows, x)
         return torch.cat(rows)
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -113,7 +143,7 @@ class World:
                 elements += gradients[stop].numel()
                 stop += 1
             bucket = torch.cat([g.reshape(-1) for g in gradients[start:stop]])
-            dist.all_reduce(bucket, op=dist.ReduceOp.SUM)
+            self.sum(bucket)
             place = 0
             for gradient in gradients[start:stop]:
                 gradient.copy_(bucket[place : place + gradient.numel()].view_as(gradient))
@@ -123,8 +153,9 @@ class World:
     def broadcast_module(self, module: nn.Module) -> None:
         """Give every rank the parameters and buffers of rank 0."""
         if self.size > 1:
-            for tensor in [*module.parameters(), *module.buffers()]:
-                dist.broadcast(tensor.data, src=0)
+            with collective():
+                for tensor in [*module.parameters(), *module.buffers()]:
+                    dist.broadcast(tensor.data, src=0)
 
     def tighten(self, timeout_s: float) -> None:
         """Lower the collective timeout after the first step, so that a dead peer becomes an error in minutes."""
@@ -174,3 +205,35 @@ def stop(world: World) -> None:
     """Leave the process group."""
     if world.size > 1 and dist.is_initialized():
         dist.destroy_process_group()
+
+
+@contextmanager
+def joined(device: str = "auto") -> Iterator[World]:
+    """:func:`start`, and :func:`stop` at the end; an error that ends the work carries whether it is told elsewhere.
+
+    Of an error that all processes meet, or that one meets and the others notice, only the first to come here is not
+    marked ``told``: whoever prints errors leaves the marked ones out.
+    """
+    world = start(device)
+    try:
+        yield world
+    except (SpecfmError, OSError) as error:
+        if isinstance(error, PeerLostError):
+            time.sleep(_LET_CAUSE_GO_FIRST_S)
+        error.told = not _first_to_tell(world)  # type: ignore[union-attr]
+        raise
+    finally:
+        stop(world)
+
+
+def _first_to_tell(world: World) -> bool:
+    """Whether no other process has come with an error before; asked in the store, as collectives may be broken."""
+    if world.size == 1:
+        return True
+    try:
+        from torch.distributed.distributed_c10d import _get_default_store
+
+        mine = str(world.rank)
+        return bool(_get_default_store().compare_set(_TOLD, "", mine).decode() == mine)
+    except (ImportError, RuntimeError, ValueError):  # without torchrun the store ends with rank 0, which has told then
+        return world.is_main

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import sys
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +38,14 @@ def launch(module: str, arguments: list[str], processes: int) -> int:
         run(get_args_parser().parse_args(command))
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
-        return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
+        if failure.exitcode > 0:
+            return failure.exitcode
+        name = signal.Signals(-failure.exitcode).name
+        print(
+            f"error: the process of rank {failure.local_rank} was killed by {name} (a system short of memory does "
+            "that); the run can go on with --resume", file=sys.stderr, flush=True,
+        )  # fmt: skip
+        return 128 - failure.exitcode
     except SignalException as stop:
         log.warning("stopped by %s", stop.sigval.name)
         return 0

@@ -160,7 +160,7 @@ class TrainingLoop(ABC):
 
         checkpoint = self.world.on_main(find) if resume else None
         if checkpoint is None:
-            if resume:
+            if resume and self.world.is_main:
                 log.warning("%s holds no checkpoint to resume from; starting at step 1", self.folder.path)
             return 0
         done = self.restore(Path(checkpoint))
@@ -180,7 +180,7 @@ class TrainingLoop(ABC):
         if stopped and not self.finished():
             if self.world.is_main:
                 self.folder.ask_requeue(self.done, self.signals.received or 0)
-            log.warning("stopped by a signal at step %d; continue with --resume", self.done)
+                log.warning("stopped by a signal at step %d; continue with --resume", self.done)
             return False
         self.watchdog.stage("release")
         self.world.on_main(self.release)

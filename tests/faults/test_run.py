@@ -169,6 +169,33 @@ def test_out_of_memory_says_what_to_set(tmp_path, shards):
     assert "set optim.micro_batch=6" in error_of(text)
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_goes_wrong_on_one_rank_is_told_once_by_it(tmp_path, shards, rank):
+    """The others only lose it; they add neither a traceback nor a sentence."""
+    codes, text = run(tmp_path / "run", shards, faults=f"step.forward:oom@step=2:rank={rank}", world=2)
+    assert codes == [1, 1] and "Traceback" not in text
+    assert f"out of memory on rank {rank} at step 2" in error_of(text)
+
+
+@pytest.mark.parametrize("point", ["step.forward", "step.loss"])
+def test_a_rank_that_is_killed_is_missed_in_a_sentence(tmp_path, shards, point):
+    """Also within a backward pass, where the collective is called from autograd."""
+    codes, text = run(tmp_path / "run", shards, faults=f"{point}:kill@step=2:rank=1", world=2)
+    assert codes == [1, -9] and "Traceback" not in text
+    assert "another process of the run has ended" in error_of(text) and "--resume" in error_of(text)
+
+
+def test_the_command_says_which_process_was_killed(tmp_path, shards):
+    arguments = ["pretrain", "pretrain/debug.yaml", *settings(tmp_path / "run", shards), "--nproc", "2"]
+    environment = {**os.environ, "SPECFM_FAULTS": "step.forward:kill@step=2:rank=1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "specfm", *arguments],
+        cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 128 + signal.SIGKILL
+    assert "process of rank 1 was killed by SIGKILL" in error_of(done.stdout)
+
+
 def test_a_peer_that_hangs_or_dies_ends_all(tmp_path, shards):
     """Faults 29 and 5: the others notice within the collective timeout, and nothing is published."""
     guard = ("guard.peer_timeout_s=2", "guard.stall_s=5", "checkpoint.every=3")

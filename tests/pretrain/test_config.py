@@ -51,6 +51,7 @@ def test_the_divisor_follows_from_the_batch_alone(batch, divisor):
         ("optim.min_lr=1", "optim.min_lr 1.0 is above optim.lr"),
         ("optim.precision=fp16", "optim.precision"),
         ("data.divisor=7", "not a multiple of data.divisor 7"),
+        ("seed=99999999999999999999", "seed: input should be less than"),
         ("schedule.strength_end=2", "schedule.strength_end"),
         ("model.options.patch_size=3", "model.options: set patch_size beside options"),
     ],

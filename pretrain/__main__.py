@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 
-from specfm.errors import SpecfmError
+from specfm.errors import SpecfmError, sentence
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         train(load_config(given.config, PretrainConfig, given.overrides), given.resume)
     except (SpecfmError, OSError) as error:
         if not getattr(error, "told", not main_rank):  # before they have met, all processes fail alike: rank 0 tells
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            print(f"error: {sentence(error)}", file=sys.stderr, flush=True)
         return int(getattr(error, "exit_code", 1))
     return 0
 

@@ -1,5 +1,20 @@
 """Errors a user can cause and mend; every message is one sentence that names the file or key and the remedy."""
 
+from __future__ import annotations
+
+import errno
+
+REMEDIES = {
+    errno.EACCES: "choose another place or change its permissions",
+    errno.EPERM: "choose another place or change its permissions",
+    errno.EROFS: "choose a place that can be written",
+    errno.ENOSPC: "free some space or choose another place",
+    errno.EDQUOT: "free some space or choose another place",
+    errno.EISDIR: "give a file",
+    errno.ENOTDIR: "choose a path whose folders are no files",
+    errno.EEXIST: "choose another path",
+}
+
 
 class SpecfmError(Exception):
     """Bad input (a file, a checkpoint, a shard). The command line prints the message and exits with ``exit_code``."""
@@ -11,3 +26,11 @@ class UsageError(SpecfmError):
     """Bad use: an unknown key or flag, a value of the wrong type, an output folder that already exists."""
 
     exit_code = 2
+
+
+def sentence(error: Exception) -> str:
+    """What is said of an error: its message, or for one of the operating system the file, the reason and a remedy."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    where = "" if error.filename is None else f"{error.filename}: "
+    return f"{where}{error.strerror[0].lower()}{error.strerror[1:]}; {REMEDIES.get(error.errno or 0, 'check the path')}"

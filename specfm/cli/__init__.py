@@ -7,7 +7,6 @@ the library is imported inside it, so ``specfm --help`` starts no torch. To add 
 
 from __future__ import annotations
 
-import errno
 import signal
 import sys
 from importlib import import_module
@@ -17,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from specfm.cli._notes import printed_notes
-from specfm.errors import SpecfmError
+from specfm.errors import SpecfmError, sentence
 
 COMMANDS: dict[str, str] = {
     "demo": "specfm.cli.demo",
@@ -39,16 +38,6 @@ COMMANDS: dict[str, str] = {
     "report": "specfm.cli.report",
 }
 INTERRUPTED = 130  # the shell's code for a process ended by SIGINT
-REMEDIES = {
-    errno.EACCES: "choose another place or change its permissions",
-    errno.EPERM: "choose another place or change its permissions",
-    errno.EROFS: "choose a place that can be written",
-    errno.ENOSPC: "free some space or choose another place",
-    errno.EDQUOT: "free some space or choose another place",
-    errno.EISDIR: "give a file",
-    errno.ENOTDIR: "choose a path whose folders are no files",
-    errno.EEXIST: "choose another path",
-}
 
 
 class LazyGroup(TyperGroup):
@@ -81,14 +70,6 @@ class LazyGroup(TyperGroup):
                 raise
             print(f"error: {sentence(error)}", file=sys.stderr)
             raise SystemExit(getattr(error, "exit_code", 1)) from None
-
-
-def sentence(error: Exception) -> str:
-    """What is said of an error: its message, or for one of the operating system the file, the reason and a remedy."""
-    if not isinstance(error, OSError) or not error.strerror:
-        return str(error)
-    where = "" if error.filename is None else f"{error.filename}: "
-    return f"{where}{error.strerror[0].lower()}{error.strerror[1:]}; {REMEDIES.get(error.errno or 0, 'check the path')}"
 
 
 def _on_terminate(number: int, frame: object) -> NoReturn:

@@ -58,9 +58,11 @@ class RunFolder:
         """Lock the folder for this process; a new run needs an empty one.
 
         Raises:
-            UsageError: the folder is in use, or holds an earlier run and ``resume`` is false.
+            UsageError: the folder is in use or may not be written, or holds an earlier run and ``resume`` is false.
         """
-        if not resume:
+        if resume:
+            refuse_closed_folder(self.path, "out")
+        else:
             self.refuse_existing()
         self._lock.acquire()
         self.requeue.unlink(missing_ok=True)

@@ -231,7 +231,9 @@ def restore(
         log.warning("the batches differ from those before the checkpoint (%s)", "seed, batch size, weights or domains")
     encoder = modules["encoder"]
     assert isinstance(encoder, Encoder)
-    take_weights(encoder, load(checkpoint / "model"), checkpoint)
+    source = load(checkpoint / "model")
+    take_weights(encoder, source, checkpoint)
+    encoder.card = source.card  # what it saw before stays seen, also where the shards have changed
     tensors = read_tensors(checkpoint)
     heads = {name.removeprefix("module/"): tensor for name, tensor in tensors.items() if name.startswith("module/")}
     own = {name: tensor for name, tensor in modules.state_dict().items() if not name.startswith("encoder.")}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from specfm.errors import SpecfmError
+from specfm.errors import UsageError
 
 
 def adamw(
@@ -78,7 +78,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, modules: nn.ModuleDict, 
     """Put back what :func:`optimizer_tensors` gave.
 
     Raises:
-        SpecfmError: the state is of other parameters.
+        UsageError: the state is of other parameters.
     """
     parameters = dict(modules.named_parameters())
     found: dict[str, dict[str, Tensor]] = {}
@@ -86,9 +86,14 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, modules: nn.ModuleDict, 
         if key.startswith("optimizer/"):
             name, _, field = key.removeprefix("optimizer/").rpartition("/")
             found.setdefault(name, {})[field] = value
-    if found and set(found) != {name for name, p in parameters.items() if p.requires_grad}:
-        odd = sorted(set(found) ^ set(parameters))[0]
-        raise SpecfmError(f"the optimiser state of the checkpoint belongs to another model (it differs at {odd})")
+    trained = {name for name, parameter in parameters.items() if parameter.requires_grad}
+    if found and set(found) != trained:
+        odd = sorted(set(found) ^ trained)[0]
+        then, now = ("trained", "held") if odd in found else ("held", "trained")
+        raise UsageError(
+            f"{odd} was {then} before the checkpoint and is to be {now} now; resume with what config.yaml in the run "
+            "folder says, or start a new run"
+        )
     for name, state in found.items():
         parameter = parameters[name]
         optimizer.state[parameter] = {

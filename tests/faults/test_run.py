@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+import specfm
 from tests.pretrain.runs import (
     launch,
     make_shard,
@@ -99,6 +100,10 @@ def test_changed_shards_are_refused(tmp_path):
     assert old in error and "data.allow_changed=true" in error
     code, text = resume(out, shards, "steps=4", "data.allow_changed=true")
     assert code == 0 and old in text and "going on" in text
+    other = [str(make_shard(tmp_path / "c.h5", "gamma", 24, 60, 3))]
+    code, text = resume(out, other, "steps=5", "data.allow_changed=true")
+    assert code == 0, text
+    assert specfm.load(out).card["domains"] == ["alpha", "beta", "gamma"]  # what it saw before stays seen
 
 
 def test_another_architecture_is_refused_and_other_changes_are_listed(tmp_path, shards):
@@ -110,6 +115,8 @@ def test_another_architecture_is_refused_and_other_changes_are_listed(tmp_path, 
     assert code == 2 and "dim 48 there, 24 here" in error_of(text)
     code, text = resume(out, shards, "steps=4", "objective.projection.dim=16")
     assert code == 2 and "heads" in error_of(text)
+    code, text = resume(out, shards, "steps=4", "whiten.batches=1")
+    assert code == 2 and "was trained before the checkpoint and is to be held now" in error_of(text)
     code, text = resume(out, shards, "steps=4", "optim.lr=1e-4")
     assert code == 0 and "resuming with another optim.lr: 0.0001 instead of 0.0003" in text
     assert "lr: 0.0003" in (out / "config.until-step-00000003.yaml").read_text()

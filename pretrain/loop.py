@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +22,8 @@ from specfm.engine.loop import TrainingLoop
 from specfm.engine.run_folder import RunFolder
 from specfm.library import merge
 from specfm.shards import ShardSet
+
+log = logging.getLogger(__name__)
 
 
 def train(config: PretrainConfig, resume: bool = False) -> Path:
@@ -60,6 +63,8 @@ class _Run(TrainingLoop):
         self.shards = setup.open_shards(config)
         self.shards.verify_once()
         self.sampler = setup.make_sampler(config, self.shards)
+        for doubt in setup.doubts(config, self.shards, self.sampler) if world.is_main else ():
+            log.warning("%s", doubt)
         self.loader = Loader(
             self.shards,
             self.sampler,

@@ -225,6 +225,16 @@ class MixtureSampler:
                 f"a part of {uneven[0]} samples does not split over {world} ranks; set divisor to a multiple of {world}"
             )
 
+    def repeats(self) -> dict[str, tuple[int, int]]:
+        """Domains with a shard that a step draws more from than it holds: samples drawn and held, where it is worst."""
+        counts, found = np.array(self.counts), {}
+        for name in self.domain_names:
+            for shard in sorted(self._shards[name], key=lambda shard: -self._sizes[shard]):
+                used = (self._shard_TM == shard).any(0)
+                if used.any() and counts[used].max() > self._sizes[shard]:
+                    found[name] = (int(counts[used].max()), self._sizes[shard])
+        return found
+
     def _sequence(self, shard: int, start: int, count: int) -> NDArray[np.int64]:
         position = np.arange(start, start + count, dtype=np.int64)
         epoch, index = np.divmod(position, self._epoch[shard])

@@ -50,6 +50,29 @@ def make_sampler(config: PretrainConfig, shards: ShardSet) -> MixtureSampler:
     )
 
 
+def doubts(config: PretrainConfig, shards: ShardSet, sampler: MixtureSampler) -> list[str]:
+    """Sentences on what a run would do without complaint although it can hardly be meant."""
+    found = []
+    if few := sampler.repeats():
+        listed = [f"{name} ({drawn} of {size})" for name, (drawn, size) in few.items()]
+        found.append(
+            f"a step holds copies of windows, since it draws more than there are, in {', '.join(listed)}; cut more "
+            "(specfm shard --stride), lower data.global_batch, or leave these out (data.exclude)"
+        )
+    blind = sum(int((reader.valid_N == 0).sum()) for reader in shards.readers)
+    if blind:
+        found.append(
+            f"{blind} of {len(shards)} windows have no valid pixel and teach nothing; cut the shards with "
+            "specfm shard --min-valid"
+        )
+    if config.optim.warmup_steps >= config.steps > 1:
+        found.append(
+            f"optim.warmup_steps {config.optim.warmup_steps} is not below steps {config.steps}, so the learning rate "
+            "only rises"
+        )
+    return found
+
+
 def make_modules(config: PretrainConfig) -> nn.ModuleDict:
     """Encoder, projection head and, if its weight is not 0, the band-prediction head; weights from the seed alone.
 

@@ -87,4 +87,6 @@ def _print_plan(config: PretrainConfig, nproc: int) -> None:
     typer.echo(
         f"encoder: {config.model.size}, {millions:.2f} million parameters, patch {config.model.patch_size} pixels"
     )
+    for doubt in setup.doubts(config, shards, sampler):
+        typer.echo(f"warning: {doubt}")
     typer.echo(f"would write {config.out}; nothing was written")

@@ -50,6 +50,7 @@ class ShardSet:
                 f"no shards in {', '.join(str(p) for p in listed) or 'an empty list'}; build some with `specfm shard`"
             )
         readers = [ShardReader(file, cache=cache, verify=verify) for file in files]
+        _refuse_doubles(readers)
         names = sorted({reader.domain for reader in readers})
         kept = choose_domains(names, include, exclude)
         self.readers = [reader for reader in readers if reader.domain in kept]
@@ -92,6 +93,15 @@ class ShardSet:
             "domain_B": np.full(len(ids), self.domain_ids[shard]),
         }
         return {name: np.ascontiguousarray(value, dtype=np.int64) for name, value in fields.items()}
+
+
+def _refuse_doubles(readers: list[ShardReader]) -> None:
+    """The same windows under two sample ids would be negatives of each other, and on both sides of a split."""
+    first: dict[str, Path] = {}
+    for reader in readers:
+        if reader.fingerprint in first:
+            raise UsageError(f"{first[reader.fingerprint]} and {reader.path} hold the same samples; give one of them")
+        first[reader.fingerprint] = reader.path
 
 
 def choose_domains(names: list[str], include: Iterable[str] | None, exclude: Iterable[str]) -> list[str]:

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 import specfm
+from pretrain import setup
 from pretrain.loop import train
 from pretrain.setup import BEFORE_TRUNK
 from specfm.errors import UsageError
-from tests.pretrain.runs import debug_config, make_shards, metrics, weights
+from tests.pretrain.runs import debug_config, make_shard, make_shards, metrics, weights
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +155,22 @@ def test_the_command_prints_a_plan_and_writes_nothing(tmp_path, shards):
     result = CliRunner().invoke(app, [*arguments, "steps=2"])
     assert result.exit_code == 0, result.output
     assert "final loss" in result.output and str(tmp_path / "run" / "model")[:20] in result.output
+
+
+def test_what_can_hardly_be_meant_is_told(tmp_path, shards, caplog):
+    """Before a run and in its plan; it goes on all the same."""
+    few = str(make_shard(tmp_path / "c.h5", "gamma", 24, 1, 3))
+    config = debug_config(tmp_path / "run", [*shards, few], "steps=2")
+    store = setup.open_shards(config)
+    store.readers[0].valid_N = store.readers[0].valid_N * 0
+    told = setup.doubts(config, store, setup.make_sampler(config, store))
+    for words, text in zip(("gamma (", "96 of 157", "warmup_steps 3"), told, strict=True):
+        assert words in text
+    train(config)
+    assert "gamma (" in caplog.text and "warmup_steps 3" in caplog.text
+    config = debug_config(tmp_path / "none", shards)
+    store = setup.open_shards(config)
+    assert setup.doubts(config, store, setup.make_sampler(config, store)) == []
 
 
 @pytest.mark.parametrize(("share", "moves"), [(0, False), (1, True)])

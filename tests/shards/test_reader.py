@@ -199,8 +199,8 @@ def test_set_numbers_samples_and_scenes_through(tmp_path: Path) -> None:
 
 
 def test_set_keeps_and_leaves_out_domains(tmp_path: Path) -> None:
-    for name in "abc":
-        write_shard(tmp_path / f"{name}.h5", count=6, domain=name)
+    for seed, name in enumerate("abc"):
+        write_shard(tmp_path / f"{name}.h5", count=6, domain=name, seed=seed)
     files = [tmp_path / f"{name}.h5" for name in "abc"]
     assert ShardSet(files, exclude=["b"]).domains == ["a", "c"]
     assert ShardSet(files, include=["b"]).domains == ["b"]
@@ -208,6 +208,14 @@ def test_set_keeps_and_leaves_out_domains(tmp_path: Path) -> None:
         ShardSet(files, exclude=["d"])
     with pytest.raises(UsageError, match="no domain is left"):
         ShardSet(files, exclude=["a", "b", "c"])
+
+
+def test_set_refuses_the_same_samples_twice(tmp_path: Path) -> None:
+    """Also as a copy under another name."""
+    write_shard(tmp_path / "a.h5")
+    write_shard(tmp_path / "b.h5", codec="gzip")
+    with pytest.raises(UsageError, match=r"a\.h5 and .*b\.h5 hold the same samples"):
+        ShardSet([tmp_path / "a.h5", tmp_path / "b.h5"])
 
 
 def test_fingerprint_follows_content(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def command(
         from specfm.engine.launch import launch
 
         code = launch("pretrain", [config, *(overrides or []), *(["--resume"] if resume else [])], nproc)
-        if code == 0 and not any((Path(settings.out) / name).exists() for name in ("model", "REQUEUE")):
+        if code == 0 and not _finished_or_saved(settings):
             code = 1  # stopped by a signal before the workers could save
         if code:
             raise typer.Exit(code)
@@ -63,6 +63,17 @@ def command(
     for row in summary_rows(Path(settings.out)):
         table.add_row(*row)
     Console().print(table)
+
+
+def _finished_or_saved(config: PretrainConfig) -> bool:
+    """Whether the model of the last step is there, or the word that a stopped run wants to be started again."""
+    import json
+
+    from specfm.engine.run_folder import RunFolder
+
+    folder = RunFolder(config.out)
+    card = folder.model / "card.json"  # a run that is being prolonged has the model of fewer steps
+    return folder.requeue.exists() or (card.is_file() and json.loads(card.read_text())["steps"] >= config.steps)
 
 
 def _print_plan(config: PretrainConfig, nproc: int) -> None:

@@ -18,8 +18,14 @@ from specfm.errors import SpecfmError
 
 log = logging.getLogger(__name__)
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 STALLED_EXIT_CODE = 5
+
+
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """Signals that end a run in order; a closed terminal is none of them under ``nohup``, which ignores SIGHUP."""
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return tuple(number for number in STOP_SIGNALS if not (ignored and number == signal.SIGHUP))
 
 
 class DivergedError(SpecfmError):
@@ -75,7 +81,7 @@ class BadStepGuard:
 
 
 class StopSignals:
-    """Turns SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 into a flag that the loop reads; a second SIGINT exits at once.
+    """Turns :func:`stop_signals` into a flag that the loop reads; a second SIGINT exits at once.
 
     Outside the main thread (a notebook's helper, a test) signals cannot be caught and the flag stays down.
     """
@@ -91,7 +97,7 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
+            self._previous = {number: signal.signal(number, self._note) for number in stop_signals()}
         return self
 
     def __exit__(

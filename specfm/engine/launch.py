@@ -7,17 +7,18 @@ import os
 import signal
 import sys
 
+from specfm.engine.guard import stop_signals
+
 log = logging.getLogger(__name__)
 
-SIGNALS = "SIGTERM,SIGINT,SIGUSR1"
 SHUTDOWN_S = 170  # time a stop signal leaves for the checkpoint; schedulers send theirs 180 s before the end
 
 
 def launch(module: str, arguments: list[str], processes: int) -> int:
     """Run ``python -m module arguments`` in ``processes`` processes and wait for all of them.
 
-    Stop signals are handed on to the workers (without ``--signals-to-handle`` SIGUSR1 would kill only the launcher and
-    orphan them).
+    Stop signals are handed on to the workers (one that is not in ``--signals-to-handle`` would kill only the launcher
+    and orphan them).
 
     Returns:
         0 if all went well, also after an orderly stop by a signal; else the exit code of the first process that failed.
@@ -30,8 +31,9 @@ def launch(module: str, arguments: list[str], processes: int) -> int:
     for name in ("torch.distributed.elastic", "torch.distributed.run"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    signals = ",".join(number.name for number in stop_signals())
     command = [
-        "--standalone", f"--nproc-per-node={processes}", f"--signals-to-handle={SIGNALS}",
+        "--standalone", f"--nproc-per-node={processes}", f"--signals-to-handle={signals}",
         f"--shutdown-timeout={SHUTDOWN_S}", "-m", module, *arguments,
     ]  # fmt: skip
     try:

@@ -70,6 +70,19 @@ def test_stop_signals_only_set_a_flag():
     assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
 
 
+def test_a_closed_terminal_stops_a_run_in_order_unless_nohup_says_otherwise():
+    with StopSignals() as signals:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert signals.received == signal.SIGHUP
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals() as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signals.received is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_watchdog_names_the_stage_and_the_stack(tmp_path, capsys):
     codes = []
     with Watchdog(0.2, tmp_path / "stacks.txt", give_up=codes.append) as watchdog:

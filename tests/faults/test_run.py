@@ -245,7 +245,12 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(tmp_path, shards):
 
 
 @pytest.mark.parametrize(
-    ("number", "nproc"), [(signal.SIGTERM, 1), pytest.param(signal.SIGUSR1, 2, marks=pytest.mark.slow)]
+    ("number", "nproc"),
+    [
+        (signal.SIGTERM, 1),
+        (signal.SIGHUP, 2),
+        *(pytest.param(number, 2, marks=pytest.mark.slow) for number in (signal.SIGUSR1, signal.SIGUSR2)),
+    ],
 )
 def test_a_signal_to_the_command_saves_and_resumes_exactly(tmp_path, shards, number, nproc):
     """Faults 23 and 24: exit 0, a checkpoint, REQUEUE, no orphans; what follows is the undisturbed run."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from specfm.engine.metrics import read_metrics
@@ -21,7 +22,8 @@ def last_values(folder: Path, keys: tuple[str, ...]) -> dict[str, Any]:
 
 def summary_rows(folder: Path) -> list[tuple[str, str]]:
     """Label and text of each line of the closing table."""
-    keys = ("step", "loss", "knn", "embedding/rank", "embedding/uniformity", "negatives/excluded", "samples_per_s")
+    keys = ("step", "loss", "knn", "embedding/rank", "embedding/uniformity", "negatives/excluded")
+    speeds = [row["samples_per_s"] for row in read_metrics(folder) if row.get("samples_per_s") is not None]
     values = last_values(folder, keys)
     shown = {
         "steps": values["step"],
@@ -30,7 +32,7 @@ def summary_rows(folder: Path) -> list[tuple[str, str]]:
         "feature rank": values["embedding/rank"],
         "uniformity": values["embedding/uniformity"],
         "negatives excluded": values["negatives/excluded"],
-        "samples/s": values["samples_per_s"],
+        "samples/s (median)": median(speeds) if speeds else None,
     }
     rows = [
         (name, f"{value:.4f}" if isinstance(value, float) else str(value))

@@ -14,7 +14,7 @@ from pretrain import setup
 from pretrain.loop import train
 from pretrain.setup import BEFORE_TRUNK
 from specfm.errors import UsageError
-from tests.pretrain.runs import debug_config, make_shard, make_shards, metrics, weights
+from tests.pretrain.runs import debug_config, make_shard, make_shards, metrics, settings, weights
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,6 @@ def test_the_command_prints_a_plan_and_writes_nothing(tmp_path, shards):
     from typer.testing import CliRunner
 
     from specfm.cli import app
-    from tests.pretrain.runs import settings
 
     arguments = ["pretrain", "pretrain/debug.yaml", *settings(tmp_path / "run", shards)]
     result = CliRunner().invoke(app, [*arguments, "--dry-run"])
@@ -154,7 +153,25 @@ def test_the_command_prints_a_plan_and_writes_nothing(tmp_path, shards):
     assert not (tmp_path / "run").exists()
     result = CliRunner().invoke(app, [*arguments, "steps=2"])
     assert result.exit_code == 0, result.output
+    rows = metrics(tmp_path / "run")
+    assert f"{sum(row['samples_per_s'] for row in rows) / 2:.4f}" in result.output  # of all steps, not of the last one
     assert "final loss" in result.output and str(tmp_path / "run" / "model")[:20] in result.output
+
+
+def test_a_launch_that_a_signal_ended_too_early_is_no_success(tmp_path, shards, plain, monkeypatch):
+    """Also where the run is being prolonged and an older model is there."""
+    from typer.testing import CliRunner
+
+    from specfm.cli import app
+
+    monkeypatch.setattr("specfm.engine.launch.launch", lambda *_: 0)  # as after a signal, whatever the workers did
+    shutil.copytree(plain, tmp_path / "run")
+    for steps, requeue, code in ((12, False, 0), (20, False, 1), (20, True, 0)):
+        if requeue:
+            (tmp_path / "run" / "REQUEUE").write_text("{}")
+        overrides = settings(tmp_path / "run", shards, f"steps={steps}")
+        result = CliRunner().invoke(app, ["pretrain", "pretrain/debug.yaml", *overrides, "--nproc", "2", "--resume"])
+        assert result.exit_code == code, result.output
 
 
 def test_what_can_hardly_be_meant_is_told(tmp_path, shards, caplog):

@@ -49,8 +49,8 @@ class BadStepGuard:
         self.consecutive, self.in_window, self.window = consecutive, in_window, window
         self.bad_steps: list[int] = []
 
-    def record(self, step: int, bad: bool) -> None:
-        """Note whether ``step`` was bad.
+    def record(self, step: int, bad: bool, last: bool = False) -> None:
+        """Note whether ``step`` was bad. One bad step may be the fault of its batch; a run does not end with two.
 
         Raises:
             DivergedError: exit code 4.
@@ -59,8 +59,9 @@ class BadStepGuard:
         if not bad:
             return
         self.bad_steps.append(step)
-        tail = self.bad_steps[-(self.consecutive + 1) :]
-        if len(tail) > self.consecutive and tail[0] == step - self.consecutive:
+        allowed = min(self.consecutive, 1) if last else self.consecutive
+        tail = self.bad_steps[-(allowed + 1) :]
+        if len(tail) > allowed and tail[0] == step - allowed:
             raise DivergedError(
                 f"loss or gradient was not finite in {len(tail)} steps in a row, up to step {step}; lower optim.lr, or "
                 "look at the samples listed in bad_steps/ of the run folder"

@@ -26,7 +26,7 @@ from specfm.engine import faults
 from specfm.engine.checkpointing import Checkpointer, CheckpointWriteError
 from specfm.engine.config import RunConfig
 from specfm.engine.distributed import World
-from specfm.engine.guard import BadStepGuard, StopSignals, Watchdog
+from specfm.engine.guard import BadStepGuard, DivergedError, StopSignals, Watchdog
 from specfm.engine.metrics import MetricsLog, WandbMirror
 from specfm.engine.optimizer import clip_gradients, set_lr
 from specfm.engine.run_folder import RunFolder
@@ -247,7 +247,7 @@ class TrainingLoop(ABC):
         """Judge, watch, record and save what the step left."""
         config = self.config
         try:
-            self.guard.record(number, bad)
+            self.guard.record(number, bad, last=self.finished())
             self.watchdog.stage("evaluation")
             row |= self.observe(number, number == config.steps or stop)
         finally:
@@ -261,10 +261,19 @@ class TrainingLoop(ABC):
         last = self.finished()
         if last or stop or (number % config.checkpoint.every == 0 and not bad):
             self.watchdog.stage("checkpoint")
-            saved = self.world.on_main(lambda: self.save(number))
+            saved = self.world.on_main(lambda: self._save_if_finite(number))
             if not saved and (last or stop):
                 raise CheckpointWriteError(f"the checkpoint at step {number} could not be written; see the warnings")
             self.watchdog.stage("after checkpoint")
+
+    def _save_if_finite(self, number: int) -> bool:
+        """A finite gradient can still make an update that overflows; such weights never become a checkpoint."""
+        if not torch.stack([p.detach().isfinite().all() for p in self.modules.parameters()]).all():
+            raise DivergedError(
+                f"weights are not finite after step {number}; lower optim.lr or optim.weight_decay, then resume or "
+                "start a new run"
+            )
+        return self.save(number)
 
     def _dump(self, number: int, batch: Any, result: StepResult, norm: float) -> None:
         loss = float(result.loss)

@@ -51,6 +51,17 @@ def test_guard_gives_up_after_four_in_a_row_and_not_before():
     assert caught.value.exit_code == 4
 
 
+def test_guard_lets_no_run_end_with_two_bad_steps():
+    guard = BadStepGuard(consecutive=3)
+    guard.record(1, True)
+    guard.record(2, False)
+    guard.record(3, True, last=True)
+    guard.record(4, False, last=True)
+    guard.record(5, True)
+    with pytest.raises(DivergedError, match="2 steps in a row, up to step 6"):
+        guard.record(6, True, last=True)
+
+
 def test_guard_counts_within_its_window_and_survives_a_restart():
     guard = BadStepGuard(consecutive=3, in_window=2, window=10)
     guard.record(1, True)

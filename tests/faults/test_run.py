@@ -85,6 +85,23 @@ def test_nan_that_stays_ends_the_run(tmp_path, shards):
     assert not (out / "model").exists()
 
 
+@pytest.mark.parametrize("world", [1, 2])
+def test_weights_that_overflow_are_neither_saved_nor_released(tmp_path, shards, world):
+    """The gradient of step 1 is finite, its update is not."""
+    out = tmp_path / "run"
+    codes, text = run(out, shards, "steps=3", "optim.weight_decay=1e45", "checkpoint.every=1", world=world)
+    assert codes == [4] * world and "weights are not finite after step 1" in error_of(text)
+    assert not (out / "checkpoints").exists() and not (out / "model").exists()
+
+
+def test_a_run_that_diverges_in_its_last_steps_releases_nothing(tmp_path, shards):
+    """Its weights are finite, and so large that no loss is; with so few steps left the guard did not give up."""
+    out = tmp_path / "run"
+    codes, text = run(out, shards, "steps=3", "optim.weight_decay=1e30", "checkpoint.every=10")
+    assert codes == [4] and "2 steps in a row, up to step 3" in error_of(text)
+    assert not (out / "checkpoints").exists() and not (out / "model").exists()
+
+
 def test_changed_shards_are_refused(tmp_path):
     """Fault 15, with the key that overrides it."""
     shards = make_shards(tmp_path / "shards")

@@ -17,6 +17,8 @@ import logging
 import os
 import shutil
 import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +54,23 @@ def copies_allowed(cache: str) -> bool:
 
 def _record_path(path: Path, fingerprint: str) -> Path:
     return cache_folder() / "verified" / f"{fingerprint[:16]}-{stable_id(path.resolve()):016x}.json"
+
+
+@contextmanager
+def one_at_a_time(path: Path, fingerprint: str) -> Iterator[None]:
+    """Held by one process of this machine at a time, so that eight ranks do not all check the same bytes; let go of
+    when a process ends, however it does. Where files cannot be locked, each goes on by itself.
+    """
+    with ExitStack() as stack:
+        try:
+            import fcntl
+
+            lock = _record_path(path, fingerprint).with_suffix(".lock")
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            fcntl.flock(stack.enter_context(open(lock, "w")), fcntl.LOCK_EX)
+        except (ImportError, OSError) as error:
+            log.info("%s: checked by every process by itself (%s)", path, error)
+        yield
 
 
 def recall_verified(path: Path, fingerprint: str) -> list[int] | None:

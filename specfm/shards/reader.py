@@ -183,26 +183,33 @@ class ShardReader:
         with self._verifying:  # a lock of its own: the threads that check CRCs take the other one to open the file
             if self._ready:
                 return self.bad
-            bad: list[int] | None = None
-            if self._patches.offsets_N is None or (self._masks is not None and self._masks.offsets_N is None):
-                bad = self._open_slow()
+            bad = self._open_slow() if self._is_slow else None
             if bad is None and self._verify == "first":
-                bad = machine.recall_verified(self.path, self.fingerprint)
-                if bad is None:
-                    log.info("%s: checking the CRC of %d samples, once on this machine", self.path, len(self))
-                    status = self.path.stat()
-                    bad = self.check_crcs()
-                    machine.remember_verified(self.path, self.fingerprint, status, bad)
+                bad = self._recall_or_check()
             self._quarantine(bad or [])
             self._hold_masks()
             self._ready = True
             return self.bad
 
+    def _recall_or_check(self) -> list[int]:
+        with machine.one_at_a_time(self.path, self.fingerprint):
+            bad = machine.recall_verified(self.path, self.fingerprint)
+            if bad is None:
+                log.info("%s: checking the CRC of %d samples, once on this machine", self.path, len(self))
+                status = self.path.stat()
+                bad = self.check_crcs()
+                machine.remember_verified(self.path, self.fingerprint, status, bad)
+            return bad
+
+    @property
+    def _is_slow(self) -> bool:
+        return self._patches.offsets_N is None or (self._masks is not None and self._masks.offsets_N is None)
+
     def _open_slow(self) -> list[int] | None:
         reason = self._patches.reason or (self._masks.reason if self._masks else "")
         made = None
         if machine.copies_allowed(self._cache):
-            with schema.open_file(self.path) as file:
+            with machine.one_at_a_time(self.path, self.fingerprint), schema.open_file(self.path) as file:
                 _register_filters(self.codec)
                 made = machine.uncompressed_copy(file, self.path, self.fingerprint, self.crc_N)
         if made is None:

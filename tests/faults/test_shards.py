@@ -132,6 +132,34 @@ def test_flipped_mask_is_noticed(tmp_path: Path) -> None:
     assert reader.resolve([39, 38]).tolist() == [0, 38]  # the last one is followed by the first
 
 
+@pytest.mark.parametrize("codec", ("none", "gzip"))
+def test_processes_that_start_together_check_a_shard_once(codec: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    write_shard(path, codec=codec)
+    code = """if True:
+        import sys, time
+        from specfm.shards import ShardReader, cache
+        from pathlib import Path
+        def counted(function):
+            def call(*a, **k):
+                with open(sys.argv[2], "a") as file:
+                    file.write("x")
+                time.sleep(0.5)
+                return function(*a, **k)
+            return call
+        ShardReader.check_crcs = counted(ShardReader.check_crcs)
+        cache._transcode = counted(cache._transcode)
+        Path(sys.argv[3]).touch()
+        while len(list(Path(sys.argv[3]).parent.glob("ready-*"))) < 3:
+            time.sleep(0.01)
+        assert ShardReader(sys.argv[1]).verify_once() == ()
+    """
+    where = [(str(path), str(tmp_path / "count"), str(tmp_path / f"ready-{i}")) for i in range(3)]
+    started = [subprocess.Popen([sys.executable, "-c", code, *files], cwd=REPOSITORY) for files in where]
+    assert [process.wait(60) for process in started] == [0, 0, 0]
+    assert (tmp_path / "count").read_text() == "x"
+
+
 def test_batches_carry_the_substitute_with_its_own_fields(tmp_path: Path) -> None:
     path = tmp_path / "a.h5"
     write_shard(path)

@@ -20,6 +20,8 @@ def interleaved(
 ) -> dict[str, float]:
     """Median seconds of each candidate over ``repeats`` rounds; the order turns by one place each round.
 
+    Each is run once untimed before it is timed, which takes back the caches and cores from the candidate before it.
+
     ``clock="cpu"`` counts this process's processor time instead, for machines that others use meanwhile (then use one
     thread: waiting threads spin).
     """
@@ -29,6 +31,8 @@ def interleaved(
     for turn in range(warmup + repeats):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
+            if turn >= warmup:
+                candidates[name]()
             start = now()
             candidates[name]()
             if turn >= warmup:

@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from specfm.errors import SpecfmError, UsageError
+from specfm.errors import SpecfmError, UsageError, sentence
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class World:
                 message = {"value": function()}
             except Exception as error:
                 raised = error
-                message = {"error": str(error), "exit_code": getattr(error, "exit_code", 1)}
+                message = {"error": sentence(error), "exit_code": getattr(error, "exit_code", 1)}
         message = self._broadcast_json(message)
         if raised is not None:
             raise raised

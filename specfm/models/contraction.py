@@ -59,6 +59,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor]:
         x, basis = ctx.saved_tensors
+        grad = grad.to(basis.dtype)  # autocast multiplies in fewer bits than it is given
         return grad @ basis if ctx.needs_input_grad[0] else None, grad.mT @ x
 
 

@@ -18,7 +18,7 @@ from specfm.engine.guard import BadStepGuard, DivergedError, StopSignals, Watchd
 from specfm.engine.metrics import MetricsLog, WandbMirror, read_metrics
 from specfm.engine.optimizer import adamw, clip_gradients, optimizer_tensors, restore_optimizer, set_lr
 from specfm.engine.schedule import ramp, warmup_cosine
-from specfm.errors import UsageError
+from specfm.errors import SpecfmError, UsageError, sentence
 
 
 def test_warmup_cosine_matches_timm():
@@ -245,3 +245,23 @@ def test_missing_gradients_are_zero_in_one_process_too():
     parameter = nn.Parameter(torch.ones(3))
     World(0, 1, torch.device("cpu")).sum_gradients([parameter])
     assert torch.equal(parameter.grad, torch.zeros(3))
+
+
+def test_every_rank_tells_an_error_of_the_operating_system_alike(monkeypatch):
+    """Whichever of them comes first is the one that is heard."""
+    sent = []
+
+    def broadcast(world, value):
+        sent.append(value)
+        return sent[0]
+
+    def fail():
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/full")
+
+    monkeypatch.setattr(World, "_broadcast_json", broadcast)
+    told = []
+    for rank in range(2):
+        with pytest.raises((OSError, SpecfmError)) as caught:
+            World(rank, 2, torch.device("cpu")).on_main(fail)
+        told.append(sentence(caught.value))
+    assert told == ["runs/full: no space left on device; free some space or choose another place"] * 2

@@ -67,7 +67,9 @@ def one_at_a_time(path: Path, fingerprint: str) -> Iterator[None]:
 
             lock = _record_path(path, fingerprint).with_suffix(".lock")
             lock.parent.mkdir(parents=True, exist_ok=True)
-            fcntl.flock(stack.enter_context(open(lock, "w")), fcntl.LOCK_EX)
+            handle = stack.enter_context(open(lock, "w"))
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            stack.callback(fcntl.flock, handle, fcntl.LOCK_UN)  # or a process forked meanwhile would go on holding it
         except (ImportError, OSError) as error:
             log.info("%s: checked by every process by itself (%s)", path, error)
         yield

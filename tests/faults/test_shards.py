@@ -160,6 +160,22 @@ def test_processes_that_start_together_check_a_shard_once(codec: str, tmp_path: 
     assert (tmp_path / "count").read_text() == "x"
 
 
+def test_a_process_forked_during_a_check_does_not_hold_others_up(tmp_path: Path) -> None:
+    code = """if True:
+        import os, sys, time
+        from pathlib import Path
+        from specfm.shards.cache import one_at_a_time
+        with one_at_a_time(Path("a.h5"), "0" * 64):
+            if not (child := os.fork()):
+                time.sleep(60)
+                os._exit(0)
+        with one_at_a_time(Path("a.h5"), "0" * 64):
+            os.kill(child, 9)
+    """
+    environment = {**os.environ, "SPECFM_CACHE": str(tmp_path)}
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=environment, timeout=30).returncode == 0
+
+
 def test_batches_carry_the_substitute_with_its_own_fields(tmp_path: Path) -> None:
     path = tmp_path / "a.h5"
     write_shard(path)

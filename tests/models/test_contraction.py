@@ -21,6 +21,8 @@ def test_gradients_are_those_of_the_textbook_also_under_autocast(grids: int, tok
     )
     weight = torch.randn_like(textbook)
     expected = torch.autograd.grad((textbook * weight).sum(), given)
+    functional = torch.func.grad(lambda basis: (contract(x, basis, hidden, generator) * weight).sum())(basis)
+    assert (functional - expected[1]).norm() < 1e-5 * expected[1].norm()
     for few_bits, tolerance in ((False, 1e-5), (True, 3e-2)):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=few_bits):
             tokens_BND = contract(*given)

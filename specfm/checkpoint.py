@@ -151,10 +151,10 @@ def load(path: str | Path, device: str = "cpu", align: bool | None = None) -> En
         SpecfmError: nothing to load there, a task model, a changed byte, an unknown format, or weights that do not fit.
         UsageError: no such device; ``align`` without a library of spectra.
     """
-    from specfm.models.registry import rebuild_encoder
+    from specfm.models.registry import create_encoder
 
     require_device(device)
-    encoder, _, card = read_module(path, ENCODER, lambda config: rebuild_encoder(config["encoder"]))
+    encoder, _, card = read_module(path, ENCODER, lambda config: create_encoder(**config["encoder"]))
     encoder.card = card
     encoder = encoder.to(device).eval()
     return encoder if align is None else encoder.align(align)

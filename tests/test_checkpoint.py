@@ -53,15 +53,6 @@ def test_options_travel(tmp_path: Path) -> None:
     assert again.embedding.meta.sensor_names == ("A", "B") and len(again.blocks) == 2
 
 
-def test_a_config_of_the_time_when_defaults_were_others_still_loads(tmp_path: Path) -> None:
-    """It said only what had been chosen, and the rank of the spatial basis was 8."""
-    encoder = saved(tmp_path / "release", rank=8)
-    config = {"format": 1, "encoder": {"size": "nano", "embedding": "hyper", "patch_size": 4}}
-    rewritten(tmp_path / "release", "config.json", json.dumps(config).encode())
-    again = specfm.load(tmp_path / "release")
-    assert again.config == encoder.config and again.embedding.rank == 8
-
-
 def test_a_folder_says_what_it_is(tmp_path: Path) -> None:
     saved(tmp_path / "release")
     assert {p.name for p in (tmp_path / "release").iterdir()} == {*FILES, "MANIFEST.json"}

@@ -21,7 +21,7 @@ from specfm.checkpoint import TASK, read_module, require_device, write_module
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import staged_folder
 from specfm.models.encoder import Bands, Encoder, Features
-from specfm.models.registry import rebuild_encoder
+from specfm.models.registry import create_encoder
 
 if TYPE_CHECKING:
     from specfm.library import Library
@@ -329,7 +329,7 @@ def _build(config: dict[str, Any]) -> TaskModel:
     facts = config["task"]
     head = HeadSpec(**{**facts["head"], "layers": tuple(facts["head"]["layers"])})
     return TaskModel(
-        rebuild_encoder(config["encoder"]), facts["task"], facts["label_names"], facts["tile"], head,
+        create_encoder(**config["encoder"]), facts["task"], facts["label_names"], facts["tile"], head,
         facts["threshold"], facts["level"],
     )  # fmt: skip
 

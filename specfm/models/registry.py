@@ -51,8 +51,6 @@ EMBEDDINGS: dict[str, Callable[..., nn.Module]] = {
     "dofa": DofaEmbedding,
     "specaware": SpecAwareEmbedding,
 }
-# What a checkpoint means by an option that its config.json leaves out; older ones say only what was chosen.
-FORMER: dict[str, dict[str, Any]] = {"hyper": {"rank": 8}}
 
 
 def create_encoder(size: str = "nano", embedding: str = "hyper", patch_size: int = 8, **options: Any) -> Encoder:
@@ -86,8 +84,3 @@ def create_encoder(size: str = "nano", embedding: str = "hyper", patch_size: int
     whole = _defaults(EMBEDDINGS[embedding]) | rest | trunk | {"size": size, "embedding": embedding}
     config = {k: list(v) if isinstance(v, tuple) else v for k, v in whole.items()} | {"patch_size": patch_size}
     return Encoder(module, patch_size, config=config, **trunk)
-
-
-def rebuild_encoder(config: dict[str, Any]) -> Encoder:
-    """An encoder as the config.json of a checkpoint says, also where that was written when defaults were others."""
-    return create_encoder(**{**FORMER.get(config.get("embedding", "hyper"), {}), **config})

@@ -103,7 +103,7 @@ def by_band_count(bands: int, repeats: int, clock: str) -> dict[str, Any]:
         "hyper joint content, patches": on_patches("hyper", x_BHWC, grid, content=True),
         "hyper metadata only, patches": on_patches("hyper", x_BHWC, grid, content=False),
         "hyper rank 1, patches": on_patches("hyper", x_BHWC, grid, rank=1),
-        "hyper rank 8, patches": on_patches("hyper", x_BHWC, grid, rank=8),
+        "hyper rank 4, patches": on_patches("hyper", x_BHWC, grid, rank=4),
         "hyper.reference, patches": on_patches("hyper", x_BHWC, grid, "reference"),
         "conv2d": conv2d(x_BHWC),
         "dofa (our control)": whole("dofa", x_BHWC, grid),

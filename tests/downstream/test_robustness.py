@@ -178,7 +178,7 @@ def test_aligned_features_of_another_camera_have_a_probe_of_their_own(plots: lis
     from downstream.baselines import random_encoder
     from tests.test_library import library
 
-    encoder = random_encoder("nano", 3, patch_size=3, dim=48, depth=1, heads=3, rank=8)
+    encoder = random_encoder("nano", 3, patch_size=3, dim=48, depth=1, heads=3)
     encoder.library = library(count=60)
     short = options(sensors=("sentinel2_msi",), steps=(4,), probe={"protocols": ("knn", "linear")})
     told = {}

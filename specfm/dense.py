@@ -68,9 +68,13 @@ def embed_scene(
     p = encoder.patch_size
     plan = patch_plan(scene, p, tile, stride, called="tile")
     out = np.empty((*plan.shape, encoder.num_features), np.float32)
+    was_training = encoder.training
     encode = TileEncoder(encoder, scene, level)
-    for first, rows_hwD in blended_rows(plan, encode, fitting_batch(batch_size, plan.side * p, scene.shape[2])):
-        out[first : first + len(rows_hwD)] = rows_hwD
+    try:
+        for first, rows_hwD in blended_rows(plan, encode, fitting_batch(batch_size, plan.side * p, scene.shape[2])):
+            out[first : first + len(rows_hwD)] = rows_hwD
+    finally:
+        encoder.train(was_training)
     rows_h, cols_w = (np.arange(size) * p + (p - 1) / 2 for size in plan.shape)
     x_w = y_h = None
     if scene.geo is not None and scene.geo.transform is not None:

@@ -180,3 +180,10 @@ def test_lists_of_spectra_are_not_mixed(encoder: Encoder) -> None:
         encoder.embed(listed)
     one_by_one = build("hyper", GRID, patch_size=1).embed(listed, tile=1).features_hwD
     assert np.isfinite(one_by_one).all()
+
+
+def test_an_encoder_in_training_is_in_training_afterwards() -> None:
+    encoder = build("hyper", GRID, patch_size=4).train()
+    first = encoder.embed(stored(9, 9), SENSOR).features_hwD
+    assert encoder.training
+    assert np.array_equal(first, encoder.eval().embed(stored(9, 9), SENSOR).features_hwD) and not encoder.training

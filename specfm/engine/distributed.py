@@ -47,6 +47,8 @@ def collective() -> Iterator[None]:
     """
     try:
         yield
+    except torch.OutOfMemoryError:  # ours, and a RuntimeError too
+        raise
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise PeerLostError(

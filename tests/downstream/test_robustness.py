@@ -178,8 +178,8 @@ def test_aligned_features_of_another_camera_have_a_probe_of_their_own(plots: lis
     from downstream.baselines import random_encoder
     from tests.test_library import library
 
-    encoder = random_encoder("nano", 3, patch_size=3, dim=48, depth=1, heads=3)
-    encoder.library = library(count=60)
+    encoder = random_encoder("nano", 3, patch_size=3, depth=1)  # of its own width: narrower, it is chance
+    encoder.library = library(count=300)
     short = options(sensors=("sentinel2_msi",), steps=(4,), probe={"protocols": ("knn", "linear")})
     told = {}
     for align in (None, False):
@@ -193,7 +193,7 @@ def test_aligned_features_of_another_camera_have_a_probe_of_their_own(plots: lis
         return float(told[align][condition, method, "linear"]["aa"]["mean"])
 
     for method in ("encoder", "random-init", "pixel spectrum"):
-        assert aa(camera, method, None) > max(0.43, aa(camera, method, False) - 0.05), method  # chance is .33
+        assert aa(camera, method, None) > max(0.55, aa(camera, method, False) - 0.05), method  # chance is .33
     assert aa(camera, "encoder", None) > aa(camera, "encoder", False) + 0.1
     assert aa(camera, "pixel spectrum", None) > 0.8  # it saw the training spectra through those very bands
     raw = ("pixel spectrum", "linear")
@@ -202,7 +202,7 @@ def test_aligned_features_of_another_camera_have_a_probe_of_their_own(plots: lis
     said = {key: " ".join(row["notices"]) for key, row in told[None].items()}
     own, spectrum = ("encoder", "linear"), ("pixel spectrum", "linear")
     assert "to what the poorest can tell" in said[camera, *own] and "to what" not in said[noise, *own]
-    assert "aligned by 60" in said[noise, *own] and "raw spectra" not in said[camera, *own]
+    assert "aligned by 300" in said[noise, *own] and "raw spectra" not in said[camera, *own]
     assert "seen through its bands" in said[camera, *spectrum] and "another camera" not in said[noise, *spectrum]
     plain = " ".join(told[False][camera, *spectrum]["notices"])
     assert "resampled to the bands as measured" in plain

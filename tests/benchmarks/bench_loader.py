@@ -7,8 +7,9 @@ millisecond, in which some machines have not yet given the second thread a core 
 
 * ``h5py``: ``out[i] = dataset[id]`` for every sample of the batch, one thread (h5py does not scale with threads);
 * ``specfm``: ``ShardReader.read`` of the batch, split over ``--threads`` threads, masks included;
-* ``gather``: the same bytes from a flat file by a ``preadv`` loop and by ``np.memmap`` fancy indexing, split over the
-  same threads. ``preadv`` is the yardstick: a map of a file that is cut short kills the process, so we may not use one.
+* ``gather``: the same bytes from a flat file by ``np.memmap`` fancy indexing and by a ``preadv`` loop, split over the
+  same threads. The faster of the two is the yardstick, ``preadv`` the one that we may use: a map of a file that is cut
+  short kills the process. Both ratios are printed.
 
 Also the whole :class:`pretrain.loader.Loader` (sampler, metadata, masks) in samples a second.
 

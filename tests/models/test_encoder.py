@@ -14,6 +14,7 @@ import torch
 
 from specfm import BandGrid, BandTensors, Sensor, SpecfmError, UsageError, create_encoder
 from specfm.models import SIZES
+from specfm.models.codes import _asinh
 from specfm.models.registry import EMBEDDINGS, TRUNK
 from tests.properties.cases import NAMES, build, comb, cube, difference, options_for
 
@@ -198,3 +199,14 @@ def test_specaware_refuses_what_the_original_cannot_read() -> None:
 
 def test_unknown_options_reach_the_embedding_only() -> None:
     assert options_for("specaware", GRID)["rank"] == build("specaware", GRID).embedding.rank
+
+
+def test_asinh_is_that_of_torch() -> None:
+    sizes = 10.0 ** torch.arange(-8, 18, 0.25)
+    x = torch.cat([sizes, -sizes, torch.zeros(1)])
+    exact = torch.asinh(x.double())
+    assert ((_asinh(x) - exact).abs() <= 3e-7 * exact.abs()).all()
+    assert _asinh(torch.tensor([torch.inf, -torch.inf, 1e30])).isfinite().all()  # no NaN from inf / inf
+    leaf = x[x != 0].clamp(-1e4, 1e4).requires_grad_()
+    _asinh(leaf).sum().backward()
+    torch.testing.assert_close(leaf.grad, (1 + leaf.detach().square()).rsqrt(), rtol=1e-5, atol=0)

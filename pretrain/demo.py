@@ -46,7 +46,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class DemoResult:
-    """Rows of the probe (see ``downstream.probe``), the report, and seconds by stage."""
+    """Rows of the probe (see ``downstream.probe.run``), the report, and seconds by stage."""
 
     rows: list[dict[str, Any]]
     report: Path
@@ -179,8 +179,8 @@ def _shard(scenes: list[Scene], out: Path) -> None:
 
 
 def _probe(run: Path, scenes: list[Scene], results: Path) -> list[dict[str, Any]]:
-    from downstream.probe import ProbeOptions, probe
-    from downstream.results import append_rows
+    from downstream.probe.run import ProbeOptions, probe
+    from downstream.results.files import append_rows
     from specfm.checkpoint import load
 
     options = ProbeOptions(shots=SHOTS, seeds=SPLITS, window=VIEW, **PROBE)
@@ -190,7 +190,7 @@ def _probe(run: Path, scenes: list[Scene], results: Path) -> list[dict[str, Any]
 
 
 def _report(run: Path, scenes: list[Scene], results: Path, out: Path) -> Path:
-    from downstream.baselines import random_twin
+    from downstream.baselines.classics import random_twin
     from downstream.report import build_report, embed_scenes
     from specfm.checkpoint import load
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from pretrain import setup
 from pretrain.config import PretrainConfig
-from pretrain.library import collect_library
 from pretrain.loader import Loader
 from pretrain.monitor import OnlineKnn
-from pretrain.objectives.metrics import embedding_metrics
+from pretrain.objectives.collapse import embedding_metrics
+from pretrain.release.library import collect_library
 from pretrain.step import PretrainStep
 from specfm.batch import Batch
 from specfm.engine import distributed, faults

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from downstream.knn import vote
+from downstream.protocols.knn import vote
 from pretrain.config import MonitorConfig
 from pretrain.sampler import permute
 from specfm.batch import BandTensors, Batch, BatchPart

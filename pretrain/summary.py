@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from specfm.engine.metrics import read_metrics
+from specfm.engine.record import read_metrics
 
 log = logging.getLogger(__name__)
 

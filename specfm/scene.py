@@ -172,7 +172,7 @@ class Scene:
         if not self.neighbours and (height, width) != (1, 1):
             raise UsageError(
                 f"{self.where}: is a list of spectra, which tiles of {height} x {width} pixels would mix; specfm probe "
-                "takes them one by one (in Python: downstream.features.extract)"
+                "takes them one by one (in Python: downstream.features.extract.extract)"
             )
 
     def __repr__(self) -> str:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from specfm.errors import UsageError
 
+STRIP_BYTES = 1 << 26  # what is read of a scene at once
 SAMPLE_BLOCKS = 64  # least number of places that a sample of cells comes from
 COVERING = 9  # tiles that it takes to blend a block of a tile's size, where tiles overlap by half
 HALO_WEIGHT = 1e-6  # of a halo cell: nothing beside a cell further inside, all where nothing else covers it

@@ -14,7 +14,7 @@ from specfm.cards.labels import dominant_class
 from specfm.cards.schema import band_ranges
 from specfm.cli.probe import labelled_scenes
 from specfm.errors import SpecfmError, UsageError
-from specfm.shards.inputs import open_scenes
+from specfm.shards.identity import open_scenes
 
 CLASSIC = ("indian_pines", "salinas", "pavia_university", "pavia_centre", "ksc", "botswana", "houston2013")
 BANDS = dict(zip(CLASSIC, (200, 204, 103, 102, 176, 145, 144), strict=True))

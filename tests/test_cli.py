@@ -89,7 +89,7 @@ def test_errors_become_one_line_and_an_exit_code(
 def test_termination_takes_away_what_is_half_written(tmp_path: Path) -> None:
     """As `kill` or a batch system ends a command that has no way to go on later."""
     work = (
-        "import os, signal, sys\nfrom specfm import cli\nfrom specfm.writers import open_raster\n"
+        "import os, signal, sys\nfrom specfm import cli\nfrom specfm.rasters.writers import open_raster\n"
         "def app(**words):\n"
         "    with open_raster(sys.argv[1], (2, 2, 1)) as writer:\n"
         "        writer.write([[[1], [1]]])\n        os.kill(os.getpid(), signal.SIGTERM)\n"

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from downstream.results import comparable, read_rows
+from downstream.results.files import comparable, read_rows
 from pretrain import demo
 from specfm.cli import app
-from specfm.engine.metrics import read_metrics
+from specfm.engine.record import read_metrics
 from specfm.errors import SpecfmError, UsageError
 
 

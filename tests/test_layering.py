@@ -16,14 +16,11 @@ PACKAGES = ("specfm", "downstream", "pretrain")
 
 # Rooms of the library from the ground up. A module imports from its own level and from those below it.
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("errors", "bands", "sensors", "sensor_table", "config", "files", "tables"),
-    ("scene", "batch", "library", "map_info", "band_statistics"),
-    (
-        *("readers", "shards", "simulate", "cards", "tiles", "writers"),
-        *("inspection", "quicklook", "class_map", "false_colour"),
-    ),
-    ("models", "dense", "tile_encoder"),  # Encoder.embed is dense.embed_scene
-    ("checkpoint", "stream"),
+    ("errors", "bands", "sensors", "sensor_table", "config", "files", "tables", "tiles"),
+    ("scene", "batch", "library", "calibration"),
+    ("readers", "shards", "simulate", "cards", "rasters", "inspection"),
+    ("models", "dense"),  # Encoder.embed is dense.memory.embed_scene
+    ("checkpoint",),
     ("engine",),
     ("cli", "__main__"),
 )
@@ -39,8 +36,8 @@ AT_TOP = {
     "torch": (
         "specfm.batch",
         "specfm.models",
-        "specfm.dense",
-        "specfm.tile_encoder",
+        "specfm.dense.memory",
+        "specfm.dense.tile_encoder",
         "specfm.checkpoint",
         "specfm.engine",
         "downstream",
@@ -49,7 +46,7 @@ AT_TOP = {
     "timm": ("specfm.models", "specfm.engine"),
     "lightly": ("pretrain.objectives",),
 }
-DISTRIBUTED = ("specfm.engine", "pretrain.objectives", "pretrain.ds_sync", "downstream.knn")
+DISTRIBUTED = ("specfm.engine", "pretrain.objectives", "pretrain.ds_sync", "downstream.protocols.knn")
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,7 @@ def test_the_trained_encoder_embeds_every_file(cubes: Path, trained: tuple[Path,
 
 
 def test_the_model_says_what_it_was_trained_on(cubes: Path, trained: tuple[Path, list[Batch]]) -> None:
-    from specfm.shards.inputs import scene_content
+    from specfm.shards.identity import scene_content
 
     card = json.loads((trained[0] / "model" / "card.json").read_text())
     assert set(card["domains"]) == set(DOMAINS), card

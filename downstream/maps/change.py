@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from downstream.maps.cells import Scaling, fitting_sample, paint, unit_rows
+from downstream.maps.paint import Scaling, fitting_sample, paint, unit_rows
 from downstream.maps.predict import CHANGE_COLOURS
-from specfm.class_map import ClassMapWriter, Legend
+from specfm.dense.stream import open_progress
+from specfm.dense.tile_encoder import TileEncoder, fitting_batch, patch_plan
 from specfm.errors import SpecfmError
 from specfm.models.encoder import Encoder
+from specfm.rasters.class_map import ClassMapWriter, Legend
+from specfm.rasters.writers import RasterWriter, open_raster, refuse_shared_name
 from specfm.scene import Scene
-from specfm.stream import open_progress
-from specfm.tile_encoder import TileEncoder, fitting_batch, patch_plan
 from specfm.tiles import Tile, blended_rows
-from specfm.writers import RasterWriter, open_raster, refuse_shared_name
 
 BINS = 256  # of the histogram that the threshold is found on
 NAMES = ("unchanged", "changed")
@@ -157,7 +157,7 @@ def distance_to_file(
         out: ``.tif``, ``.hdr`` (ENVI Classification) or ``.npy``. distance: also write the distance (float32) here.
         threshold: distance from which a pixel counts as changed; None = Otsu's, on a random sample of patches.
         seed: of that sample.
-        window, stride, level, batch_size: as in :func:`specfm.stream.embed_to_file`.
+        window, stride, level, batch_size: as in :func:`specfm.dense.stream.embed_to_file`.
 
     Returns:
         The threshold, and the share of both classes among the pixels with data.

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from downstream.maps.cells import Scaling, fitting_sample, paint
-from specfm.class_map import ClassMapWriter, Legend
+from downstream.maps.paint import Scaling, fitting_sample, paint
+from specfm.dense.stream import open_progress
+from specfm.dense.tile_encoder import TileEncoder, fitting_batch, patch_plan
 from specfm.errors import UsageError
 from specfm.models.encoder import Encoder
+from specfm.rasters.class_map import ClassMapWriter, Legend
 from specfm.scene import Scene
-from specfm.stream import open_progress
-from specfm.tile_encoder import TileEncoder, fitting_batch, patch_plan
 from specfm.tiles import blended_rows
 
 METHODS = ("kmeans", "spectral")
@@ -113,7 +113,7 @@ def cluster_to_file(
         out: ``.tif``, ``.hdr`` (ENVI Classification) or ``.npy``; 0 = no data, 1 = the most frequent cluster.
         classes: K. method: ``kmeans`` or ``spectral`` (on a sample; every cell then joins its nearest sampled cell).
         seed: of the sample and of the clustering.
-        window, stride, level, batch_size: as in :func:`specfm.stream.embed_to_file`.
+        window, stride, level, batch_size: as in :func:`specfm.dense.stream.embed_to_file`.
         preview: also write a PNG of the same name with a legend.
 
     Returns:

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from specfm.class_map import ClassMapWriter, Legend
+from specfm.dense.stream import open_progress
+from specfm.dense.tile_encoder import TileReader, fitting_batch, scene_levels
 from specfm.errors import UsageError
+from specfm.rasters.class_map import ClassMapWriter, Legend
+from specfm.rasters.writers import RasterWriter, open_raster, refuse_shared_name
 from specfm.scene import Scene
-from specfm.stream import open_progress
-from specfm.tile_encoder import TileReader, fitting_batch, scene_levels
 from specfm.tiles import Tile, TilePlan, blended_rows
-from specfm.writers import RasterWriter, open_raster, refuse_shared_name
 
 if TYPE_CHECKING:
     from downstream.tasks.model import TaskModel

@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from downstream.maps.cells import Scaling, fitting_sample, paint, unit_rows
+from downstream.maps.paint import Scaling, fitting_sample, paint, unit_rows
+from specfm.dense.stream import open_progress
+from specfm.dense.tile_encoder import TileEncoder, fitting_batch, patch_plan
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import atomic_write_bytes, refuse_existing
 from specfm.models.encoder import Encoder
-from specfm.quicklook import Thinned, enlarged, png_bytes
+from specfm.rasters.quicklook import Thinned, enlarged, png_bytes
+from specfm.rasters.writers import open_raster
 from specfm.scene import Scene
-from specfm.stream import open_progress
-from specfm.tile_encoder import TileEncoder, fitting_batch, patch_plan
 from specfm.tiles import Tile, blend_block, blended_rows
-from specfm.writers import open_raster
 
 VIRIDIS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 
@@ -92,7 +92,7 @@ def search_to_file(
         out: ``.tif``, ``.hdr`` or ``.npy``, on the scene's own pixels.
         top: how many best places to return. apart: least distance between them, pixels (default half a window).
         seed: of the sample that features are standardised by.
-        window, stride, level, batch_size: as in :func:`specfm.stream.embed_to_file`.
+        window, stride, level, batch_size: as in :func:`specfm.dense.stream.embed_to_file`.
         preview: also write a PNG of the same name: similarity from dark (the least) to yellow (the most).
 
     Raises:

@@ -36,10 +36,10 @@ def embed_scenes(
 
     Args:
         encoder: frozen. scenes: with labels. window: side around each pixel. max_per_class: pixels of a class a scene.
-        pooling: see ``downstream.pooling``.
+        pooling: see ``downstream.features.pooling``.
     """
-    from downstream.features import extract
-    from downstream.samples import collect_samples, sensor_name
+    from downstream.features.extract import extract
+    from downstream.splits.samples import collect_samples, sensor_name
 
     scenes = on_one_list(scenes)
     samples = collect_samples(scenes, window, max_per_class=max_per_class)

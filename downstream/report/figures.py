@@ -56,7 +56,7 @@ def png_uri(png: bytes) -> str:
 
 def colour_of(index: int) -> str:
     """Colour of a class, domain or method by its number: the palette of predicted maps, as ``#rrggbb``."""
-    from specfm.class_map import palette
+    from specfm.rasters.class_map import palette
 
     return "#{:02x}{:02x}{:02x}".format(*palette(index + 1)[index])
 

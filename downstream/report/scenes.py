@@ -39,8 +39,8 @@ def label_map(scene: Scene) -> str | None:
     """Labels of a scene in the colours of its classes (unlabelled transparent), or None."""
     if scene.labels_HW is None:
         return None
-    from specfm.class_map import palette
-    from specfm.quicklook import png_bytes
+    from specfm.rasters.class_map import palette
+    from specfm.rasters.quicklook import png_bytes
 
     labels_HW = np.asarray(scene.labels_HW)
     step = max(1, -(-max(labels_HW.shape) // SIDE))
@@ -55,7 +55,7 @@ def label_map(scene: Scene) -> str | None:
 
 def false_colour(scene: Scene) -> str:
     """False colours of a scene."""
-    from specfm.quicklook import png_bytes, quicklook
+    from specfm.rasters.quicklook import png_bytes, quicklook
 
     return png_uri(png_bytes(quicklook(scene)[0]))
 

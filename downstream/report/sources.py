@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from downstream.results import read_rows
+from downstream.results.files import read_rows
 from specfm.errors import SpecfmError
 
 RASTERS = (".tif", ".tiff", ".hdr", ".npy")
@@ -112,7 +112,7 @@ def _board(path: Path, found: Sources) -> None:
 
 
 def _run(path: Path, found: Sources, seen: set[Path]) -> None:
-    from specfm.engine.metrics import read_metrics
+    from specfm.engine.record import read_metrics
 
     if path.resolve() in seen:
         return

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from downstream import results as result_rows
 from downstream.report import figures
+from downstream.results import files as result_rows
 from downstream.tasks.rows import shown_metrics
 
 Row = Mapping[str, Any]

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from downstream.samples import Samples, collect_samples
-from downstream.splits import Split, load_splits, make_splits
+from downstream.splits.samples import Samples, collect_samples
+from downstream.splits.split import Split, load_splits, make_splits
 from downstream.tasks.config import FinetuneConfig
 from downstream.tasks.model import View
 from specfm.batch import BandTensors
+from specfm.dense.tile_encoder import scene_level
 from specfm.errors import SpecfmError, UsageError
 from specfm.scene import ArraySource, Scene
-from specfm.tile_encoder import scene_level
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,7 @@ def make_samples(places: Sequence[Place], config: FinetuneConfig) -> tuple[Sampl
     """Every labelled pixel, and the splits of the configuration; both guard windows of ``guard + 1`` pixels.
 
     Raises:
-        SpecfmError, UsageError: as `downstream.samples` and `downstream.splits`; split files of other data or with too
-            narrow a guard.
+        SpecfmError, UsageError: as ``downstream.splits``; split files of other data or with too narrow a guard.
     """
     rules = config.split
     scenes = [place.scene for place in places]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from downstream.samples import Samples
+from downstream.splits.samples import Samples
 from downstream.tasks.data import Place, batches
 from downstream.tasks.model import TaskModel, View
 from specfm.tiles import blend_weights, starts

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from downstream.baselines import majority_predict, random_encoder
-from downstream.features import FeatureSet
-from downstream.leakage import leakage_score
-from downstream.results import write_rows
-from downstream.summary import Runs
+from downstream.baselines.classics import majority_predict, random_encoder
+from downstream.features.extract import FeatureSet
+from downstream.results.files import write_rows
+from downstream.results.leakage import leakage_score
+from downstream.results.rows import Runs
 from downstream.tasks import simple
 from downstream.tasks.config import FinetuneConfig, Mode
 from downstream.tasks.data import content_digest, make_samples, open_places

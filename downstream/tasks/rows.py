@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from downstream import metrics, results
-from downstream.leakage import Leakage
-from downstream.summary import Runs, add_alarms, metric_cell, result_rows
+from downstream.results import files as results
+from downstream.results import metrics
+from downstream.results.leakage import Leakage
+from downstream.results.rows import Runs, add_alarms, metric_cell, result_rows
 from downstream.tasks.config import FinetuneConfig
 from downstream.tasks.train import Member, TaskData
 from specfm.config import to_dict
@@ -28,7 +29,7 @@ WHERE = ("out", "device", "wandb", "guard")  # says where a run happened, not wh
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """What `downstream.summary` asks of the options of a run."""
+    """What `downstream.results.rows` asks of the options of a run."""
 
     config: dict[str, Any]
     pooling: str

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from downstream.baselines import pca_features, svm_predict
-from downstream.features import FeatureSet
-from downstream.knn import knn_predict
-from downstream.linear_probe import linear_probe
-from downstream.samples import Samples
-from downstream.spectra import spectra
-from downstream.splits import Split
+from downstream.baselines.classics import pca_features, svm_predict
+from downstream.features.extract import FeatureSet
+from downstream.features.spectra import spectra
+from downstream.protocols.knn import knn_predict
+from downstream.protocols.linear import linear_probe
+from downstream.splits.samples import Samples
+from downstream.splits.split import Split
 from downstream.tasks.data import Place
 from downstream.tasks.evaluate import best_threshold
 
@@ -68,7 +68,7 @@ def pair_spectra(place: Place) -> tuple[np.ndarray, np.ndarray]:
 
 def feature_pair(place: Place, encoder: Any, tile: int) -> tuple[np.ndarray, np.ndarray]:
     """Frozen features of both dates, each token's on its pixels: ``[H * W, D]``; NaN where nothing is valid."""
-    from specfm.dense import embed_scene
+    from specfm.dense.memory import embed_scene
 
     (height, width), p = place.shape, encoder.patch_size
     found = []

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from downstream import metrics
-from downstream.results import state_digest
-from downstream.samples import Samples
-from downstream.splits import Split
+from downstream.results import metrics
+from downstream.results.files import state_digest
+from downstream.splits.samples import Samples
+from downstream.splits.split import Split
 from downstream.tasks.config import FinetuneConfig, Mode
 from downstream.tasks.data import Crops, Part, Place, label_rasters
 from downstream.tasks.evaluate import best_threshold, predict_samples, to_device

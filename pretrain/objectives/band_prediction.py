@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from pretrain.views import PartPlan, ViewConfig, crop_part, plan_part
 from specfm.batch import FILLER_NM, Batch, BatchPart
 from specfm.config import Strict
-from specfm.models.codes import SpectralFourier
+from specfm.models.embeddings.codes import SpectralFourier
 from specfm.models.quadrature import effective_fwhm_nm, quadrature_weights, safe_wavelengths_nm
 
 

@@ -123,7 +123,7 @@ class Card(Strict):
     ) -> Iterator[Scene]:
         """The scenes of the card, with labels_HW, label_names, group, groups_HW and domain filled in.
 
-        Where a part names white and dark references its scans come as reflectance (:mod:`specfm.shards.calibration`).
+        Where a part names white and dark references its scans come as reflectance (:mod:`specfm.calibration`).
 
         Args:
             root: data folder; by default the card's own folder, then ``SPECFM_DATA``, then ``../shared/data``.
@@ -187,7 +187,7 @@ class Card(Strict):
 
     def _calibrated(self, scene: Scene, part: Part, root: Path | None, saturation: float | None = None) -> Scene:
         """A scan as reflectance where its part names references, else as it is."""
-        from specfm.shards.calibration import calibrate
+        from specfm.calibration import calibrate
 
         pair = self.references(part, root)
         return scene if pair is None else calibrate(scene, *pair, saturation)

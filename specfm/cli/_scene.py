@@ -24,7 +24,7 @@ def open_scene(name: str, **reader: Any) -> Scene:
         UsageError: a card of several scenes without a choice, an unknown scene, reader options beside a card.
         SpecfmError: unreadable file.
     """
-    from specfm.shards.inputs import open_scenes
+    from specfm.shards.identity import open_scenes
 
     card, colon, wanted = name.rpartition(":")
     if not colon or Path(name).exists() or (not card.endswith((".yaml", ".yml")) and Path(card).parent != Path(".")):

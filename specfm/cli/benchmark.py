@@ -34,8 +34,8 @@ def command(
     """Probe every encoder on every dataset of a suite; one table with intervals, leakage, controls and significance."""
     import sys
 
-    from downstream.benchmark import run_benchmark
-    from downstream.suite import SuiteConfig
+    from downstream.benchmark.run import run_benchmark
+    from downstream.benchmark.suite import SuiteConfig
     from specfm.config import load_config
 
     def done(title: str) -> None:

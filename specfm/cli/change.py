@@ -42,7 +42,7 @@ def command(
     overwrite: options.Overwrite = False,
 ) -> None:
     """Write which pixels changed from BEFORE to AFTER: 1 unchanged, 2 changed, 0 no data at one of the dates."""
-    from downstream.encoders import aligned
+    from downstream.features.encoders import aligned
     from downstream.maps.change import distance_to_file, require_one_grid
     from downstream.maps.predict import Layout, predict_to_file
     from downstream.tasks.model import load_task

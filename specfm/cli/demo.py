@@ -21,7 +21,7 @@ def command(
 
     Takes a few minutes on two cores and needs no data. Prints the probe's table and the path of report.html.
     """
-    from downstream import results
+    from downstream.results import files as results
     from pretrain.demo import run_demo
 
     done = run_demo(out, overwrite, overrides, say=lambda line: print(line, flush=True))

@@ -39,10 +39,10 @@ def command(
     overwrite: options.Overwrite = False,
 ) -> None:
     """Write one feature vector per patch of SCENE, with coordinates, in bounded memory."""
-    from downstream.encoders import aligned
+    from downstream.features.encoders import aligned
     from specfm.checkpoint import load, release_digest
+    from specfm.dense.stream import embed_to_file
     from specfm.errors import UsageError
-    from specfm.stream import embed_to_file
 
     if align_with and align is False:
         raise UsageError("--align-with asks for what --no-align refuses; leave one out")

@@ -50,7 +50,7 @@ def command(
 
 
 def _print_table(out: Path) -> None:
-    from downstream import results
+    from downstream.results import files as results
     from downstream.tasks.finetune import PICTURE, RESULTS
     from downstream.tasks.rows import task_table
 

@@ -12,7 +12,7 @@ from specfm.cli._notes import reader_notes
 from specfm.cli._options import with_reader
 
 if TYPE_CHECKING:
-    from specfm.inspection import Inspection
+    from specfm.inspection.scene import Inspection
     from specfm.scene import Scene
 
 SUFFIXES = {".hdr", ".tif", ".tiff", ".mat", ".h5", ".hdf5", ".he5", ".nc", ".npy"}
@@ -40,8 +40,8 @@ def command(
 
     from specfm.errors import SpecfmError
     from specfm.files import refuse_existing
-    from specfm.inspection import inspect_scene
-    from specfm.quicklook import write_quicklook
+    from specfm.inspection.scene import inspect_scene
+    from specfm.rasters.quicklook import write_quicklook
 
     single = Path(path).is_file() and Path(path).suffix.lower() not in (".yaml", ".yml")
     if quicklook is not None and single:

@@ -65,9 +65,9 @@ def command(
     """Probe frozen features by kNN and linear probe on leakage-safe splits, beside every control."""
     import json
 
-    from downstream import results
-    from downstream.encoders import open_encoder
-    from downstream.probe import ProbeOptions, probe
+    from downstream.features.encoders import open_encoder
+    from downstream.probe.run import ProbeOptions, probe
+    from downstream.results import files as results
     from specfm.errors import UsageError
     from specfm.files import refuse_closed_folder, refuse_unwritable
 
@@ -104,7 +104,7 @@ def command(
         encoder, chosen, options, data=label, name=name, pretrained=pretrained, bank=bank, cache=feature_bank(cache)
     )  # fmt: skip
     if save_splits is not None:
-        from downstream.splits import save_split
+        from downstream.splits.split import save_split
 
         for number, each in enumerate(bank["splits"]):
             save_split(each, save_splits / f"{each.rule}-{number:03d}.json")
@@ -147,7 +147,7 @@ def with_scratch(options: Any, encoder: Any, scratch: bool | None) -> Any:
 
 def _show(rows: list[dict[str, Any]]) -> None:
     """Tables, then what to beware of."""
-    from downstream import results
+    from downstream.results import files as results
 
     console = wide_console()
     groups = results.tables(rows)
@@ -194,7 +194,7 @@ def labelled_scenes(data: list[str], pattern: str | None, through: str | None) -
 
 def feature_bank(folder: str | None) -> Any:
     """The bank of features: one named must work, the default one may fail to be writable."""
-    from downstream.bank import Bank, default_folder
+    from downstream.features.bank import Bank, default_folder
 
     if folder is not None and folder.lower() == "none":
         return None

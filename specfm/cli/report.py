@@ -43,8 +43,8 @@ def command(
 
         scenes = [scene for card in data for scene in load_card(card).scenes()]
     if checkpoint is not None and data:
-        from downstream.probe import default_window
-        from downstream.samples import asked_window
+        from downstream.probe.run import default_window
+        from downstream.splits.samples import asked_window
         from specfm.checkpoint import load
 
         encoder = load(checkpoint)

@@ -50,11 +50,11 @@ def command(
     import json
     from dataclasses import replace
 
-    from downstream import results
-    from downstream.conditions import SENSORS
-    from downstream.encoders import open_encoder
-    from downstream.probe import ProbeOptions
-    from downstream.robustness import RobustnessOptions, robustness, robustness_tables, save_plot
+    from downstream.features.encoders import open_encoder
+    from downstream.probe.run import ProbeOptions
+    from downstream.results import files as results
+    from downstream.robustness.conditions import SENSORS
+    from downstream.robustness.run import RobustnessOptions, robustness, robustness_tables, save_plot
     from specfm.cli.probe import feature_bank, labelled_scenes, numbers, protocols, with_scratch
     from specfm.files import refuse_existing, refuse_unwritable
 

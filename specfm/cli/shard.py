@@ -58,7 +58,7 @@ def command(
 
     from specfm.cards.labels import read_array
     from specfm.shards.build import WINDOW, write_shards
-    from specfm.shards.inputs import open_scenes
+    from specfm.shards.identity import open_scenes
 
     background = None
     if background_mask is not None:

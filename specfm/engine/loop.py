@@ -27,8 +27,8 @@ from specfm.engine.checkpointing import Checkpointer, CheckpointWriteError
 from specfm.engine.config import RunConfig
 from specfm.engine.distributed import World
 from specfm.engine.guard import BadStepGuard, DivergedError, StopSignals, Watchdog
-from specfm.engine.metrics import MetricsLog, WandbMirror
 from specfm.engine.optimizer import clip_gradients, set_lr
+from specfm.engine.record import MetricsLog, WandbMirror
 from specfm.engine.run_folder import RunFolder
 from specfm.engine.schedule import warmup_cosine
 from specfm.errors import SpecfmError

@@ -260,8 +260,8 @@ class Encoder(nn.Module):
         return tuple(found[i] for i in wanted)
 
     def embed(self, scene: Any, sensor: Sensor | BandGrid | str | None = None, **options: Any) -> Any:
-        """Dense features of a scene or (H, W, C) array with coordinates; see :func:`specfm.dense.embed_scene`."""
-        from specfm.dense import embed_scene
+        """Dense features of a scene or (H, W, C) array with coordinates; see ``specfm.dense.memory.embed_scene``."""
+        from specfm.dense.memory import embed_scene
 
         return embed_scene(self, scene, sensor, **options)
 

@@ -11,9 +11,8 @@ import numpy as np
 from torch import nn
 
 from specfm.errors import UsageError
-from specfm.models.controls import BasisEmbedding, DofaEmbedding, FixedEmbedding, SpecAwareEmbedding
+from specfm.models.embeddings import BasisEmbedding, DofaEmbedding, FixedEmbedding, HyperEmbedding, SpecAwareEmbedding
 from specfm.models.encoder import Encoder
-from specfm.models.hyper import HyperEmbedding
 from specfm.models.options import check_options
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from specfm.errors import SpecfmError
-from specfm.map_info import parse_map_info
+from specfm.rasters.map_info import parse_map_info
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specfm.errors import SpecfmError
-from specfm.map_info import parse_map_info
+from specfm.rasters.map_info import parse_map_info
 from specfm.readers.found import Found
 from specfm.readers.hdf_common import HdfSource, attribute, single, text
 from specfm.scene import Geo

@@ -25,7 +25,7 @@ from specfm.errors import SpecfmError, UsageError
 from specfm.files import RunLock, atomic_write_json, remove_temporaries, sha256_file
 from specfm.scene import Scene
 from specfm.shards import schema
-from specfm.shards.inputs import recipe_digest, scene_identity
+from specfm.shards.identity import recipe_digest, scene_identity
 from specfm.shards.reader import ShardReader
 from specfm.shards.shard_set import read_manifest
 from specfm.shards.windows import ScenePlan, WindowOptions, blocks, cut, plan_scene

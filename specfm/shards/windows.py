@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from specfm.errors import SpecfmError, UsageError
 from specfm.scene import Scene
 from specfm.shards.schema import stable_id
-
-STRIP_BYTES = 1 << 26  # what is read of a scene at once
+from specfm.tiles import STRIP_BYTES
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from downstream.bank import Bank
-from downstream.baselines import random_encoder
-from downstream.features import extract
-from downstream.knn import knn_predict
-from downstream.linear_probe import C_GRID, linear_probe
-from downstream.ridge import STRENGTHS, ridge_probe
-from downstream.samples import collect_samples
+from downstream.baselines.classics import random_encoder
+from downstream.features.bank import Bank
+from downstream.features.extract import extract
+from downstream.protocols.knn import knn_predict
+from downstream.protocols.linear import C_GRID, linear_probe
+from downstream.protocols.ridge import STRENGTHS, ridge_probe
+from downstream.splits.samples import collect_samples
 from specfm.bands import BandGrid
 from specfm.scene import Scene
 from specfm.sensors import Sensor

@@ -15,7 +15,7 @@ from specfm.cli._scene import open_scene
 from specfm.errors import SpecfmError, UsageError
 from specfm.shards import ShardSet
 from specfm.shards.build import write_shards
-from specfm.shards.inputs import open_scenes
+from specfm.shards.identity import open_scenes
 from tests.shards.make import ramp_scene
 
 SPECIMENS = ("specimen_a", "specimen_b", "specimen_c")

@@ -15,8 +15,8 @@ from torch import nn
 
 from specfm.engine.distributed import World
 from specfm.engine.guard import BadStepGuard, DivergedError, StopSignals, Watchdog
-from specfm.engine.metrics import MetricsLog, WandbMirror, read_metrics
 from specfm.engine.optimizer import adamw, clip_gradients, optimizer_tensors, restore_optimizer, set_lr
+from specfm.engine.record import MetricsLog, WandbMirror, read_metrics
 from specfm.engine.schedule import ramp, warmup_cosine
 from specfm.errors import SpecfmError, UsageError, sentence
 

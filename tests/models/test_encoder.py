@@ -14,7 +14,7 @@ import torch
 
 from specfm import BandGrid, BandTensors, Sensor, SpecfmError, UsageError, create_encoder
 from specfm.models import SIZES
-from specfm.models.codes import _asinh
+from specfm.models.embeddings.codes import _asinh
 from specfm.models.registry import EMBEDDINGS, TRUNK
 from tests.properties.cases import NAMES, build, comb, cube, difference, options_for
 

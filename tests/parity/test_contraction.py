@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from specfm import Encoder
-from specfm.models.contraction import bands_go_first
+from specfm.models.embeddings.contraction import bands_go_first
 from specfm.models.patches import Patches
 from tests.properties.cases import NAMES, TOLERANCE, build, claiming, comb, cube, difference
 

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from specfm import BandGrid, Sensor, SpecfmError, create_encoder
 from specfm.batch import BandTensors
-from specfm.models.controls.published import load_published, published_name
-from specfm.models.controls.specaware import ATTRIBUTES, SpecAwareEmbedding, _attributes
+from specfm.models.embeddings.published import load_published, published_name
+from specfm.models.embeddings.specaware import ATTRIBUTES, SpecAwareEmbedding, _attributes
 from tests.properties.cases import comb, cube, difference
 
 GRID = BandGrid([450, 600, 850, 1650, 2200], [9, 10, 11, 12, 14])

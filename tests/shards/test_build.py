@@ -18,7 +18,7 @@ from specfm.errors import SpecfmError, UsageError
 from specfm.readers.own import save_scene
 from specfm.scene import Scene
 from specfm.shards import ShardReader, ShardSet, write_shards
-from specfm.shards.inputs import folder_files, open_scenes, scene_identity
+from specfm.shards.identity import folder_files, open_scenes, scene_identity
 from specfm.shards.workers import Workers
 from tests.readers.make import envi
 from tests.shards.make import ramp_scene, sensor

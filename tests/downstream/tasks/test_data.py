@@ -131,7 +131,7 @@ def test_two_dates_of_different_extent_are_refused() -> None:
 
 
 def test_a_split_file_of_other_data_is_refused(tmp_path) -> None:
-    from downstream.splits import save_split
+    from downstream.splits.split import save_split
 
     *_, split, settings = crops_of(tmp_path, wide())
     save_split(split, tmp_path / "split.json")

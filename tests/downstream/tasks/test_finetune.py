@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 import specfm
-from downstream.results import comparable, read_rows
+from downstream.results.files import comparable, read_rows
 from downstream.tasks.config import FinetuneConfig
 from downstream.tasks.finetune import finetune
 from downstream.tasks.model import load_task
@@ -21,7 +21,7 @@ from specfm.cli import app
 from specfm.config import load_config
 from specfm.engine.faults import FaultError
 from specfm.engine.guard import DivergedError
-from specfm.engine.metrics import read_metrics
+from specfm.engine.record import read_metrics
 from specfm.errors import SpecfmError, UsageError
 from tests.downstream.tasks.toys import COARSE, config, field_card, pair_card
 
@@ -143,7 +143,7 @@ def test_results_appear_whole_or_not_at_all(tmp_path, field, monkeypatch) -> Non
             assert next(count) == 0, "no space left"
         return dumps(value, **words)
 
-    monkeypatch.setattr("downstream.results.json.dumps", full)
+    monkeypatch.setattr("downstream.results.files.json.dumps", full)
     with pytest.raises(AssertionError, match="no space left"):
         finetune(settings)
     assert not (tmp_path / "run" / "results.jsonl").exists()

@@ -1,0 +1,1 @@
+"""What needs no encoder: majority class, mean spectra, PCA, minimum noise fraction."""

@@ -1,0 +1,1 @@
+"""Many datasets and encoders, cell by cell, into one leaderboard."""

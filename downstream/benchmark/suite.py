@@ -1,0 +1,183 @@
+"""What a benchmark compares, typed: datasets, protocols, shots; unknown keys are refused with the nearest name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+from pydantic import Field, field_validator, model_validator
+
+from downstream.features.pooling import pooling_parts
+from downstream.probe.run import ProbeOptions
+from downstream.protocols.trained import TrainOptions
+from specfm.config import Strict
+from specfm.engine.config import Names, NonNegative, OneOrMore, Positive
+from specfm.errors import SpecfmError, UsageError
+
+if TYPE_CHECKING:
+    from specfm.scene import Scene
+
+Protocol = Literal["knn", "linear", "ridge", "finetune", "scratch"]
+Shots = Annotated[tuple[Literal["all"] | Positive, ...], OneOrMore, Field(min_length=1)]
+
+
+class DatasetConfig(Strict):
+    """One dataset: labelled scenes of one or several cards, and how they are split.
+
+    Attributes:
+        cards: dataset cards (names or files). name: in the tables; default the cards' names.
+        scenes: only scenes whose name matches one of these, such as ``OSBS*``.
+        through: also see them through these known sensors.
+        classes: new class -> names in the cards; pixels of other classes count as unlabelled. Cards with other class
+            lists can then be put together. Empty = as in the card.
+        split: of ``specfm probe``; ``auto`` takes groups where there are three and more, else blocks.
+        shots: overrides that of the suite: ``all`` labels, or so many a class.
+        protocols, seeds, window: override those of the suite; point spectra without ground have windows of 1.
+        max_per_class: at most so many pixels a class and group. block: side of a spatial block, pixels.
+        min_groups: classes found in fewer groups or blocks are left out. group_by: as in ``specfm probe``.
+        note: printed below the table.
+    """
+
+    cards: Names = Field(min_length=1)
+    name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+@-]*$")
+    scenes: Names = ()
+    through: Names = ()
+    classes: dict[str, Names] = Field(default_factory=dict)
+    split: Literal["auto", "group", "block", "scene", "sensor", "random_pixels"] = "auto"
+    shots: Shots | None = None
+    protocols: tuple[Protocol, ...] | None = None
+    seeds: Positive | None = None
+    window: Positive | None = None
+    max_per_class: Positive | None = None
+    min_groups: Positive = 3
+    min_samples: Positive = 5
+    block: Positive | None = None
+    group_by: Literal["auto", "group", "object"] = "auto"
+    note: str = ""
+
+    @property
+    def title(self) -> str:
+        """Name in the tables."""
+        return self.name or "+".join(card.rpartition("/")[2].removesuffix(".yaml") for card in self.cards)
+
+
+class SuiteConfig(Strict):
+    """A benchmark: every dataset under every protocol, for every encoder, beside controls.
+
+    Attributes:
+        name: of the suite. datasets: what is compared on.
+        protocols: of knn, linear and ridge on frozen features; finetune and scratch train the encoder on the labels.
+        shots: one table each: ``all`` labels, or so many a class.
+        seeds: splits. ks: neighbours. window: side of the window, pixels (default: as pretrained, if all agree).
+        peers: published encoders to put beside, named as in ``specfm probe --peers``.
+        pooling, layers: what is taken of the encoders. init_seeds: untrained twins of every architecture.
+        align: make features of different cameras comparable; null: where a dataset has several cameras and the encoder
+            comes with a library.
+        trained_seeds, train_steps: of finetune and scratch: on so many of the splits, for so many steps at most.
+        draws: of the bootstrap. metric: what the leaderboard compares.
+    """
+
+    name: str
+    datasets: tuple[DatasetConfig, ...] = Field(min_length=1)
+    protocols: tuple[Protocol, ...] = Field(("knn", "linear"), min_length=1)
+    shots: Shots = ("all",)
+    seeds: Positive = 10
+    ks: tuple[Positive, ...] = Field((1, 5, 20), min_length=1)
+    window: Positive | None = None
+    peers: Names = ()
+    pooling: str = "concat"
+    layers: tuple[int, ...] = ()
+    init_seeds: NonNegative = 3
+    align: bool | None = None
+    trained_seeds: Positive = 3
+    train_steps: Positive = TrainOptions.steps
+    draws: Positive = 1000
+    metric: Literal["oa", "aa", "kappa", "macro_f1"] = "aa"
+
+    @field_validator("pooling")
+    @classmethod
+    def _pooling(cls, value: str) -> str:
+        try:
+            pooling_parts(value)
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    @field_validator("peers")
+    @classmethod
+    def _peers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        from downstream.features.peers import PeerName
+
+        try:
+            for peer in value:
+                PeerName.parse(peer)
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    @model_validator(mode="after")
+    def _distinct(self) -> SuiteConfig:
+        titles = [dataset.title for dataset in self.datasets]
+        if twice := sorted({t for t in titles if titles.count(t) > 1}):
+            raise ValueError(f"two datasets are called {twice[0]}; give one of them a name")
+        return self
+
+
+def probe_options(suite: SuiteConfig, dataset: DatasetConfig, split: str, window: int) -> ProbeOptions:
+    """The probe that a cell of the suite runs."""
+    shots = dataset.shots or suite.shots
+    return ProbeOptions(
+        protocols=dataset.protocols or suite.protocols, split=split, seeds=dataset.seeds or suite.seeds,
+        shots=tuple(None if n == "all" else n for n in shots), window=window, pooling=suite.pooling,
+        layers=suite.layers, init_seeds=suite.init_seeds, ks=suite.ks, max_per_class=dataset.max_per_class,
+        min_groups=dataset.min_groups, min_samples=dataset.min_samples, block=dataset.block,
+        group_by=dataset.group_by, draws=suite.draws, align=suite.align, trained_seeds=suite.trained_seeds,
+        train=TrainOptions(steps=suite.train_steps),
+    )  # fmt: skip
+
+
+def open_dataset(dataset: DatasetConfig) -> tuple[list[Scene], str]:
+    """(scenes, split rule) of a dataset.
+
+    Raises:
+        SpecfmError: missing files, a class that no card knows, no scene left.
+    """
+    from specfm.cards import load_card
+
+    found = [scene for card in dataset.cards for scene in load_card(card).scenes()]
+    for pattern in dataset.scenes:
+        if not any(fnmatch(scene.name, pattern) for scene in found):
+            raise UsageError(f"dataset {dataset.title}: no scene matches {pattern!r}")
+    chosen = [s for s in found if not dataset.scenes or any(fnmatch(s.name, each) for each in dataset.scenes)]
+    if dataset.classes:
+        chosen = relabelled(chosen, dataset)
+    if dataset.through:
+        from specfm.simulate import resample_scene
+
+        chosen += [resample_scene(scene, sensor) for sensor in dataset.through for scene in chosen]
+    several = len({scene.group for scene in chosen}) >= 3
+    return chosen, ("group" if several else "block") if dataset.split == "auto" else dataset.split
+
+
+def relabelled(scenes: Sequence[Scene], dataset: DatasetConfig) -> list[Scene]:
+    """The scenes with the dataset's classes in place of their own; scenes with none of them are left out.
+
+    Raises:
+        UsageError: a class name that no scene has.
+    """
+    wanted = tuple(dataset.classes)
+    number = {old: i for i, new in enumerate(wanted) for old in dataset.classes[new]}
+    known = {name for scene in scenes for name in scene.label_names}
+    if strange := sorted(set(number) - known):
+        raise UsageError(f"dataset {dataset.title}: no card has a class {strange[0]!r}; of {', '.join(sorted(known))}")
+    found = []
+    for scene in scenes:
+        if scene.labels_HW is None:
+            raise SpecfmError(f"dataset {dataset.title}: scene {scene.name!r} has no labels")
+        new_of = np.array([number.get(name, -1) for name in scene.label_names] + [-1], np.int32)
+        labels_HW = new_of[scene.labels_HW]  # -1 picks the last entry
+        if (labels_HW >= 0).any():
+            found.append(scene.replace(labels_HW=labels_HW, label_names=wanted))
+    return found

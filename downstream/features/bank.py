@@ -1,0 +1,240 @@
+"""Features kept on disk: extracted once, found again by what decides them, picked up where a killed run left off.
+
+An entry is a folder named by a digest of checkpoint (weights and config), data (the pixels, bands and places of the
+windows) and view (window, pooling, layers, batch). It holds ``features.npy`` (``[N, D]`` float32, opened as a memory
+map), ``entry.json`` (what the digest stands for) and a manifest whose hashes are checked before use. While it is being
+filled it is called ``<digest>.partial`` and counts its finished batches, which are on disk before they are counted.
+Only floating-point features are kept; deleting the folder is always safe.
+
+Shape suffixes: N samples, D features, B batch, HWC scene axes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from downstream.results.files import digest_json, state_digest
+from specfm.errors import SpecfmError
+from specfm.files import (
+    IntegrityError,
+    LockedError,
+    RunLock,
+    atomic_write_json,
+    publish_folder,
+    remove_folder,
+    require_free_space,
+    verify_manifest,
+    write_manifest,
+)
+
+if TYPE_CHECKING:
+    from downstream.splits.samples import Samples
+    from specfm.scene import Scene
+
+log = logging.getLogger(__name__)
+FORMAT = "specfm-features-1"
+Batches = Callable[[int], Iterator[tuple[np.ndarray, np.ndarray]]]
+
+
+def default_folder() -> Path:
+    """``features`` in the cache folder of specfm: ``$SPECFM_CACHE``, or ``specfm`` in the user's own."""
+    from specfm.shards.cache import cache_folder
+
+    return cache_folder() / "features"
+
+
+def windows_digest(scenes: Sequence[Scene], samples: Samples, strip: int = 128) -> str:
+    """16 hex digits over everything that an encoder can see of these samples: pixels, validity rules, bands, places."""
+    h = hashlib.sha256(samples.digest.encode())
+    h.update(f"{samples.window}".encode())
+    before, after = samples.window // 2, samples.window - samples.window // 2
+    for index, scene in enumerate(scenes):
+        rows = samples.rc_N2[samples.scene_N == index, 0]
+        if not len(rows):
+            continue
+        height = scene.shape[0]
+        low, high = max(int(rows.min()) - before, 0), min(int(rows.max()) + after, height)
+        h.update(f"{scene.sensor.digest} {scene.shape} {scene.dtype.str} {scene.nodata} {scene.saturation}".encode())
+        h.update(b"" if scene.neighbours else b"spectra")
+        for start in range(low, high, strip):
+            part = np.ascontiguousarray(scene.read(slice(start, min(start + strip, high)), slice(None)))
+            h.update(part.astype(part.dtype.newbyteorder("<"), copy=False).data)
+    return h.hexdigest()[:16]
+
+
+# Modules and packages whose code decides what features are; a package stands for all its modules.
+_DECIDING = (
+    *("specfm.models", "specfm.bands", "specfm.batch", "specfm.library", "specfm.scene", "specfm.sensors"),
+    *("downstream.features.extract", "downstream.features.pooling", "downstream.features.peers"),
+)
+
+
+def _files_of(module: str) -> list[Path]:
+    """Where the source of a module lies, or of all modules of a package; nothing is imported but its parents."""
+    spec = importlib.util.find_spec(module)
+    assert spec is not None and spec.origin is not None, f"{module} has no source; mend _DECIDING"
+    path = Path(spec.origin)
+    return sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
+
+
+@lru_cache(maxsize=1)
+def code_digest() -> str:
+    """16 hex digits over the source that turns pixels into features: an update of it makes new features."""
+    files = [path for name in _DECIDING for path in _files_of(name)]
+    h = hashlib.sha256()
+    for path in files:
+        h.update(path.read_bytes())
+    return h.hexdigest()[:16]
+
+
+class _Unwritable(Exception):
+    """The folder of the bank cannot be written."""
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Tell trouble with the bank's own folder from trouble with the scenes that are read meanwhile."""
+    try:
+        yield
+    except OSError as error:
+        raise _Unwritable(str(error)) from error
+
+
+class Bank:
+    """A folder of extracted features.
+
+    Args:
+        folder: where entries lie; made when the first one is written.
+        flush_s: seconds between the points from which a killed extraction can go on.
+        strict: whether a folder that cannot be written is an error, or means that features are just not kept.
+    """
+
+    def __init__(self, folder: str | Path, flush_s: float = 10.0, strict: bool = True) -> None:
+        self.folder, self.flush_s, self.strict = Path(folder), flush_s, strict
+        self.hits = self.misses = 0
+
+    def features(
+        self, encoder: Any, scenes: Sequence[Scene], samples: Samples, view: dict[str, Any], compute: Batches,
+        data_digest: str | None = None,
+    ) -> np.ndarray:  # fmt: skip
+        """Features ``[N, D]`` (a read-only memory map), from disk or else by ``compute``.
+
+        Args:
+            encoder: whose features; its weights and config are part of the key.
+            scenes: scenes of the samples.
+            samples: which windows.
+            view: JSON-safe description of what is taken of them.
+            compute: gives (sample ids, values ``[B, D]``) from a batch number on, always the same batches.
+            data_digest: see ``windows_digest``; worked out here if not given.
+
+        Raises:
+            SpecfmError: the folder cannot be written (``strict``).
+        """
+        import torch
+
+        from downstream.features.extract import encoder_device, gather
+
+        facts = {
+            "format": FORMAT,
+            "checkpoint": state_digest(encoder),
+            "data": data_digest or windows_digest(scenes, samples),
+            "view": view,
+            "samples": len(samples),
+            "aligned": None if (alignment := getattr(encoder, "alignment", None)) is None else alignment.digest,
+            "code": code_digest(),
+            "torch": [str(torch.__version__), encoder_device(encoder).type],
+        }
+        key = digest_json(facts)
+        if (found := self._read(key)) is not None:
+            self.hits += 1
+            return found
+        self.misses += 1
+        try:
+            with _writing():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                lock = RunLock(self.folder, f"{key}.lock").acquire()
+            try:
+                found = self._read(key)  # another process may have finished it meanwhile
+                if found is None:
+                    self._fill(self.folder / f"{key}.partial", facts, compute)
+                    with _writing():
+                        write_manifest(self.folder / f"{key}.partial", kind=FORMAT)
+                        publish_folder(self.folder / f"{key}.partial", self.folder / key)
+                    found = self._read(key)
+            finally:
+                lock.release()
+        except LockedError:
+            log.info("another process is filling %s.partial; these features are computed without it", key)
+        except _Unwritable as error:
+            if self.strict:
+                raise SpecfmError(
+                    f"features cannot be kept in {self.folder} ({error}); choose another --cache"
+                ) from None
+            log.warning("features cannot be kept in %s (%s)", self.folder, error)
+        return gather(compute(0), len(samples)) if found is None else found
+
+    def _read(self, key: str) -> np.ndarray | None:
+        """The entry's features, or None; an entry that was altered is removed and made again."""
+        entry = self.folder / key
+        if not entry.is_dir():
+            return None
+        try:
+            verify_manifest(entry)
+            return np.load(entry / "features.npy", mmap_mode="r", allow_pickle=False)
+        except (IntegrityError, OSError, ValueError) as error:
+            log.warning("%s; these features are extracted again", error)
+            try:
+                remove_folder(entry)
+            except OSError:
+                log.debug("%s is gone already", entry)
+            return None
+
+    def _fill(self, partial: Path, facts: dict[str, Any], compute: Batches) -> None:
+        """Write the batches that are missing in ``partial``."""
+        path, count = partial / "features.npy", int(facts["samples"])
+        done, array = self._resume(partial, facts)
+        marked = time.monotonic()
+        for ids_B, values_BD in compute(done):
+            with _writing():
+                if array is None:
+                    partial.mkdir(exist_ok=True)
+                    (partial / "progress.json").unlink(missing_ok=True)
+                    require_free_space(partial, count * values_BD.shape[1] * 4)
+                    array = np.lib.format.open_memmap(path, "w+", np.float32, (count, values_BD.shape[1]))
+                array[ids_B] = values_BD
+                done += 1
+                if time.monotonic() - marked >= self.flush_s:
+                    array.flush()
+                    atomic_write_json(partial / "progress.json", {**facts, "batches": done})
+                    marked = time.monotonic()
+        assert array is not None
+        with _writing():
+            array.flush()
+            (partial / "progress.json").unlink(missing_ok=True)
+            atomic_write_json(partial / "entry.json", facts)
+
+    def _resume(self, partial: Path, facts: dict[str, Any]) -> tuple[int, np.memmap | None]:
+        """Batches on disk and the array they are in; (0, None) where nothing can be gone on with."""
+        try:
+            progress = json.loads((partial / "progress.json").read_bytes())
+            array = np.lib.format.open_memmap(partial / "features.npy", "r+")
+            if (
+                array.ndim != 2
+                or {**progress, "batches": 0} != {**facts, "batches": 0}
+                or len(array) != facts["samples"]
+            ):
+                return 0, None
+            return int(progress["batches"]), array
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0, None

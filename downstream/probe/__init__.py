@@ -1,0 +1,1 @@
+"""Frozen features of one encoder against every control, on one set of samples and splits."""

@@ -1,0 +1,1 @@
+"""How features become predictions: nearest neighbours, linear probes, ridge, SVM, trained classifiers."""

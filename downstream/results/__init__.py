@@ -1,0 +1,1 @@
+"""From predictions to rows, files and tables: runs, metrics, leakage, alarms."""

@@ -1,0 +1,1 @@
+"""Probes of scenes as measured, on fewer or shuffled bands, by other sensors, in noise and other light."""

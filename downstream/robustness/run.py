@@ -1,0 +1,312 @@
+"""Whether the spectrum is used and what it stands: a probe trained on scenes as measured, tested on altered ones.
+
+The probe is fitted per split on true spectra and predicts the same test pixels under every condition of
+:mod:`downstream.robustness.conditions`. Beside the encoder, on the same splits: untrained twins, the encoder trained
+from scratch, and every baseline on raw spectra.
+
+One probe serves all conditions; spectra of other bands are resampled to those that the baselines were fitted on. Where
+features are aligned, it is known beforehand which cameras will be compared. Then every other camera has a probe of its
+own, fitted on true spectra as that camera tells them: features as the poorer of the two
+(:class:`specfm.models.alignment.Alignment`), raw spectra seen through its bands. Encoders trained on the labels are
+trained once, on scenes as measured.
+
+Shape suffixes: N samples, D features, S runs, K bands of the grid of the spectra.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from downstream.baselines.classics import random_twin
+from downstream.baselines.run import baseline_rows
+from downstream.features.bank import Bank, windows_digest
+from downstream.features.encoders import aligned
+from downstream.features.extract import FeatureSet, encoder_device, extract
+from downstream.features.spectra import CommonGrid, common_grid, seen_through, spectra
+from downstream.probe.run import ProbeOptions, default_window, draw_splits, say_aligned
+from downstream.protocols.run import evaluate_conditions, majority, put_together, trained
+from downstream.protocols.trained import TRAINED
+from downstream.results.files import digest_json
+from downstream.results.leakage import leakage_score
+from downstream.results.rows import Runs, add_alarms, result_rows
+from downstream.robustness.conditions import CLEAN, SENSORS, SHUFFLED, SNRS, STEPS, Condition, conditions
+from downstream.splits.samples import Samples, asked_window, collect_samples
+from specfm.errors import SpecfmError, UsageError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from specfm.scene import Scene
+
+CAMERAS = ("bands", "sensor")  # families of conditions that are another camera
+FALL = 0.02  # of AA, that shuffled wavelengths must cost at least
+
+
+@dataclass(frozen=True)
+class RobustnessOptions:
+    """What decides the numbers: the probe (one number of shots) and the conditions."""
+
+    probe: ProbeOptions = field(default_factory=lambda: ProbeOptions(ks=(1,), init_seeds=1))
+    sensors: tuple[str, ...] = SENSORS
+    steps: tuple[int, ...] = STEPS
+    snrs: tuple[float, ...] = SNRS
+    seed: int = 0
+
+    def check(self) -> None:
+        """Refuse what makes no sense here, by name."""
+        self.probe.check()
+        if len(self.probe.shot_list) > 1 or self.probe.peers:
+            raise UsageError("robustness takes one number of shots and no peers")
+        if any(n < 2 for n in self.steps) or any(not snr > 0 for snr in self.snrs):
+            raise UsageError("every n-th band needs n from 2 on, and a signal-to-noise ratio is above 0")
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """Result rows, each with a ``condition``, and the conditions that were skipped with the reason."""
+
+    rows: list[dict[str, Any]]
+    skipped: dict[str, str]
+
+
+def robustness(
+    encoder: Any,
+    scenes: Sequence[Scene],
+    options: RobustnessOptions | None = None,
+    *,
+    data: str = "scenes",
+    name: str = "encoder",
+    pretrained: bool = True,
+    cache: Bank | None = None,
+) -> Robustness:
+    """Test probes of scenes as measured under every condition; arguments as those of ``downstream.probe.run.probe``.
+
+    Raises:
+        UsageError: options that make no sense.
+        SpecfmError: scenes without labels, splits that cannot be drawn.
+    """
+    options = options or RobustnessOptions()
+    options.check()
+    probe = options.probe
+    window = asked_window(scenes, probe.window) or default_window(encoder)
+    samples = collect_samples(scenes, window, group_by=probe.group_by, max_per_class=probe.max_per_class)
+    splits = draw_splits(samples, probe, probe.shot_list[0])
+    views, skipped = _views(scenes, samples, options)
+    digests = {label: windows_digest(view, samples) for label, (_, view) in views.items()}
+
+    device = str(encoder_device(encoder))
+    altered = {label: view for label, (_, view) in views.items()}
+    every = [scene for view in altered.values() for scene in view]
+    frozen = any(p not in TRAINED for p in probe.protocols)
+    found: dict[str, list[Runs]] = {label: [] for label in views}
+
+    def add(by_condition: Mapping[str, list[Runs]]) -> None:
+        for label, runs in by_condition.items():
+            found[label] += runs
+
+    def features_of(model: Any, title: str, label: str) -> FeatureSet:
+        return extract(
+            model, altered[label], window, samples, pooling=probe.pooling, layers=probe.layers,
+            name=f"{title}, {label}", bank=cache, data_digest=digests[label],
+        )  # fmt: skip
+
+    def tested(model: Any, title: str, method: str) -> tuple[dict[str, list[Runs]], bool]:
+        """Runs by condition, and whether the features were aligned.
+
+        Where they were, another camera is compared by itself with the scenes as measured: its probe is fitted on these
+        as the poorer of the two would tell them. All other conditions share one probe.
+        """
+        with aligned(model, every, probe.align, together=False) as on:
+            shared = {label: features_of(model, title, label) for label in altered if not (on and label in cameras)}
+        runs = evaluate_conditions(shared, splits, probe, method, device=device)
+        for label in cameras if on else ():
+            with aligned(model, [*altered[CLEAN], *altered[label]], probe.align):
+                pair = {part: features_of(model, title, part) for part in (CLEAN, label)}
+            runs[label] = evaluate_conditions(pair, splits, probe, method, device=device)[label]
+        return runs, on
+
+    cameras = [label for label, (condition, _) in views.items() if condition.family in CAMERAS and label != CLEAN]
+    on = False
+    if frozen:
+        runs, on = tested(encoder, name, name)
+        add(runs)
+    for protocol in (p for p in TRAINED if p in probe.protocols):
+        title = name if protocol == "finetune" else "from-scratch"
+        by_condition = trained(encoder, altered, samples, splits, probe, protocol, title, window)
+        add({label: [runs] for label, runs in by_condition.items()})
+    if frozen:
+        add(
+            put_together(
+                tested(random_twin(encoder, 1000 + init), f"random init {init}", "random-init")[0]
+                for init in range(probe.init_seeds)
+            )
+        )
+    notices: list[str] = []
+    needed = altered if probe.baselines else {CLEAN: altered[CLEAN]}  # leakage is measured on spectra too
+    raw = condition_spectra(needed, window, samples, cameras if on and probe.baselines else ())
+    if probe.baselines:
+        if not raw:
+            notices.append("no raw-spectrum rows: the scenes have no common quantity and band range")
+        for labels, pixel, mean, grid in raw:
+            runs, missing = baseline_rows(pixel, mean, altered[CLEAN], splits, probe, device, grid)
+            add({label: runs[label] for label in labels})
+            notices += [text for text in missing if text not in notices]
+    own_probe = {label for part in raw[1:] for label in part.labels}
+    leaks = [leakage_score(split, samples, raw[0].pixel[CLEAN].X_ND if raw else None) for split in splits]
+    rows: list[dict[str, Any]] = []
+    for label, (condition, view) in views.items():
+        all_runs = [*found[label], *([majority(samples, splits)] if probe.baselines else [])]
+        table = result_rows(
+            all_runs, encoder, scenes, samples, splits, leaks, probe, window, data, digests[label], name, pretrained,
+            notices,
+        )  # fmt: skip
+        add_alarms(table, all_runs, samples, splits)
+        if on:
+            say_aligned(table, name, len(encoder.library), together=label in cameras)
+        if label in cameras:
+            _say_how(table, frozen=(name, "random-init"), own_probe=label in own_probe)
+        for row in table:
+            row |= {"condition": label, "family": condition.family, "bands": sorted({s.shape[2] for s in view})}
+            row["digests"] = {**row["digests"], "config": digest_json(asdict(options))}
+        rows += table
+    _alarm_shuffled(rows)
+    return Robustness(rows, skipped)
+
+
+def _views(
+    scenes: Sequence[Scene], samples: Samples, options: RobustnessOptions
+) -> tuple[dict[str, tuple[Condition, list[Scene]]], dict[str, str]]:
+    """The scenes under each condition, and why a condition was skipped."""
+    views: dict[str, tuple[Condition, list[Scene]]] = {}
+    skipped: dict[str, str] = {}
+    used = set(samples.scene_N.tolist())
+    for condition in conditions(options.sensors, options.steps, options.snrs, options.seed):
+        try:
+            views[condition.name] = (condition, [condition.alter(s) if i in used else s for i, s in enumerate(scenes)])
+        except UsageError:
+            raise  # an unknown sensor, say
+        except SpecfmError as reason:
+            skipped[condition.name] = str(reason)
+    return views, skipped
+
+
+class ConditionSpectra(NamedTuple):
+    """Spectra of pixels and windows by condition, ``CLEAN`` first, on one grid; ``labels`` are those to test."""
+
+    labels: list[str]
+    pixel: dict[str, FeatureSet]
+    mean: dict[str, FeatureSet]
+    grid: CommonGrid
+
+
+def condition_spectra(
+    views: Mapping[str, Sequence[Scene]], window: int, samples: Samples, alone: Sequence[str] = ()
+) -> list[ConditionSpectra]:
+    """Spectra under every condition on the grid of the scenes as measured; empty without a grid.
+
+    A condition on the very bands of that grid keeps its values; any other is resampled to it. For those in ``alone``
+    the scenes as measured are instead seen through the condition's own bands, where its scenes have one band list.
+    """
+    clean, grid = views[CLEAN], common_grid(views[CLEAN])
+    if grid is None:
+        return []
+
+    def on_grid(labels: list[str], own: CommonGrid) -> ConditionSpectra:
+        pixel, mean = {}, {}
+        for label in dict.fromkeys([CLEAN, *labels]):
+            there = own
+            if label != CLEAN:
+                matrices = [seen_through(scene.sensor.bands, own.bands) for scene in views[label]]
+                there = CommonGrid(own.bands, matrices, True)
+            found = spectra(views[label], window, samples, there)
+            assert found is not None
+            pixel[label], mean[label] = found
+        return ConditionSpectra(labels, pixel, mean, own)
+
+    cameras = {label: common_grid(views[label]) for label in alone}
+    own = {label: camera.bands for label, camera in cameras.items() if camera is not None and not camera.resampled}
+    parts = [on_grid([label for label in views if label not in own], grid)]
+    for label, bands in own.items():
+        matrices = [seen_through(scene.sensor.bands, bands) for scene in clean]
+        parts.append(on_grid([label], CommonGrid(bands, matrices, True)))
+    return parts
+
+
+def _say_how(rows: Sequence[dict[str, Any]], frozen: tuple[str, ...], own_probe: bool) -> None:
+    """A notice on the rows of another camera that are not of ``frozen`` features: what they were fitted on."""
+    said = "fitted on true spectra seen through its bands" if own_probe else "resampled to the bands as measured"
+    for row in rows:
+        if row["protocol"] in TRAINED:
+            row["notices"] = sorted({*row["notices"], "another camera: trained encoders saw scenes as measured alone"})
+        elif row["method"] not in (*frozen, "majority class"):
+            row["notices"] = sorted({*row["notices"], f"another camera: raw spectra {said}"})
+
+
+def _alarm_shuffled(rows: list[dict[str, Any]]) -> None:
+    """An accuracy that shuffled wavelengths do not lower was not reached by looking at wavelengths."""
+    clean = {(r["method"], r["protocol"]): r["aa"]["mean"] for r in rows if r["condition"] == CLEAN}
+    for row in rows:
+        if row["condition"] != SHUFFLED or row["method"] == "majority class":
+            continue
+        if row["aa"]["mean"] > clean[row["method"], row["protocol"]] - FALL:
+            row["alarms"].append("shuffled wavelengths do not lower the accuracy")
+
+
+def robustness_tables(rows: Sequence[Mapping[str, Any]], metric: str = "aa", width: int = 80) -> list[Table]:
+    """One line per condition, one column per method and protocol, so many columns to a table as the width holds.
+
+    With intervals where one table holds all columns with theirs, else with deviations only.
+    """
+    from rich import box
+    from rich.table import Table
+
+    from downstream.results.files import interval, leakage_of, points
+
+    columns = list(dict.fromkeys((r["method"], r["protocol"]) for r in rows if r["method"] != "majority class"))
+    room = width - 24  # beside the names of the conditions and the numbers of bands
+    text, each = points, 11  # not below a word's length: names of methods fold
+    if 23 * len(columns) <= room:
+        text, each = (lambda cell: f"{points(cell)} [{interval(cell)}]"), 23
+    seen = {r["method"]: f" ({r['seen']})" for r in rows if r["seen"] != "-"}
+    lines: dict[str, dict[tuple[str, str], Mapping[str, Any]]] = {}
+    for row in rows:
+        lines.setdefault(row["condition"], {})[row["method"], row["protocol"]] = row
+    fit = max(1, room // each)
+    found = []
+    for start in range(0, len(columns), fit):
+        title = f"{metric.upper()} of probes trained on spectra as measured, {leakage_of(rows)}"
+        out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        chosen = columns[start : start + fit]
+        for heading in ("tested on", "bands", *(f"{method}{seen.get(method, '')} {p}" for method, p in chosen)):
+            out.add_column(heading, overflow="fold")
+        for condition, by_method in lines.items():
+            first = next(iter(by_method.values()))
+            cells = (text(by_method[c][metric]) if c in by_method else "-" for c in chosen)
+            out.add_row(condition, "/".join(map(str, first["bands"])), *cells)
+        found.append(out)
+    return found
+
+
+def save_plot(rows: Sequence[Mapping[str, Any]], path: str | Path, metric: str = "aa", overwrite: bool = False) -> None:
+    """The picture of :func:`downstream.report.figures.conditions_figure` as one PNG file.
+
+    Raises:
+        UsageError: ``path`` exists.
+        SpecfmError: matplotlib is missing.
+    """
+    import io
+
+    from downstream.report.figures import conditions_figure
+    from specfm.files import atomic_write_bytes, refuse_existing
+
+    refuse_existing(Path(path), overwrite, "--plot")
+    figure = conditions_figure(rows, metric)
+    leaky = " (LEAKY)" if rows[0]["leaky"] else ""
+    title = f"{rows[0]['data']}: trained on spectra as measured, split by {rows[0]['split']}{leaky}"
+    figure.axes[0].set_title(title, loc="left", fontsize=10)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+    atomic_write_bytes(path, buffer.getvalue())

@@ -1,0 +1,103 @@
+"""Dense features of a whole scene in memory: one feature per patch, with coordinates.
+
+Shapes: H W pixels, C bands, h w patches, D width. Scenes larger than memory: ``specfm embed`` writes the
+same numbers to a file while it reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from specfm.bands import BandGrid
+from specfm.dense.tile_encoder import TileEncoder, fitting_batch, patch_plan
+from specfm.errors import SpecfmError
+from specfm.scene import Scene
+from specfm.sensors import Sensor
+from specfm.tiles import blended_rows
+
+if TYPE_CHECKING:
+    from specfm.models.encoder import Encoder
+
+
+@dataclass(frozen=True)
+class DenseFeatures:
+    """Features of a scene.
+
+    Attributes:
+        features_hwD: float32, NaN where a patch has no valid pixel.
+        rows_h, cols_w: pixel coordinates of the patch centres in the scene.
+        x_w, y_h: map coordinates of the centres, None without a (north-up) geo reference.
+    """
+
+    features_hwD: np.ndarray
+    rows_h: np.ndarray
+    cols_w: np.ndarray
+    x_w: np.ndarray | None = None
+    y_h: np.ndarray | None = None
+
+
+def embed_scene(
+    encoder: Encoder,
+    scene: Scene | np.ndarray | Tensor,
+    sensor: Sensor | BandGrid | str | None = None,
+    *,
+    tile: int = 0,
+    stride: int = 0,
+    level: str = "scene",
+    batch_size: int = 32,
+) -> DenseFeatures:
+    """Embed every patch of a scene.
+
+    The scene is walked in square tiles that overlap; where they do, features are blended. With ``stride`` = ``tile``
+    each tile is encoded by itself and a patch sees its own tile only.
+
+    Args:
+        scene: a Scene, or an (H, W, C) array or tensor with its ``sensor`` (a Sensor, a BandGrid or a known name).
+        tile: side of a tile, pixels (default 8 patches). stride: step between tiles, pixels (default half a tile).
+        level: ``scene`` divides by one level for the whole scene (no seams), ``sample`` by each tile's own.
+
+    Raises:
+        SpecfmError: neither scene nor array, an array without a sensor, an unknown ``level``, a tile or stride that the
+            patch size does not divide, or tiles of a list of spectra.
+    """
+    scene = _as_scene(scene, sensor)
+    p = encoder.patch_size
+    plan = patch_plan(scene, p, tile, stride, called="tile")
+    out = np.empty((*plan.shape, encoder.num_features), np.float32)
+    was_training = encoder.training
+    encode = TileEncoder(encoder, scene, level)
+    try:
+        for first, rows_hwD in blended_rows(plan, encode, fitting_batch(batch_size, plan.side * p, scene.shape[2])):
+            out[first : first + len(rows_hwD)] = rows_hwD
+    finally:
+        encoder.train(was_training)
+    rows_h, cols_w = (np.arange(size) * p + (p - 1) / 2 for size in plan.shape)
+    x_w = y_h = None
+    if scene.geo is not None and scene.geo.transform is not None:
+        x0, dx, shear_x, y0, shear_y, dy = scene.geo.transform
+        if shear_x == 0 and shear_y == 0:
+            x_w, y_h = x0 + (cols_w + 0.5) * dx, y0 + (rows_h + 0.5) * dy
+    return DenseFeatures(out, rows_h, cols_w, x_w, y_h)
+
+
+def _as_scene(scene: Scene | np.ndarray | Tensor, sensor: Sensor | BandGrid | str | None) -> Scene:
+    """The scene itself, or one over an array."""
+    if isinstance(scene, Scene):
+        if sensor is not None:
+            raise SpecfmError("a Scene carries its own sensor; use scene.replace(sensor=...) to change it")
+        return scene
+    if isinstance(scene, Tensor):
+        numbers = scene.detach().cpu()
+        scene = (numbers if numbers.dtype.itemsize > 2 or not numbers.is_floating_point() else numbers.float()).numpy()
+    if not isinstance(scene, np.ndarray):
+        raise SpecfmError(
+            f"features are taken of a Scene or of an (H, W, C) array or tensor, not of a {type(scene).__name__}; open "
+            "a file by specfm.read_scene(path), wrap a list in numpy.array"
+        )
+    if sensor is None:
+        raise SpecfmError("an array does not say what was measured; pass sensor= (a Sensor, BandGrid or known name)")
+    return Scene.from_array(scene, sensor)

@@ -1,0 +1,1 @@
+"""What looks wrong in a scene: constant or saturated bands, stripes, lost pixels."""

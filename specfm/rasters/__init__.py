@@ -1,0 +1,1 @@
+"""Maps and pictures on disk: rasters row by row, class maps, quicklooks, false colours."""

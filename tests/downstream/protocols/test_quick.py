@@ -1,0 +1,141 @@
+"""Ridge path and torch's logistic regression against scikit-learn; the RBF machine; choice, refit, k-shot."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from downstream.baselines.classics import SVM_C, svm_predict
+from downstream.protocols.knn import knn_predict, nearest
+from downstream.protocols.linear import C_GRID, Standardiser, linear_probe
+from downstream.protocols.logistic import fit_grid
+from downstream.protocols.ridge import STRENGTHS, RidgePath, ridge_probe
+from specfm.errors import SpecfmError
+
+
+def blobs(count: int, gap: float, seed: int, classes: int = 3, width: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    y = np.arange(count) % classes
+    return (gap * np.eye(classes, width)[y] + rng.normal(size=(count, width))).astype(np.float32), y
+
+
+@pytest.mark.parametrize(("count", "width"), [(300, 12), (25, 80)])
+def test_ridge_path_equals_sklearn(count: int, width: int) -> None:
+    from sklearn.linear_model import Ridge
+
+    x, y = blobs(count + 50, 1, 0, width=width)
+    path = RidgePath(x[:count], y[:count])
+    scale = Standardiser(x[:count])
+    strengths = (1e-3, 0.1, 10.0)
+    for strength, found in zip(strengths, path.scores(x[count:], strengths), strict=True):
+        model = Ridge(alpha=strength * count).fit(scale(x[:count]), np.eye(3)[y[:count]])
+        np.testing.assert_allclose(found, model.predict(scale(x[count:])), atol=1e-8)
+
+
+def test_ridge_probe_chooses_on_validation_and_refits() -> None:
+    x, y = blobs(700, 1, 1, width=200)
+    found = ridge_probe(x[:120], y[:120], x[120:300], y[120:300], x[300:])
+    accuracies = dict(found.path)
+    assert found.validation_oa == max(accuracies.values()) > min(accuracies.values()) and found.C in STRENGTHS
+    refit = RidgePath(x[:300], y[:300]).scores(x[300:], (found.C,))[0].argmax(1)
+    np.testing.assert_array_equal(found.predicted_N, refit)
+
+
+def test_ridge_leave_one_out_is_what_refitting_gives() -> None:
+    x, y = blobs(40, 1, 2)
+    strengths = (0.03, 1.0)
+    closed = RidgePath(x, y).left_out_accuracy(x, y, strengths)
+    x_scaled, target = Standardiser(x)(x), np.eye(3)[y]
+    for strength, found in zip(strengths, closed, strict=True):
+        right = 0
+        for i in range(40):
+            rest = np.arange(40) != i
+            a = np.concatenate([x_scaled, np.ones((40, 1))], 1)[rest]
+            penalty = strength * 40 * np.diag([1.0] * 10 + [0.0])
+            w = np.linalg.solve(a.T @ a + penalty, a.T @ target[rest])
+            right += int((np.append(x_scaled[i], 1) @ w).argmax() == y[i])
+        assert found == pytest.approx(right / 40)
+    few = ridge_probe(x[:15], y[:15], x[:0], y[:0], x[15:])
+    assert (few.predicted_N == y[15:]).mean() > 0.4
+
+
+@pytest.mark.parametrize("width", [6, 40])
+def test_torch_grid_equals_sklearn(width: int) -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    x, y = blobs(400, 1, 3, width=width)
+    x = Standardiser(x)(x)
+    found = fit_grid(x[:300], y[:300], C_GRID, tol=1e-7)
+    assert found.converged_G.all()
+    for strength, share_NK in zip(C_GRID, found.probability(x[300:]), strict=True):
+        model = LogisticRegression(C=strength, max_iter=10000, tol=1e-8).fit(x[:300], y[:300])
+        np.testing.assert_allclose(share_NK, model.predict_proba(x[300:]), atol=1e-3)
+
+
+def test_torch_grid_of_separable_classes_and_odd_labels() -> None:
+    x, y = blobs(300, 20, 4)
+    found = fit_grid(Standardiser(x)(x), np.array([4, 9, 7])[y], (1e-4, 1e4))
+    assert found.classes_K.tolist() == [4, 7, 9] and found.converged_G.all()
+    assert (found.classes_K[found.probability(Standardiser(x)(x))[1].argmax(1)] == np.array([4, 9, 7])[y]).all()
+    stopped = fit_grid(Standardiser(x)(x), y, (1e-4, 1e4), max_iter=2)
+    assert not stopped.converged_G.all()
+
+
+def test_torch_road_of_the_probe_gives_sklearns_predictions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What CUDA runs, on CPU tensors: the road is chosen by the device's name alone."""
+    import downstream.protocols.linear as module
+
+    x, y = blobs(700, 1.5, 5)
+    sides = (x[:300], y[:300], x[300:400], y[300:400], x[400:])
+    expected = linear_probe(*sides)
+    fitted = []
+
+    def on_cpu(*args: object, **options: object) -> object:
+        fitted.append(options["device"])
+        return fit_grid(*args, **{**options, "device": "cpu"})  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "fit_grid", on_cpu)
+    found = linear_probe(*sides, device="cuda")
+    assert fitted == ["cuda", "cuda"] and found.converged
+    assert np.allclose([a for _, a in found.path], [a for _, a in expected.path], atol=0.011)
+    assert (found.predicted_N == expected.predicted_N).mean() > 0.985
+    assert found.confidence_N is not None and expected.confidence_N is not None
+    if found.C == expected.C:
+        np.testing.assert_allclose(found.confidence_N, expected.confidence_N, atol=5e-3)
+
+
+@pytest.mark.gpu
+def test_cuda_equals_cpu() -> None:
+    x, y = blobs(700, 1.5, 6)
+    sides = (x[:300], y[:300], x[300:400], y[300:400], x[400:])
+    assert (linear_probe(*sides, device="cuda").predicted_N == linear_probe(*sides).predicted_N).mean() > 0.985
+    a, b = (knn_predict(x[:400], y[:400], x[400:], device=d) for d in ("cuda", "cpu"))
+    assert all((a[k] == b[k]).mean() > 0.995 for k in a)
+
+
+def test_neighbours_do_not_depend_on_the_chunk() -> None:
+    x, _ = blobs(500, 1, 7)
+    one, other = (nearest(x[:400], x[400:], 20, chunk=c) for c in (3, 1000))
+    np.testing.assert_array_equal(one[0], other[0])
+
+
+def test_svm_is_chosen_on_validation_and_solves_what_no_line_can() -> None:
+    rng = np.random.default_rng(8)
+    x = rng.normal(size=(600, 2)).astype(np.float32)
+    y = (np.linalg.norm(x, axis=1) > 1.2).astype(int)
+    predicted, strength, gamma = svm_predict(x[:200], y[:200], x[200:300], y[200:300], x[300:])
+    assert (predicted == y[300:]).mean() > 0.93 and strength in SVM_C and gamma in (0.05, 0.5, 5.0)
+    line = linear_probe(x[:200], y[:200], x[200:300], y[200:300], x[300:])
+    assert (line.predicted_N == y[300:]).mean() < 0.75
+    few, _, _ = svm_predict(x[:20], y[:20], x[:0], y[:0], x[300:], most=12)
+    assert few.shape == (300,)
+
+
+@pytest.mark.parametrize("probe", [linear_probe, ridge_probe, svm_predict])
+def test_one_class_or_lost_values_are_refused(probe: object) -> None:
+    x, y = blobs(40, 3, 9)
+    with pytest.raises(SpecfmError, match="two classes"):
+        probe(x[:20], np.zeros(20, int), x[20:30], y[20:30], x[30:])  # type: ignore[operator]
+    x[25] = np.inf
+    with pytest.raises(SpecfmError, match="NaN"):
+        probe(x[:20], y[:20], x[20:30], y[20:30], x[30:])  # type: ignore[operator]

@@ -190,7 +190,7 @@ def _probe(run: Path, scenes: list[Scene], results: Path) -> list[dict[str, Any]
 
 
 def _report(run: Path, scenes: list[Scene], results: Path, out: Path) -> Path:
-    from downstream.baselines.classics import random_twin
+    from downstream.features.encoders import random_twin
     from downstream.report import build_report, embed_scenes
     from specfm.checkpoint import load
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from specfm.bands import BandGrid
 from specfm.errors import SpecfmError
+from specfm.sensor_table import as_sensor
 from specfm.sensors import LEVELS, QUANTITIES, Sensor
 
 FILLER_NM = 1000.0  # stands where a padded or unusable band has no centre; never enters a result
@@ -50,7 +51,7 @@ class BandTensors:
             SpecfmError: no sensor, or one that has more bands than ``channels``.
         """
         given: Any = sensors if isinstance(sensors, Sequence) and not isinstance(sensors, str) else [sensors]
-        known = [Sensor.of(each) for each in given]
+        known = [as_sensor(each) for each in given]
         if not known:
             raise SpecfmError("the list of sensors is empty; give one for all samples, or one per sample")
         width = max(len(s.bands) for s in known) if channels is None else channels

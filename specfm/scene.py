@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from specfm.bands import BandGrid, band_index
 from specfm.errors import SpecfmError, UsageError
+from specfm.sensor_table import as_sensor
 from specfm.sensors import Sensor
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class Scene:
     neighbours: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sensor", Sensor.of(self.sensor))
+        object.__setattr__(self, "sensor", as_sensor(self.sensor))
         height, width, count = self.shape
         if count != len(self.sensor.bands):
             raise SpecfmError(
@@ -146,7 +147,7 @@ class Scene:
         cube = np.asarray(cube_HWC)
         if cube.ndim != 3:
             raise SpecfmError(f"{name}: a cube has three axes (rows, columns, bands); got shape {cube.shape}")
-        return cls(source=ArraySource(cube), sensor=Sensor.of(sensor), name=name, **fields)
+        return cls(source=ArraySource(cube), sensor=as_sensor(sensor), name=name, **fields)
 
     @property
     def shape(self) -> tuple[int, int, int]:

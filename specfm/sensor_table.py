@@ -149,3 +149,14 @@ def get_sensor(name: str) -> Sensor:
         UsageError: no such instrument; the message offers the nearest names.
     """
     return get_row(name).sensor
+
+
+def as_sensor(given: Sensor | BandGrid | str) -> Sensor:
+    """A Sensor as it is, one with these bands, or the known instrument of that name.
+
+    Raises:
+        SpecfmError: none of these. UsageError: no such instrument.
+    """
+    if isinstance(given, str):
+        return get_sensor(given)
+    return given if isinstance(given, Sensor) else Sensor(given)

@@ -65,19 +65,6 @@ class Sensor:
         return {**asdict(replace(self)), "bands": self.bands.to_dict()}
 
     @classmethod
-    def of(cls, given: Sensor | BandGrid | str) -> Sensor:
-        """A Sensor as it is, one with these bands, or the known instrument of that name.
-
-        Raises:
-            SpecfmError: none of these. UsageError: no such instrument.
-        """
-        if isinstance(given, str):
-            from specfm.sensor_table import get_sensor
-
-            return get_sensor(given)
-        return given if isinstance(given, Sensor) else cls(given)
-
-    @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Sensor:
         """Inverse of :meth:`to_dict`."""
         return cls(**{**data, "bands": BandGrid.from_dict(data["bands"])})

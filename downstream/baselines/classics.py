@@ -7,11 +7,13 @@ Shape suffixes: M training samples, N test samples, D features.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-from specfm.errors import SpecfmError
+from downstream.results.runs import Runs
+from downstream.splits.samples import Samples
+from downstream.splits.split import Split
 
 
 def majority_predict(train_y_M: np.ndarray, count: int) -> np.ndarray:
@@ -31,91 +33,9 @@ def pca_features(
     return train.astype(np.float32), pca.transform(np.asarray(other_ND, np.float64)).astype(np.float32)
 
 
-def random_encoder(size: str, seed: int, **options: Any) -> Any:
-    """An untrained encoder with its own seed; the caller's random state is left alone."""
-    import torch
-
-    from specfm.models import create_encoder
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return create_encoder(size, **options).eval()
-
-
-def random_twin(encoder: Any, seed: int) -> Any:
-    """An encoder of the same architecture, options and library with fresh weights, on the same device."""
-    import torch
-
-    from downstream.features.extract import encoder_device
-    from specfm.models import create_encoder
-
-    config = dict(getattr(encoder, "config", None) or {})
-    if not config:
-        raise SpecfmError("this encoder carries no config, so no untrained twin can be built; pass init_seeds=0")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        fresh = create_encoder(**config)
-    fresh.library = getattr(encoder, "library", None)
-    return fresh.to(encoder_device(encoder)).eval()
-
-
-SVM_C: tuple[float, ...] = (1.0, 10.0, 100.0, 1000.0)
-SVM_GAMMA: tuple[float, ...] = (0.1, 1.0, 10.0)  # in units of 1 / features
-SVM_SAMPLES = 2000  # an RBF machine costs the square of its training samples
-
-
-def svm_predict(
-    train_MD: np.ndarray,
-    train_y_M: np.ndarray,
-    val_ND: np.ndarray,
-    val_y_N: np.ndarray,
-    test_ND: np.ndarray,
-    *,
-    most: int = SVM_SAMPLES,
-    seed: int = 0,
-) -> tuple[np.ndarray, float, float]:
-    """Support vector machine with an RBF kernel, the classic of spectral classification (Melgani & Bruzzone 2004).
-
-    Standardised on train; C and gamma chosen on validation, or by stratified folds in train where there is none; refit
-    on train + validation; the test set predicted once. Above ``most`` samples each side is thinned, class by class.
-
-    Returns:
-        (predicted, C, gamma).
-    """
-    from sklearn.model_selection import StratifiedKFold
-    from sklearn.svm import SVC
-
-    from downstream.protocols.linear import Standardiser, check_sides
-
-    check_sides(train_y_M, train_MD, val_ND, test_ND)
-    rng = np.random.default_rng([seed, 13])
-
-    def thin(y: np.ndarray) -> np.ndarray:
-        if len(y) <= most:
-            return np.arange(len(y))
-        share = most / len(y)
-        parts = [rng.permutation(np.flatnonzero(y == c)) for c in np.unique(y)]
-        return np.sort(np.concatenate([p[: max(1, round(share * len(p)))] for p in parts]))
-
-    def score(fit: tuple[np.ndarray, np.ndarray], held: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        scale = Standardiser(fit[0])
-        x, other = scale(fit[0]), scale(held[0])
-        grid = [(c, g / x.shape[1]) for c in SVM_C for g in SVM_GAMMA]
-        return np.array([(SVC(C=c, gamma=g).fit(x, fit[1]).predict(other) == held[1]).mean() for c, g in grid])
-
-    train_y_M, val_y_N = np.asarray(train_y_M), np.asarray(val_y_N)
-    kept, kept_val = thin(train_y_M), thin(val_y_N)
-    x, y = train_MD[kept], train_y_M[kept]
-    accuracy = np.zeros(len(SVM_C) * len(SVM_GAMMA))
-    if len(val_y_N):
-        accuracy = score((x, y), (val_ND[kept_val], val_y_N[kept_val]))
-        x, y = np.concatenate([x, val_ND[kept_val]]), np.concatenate([y, val_y_N[kept_val]])
-    else:
-        least = int(np.unique(y, return_counts=True)[1].min())
-        if least >= 2:
-            folds = StratifiedKFold(min(5, least), shuffle=True, random_state=seed).split(x, y)
-            accuracy = np.mean([score((x[a], y[a]), (x[b], y[b])) for a, b in folds], axis=0)
-    best = int(accuracy.argmax())
-    c, gamma = SVM_C[best // len(SVM_GAMMA)], SVM_GAMMA[best % len(SVM_GAMMA)] / x.shape[1]
-    scale = Standardiser(x)
-    return SVC(C=c, gamma=gamma).fit(scale(x), y).predict(scale(test_ND)), c, gamma
+def majority(samples: Samples, splits: Sequence[Split]) -> Runs:
+    """The trivial baseline."""
+    runs = Runs("majority class", "-")
+    for split in splits:
+        runs.record(samples, split, majority_predict(samples.y_N[split.fit_I], len(split.test_I)))
+    return runs

@@ -19,7 +19,7 @@ from downstream.baselines.mnf import NoNeighbours, fit_splits
 from downstream.features.extract import FeatureSet
 from downstream.features.spectra import CommonGrid
 from downstream.protocols.run import Scores, evaluate_conditions
-from downstream.results.rows import Runs
+from downstream.results.runs import Runs
 from downstream.splits.split import Split
 
 if TYPE_CHECKING:

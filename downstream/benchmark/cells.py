@@ -24,9 +24,9 @@ from downstream.benchmark.suite import DatasetConfig, SuiteConfig, open_dataset,
 from downstream.features.bank import Bank, code_digest
 from downstream.features.encoders import open_encoder
 from downstream.probe.run import probe
-from downstream.results.files import architecture_digest, digest_json, state_digest
-from downstream.results.rows import Runs
+from downstream.results.runs import Runs
 from specfm.config import to_dict
+from specfm.digests import architecture_digest, digest_json, state_digest
 from specfm.errors import SpecfmError
 from specfm.files import atomic_write_json
 

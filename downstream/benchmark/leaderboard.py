@@ -18,7 +18,7 @@ import numpy as np
 from downstream.benchmark.cells import WITH_WEIGHTS, Cell, CellPlan
 from downstream.benchmark.suite import SuiteConfig
 from downstream.results import metrics
-from downstream.results.files import interval, leak_mark, leakage_of, points, remarks
+from downstream.results.text import interval, leak_mark, leakage_of, points, remarks
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -21,13 +21,14 @@ from typing import Any
 from downstream.benchmark.cells import Cell, CellPlan, read_cell, run_cell
 from downstream.benchmark.leaderboard import Board, leaderboard
 from downstream.benchmark.suite import DatasetConfig, SuiteConfig, open_dataset, probe_options
-from downstream.features.encoders import open_encoder, wants_alignment
+from downstream.features.encoders import open_encoder
 from downstream.features.extract import check_window, progress_bar
 from downstream.probe.run import default_window
 from downstream.protocols.trained import TRAINED
-from downstream.results.files import architecture_digest, state_digest
 from downstream.splits.samples import asked_window
 from specfm.config import find_config, to_yaml
+from specfm.dense.align import wants_alignment
+from specfm.digests import architecture_digest, state_digest
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import (
     RunLock,

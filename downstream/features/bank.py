@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from downstream.results.files import digest_json, state_digest
+from downstream.splits.samples import Samples
+from specfm.digests import digest_json, state_digest
 from specfm.errors import SpecfmError
 from specfm.files import (
     IntegrityError,
@@ -39,8 +40,8 @@ from specfm.files import (
 )
 
 if TYPE_CHECKING:
-    from downstream.splits.samples import Samples
     from specfm.scene import Scene
+
 
 log = logging.getLogger(__name__)
 FORMAT = "specfm-features-1"
@@ -143,7 +144,7 @@ class Bank:
         """
         import torch
 
-        from downstream.features.extract import encoder_device, gather
+        from downstream.features.encoders import encoder_device
 
         facts = {
             "format": FORMAT,
@@ -238,3 +239,14 @@ class Bank:
             return int(progress["batches"]), array
         except (OSError, ValueError, KeyError, TypeError):
             return 0, None
+
+
+def gather(batches: Iterator[tuple[np.ndarray, np.ndarray]], count: int) -> np.ndarray:
+    """All batches in one array ``[N, D]``."""
+    X_ND: np.ndarray | None = None
+    for ids_B, values_BD in batches:
+        if X_ND is None:
+            X_ND = np.empty((count, values_BD.shape[1]), np.float32)
+        X_ND[ids_B] = values_BD
+    assert X_ND is not None
+    return X_ND

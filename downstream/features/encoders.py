@@ -1,20 +1,13 @@
-"""The encoder that a user names: a checkpoint, or an untrained one."""
+"""The encoder that a user names: a checkpoint, or an untrained one; untrained twins of an encoder."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from specfm.checkpoint import load, require_device
-from specfm.errors import UsageError
-from specfm.library import same_bands
-
-if TYPE_CHECKING:
-    from specfm.scene import Scene
-    from specfm.sensors import Sensor
+from specfm.errors import SpecfmError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +25,6 @@ def open_encoder(checkpoint: str, device: str = "cpu") -> tuple[Any, str, bool]:
     """
     require_device(device)
     if checkpoint.startswith("random:"):
-        from downstream.baselines.classics import random_encoder
-
         size, _, patch = checkpoint.removeprefix("random:").partition(":")
         if patch and not patch.isdigit():
             raise UsageError(f"{checkpoint!r}: after the size comes a patch side, as in random:nano:3")
@@ -42,55 +33,37 @@ def open_encoder(checkpoint: str, device: str = "cpu") -> tuple[Any, str, bool]:
     return load(checkpoint, device=device), Path(checkpoint).resolve().name, True
 
 
-def wants_alignment(scenes: Sequence[Scene], wanted: bool | None) -> bool:
-    """``wanted``; where that is None, whether the scenes were seen through different bands."""
-    if wanted is not None:
-        return wanted
-    first = scenes[0].sensor.bands
-    return any(not same_bands(first, scene.sensor.bands) for scene in scenes[1:])
+def encoder_device(encoder: Any) -> Any:
+    """Device of an encoder's first parameter (CPU for one without parameters)."""
+    import torch
+
+    parameters = getattr(encoder, "parameters", None)
+    first = next(iter(parameters()), None) if parameters is not None else None
+    return first.device if first is not None else torch.device("cpu")
 
 
-def can_align(encoder: Any, cameras: Sequence[Sensor]) -> bool:
-    """True if the encoder comes with a library that covers all cameras."""
-    from specfm.batch import BandTensors
-    from specfm.models.alignment import Alignment
+def random_encoder(size: str, seed: int, **options: Any) -> Any:
+    """An untrained encoder with its own seed; the caller's random state is left alone."""
+    import torch
 
-    library = getattr(encoder, "library", None)
-    if library is None:
-        return False
-    alignment = Alignment(library)
-    return all(alignment.covers(BandTensors.from_sensors(camera))[0] for camera in cameras)
+    from specfm.models import create_encoder
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return create_encoder(size, **options).eval()
 
 
-@contextmanager
-def aligned(
-    encoder: Any, scenes: Sequence[Scene], wanted: bool | None, together: bool = True, others: Sequence[Sensor] = ()
-) -> Iterator[bool]:
-    """Within it the encoder is aligned if asked for (None: if the scenes need it and it can); says whether it is.
+def random_twin(encoder: Any, seed: int) -> Any:
+    """An encoder of the same architecture, options and library with fresh weights, on the same device."""
+    import torch
 
-    ``together``: the cameras of the scenes are compared with each other, so all are put as the poorest of them would
-    tell it; else as one ideal camera would. ``others``: further cameras of the comparison.
+    from specfm.models import create_encoder
 
-    Raises:
-        UsageError: ``wanted`` of an encoder that cannot be aligned, or not for the cameras of these scenes.
-    """
-    before = getattr(encoder, "alignment", None)
-    on = encoder is not None and (wants_alignment(scenes, wanted) if before is None or wanted is not None else True)
-    if on and not wanted and getattr(encoder, "library", None) is None:
-        on = False
-    if on and not can_align(encoder, [*(scene.sensor for scene in scenes), *others]):
-        if wanted and getattr(encoder, "library", None) is None:
-            raise UsageError("an encoder that comes without a library of spectra cannot be aligned; leave --align out")
-        if wanted:
-            raise UsageError("the encoder's library of spectra does not cover all cameras here; leave --align out")
-        log.warning("features are not aligned: the encoder's library of spectra does not cover all cameras")
-        on = before is not None and encoder.aligned  # a trunk made for aligned tokens keeps those that there are
-    compared = together and (bool(others) or wants_alignment(scenes, None))
-    cameras = [*(scene.sensor for scene in scenes), *others] if compared else []
-    if hasattr(encoder, "align") and (on != (before is not None) or (on and cameras)):
-        encoder.align(on, cameras)
-    try:
-        yield on
-    finally:
-        if hasattr(encoder, "align"):
-            encoder.alignment = before
+    config = dict(getattr(encoder, "config", None) or {})
+    if not config:
+        raise SpecfmError("this encoder carries no config, so no untrained twin can be built; pass init_seeds=0")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = create_encoder(**config)
+    fresh.library = getattr(encoder, "library", None)
+    return fresh.to(encoder_device(encoder)).eval()

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from downstream.features.bank import gather
+from downstream.features.encoders import encoder_device
 from downstream.features.pooling import chosen_layers, encode, pooling_parts
 from downstream.splits.samples import Samples, collect_samples
 from specfm.errors import SpecfmError, UsageError
@@ -111,15 +113,6 @@ def progress_bar(title: str, total: int) -> tuple[Any, Any]:
     return progress, progress.add_task(title, total=total)
 
 
-def encoder_device(encoder: Any) -> Any:
-    """Device of an encoder's first parameter (CPU for one without parameters)."""
-    import torch
-
-    parameters = getattr(encoder, "parameters", None)
-    first = next(iter(parameters()), None) if parameters is not None else None
-    return first.device if first is not None else torch.device("cpu")
-
-
 def check_window(patch: int, window: int) -> None:
     """Refuse a window that the encoder's patches do not divide; one pixel (point spectra) is a patch padded."""
     if window > 1 and window % patch:
@@ -204,14 +197,3 @@ def _feature_batches(
                 )
             yield part.ids_B, values_BD
             progress.advance(task, len(part.ids_B))
-
-
-def gather(batches: Iterator[tuple[np.ndarray, np.ndarray]], count: int) -> np.ndarray:
-    """All batches in one array ``[N, D]``."""
-    X_ND: np.ndarray | None = None
-    for ids_B, values_BD in batches:
-        if X_ND is None:
-            X_ND = np.empty((count, values_BD.shape[1]), np.float32)
-        X_ND[ids_B] = values_BD
-    assert X_ND is not None
-    return X_ND

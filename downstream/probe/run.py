@@ -11,20 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from downstream.baselines.classics import random_twin
+from downstream.baselines.classics import majority
 from downstream.baselines.run import baseline_rows
 from downstream.features.bank import Bank, windows_digest
-from downstream.features.encoders import aligned, wants_alignment
-from downstream.features.extract import FeatureSet, encoder_device, extract
+from downstream.features.encoders import encoder_device, random_twin
+from downstream.features.extract import FeatureSet, extract
 from downstream.features.pooling import pooling_parts
 from downstream.features.spectra import spectra
 from downstream.protocols.linear import C_GRID
-from downstream.protocols.run import evaluate, majority, several, trained
+from downstream.protocols.run import evaluate, several, trained
 from downstream.protocols.trained import TRAINED, TrainOptions
+from downstream.results.alarms import add_alarms
 from downstream.results.leakage import leakage_score
-from downstream.results.rows import Runs, add_alarms, pretraining_record, result_rows
+from downstream.results.rows import result_rows
+from downstream.results.runs import Runs
+from downstream.results.seen import pretraining_record
 from downstream.splits.samples import GroupBy, Samples, asked_window, collect_samples
 from downstream.splits.split import RULES, Split, load_splits, make_splits
+from specfm.dense.align import aligned, wants_alignment
 from specfm.errors import UsageError
 
 if TYPE_CHECKING:

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from downstream.baselines.classics import majority_predict, svm_predict
 from downstream.features.extract import FeatureSet, progress_bar
-from downstream.protocols.knn import Metric, knn_predict
+from downstream.features.neighbours import Metric
+from downstream.protocols.knn import knn_predict
 from downstream.protocols.linear import linear_probe
 from downstream.protocols.ridge import ridge_probe
-from downstream.results.rows import Runs
+from downstream.protocols.svm import svm_predict
+from downstream.results.runs import Runs
 from downstream.splits.samples import Samples
 from downstream.splits.split import Split
 
@@ -153,14 +154,6 @@ def put_together(parts: Iterable[Mapping[str, Sequence[Runs]]]) -> dict[str, lis
                 else:
                     known[runs.protocol] = runs
     return {condition: list(known.values()) for condition, known in found.items()}
-
-
-def majority(samples: Samples, splits: Sequence[Split]) -> Runs:
-    """The trivial baseline."""
-    runs = Runs("majority class", "-")
-    for split in splits:
-        runs.record(samples, split, majority_predict(samples.y_N[split.fit_I], len(split.test_I)))
-    return runs
 
 
 def trained(

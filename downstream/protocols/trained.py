@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from downstream.features.extract import encoder_device, iterate_windows, progress_bar
+from downstream.features.encoders import encoder_device
+from downstream.features.extract import iterate_windows, progress_bar
 from downstream.splits.samples import Samples
 from downstream.splits.split import Split
 from specfm.errors import UsageError

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from downstream.report import figures
-from downstream.results import files as result_rows
+from downstream.results import text
 from downstream.tasks.rows import shown_metrics
 
 Row = Mapping[str, Any]
@@ -45,14 +45,14 @@ def robustness(rows: Sequence[Row]) -> list[dict[str, Any]]:
         bands = {name: next(iter(cells.values())).get("bands") or [] for name, cells in lines.items()}
         found.append(
             {
-                "heading": result_rows.heading({**part[0], "condition": None}),
+                "heading": text.heading({**part[0], "condition": None}),
                 "leaky": part[0]["leaky"],
                 "methods": [" ".join(method) for method in methods],
                 "lines": [
                     (name, "/".join(map(str, bands[name])), [_with_interval(cells.get(m), "aa") for m in methods])
                     for name, cells in lines.items()
                 ],
-                "remarks": result_rows.remarks(part),
+                "remarks": text.remarks(part),
                 "figure": figures.data_uri(figures.conditions_figure(part)),
             }
         )
@@ -150,24 +150,24 @@ def _group(rows: list[Row]) -> dict[str, Any]:
     names = rows[0]["classes"]
     left = list(dict.fromkeys(name for row in rows for name in row.get("held_out") or {}))
     return {
-        "heading": result_rows.heading(rows[0]) + (f", {rows[0]['task']}" if rows[0].get("task") else ""),
+        "heading": text.heading(rows[0]) + (f", {rows[0]['task']}" if rows[0].get("task") else ""),
         "leaky": rows[0]["leaky"],
         "metrics": [heading for _, heading in shown],
         "rows": [
             {
                 "method": row["method"],
                 "protocol": row["protocol"],
-                "values": [result_rows.points(row.get(key)) for key, _ in shown],
-                "ci": result_rows.interval(row.get(first)),
+                "values": [text.points(row.get(key)) for key, _ in shown],
+                "ci": text.interval(row.get(first)),
                 "seen": row["seen"],
-                "leak": result_rows.leak_mark(row),
+                "leak": text.leak_mark(row),
                 "leaky": row["leaky"],
                 "alarms": "; ".join(row["alarms"]),
                 "own": is_own(row),
             }
             for row in rows
         ],
-        "remarks": result_rows.remarks(rows),
+        "remarks": text.remarks(rows),
         "intervals": figures.interval_figure(rows, first),
         "class_columns": columns,
         "class_rows": [(name, [_number(row["per_class"].get(name)) for row in wanted]) for name in names],
@@ -191,8 +191,8 @@ def _mean(row: Row, key: str) -> float | None:
 def _with_interval(row: Row | None, key: str) -> str:
     if row is None or _mean(row, key) is None:
         return "-"
-    interval = result_rows.interval(row[key])
-    return result_rows.points(row[key]) + (f" [{interval}]" if interval != "-" else "")
+    interval = text.interval(row[key])
+    return text.points(row[key]) + (f" [{interval}]" if interval != "-" else "")
 
 
 def _number(value: float | None) -> str:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import platform
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from specfm.errors import SpecfmError
 from specfm.files import atomic_write_bytes
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 FORMAT = "specfm-result-1"
 KEYS: dict[str, type | tuple[type, ...]] = {  # what every row holds, whatever wrote it
@@ -25,29 +21,6 @@ KEYS: dict[str, type | tuple[type, ...]] = {  # what every row holds, whatever w
     "oa": dict, "aa": dict, "kappa": dict,
 }  # fmt: skip
 VOLATILE = ("time", "wall_s", "versions", "hardware")  # what may differ between two runs that agree
-
-
-def digest_json(value: Any) -> str:
-    """16 hex digits of a JSON-safe value, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def state_digest(encoder: Any) -> str:
-    """16 hex digits over weights, config and library of an encoder: names the checkpoint whatever folder it is from."""
-    h = hashlib.sha256(json.dumps(getattr(encoder, "config", {}) or {}, sort_keys=True, default=str).encode())
-    state = encoder.state_dict() if hasattr(encoder, "state_dict") else {}
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        h.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        h.update(tensor.float().numpy().tobytes())
-    library = getattr(encoder, "library", None)
-    h.update(library.digest.encode() if library is not None else b"")
-    return h.hexdigest()[:16]
-
-
-def architecture_digest(encoder: Any) -> str:
-    """16 hex digits over the config of an encoder, without its weights."""
-    return digest_json(json.loads(json.dumps(getattr(encoder, "config", {}), default=str)))
 
 
 def versions() -> dict[str, str]:
@@ -132,128 +105,3 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
 def comparable(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row without time, wall clock and machine: two runs that agree are equal here."""
     return {k: v for k, v in row.items() if k not in VOLATILE}
-
-
-def _short(value: float) -> str:
-    return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3f}"
-
-
-def points(cell: Mapping[str, Any] | None) -> str:
-    """``.812 ±.031`` of a metric cell."""
-    if not cell or cell.get("mean") is None:
-        return "-"
-    return f"{_short(cell['mean'])} ±{_short(cell['sd'])}"
-
-
-def interval(cell: Mapping[str, Any] | None) -> str:
-    """``.770-.851`` or "-" where there are too few units."""
-    ci = (cell or {}).get("ci")
-    return f"{_short(ci[0])}-{_short(ci[1])}" if ci and ci[0] is not None else "-"
-
-
-def leak_mark(row: Mapping[str, Any]) -> str:
-    """One cell that says how leaky the split is: share of overlapping test windows, least distance, near-duplicates."""
-    leak = row["leakage"]
-    text = f"{100 * leak['overlap_share']:.0f} %"
-    if leak["min_distance_px"] is not None:
-        text += f", {leak['min_distance_px']:.0f} px"
-    if leak["near_duplicate_share"]:
-        text += f", dup {100 * leak['near_duplicate_share']:.1f} %"
-    return text + (" LEAKY" if row["leaky"] else "")
-
-
-def leakage_of(rows: Iterable[Mapping[str, Any]]) -> str:
-    """For the title of a table without a column of it: the leakage of its rows, each value once."""
-    return "leakage " + "; ".join(dict.fromkeys(map(leak_mark, rows)))
-
-
-def heading(row: Mapping[str, Any]) -> str:
-    """What the rows of one table share, in one line."""
-    shots = f", {row['shots']} shots a class" if row.get("shots") else ""
-    tested = f", tested on {row['condition']!r}" if row.get("condition") else ""
-    sizes, splits = row["samples"], row["runs"]["splits"]
-    return (
-        f"{row['data']}{tested}: split by {row['split']}{shots}, window {row['window']} px, "
-        f"{len(row['classes'])} classes, {splits} splits of {sizes['train']} / {sizes['val']} / {sizes['test']} samples"
-    )
-
-
-def remarks(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Notices and alarms of a table's rows, one sentence each, the rows of one alarm put together."""
-    lines: dict[str, list[str]] = {}
-    notices: dict[str, None] = {}
-    total = 0
-    for row in rows:
-        total += row["method"] != "majority class"
-        notices.update(dict.fromkeys(row["notices"]))
-        for alarm in row["alarms"]:
-            where = f"{row['method']} {row['protocol']}" + (f" ({row['condition']})" if row.get("condition") else "")
-            lines.setdefault(alarm, []).append(where)
-    alarms = [f"alarm: {k} ({'all rows' if len(v) == total else ', '.join(v)})" for k, v in lines.items()]
-    return [f"notice: {n}" for n in notices] + alarms
-
-
-def table(rows: list[dict[str, Any]], title: str | None = None, width: int = 80) -> Table:
-    """The rows as a rich table; print ``heading`` above it and ``remarks`` below.
-
-    Leakage is the share of test windows that overlap a training window, the least distance in pixels of a test to a
-    training pixel, and the share of near-duplicates. Deviations of AA and kappa are shown from 100 columns on.
-    """
-    from rich import box
-    from rich.table import Table
-
-    out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("method", "probe", "OA", "95 % CI", "AA", "kappa", "seen", "leakage"):
-        folds = name in ("method", "seen", "leakage")
-        out.add_column(name, no_wrap=not folds, overflow="fold", min_width=7 if folds else None)
-    cell = points if width >= 100 else lambda c: _short(c["mean"])
-    for row in rows:
-        out.add_row(
-            row["method"], row["protocol"], points(row["oa"]), interval(row["oa"]),
-            cell(row["aa"]), cell(row["kappa"]), row["seen"], leak_mark(row),
-        )  # fmt: skip
-    return out
-
-
-def tables(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Rows that share a heading (data, split, shots) put together, in the order they come."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        found.setdefault(heading(row), []).append(row)
-    return list(found.values())
-
-
-def shots_table(rows: list[dict[str, Any]], metric: str = "aa") -> Table:
-    """One line per method and protocol, one column per number of labels: the few-shot table."""
-    from rich import box
-    from rich.table import Table
-
-    shots = sorted({row["shots"] or 0 for row in rows})
-    title = f"{metric.upper()} by labels a class, {leakage_of(rows)}"
-    out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("method", "probe", *(f"{n} labels" if n else "all labels" for n in shots)):
-        out.add_column(name, overflow="fold")
-    cells: dict[tuple[str, str], dict[int, str]] = {}
-    for row in rows:
-        cells.setdefault((row["method"], row["protocol"]), {})[row["shots"] or 0] = points(row[metric])
-    for (method, protocol), by_shots in cells.items():
-        out.add_row(method, protocol, *(by_shots.get(n, "-") for n in shots))
-    return out
-
-
-def held_out_table(rows: list[dict[str, Any]], metric: str = "aa") -> Table | None:
-    """One column per scene or sensor that was left out, or None under other rules; at most eight columns."""
-    from rich import box
-    from rich.table import Table
-
-    names = list(dict.fromkeys(name for row in rows for name in row.get("held_out", {})))
-    if not names or len(names) > 8:
-        return None
-    title = f"{metric.upper()} by {rows[0]['split']} left out, {leakage_of(rows)}"
-    out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("method", "probe", *names):
-        out.add_column(name, overflow="fold")
-    for row in rows:
-        cells = (row["held_out"].get(name) for name in names)
-        out.add_row(row["method"], row["protocol"], *(_short(cell[metric]) if cell else "-" for cell in cells))
-    return out

@@ -41,7 +41,7 @@ def near_duplicates(train_MC: np.ndarray, test_NC: np.ndarray, tolerance: float 
     At most ``limit`` test spectra (evenly spaced ids) are looked at. The nearest eight candidates are found in float32
     and compared exactly.
     """
-    from downstream.protocols.knn import nearest
+    from downstream.features.neighbours import nearest
 
     if not len(train_MC) or not len(test_NC):
         return 0.0

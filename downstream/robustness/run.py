@@ -20,25 +20,26 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from downstream.baselines.classics import random_twin
+from downstream.baselines.classics import majority
 from downstream.baselines.run import baseline_rows
 from downstream.features.bank import Bank, windows_digest
-from downstream.features.encoders import aligned
-from downstream.features.extract import FeatureSet, encoder_device, extract
+from downstream.features.encoders import encoder_device, random_twin
+from downstream.features.extract import FeatureSet, extract
 from downstream.features.spectra import CommonGrid, common_grid, seen_through, spectra
 from downstream.probe.run import ProbeOptions, default_window, draw_splits, say_aligned
-from downstream.protocols.run import evaluate_conditions, majority, put_together, trained
+from downstream.protocols.run import evaluate_conditions, put_together, trained
 from downstream.protocols.trained import TRAINED
-from downstream.results.files import digest_json
+from downstream.results.alarms import add_alarms
 from downstream.results.leakage import leakage_score
-from downstream.results.rows import Runs, add_alarms, result_rows
+from downstream.results.rows import result_rows
+from downstream.results.runs import Runs
 from downstream.robustness.conditions import CLEAN, SENSORS, SHUFFLED, SNRS, STEPS, Condition, conditions
 from downstream.splits.samples import Samples, asked_window, collect_samples
+from specfm.dense.align import aligned
+from specfm.digests import digest_json
 from specfm.errors import SpecfmError, UsageError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from specfm.scene import Scene
 
 CAMERAS = ("bands", "sensor")  # families of conditions that are another camera
@@ -253,41 +254,6 @@ def _alarm_shuffled(rows: list[dict[str, Any]]) -> None:
             continue
         if row["aa"]["mean"] > clean[row["method"], row["protocol"]] - FALL:
             row["alarms"].append("shuffled wavelengths do not lower the accuracy")
-
-
-def robustness_tables(rows: Sequence[Mapping[str, Any]], metric: str = "aa", width: int = 80) -> list[Table]:
-    """One line per condition, one column per method and protocol, so many columns to a table as the width holds.
-
-    With intervals where one table holds all columns with theirs, else with deviations only.
-    """
-    from rich import box
-    from rich.table import Table
-
-    from downstream.results.files import interval, leakage_of, points
-
-    columns = list(dict.fromkeys((r["method"], r["protocol"]) for r in rows if r["method"] != "majority class"))
-    room = width - 24  # beside the names of the conditions and the numbers of bands
-    text, each = points, 11  # not below a word's length: names of methods fold
-    if 23 * len(columns) <= room:
-        text, each = (lambda cell: f"{points(cell)} [{interval(cell)}]"), 23
-    seen = {r["method"]: f" ({r['seen']})" for r in rows if r["seen"] != "-"}
-    lines: dict[str, dict[tuple[str, str], Mapping[str, Any]]] = {}
-    for row in rows:
-        lines.setdefault(row["condition"], {})[row["method"], row["protocol"]] = row
-    fit = max(1, room // each)
-    found = []
-    for start in range(0, len(columns), fit):
-        title = f"{metric.upper()} of probes trained on spectra as measured, {leakage_of(rows)}"
-        out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        chosen = columns[start : start + fit]
-        for heading in ("tested on", "bands", *(f"{method}{seen.get(method, '')} {p}" for method, p in chosen)):
-            out.add_column(heading, overflow="fold")
-        for condition, by_method in lines.items():
-            first = next(iter(by_method.values()))
-            cells = (text(by_method[c][metric]) if c in by_method else "-" for c in chosen)
-            out.add_row(condition, "/".join(map(str, first["bands"])), *cells)
-        found.append(out)
-    return found
 
 
 def save_plot(rows: Sequence[Mapping[str, Any]], path: str | Path, metric: str = "aa", overwrite: bool = False) -> None:

@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from downstream.baselines.classics import majority_predict, random_encoder
+from downstream.baselines.classics import majority_predict
+from downstream.features.encoders import random_encoder
 from downstream.features.extract import FeatureSet
 from downstream.results.files import write_rows
 from downstream.results.leakage import leakage_score
-from downstream.results.rows import Runs
+from downstream.results.runs import Runs
 from downstream.tasks import simple
 from downstream.tasks.config import FinetuneConfig, Mode
 from downstream.tasks.data import content_digest, make_samples, open_places

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from downstream.results import files as results
-from downstream.results import metrics
+from downstream.results import metrics, text
+from downstream.results.alarms import add_alarms
 from downstream.results.leakage import Leakage
-from downstream.results.rows import Runs, add_alarms, metric_cell, result_rows
+from downstream.results.rows import metric_cell, result_rows
+from downstream.results.runs import Runs
 from downstream.tasks.config import FinetuneConfig
 from downstream.tasks.train import Member, TaskData
 from specfm.config import to_dict
@@ -102,8 +103,8 @@ def task_table(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> T
     for row in rows:
         cells = []
         for index, (key, _) in enumerate(shown):
-            cells.append(results.points(row.get(key)))
+            cells.append(text.points(row.get(key)))
             if index == 0:
-                cells.append(results.interval(row.get(key)))
-        table.add_row(row["method"], row["protocol"], *cells, row["seen"], results.leak_mark(row))
+                cells.append(text.interval(row.get(key)))
+        table.add_row(row["method"], row["protocol"], *cells, row["seen"], text.leak_mark(row))
     return table

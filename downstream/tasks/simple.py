@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from downstream.baselines.classics import pca_features, svm_predict
+from downstream.baselines.classics import pca_features
 from downstream.features.extract import FeatureSet
 from downstream.features.spectra import spectra
 from downstream.protocols.knn import knn_predict
 from downstream.protocols.linear import linear_probe
+from downstream.protocols.svm import svm_predict
 from downstream.splits.samples import Samples
 from downstream.splits.split import Split
 from downstream.tasks.data import Place

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from downstream.results import metrics
-from downstream.results.files import state_digest
 from downstream.splits.samples import Samples
 from downstream.splits.split import Split
 from downstream.tasks.config import FinetuneConfig, Mode
@@ -28,6 +27,7 @@ from downstream.tasks.evaluate import best_threshold, predict_samples, to_device
 from downstream.tasks.model import HeadSpec, TaskModel, load_task, save_task
 from specfm.checkpoint import has_whitened_stem
 from specfm.config import differences, digest, to_dict
+from specfm.digests import state_digest
 from specfm.engine.checkpointing import read_state, read_tensors
 from specfm.engine.distributed import World
 from specfm.engine.loop import TrainingLoop

@@ -30,9 +30,9 @@ def command(
     overwrite: options.Overwrite = False,
 ) -> None:
     """Group the patches of SCENE by their embeddings and write a map of the groups; needs no label."""
-    from downstream.features.encoders import aligned
     from downstream.maps.cluster import cluster_to_file
     from specfm.checkpoint import load, release_digest
+    from specfm.dense.align import aligned
 
     encoder = load(checkpoint, device=device)
     cube = open_scene(scene, **reader)

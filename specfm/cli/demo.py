@@ -21,13 +21,13 @@ def command(
 
     Takes a few minutes on two cores and needs no data. Prints the probe's table and the path of report.html.
     """
-    from downstream.results import files as results
+    from downstream.results import text
     from pretrain.demo import run_demo
 
     done = run_demo(out, overwrite, overrides, say=lambda line: print(line, flush=True))
     console = wide_console()
     console.print()
-    console.print(results.heading(done.rows[0]), highlight=False)
-    console.print(results.table(done.rows, width=console.width))
-    print_remarks(console, results.remarks(done.rows))
+    console.print(text.heading(done.rows[0]), highlight=False)
+    console.print(text.table(done.rows, width=console.width))
+    print_remarks(console, text.remarks(done.rows))
     print(f"{sum(done.seconds.values()):.0f} s in all; open {done.report}")

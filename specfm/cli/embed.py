@@ -39,8 +39,8 @@ def command(
     overwrite: options.Overwrite = False,
 ) -> None:
     """Write one feature vector per patch of SCENE, with coordinates, in bounded memory."""
-    from downstream.features.encoders import aligned
     from specfm.checkpoint import load, release_digest
+    from specfm.dense.align import aligned
     from specfm.dense.stream import embed_to_file
     from specfm.errors import UsageError
 

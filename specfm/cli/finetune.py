@@ -51,14 +51,15 @@ def command(
 
 def _print_table(out: Path) -> None:
     from downstream.results import files as results
+    from downstream.results import text
     from downstream.tasks.finetune import PICTURE, RESULTS
     from downstream.tasks.rows import task_table
 
     rows = results.read_rows(out / RESULTS)
     console = wide_console(140)
-    console.print(results.heading(rows[0]), highlight=False)
+    console.print(text.heading(rows[0]), highlight=False)
     console.print(task_table(rows))
-    print_remarks(console, results.remarks(rows))
+    print_remarks(console, text.remarks(rows))
     console.print(f"model: {out / 'model'}", highlight=False, soft_wrap=True)
     for name in (RESULTS, PICTURE):
         if (out / name).is_file():

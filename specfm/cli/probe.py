@@ -147,18 +147,18 @@ def with_scratch(options: Any, encoder: Any, scratch: bool | None) -> Any:
 
 def _show(rows: list[dict[str, Any]]) -> None:
     """Tables, then what to beware of."""
-    from downstream.results import files as results
+    from downstream.results import text
 
     console = wide_console()
-    groups = results.tables(rows)
+    groups = text.tables(rows)
     for group in groups:
-        console.print(results.heading(group[0]), highlight=False)
-        console.print(results.table(group, width=console.width))
-        if (held := results.held_out_table(group)) is not None:
+        console.print(text.heading(group[0]), highlight=False)
+        console.print(text.table(group, width=console.width))
+        if (held := text.held_out_table(group)) is not None:
             console.print(held)
-        print_remarks(console, results.remarks(group))
+        print_remarks(console, text.remarks(group))
     if len(groups) > 1:
-        console.print(results.shots_table(rows))
+        console.print(text.shots_table(rows))
 
 
 def numbers(option: str, text: str | None) -> tuple[int, ...]:

@@ -53,8 +53,10 @@ def command(
     from downstream.features.encoders import open_encoder
     from downstream.probe.run import ProbeOptions
     from downstream.results import files as results
+    from downstream.results import text
+    from downstream.results.text import robustness_tables
     from downstream.robustness.conditions import SENSORS
-    from downstream.robustness.run import RobustnessOptions, robustness, robustness_tables, save_plot
+    from downstream.robustness.run import RobustnessOptions, robustness, save_plot
     from specfm.cli.probe import feature_bank, labelled_scenes, numbers, protocols, with_scratch
     from specfm.files import refuse_existing, refuse_unwritable
 
@@ -90,12 +92,12 @@ def command(
         typer.echo(json.dumps(found.rows, indent=1))
         return
     console = wide_console()
-    console.print(results.heading({**found.rows[0], "condition": None}), highlight=False)
+    console.print(text.heading({**found.rows[0], "condition": None}), highlight=False)
     for table in robustness_tables(found.rows, width=console.width):
         console.print(table)
     for condition, reason in found.skipped.items():
         console.print(f"skipped: {condition}: {reason}", highlight=False)
-    print_remarks(console, results.remarks(found.rows))
+    print_remarks(console, text.remarks(found.rows))
     for path in (p for p in (plot, out) if p is not None):
         typer.echo(f"{path} written")
 

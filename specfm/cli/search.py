@@ -32,9 +32,9 @@ def command(
     overwrite: options.Overwrite = False,
 ) -> None:
     """Write the cosine similarity of every pixel of SCENE to the nearest example, and print the best places."""
-    from downstream.features.encoders import aligned
     from downstream.maps.search import search_to_file
     from specfm.checkpoint import load, release_digest
+    from specfm.dense.align import aligned
     from specfm.errors import UsageError
 
     try:

@@ -7,20 +7,16 @@ same numbers to a file while it reads.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
 from specfm.bands import BandGrid
-from specfm.dense.tile_encoder import TileEncoder, fitting_batch, patch_plan
+from specfm.dense.tile_encoder import DenseEncoder, TileEncoder, fitting_batch, patch_plan
 from specfm.errors import SpecfmError
 from specfm.scene import Scene
 from specfm.sensors import Sensor
 from specfm.tiles import blended_rows
-
-if TYPE_CHECKING:
-    from specfm.models.encoder import Encoder
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ class DenseFeatures:
 
 
 def embed_scene(
-    encoder: Encoder,
+    encoder: DenseEncoder,
     scene: Scene | np.ndarray | Tensor,
     sensor: Sensor | BandGrid | str | None = None,
     *,

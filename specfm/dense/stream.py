@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specfm.dense.tile_encoder import TileEncoder, fitting_batch, patch_plan
+from specfm.dense.tile_encoder import DenseEncoder, TileEncoder, fitting_batch, patch_plan
 from specfm.errors import UsageError
 from specfm.rasters.writers import open_raster, refuse_shared_name, scaled_geo
 from specfm.tiles import Compute, Tile, TilePlan, blended_rows
 
 if TYPE_CHECKING:
-    from specfm.models.encoder import Encoder
     from specfm.scene import Scene
 
 
@@ -39,7 +38,7 @@ def open_progress(label: str, plan: TilePlan) -> Iterator[Callable[[int], None]]
 
 
 def embed_to_file(
-    encoder: Encoder,
+    encoder: DenseEncoder,
     scene: Scene,
     out: str | Path,
     *,

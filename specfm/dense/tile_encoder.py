@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from specfm.batch import BandTensors
 from specfm.errors import SpecfmError, UsageError
@@ -21,13 +22,30 @@ from specfm.models.patches import sample_level
 from specfm.scene import Scene
 from specfm.tiles import Tile, TilePlan
 
-if TYPE_CHECKING:
-    from specfm.models.encoder import Encoder
-
 BATCH_BYTES = 64 << 20  # most bytes of pixels in one batch of tiles, whatever batch size is asked for
 EVEN_SPECTRA = 16  # pixels whose uniform tiles show what features say of places
 LEVEL_PIXELS = 200_000  # pixels that the scene's level is estimated from
 WINDOW_PATCHES = 8  # side of a tile, where the user names none
+
+
+class DenseEncoder(Protocol):
+    """What dense features need of an encoder: features of a batch of tiles, and the sizes that say what these are."""
+
+    patch_size: int
+    num_features: int
+    level: str
+    training: bool
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def __call__(
+        self, x: Tensor, bands: Any, mask_BHW: Tensor | None = None, *, level_B: Tensor | None = None
+    ) -> Any: ...
+
+    def eval(self) -> DenseEncoder: ...
+
+    def train(self, mode: bool = True) -> DenseEncoder: ...
 
 
 class TileReader:
@@ -103,7 +121,7 @@ def scene_level(scene: Scene) -> float:
     return total / count if count else 1.0
 
 
-def scene_levels(scene: Scene, encoder: Encoder, level: str) -> float | None:
+def scene_levels(scene: Scene, encoder: DenseEncoder, level: str) -> float | None:
     """The level that divides all tiles of a scene, or None where each tile has its own.
 
     Raises:
@@ -127,7 +145,7 @@ class TileEncoder:
             it is subtracted. (Yang et al. 2024, "Denoising Vision Transformers", split features in the same way.)
     """
 
-    def __init__(self, encoder: Encoder, scene: Scene, level: str = "scene", even: bool = False) -> None:
+    def __init__(self, encoder: DenseEncoder, scene: Scene, level: str = "scene", even: bool = False) -> None:
         self.encoder, self.scene, self.even = encoder.eval(), scene, even
         self.read = TileReader(scene, encoder.patch_size)
         self.level = scene_levels(scene, encoder, level)

@@ -20,21 +20,19 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from specfm.bands import BandGrid
 from specfm.batch import BandTensors
 from specfm.library import STEP_NM, Library
+from specfm.models.patches import Patches
 from specfm.models.quadrature import effective_fwhm_nm
 from specfm.sensors import QUANTITIES, Sensor
-
-if TYPE_CHECKING:
-    from specfm.models.encoder import Encoder
 
 log = logging.getLogger(__name__)
 # Of the mean eigenvalue: between an offset alone and least squares, which overfits what a camera does not show. Nearest
@@ -43,6 +41,22 @@ RIDGE = 0.1
 LEAST_COVERED = 0.8  # share of a camera's bands that the library must cover; the others are not looked at
 HELD = 64  # grids whose maps are kept
 DECIDES = ("wavelengths_nm_GC", "fwhm_nm_GC", "valid_GC", "quantity_G", "level_G", "gsd_m_G")  # of a grid, its map
+
+
+class StemEncoder(Protocol):
+    """What alignment needs of an encoder: everything before its trunk."""
+
+    patch_size: int
+    num_features: int
+    embedding: nn.Module
+    stem: nn.Linear
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def prepare(self, x_BHWC: Tensor, bands: BandTensors) -> Patches: ...
+
+    def generated(self, patches: Patches) -> Tensor: ...
 
 
 class Alignment:
@@ -82,7 +96,7 @@ class Alignment:
         covered_G1 = torch.tensor(self.covers(bands), device=bands.valid_GC.device)[:, None]
         return bands.replace(valid_GC=torch.where(covered_G1, self._inside(bands), bands.valid_GC))
 
-    def __call__(self, encoder: Encoder, bands: BandTensors, tokens_BND: Tensor) -> Tensor:
+    def __call__(self, encoder: StemEncoder, bands: BandTensors, tokens_BND: Tensor) -> Tensor:
         """Stem tokens of samples with these bands (narrowed before), aligned."""
         weights, moved = _weights(encoder), []
         samples = tokens_BND.split(1) if len(bands) > 1 else (tokens_BND,)
@@ -119,7 +133,7 @@ class Alignment:
             hashlib.sha256(" ".join(digest for digest, _ in self.cameras).encode()).hexdigest() if self.cameras else ""
         )
 
-    def fit(self, encoder: Encoder, bands: BandTensors) -> tuple[Tensor, Tensor]:
+    def fit(self, encoder: StemEncoder, bands: BandTensors) -> tuple[Tensor, Tensor]:
         """(A_DD, b_D) in float64 for one grid that is covered."""
         # whatever mode the caller is in, or the map would not serve the next one
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(encoder.device.type, enabled=False):
@@ -130,7 +144,7 @@ class Alignment:
                 matrix_DD, bias_D = again_DD @ matrix_DD, again_DD @ bias_D + more_D
             return matrix_DD, bias_D
 
-    def _seen_through(self, encoder: Encoder, bands: BandTensors) -> Tensor:
+    def _seen_through(self, encoder: StemEncoder, bands: BandTensors) -> Tensor:
         """tokens_LD (float64): the stem's, of the library seen through one grid that is covered."""
         keep_C = self._inside(bands)[0]
         bands = bands.replace(
@@ -143,7 +157,7 @@ class Alignment:
         grid = BandGrid(bands.wavelengths_nm_GC[0].cpu().numpy(), bands.fwhm_nm_GC[0].cpu().numpy())
         return stem_tokens(encoder, self.library.seen_through(grid), bands)
 
-    def _poorest_tokens(self, encoder: Encoder) -> Tensor:
+    def _poorest_tokens(self, encoder: StemEncoder) -> Tensor:
         """tokens_LD (float64): of the camera whose mapped tokens are furthest from the ideal ones; those of the ideal
         camera where none of them can be mapped.
         """
@@ -168,7 +182,7 @@ class Alignment:
         low, high = self.library.low_nm - STEP_NM / 2, self.library.high_nm + STEP_NM / 2
         return bands.valid_GC & (bands.wavelengths_nm_GC >= low) & (bands.wavelengths_nm_GC <= high)
 
-    def ideal_tokens(self, encoder: Encoder) -> Tensor:
+    def ideal_tokens(self, encoder: StemEncoder) -> Tensor:
         """tokens_LD (float64): the stem's, of the library seen by the ideal camera."""
         weights, (held, tokens_LD) = _weights(encoder), self._ideal
         if tokens_LD is None or held != weights:
@@ -195,13 +209,13 @@ def _ridge(t_LD: Tensor, goal_LD: Tensor) -> tuple[Tensor, Tensor]:
     return matrix_DD, goal_D - matrix_DD @ mean_D
 
 
-def _weights(encoder: Encoder) -> Any:
+def _weights(encoder: StemEncoder) -> Any:
     """What changes when torch changes the weights (not when they are written to through ``.data``)."""
     parameters = (*encoder.embedding.parameters(), *encoder.stem.parameters())
     return encoder.device, *((id(p), 0 if p.is_inference() else p._version) for p in parameters)
 
 
-def stem_tokens(encoder: Encoder, spectra_LC: NDArray[np.float32], bands: BandTensors) -> Tensor:
+def stem_tokens(encoder: StemEncoder, spectra_LC: NDArray[np.float32], bands: BandTensors) -> Tensor:
     """tokens_LD (float64): one flat patch of each spectrum."""
     side, found = encoder.patch_size, []
     for some_LC in torch.from_numpy(np.array(spectra_LC)).split(256):

@@ -22,6 +22,7 @@ from specfm.library import Library
 from specfm.models.alignment import Alignment
 from specfm.models.patches import Patches, patchify
 from specfm.models.position import position_embedding
+from specfm.sensor_table import as_sensor
 from specfm.sensors import Sensor
 
 Bands = BandGrid | Sensor | str | Sequence[BandGrid | Sensor | str] | BandTensors
@@ -143,7 +144,7 @@ class Encoder(nn.Module):
                 "pretrain it on a sensor of 50 bands or more"
             )
         listed = [cameras] if isinstance(cameras, Sensor | BandGrid | str) else cameras
-        sensors = [Sensor.of(camera) for camera in listed]
+        sensors = [as_sensor(camera) for camera in listed]
         self.alignment = Alignment(self.library, sensors) if on and self.library is not None else None
         return self
 

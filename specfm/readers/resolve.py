@@ -14,6 +14,7 @@ from specfm.bands import BandGrid, UnitsError
 from specfm.errors import SpecfmError
 from specfm.library import same_bands
 from specfm.readers.found import Found
+from specfm.sensor_table import as_sensor
 from specfm.sensors import Sensor
 from specfm.tables import read_table
 
@@ -180,7 +181,7 @@ def _called(table: Sensor) -> str:
 
 
 def _named(sensor: Sensor | BandGrid | str | None) -> Sensor | None:
-    return None if sensor is None else Sensor.of(sensor)
+    return None if sensor is None else as_sensor(sensor)
 
 
 def _known(units: str | None) -> bool:

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from downstream.baselines.classics import random_encoder
 from downstream.features.bank import Bank
+from downstream.features.encoders import random_encoder
 from downstream.features.extract import extract
 from downstream.protocols.knn import knn_predict
 from downstream.protocols.linear import C_GRID, linear_probe

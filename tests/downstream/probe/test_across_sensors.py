@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 
 import specfm
 from downstream.features.bank import Bank
-from downstream.features.encoders import aligned, wants_alignment
 from downstream.features.extract import extract
 from downstream.probe.run import ProbeOptions, probe
-from downstream.results.files import state_digest
 from downstream.splits.samples import collect_samples
 from specfm import BandGrid, Encoder, Sensor, UsageError
 from specfm.cli import app
+from specfm.dense.align import aligned, wants_alignment
+from specfm.digests import state_digest
 from specfm.scene import Scene
 from tests.downstream.toy_scenes import plots
 from tests.properties.cases import comb

@@ -12,7 +12,8 @@ import pytest
 
 from downstream.probe.run import ProbeOptions, default_window, probe
 from downstream.results import files as results
-from downstream.results.rows import seen_mark
+from downstream.results import text
+from downstream.results.seen import seen_mark
 from downstream.splits.samples import collect_samples
 from downstream.splits.split import make_split, save_split
 from specfm.errors import SpecfmError, UsageError
@@ -95,12 +96,12 @@ def test_collapsed_features_and_leaks_raise_alarms() -> None:
     assert any("constant" in a for a in row_of(rows, "encoder", "knn20")["alarms"])
     leaky = run(scenes=[field()], options=replace(QUICK, split="random_pixels", max_per_class=60))
     assert leaky[0]["leaky"] and "train and test windows overlap" in leaky[0]["alarms"]
-    assert "LEAKY" in results.leak_mark(leaky[0])
+    assert "LEAKY" in text.leak_mark(leaky[0])
 
 
 def test_one_run_gives_a_table_for_every_number_of_labels() -> None:
     rows = run(options=replace(QUICK, shots=(2, 4), protocols=("knn", "linear", "ridge"), min_groups=2))
-    tables = results.tables(rows)
+    tables = text.tables(rows)
     assert [t[0]["shots"] for t in tables] == [2, 4] and len(tables[0]) == len(tables[1])
     assert [t[0]["samples"]["train"] for t in tables] == [6, 12]
     assert {r["protocol"] for r in rows if r["method"] == "encoder"} == {"knn1", "knn5", "knn20", "linear", "ridge"}
@@ -109,9 +110,9 @@ def test_one_run_gives_a_table_for_every_number_of_labels() -> None:
     from rich.console import Console
 
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(results.shots_table(rows))
-    text = console.export_text()
-    assert "2 labels" in text and "4 labels" in text and text.count("±") == len(rows)
+    console.print(text.shots_table(rows))
+    shown = console.export_text()
+    assert "2 labels" in shown and "4 labels" in shown and shown.count("±") == len(rows)
 
 
 def test_leave_one_sensor_out_has_scores_of_each_sensor() -> None:
@@ -130,7 +131,7 @@ def test_leave_one_sensor_out_has_scores_of_each_sensor() -> None:
     spectrum = row_of(rows, "pixel spectrum", "svm")
     assert min(v["oa"] for v in spectrum["held_out"].values()) > 0.8  # resampled to one grid, hardly any noise
     assert any("resampled" in n for n in spectrum["notices"])
-    assert results.held_out_table(rows) is not None and results.held_out_table(ROWS) is None
+    assert text.held_out_table(rows) is not None and text.held_out_table(ROWS) is None
 
 
 def test_a_cache_changes_no_number(tmp_path: Path) -> None:
@@ -204,16 +205,16 @@ def test_table_shows_every_row_in_80_columns() -> None:
     from rich.console import Console
 
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(results.table(ROWS))
-    text = console.export_text()
-    assert "…" not in text and text.count("linear") == 5
-    assert "2 splits" in results.heading(ROWS[0]) and "window 9 px" in results.heading(ROWS[0])
-    assert "±" in text and text.count("±") == len(ROWS)
+    console.print(text.table(ROWS))
+    shown = console.export_text()
+    assert "…" not in shown and shown.count("linear") == 5
+    assert "2 splits" in text.heading(ROWS[0]) and "window 9 px" in text.heading(ROWS[0])
+    assert "±" in shown and shown.count("±") == len(ROWS)
 
 
 def test_alarms_of_several_rows_are_one_remark() -> None:
     rows = [{**r, "alarms": ["x"] if i < 2 else [], "notices": ["n"]} for i, r in enumerate(ROWS)]
-    assert results.remarks(rows) == ["notice: n", "alarm: x (encoder knn1, encoder knn5)"]
+    assert text.remarks(rows) == ["notice: n", "alarm: x (encoder knn1, encoder knn5)"]
 
 
 def test_bad_options_are_refused() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from downstream.protocols.knn import knn_accuracy, knn_predict, nearest, vote
+from downstream.features.neighbours import nearest
+from downstream.protocols.knn import knn_accuracy, knn_predict, vote
 from specfm.errors import SpecfmError
 
 RNG = np.random.default_rng(0)

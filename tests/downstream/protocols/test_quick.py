@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from downstream.baselines.classics import SVM_C, svm_predict
-from downstream.protocols.knn import knn_predict, nearest
+from downstream.features.neighbours import nearest
+from downstream.protocols.knn import knn_predict
 from downstream.protocols.linear import C_GRID, Standardiser, linear_probe
 from downstream.protocols.logistic import fit_grid
 from downstream.protocols.ridge import STRENGTHS, RidgePath, ridge_probe
+from downstream.protocols.svm import SVM_C, svm_predict
 from specfm.errors import SpecfmError
 
 

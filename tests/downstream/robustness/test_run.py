@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from downstream.probe.run import ProbeOptions
-from downstream.results.files import comparable, heading, read_rows
+from downstream.results.files import comparable, read_rows
+from downstream.results.text import heading, robustness_tables
 from downstream.robustness.conditions import (
     CLEAN,
     SHUFFLED,
@@ -25,7 +26,7 @@ from downstream.robustness.conditions import (
     simulated,
     tilted,
 )
-from downstream.robustness.run import Robustness, RobustnessOptions, robustness, robustness_tables, save_plot
+from downstream.robustness.run import Robustness, RobustnessOptions, robustness, save_plot
 from specfm.bands import BandGrid
 from specfm.cli import app
 from specfm.errors import SpecfmError, UsageError
@@ -64,7 +65,7 @@ def options(**changes: Any) -> RobustnessOptions:
 
 @pytest.fixture(scope="module")
 def found(plots: list[Scene]) -> Robustness:
-    from downstream.baselines.classics import random_encoder
+    from downstream.features.encoders import random_encoder
 
     encoder = random_encoder("nano", 3, patch_size=3, dim=48, depth=1, heads=3)
     return robustness(encoder, plots, options(sensors=("sentinel2_msi", "hymap")), data="plots", pretrained=False)
@@ -175,7 +176,7 @@ def test_a_probe_that_ignores_wavelengths_is_called_out(plots: list[Scene]) -> N
 
 def test_aligned_features_of_another_camera_have_a_probe_of_their_own(plots: list[Scene]) -> None:
     """On true spectra as the poorer of the two tells them, for the encoder, its twins and raw spectra alike."""
-    from downstream.baselines.classics import random_encoder
+    from downstream.features.encoders import random_encoder
     from tests.test_library import library
 
     encoder = random_encoder("nano", 3, patch_size=3, depth=1)  # of its own width: narrower, it is chance
@@ -209,7 +210,7 @@ def test_aligned_features_of_another_camera_have_a_probe_of_their_own(plots: lis
 
 
 def test_scenes_of_other_quantities_keep_their_baselines_under_every_condition(plots: list[Scene]) -> None:
-    from downstream.baselines.classics import random_encoder
+    from downstream.features.encoders import random_encoder
     from tests.test_library import library
 
     mixed = [s.replace(sensor=s.sensor.replace(quantity="radiance")) if i % 2 else s for i, s in enumerate(plots)]

@@ -1,0 +1,169 @@
+"""Rows as a person reads them: every table of the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def _short(value: float) -> str:
+    return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3f}"
+
+
+def points(cell: Mapping[str, Any] | None) -> str:
+    """``.812 ±.031`` of a metric cell."""
+    if not cell or cell.get("mean") is None:
+        return "-"
+    return f"{_short(cell['mean'])} ±{_short(cell['sd'])}"
+
+
+def interval(cell: Mapping[str, Any] | None) -> str:
+    """``.770-.851`` or "-" where there are too few units."""
+    ci = (cell or {}).get("ci")
+    return f"{_short(ci[0])}-{_short(ci[1])}" if ci and ci[0] is not None else "-"
+
+
+def leak_mark(row: Mapping[str, Any]) -> str:
+    """One cell that says how leaky the split is: share of overlapping test windows, least distance, near-duplicates."""
+    leak = row["leakage"]
+    text = f"{100 * leak['overlap_share']:.0f} %"
+    if leak["min_distance_px"] is not None:
+        text += f", {leak['min_distance_px']:.0f} px"
+    if leak["near_duplicate_share"]:
+        text += f", dup {100 * leak['near_duplicate_share']:.1f} %"
+    return text + (" LEAKY" if row["leaky"] else "")
+
+
+def leakage_of(rows: Iterable[Mapping[str, Any]]) -> str:
+    """For the title of a table without a column of it: the leakage of its rows, each value once."""
+    return "leakage " + "; ".join(dict.fromkeys(map(leak_mark, rows)))
+
+
+def heading(row: Mapping[str, Any]) -> str:
+    """What the rows of one table share, in one line."""
+    shots = f", {row['shots']} shots a class" if row.get("shots") else ""
+    tested = f", tested on {row['condition']!r}" if row.get("condition") else ""
+    sizes, splits = row["samples"], row["runs"]["splits"]
+    return (
+        f"{row['data']}{tested}: split by {row['split']}{shots}, window {row['window']} px, "
+        f"{len(row['classes'])} classes, {splits} splits of {sizes['train']} / {sizes['val']} / {sizes['test']} samples"
+    )
+
+
+def remarks(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Notices and alarms of a table's rows, one sentence each, the rows of one alarm put together."""
+    lines: dict[str, list[str]] = {}
+    notices: dict[str, None] = {}
+    total = 0
+    for row in rows:
+        total += row["method"] != "majority class"
+        notices.update(dict.fromkeys(row["notices"]))
+        for alarm in row["alarms"]:
+            where = f"{row['method']} {row['protocol']}" + (f" ({row['condition']})" if row.get("condition") else "")
+            lines.setdefault(alarm, []).append(where)
+    alarms = [f"alarm: {k} ({'all rows' if len(v) == total else ', '.join(v)})" for k, v in lines.items()]
+    return [f"notice: {n}" for n in notices] + alarms
+
+
+def table(rows: list[dict[str, Any]], title: str | None = None, width: int = 80) -> Table:
+    """The rows as a rich table; print ``heading`` above it and ``remarks`` below.
+
+    Leakage is the share of test windows that overlap a training window, the least distance in pixels of a test to a
+    training pixel, and the share of near-duplicates. Deviations of AA and kappa are shown from 100 columns on.
+    """
+    from rich import box
+    from rich.table import Table
+
+    out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("method", "probe", "OA", "95 % CI", "AA", "kappa", "seen", "leakage"):
+        folds = name in ("method", "seen", "leakage")
+        out.add_column(name, no_wrap=not folds, overflow="fold", min_width=7 if folds else None)
+    cell = points if width >= 100 else lambda c: _short(c["mean"])
+    for row in rows:
+        out.add_row(
+            row["method"], row["protocol"], points(row["oa"]), interval(row["oa"]),
+            cell(row["aa"]), cell(row["kappa"]), row["seen"], leak_mark(row),
+        )  # fmt: skip
+    return out
+
+
+def tables(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Rows that share a heading (data, split, shots) put together, in the order they come."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(heading(row), []).append(row)
+    return list(found.values())
+
+
+def shots_table(rows: list[dict[str, Any]], metric: str = "aa") -> Table:
+    """One line per method and protocol, one column per number of labels: the few-shot table."""
+    from rich import box
+    from rich.table import Table
+
+    shots = sorted({row["shots"] or 0 for row in rows})
+    title = f"{metric.upper()} by labels a class, {leakage_of(rows)}"
+    out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("method", "probe", *(f"{n} labels" if n else "all labels" for n in shots)):
+        out.add_column(name, overflow="fold")
+    cells: dict[tuple[str, str], dict[int, str]] = {}
+    for row in rows:
+        cells.setdefault((row["method"], row["protocol"]), {})[row["shots"] or 0] = points(row[metric])
+    for (method, protocol), by_shots in cells.items():
+        out.add_row(method, protocol, *(by_shots.get(n, "-") for n in shots))
+    return out
+
+
+def held_out_table(rows: list[dict[str, Any]], metric: str = "aa") -> Table | None:
+    """One column per scene or sensor that was left out, or None under other rules; at most eight columns."""
+    from rich import box
+    from rich.table import Table
+
+    names = list(dict.fromkeys(name for row in rows for name in row.get("held_out", {})))
+    if not names or len(names) > 8:
+        return None
+    title = f"{metric.upper()} by {rows[0]['split']} left out, {leakage_of(rows)}"
+    out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("method", "probe", *names):
+        out.add_column(name, overflow="fold")
+    for row in rows:
+        cells = (row["held_out"].get(name) for name in names)
+        out.add_row(row["method"], row["protocol"], *(_short(cell[metric]) if cell else "-" for cell in cells))
+    return out
+
+
+def robustness_tables(rows: Sequence[Mapping[str, Any]], metric: str = "aa", width: int = 80) -> list[Table]:
+    """One line per condition, one column per method and protocol, so many columns to a table as the width holds.
+
+    With intervals where one table holds all columns with theirs, else with deviations only.
+    """
+    from rich import box
+    from rich.table import Table
+
+    from downstream.results.text import interval, leakage_of, points
+
+    columns = list(dict.fromkeys((r["method"], r["protocol"]) for r in rows if r["method"] != "majority class"))
+    room = width - 24  # beside the names of the conditions and the numbers of bands
+    text, each = points, 11  # not below a word's length: names of methods fold
+    if 23 * len(columns) <= room:
+        text, each = (lambda cell: f"{points(cell)} [{interval(cell)}]"), 23
+    seen = {r["method"]: f" ({r['seen']})" for r in rows if r["seen"] != "-"}
+    lines: dict[str, dict[tuple[str, str], Mapping[str, Any]]] = {}
+    for row in rows:
+        lines.setdefault(row["condition"], {})[row["method"], row["protocol"]] = row
+    fit = max(1, room // each)
+    found = []
+    for start in range(0, len(columns), fit):
+        title = f"{metric.upper()} of probes trained on spectra as measured, {leakage_of(rows)}"
+        out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        chosen = columns[start : start + fit]
+        for heading in ("tested on", "bands", *(f"{method}{seen.get(method, '')} {p}" for method, p in chosen)):
+            out.add_column(heading, overflow="fold")
+        for condition, by_method in lines.items():
+            first = next(iter(by_method.values()))
+            cells = (text(by_method[c][metric]) if c in by_method else "-" for c in chosen)
+            out.add_row(condition, "/".join(map(str, first["bands"])), *cells)
+        found.append(out)
+    return found

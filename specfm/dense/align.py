@@ -1,0 +1,71 @@
+"""Whether the sensors of a set of scenes need their features aligned, can be, and an encoder aligned for them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from specfm.errors import UsageError
+from specfm.library import same_bands
+
+if TYPE_CHECKING:
+    from specfm.scene import Scene
+    from specfm.sensors import Sensor
+
+log = logging.getLogger(__name__)
+
+
+def wants_alignment(scenes: Sequence[Scene], wanted: bool | None) -> bool:
+    """``wanted``; where that is None, whether the scenes were seen through different bands."""
+    if wanted is not None:
+        return wanted
+    first = scenes[0].sensor.bands
+    return any(not same_bands(first, scene.sensor.bands) for scene in scenes[1:])
+
+
+def can_align(encoder: Any, cameras: Sequence[Sensor]) -> bool:
+    """True if the encoder comes with a library that covers all cameras."""
+    from specfm.batch import BandTensors
+    from specfm.models.alignment import Alignment
+
+    library = getattr(encoder, "library", None)
+    if library is None:
+        return False
+    alignment = Alignment(library)
+    return all(alignment.covers(BandTensors.from_sensors(camera))[0] for camera in cameras)
+
+
+@contextmanager
+def aligned(
+    encoder: Any, scenes: Sequence[Scene], wanted: bool | None, together: bool = True, others: Sequence[Sensor] = ()
+) -> Iterator[bool]:
+    """Within it the encoder is aligned if asked for (None: if the scenes need it and it can); says whether it is.
+
+    ``together``: the cameras of the scenes are compared with each other, so all are put as the poorest of them would
+    tell it; else as one ideal camera would. ``others``: further cameras of the comparison.
+
+    Raises:
+        UsageError: ``wanted`` of an encoder that cannot be aligned, or not for the cameras of these scenes.
+    """
+    before = getattr(encoder, "alignment", None)
+    on = encoder is not None and (wants_alignment(scenes, wanted) if before is None or wanted is not None else True)
+    if on and not wanted and getattr(encoder, "library", None) is None:
+        on = False
+    if on and not can_align(encoder, [*(scene.sensor for scene in scenes), *others]):
+        if wanted and getattr(encoder, "library", None) is None:
+            raise UsageError("an encoder that comes without a library of spectra cannot be aligned; leave --align out")
+        if wanted:
+            raise UsageError("the encoder's library of spectra does not cover all cameras here; leave --align out")
+        log.warning("features are not aligned: the encoder's library of spectra does not cover all cameras")
+        on = before is not None and encoder.aligned  # a trunk made for aligned tokens keeps those that there are
+    compared = together and (bool(others) or wants_alignment(scenes, None))
+    cameras = [*(scene.sensor for scene in scenes), *others] if compared else []
+    if hasattr(encoder, "align") and (on != (before is not None) or (on and cameras)):
+        encoder.align(on, cameras)
+    try:
+        yield on
+    finally:
+        if hasattr(encoder, "align"):
+            encoder.alignment = before

@@ -179,12 +179,13 @@ def _shard(scenes: list[Scene], out: Path) -> None:
 
 
 def _probe(run: Path, scenes: list[Scene], results: Path) -> list[dict[str, Any]]:
-    from downstream.probe.run import ProbeOptions, probe
+    from downstream.probe.options import ProbeOptions
+    from downstream.probe.run import probe
     from downstream.results.files import append_rows
     from specfm.checkpoint import load
 
     options = ProbeOptions(shots=SHOTS, seeds=SPLITS, window=VIEW, **PROBE)
-    rows = probe(load(run), scenes, options, data=f"simulated_{UNSEEN}", name="pretrained")
+    rows = probe(load(run), scenes, options, data=f"simulated_{UNSEEN}", name="pretrained").rows
     append_rows(results, rows)
     return rows
 

@@ -11,10 +11,9 @@ import yaml
 
 from specfm.cards import card_names, load_card
 from specfm.cards.labels import dominant_class
+from specfm.cards.opening import card_scenes, open_scenes
 from specfm.cards.schema import band_ranges
-from specfm.cli.probe import labelled_scenes
 from specfm.errors import SpecfmError, UsageError
-from specfm.shards.identity import open_scenes
 
 CLASSIC = ("indian_pines", "salinas", "pavia_university", "pavia_centre", "ksc", "botswana", "houston2013")
 BANDS = dict(zip(CLASSIC, (200, 204, 103, 102, 176, 145, 144), strict=True))
@@ -347,7 +346,7 @@ def test_scans_with_references_come_as_reflectance_wherever_a_card_is_used(tmp_p
         assert (scene.sensor.quantity, scene.sensor.scale) == ("surface_reflectance", 1e-4)
         np.testing.assert_allclose(scene.values(), (raw.read() - 10.0) / 990.0, atol=1e-4)
         assert scene.labels_HW is not None and scene.group == raw.group
-    (probed, *_), _ = labelled_scenes([str(tmp_path / "mine.yaml")], None, None)
+    probed, *_ = card_scenes([str(tmp_path / "mine.yaml")])
     shared = next(iter(open_scenes([str(tmp_path / "mine.yaml")])))
     np.testing.assert_array_equal(probed.read(), shared.read())  # a probe and a map of one card see the same numbers
 

@@ -35,7 +35,7 @@ def pca_features(
 
 def majority(samples: Samples, splits: Sequence[Split]) -> Runs:
     """The trivial baseline."""
-    runs = Runs("majority class", "-")
+    runs = Runs("majority", "majority class", "-")
     for split in splits:
         runs.record(samples, split, majority_predict(samples.y_N[split.fit_I], len(split.test_I)))
     return runs

@@ -16,17 +16,16 @@ import numpy as np
 
 from downstream.baselines.classics import pca_features
 from downstream.baselines.mnf import NoNeighbours, fit_splits
+from downstream.baselines.options import BaselineOptions
 from downstream.features.extract import FeatureSet
 from downstream.features.spectra import CommonGrid
+from downstream.protocols.options import FROZEN, ProtocolOptions
 from downstream.protocols.run import Scores, evaluate_conditions
 from downstream.results.runs import Runs
 from downstream.splits.split import Split
 
 if TYPE_CHECKING:
-    from downstream.probe.run import ProbeOptions
     from specfm.scene import Scene
-
-FROZEN: tuple[str, ...] = ("knn", "linear", "ridge")
 
 
 def baseline_rows(
@@ -34,7 +33,8 @@ def baseline_rows(
     mean: Mapping[str, FeatureSet],
     scenes: Sequence[Scene],
     splits: Sequence[Split],
-    options: ProbeOptions,
+    options: BaselineOptions,
+    protocols: ProtocolOptions,
     device: str = "cpu",
     grid: CommonGrid | None = None,
 ) -> tuple[dict[str, list[Runs]], list[str]]:
@@ -45,24 +45,26 @@ def baseline_rows(
         mean: mean spectra of the windows.
         scenes: under the first condition; minimum noise fraction looks at the pixels of their windows.
         splits: of the comparison.
-        options: protocols, ks, components.
+        options: components of PCA and MNF.
+        protocols: those of the encoder, with their neighbours and strengths.
         device: where neighbours are searched and probes fitted.
         grid: of the spectra, if not the scenes' own common one.
     """
     found: dict[str, list[Runs]] = {condition: [] for condition in pixel}
 
     def add(
-        features: Mapping[str, FeatureSet], method: str, *protocols: str, scores: Scores | None = None,
+        features: Mapping[str, FeatureSet], method: str, *named: str, scores: Scores | None = None,
         euclidean: bool = False,
     ) -> None:  # fmt: skip
         by_condition = evaluate_conditions(
-            features, splits, options, method, protocols=protocols, scores=scores,
+            features, splits, protocols, "baseline", method, protocols=named, scores=scores,
             metric="euclidean" if euclidean else "cosine", device=device,
+            support="pixel" if features is pixel else "window",
         )  # fmt: skip
         for condition, runs in by_condition.items():
             found[condition] += runs
 
-    frozen = [protocol for protocol in FROZEN if protocol in options.protocols]
+    frozen = [protocol for protocol in FROZEN if protocol in protocols.protocols]
     if "knn" in frozen:
         add(pixel, "pixel spectrum", "knn")
     for protocol in ("linear", "ridge"):

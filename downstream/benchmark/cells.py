@@ -31,7 +31,6 @@ from specfm.errors import SpecfmError
 from specfm.files import atomic_write_json
 
 FORMAT = "specfm-cell-1"
-MAJORITY = "majority class"
 WITH_WEIGHTS = ("encoder", "finetune")  # parts whose numbers depend on an encoder's weights
 
 
@@ -126,8 +125,8 @@ def run_cell(plan: CellPlan, folder: Path) -> Path:
 
 
 def _compute(plan: CellPlan) -> Cell:
-    scenes, split = open_dataset(plan.dataset)
-    options = probe_options(plan.suite, plan.dataset, split, plan.window)
+    scenes = open_dataset(plan.dataset)
+    options = probe_options(plan.suite, plan.dataset, plan.window)
     encoder, pretrained = None, False
     if plan.part == "peers":
         options = replace(options, peers=(str(plan.checkpoint),))
@@ -139,14 +138,13 @@ def _compute(plan: CellPlan) -> Cell:
                 f"{plan.checkpoint} was changed while the benchmark ran; name a checkpoint that stays as it is, or "
                 "choose another --out"
             )
-    kept: dict[str, Any] = {}
-    rows = probe(
-        encoder, scenes, options, data=plan.dataset.title, name=plan.method, pretrained=pretrained, bank=kept,
-        cache=None if plan.cache is None else Bank(plan.cache), parts=(plan.part,), device=plan.device,
+    result = probe(
+        encoder, scenes, options, data=plan.dataset.title, name=plan.method, pretrained=pretrained,
+        bank=None if plan.cache is None else Bank(plan.cache), parts=(plan.part,), device=plan.device,
     )  # fmt: skip
     cell = Cell([], [])
-    for row, runs in zip(rows, kept["runs"], strict=True):
-        if row["method"] == MAJORITY and plan.part != "baselines":
+    for row, runs in zip(result.rows, result.runs, strict=True):
+        if row["kind"] == "majority" and plan.part != "baselines":
             continue  # worked out in every cell for its alarms, shown once
         if plan.part in ("random-init", "scratch"):
             row["method"] = plan.method

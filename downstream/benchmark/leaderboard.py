@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from downstream.benchmark.cells import WITH_WEIGHTS, Cell, CellPlan
+from downstream.benchmark.cells import Cell, CellPlan
 from downstream.benchmark.suite import SuiteConfig
 from downstream.results import metrics
+from downstream.results.runs import identity
 from downstream.results.text import interval, leak_mark, leakage_of, points, remarks
 
 if TYPE_CHECKING:
@@ -151,10 +152,10 @@ def _differences(title: str, table: Sequence[Entry], metric: str, draws: int) ->
     found = []
     for protocol in dict.fromkeys(row["protocol"] for row, _ in table):
         here = [entry for entry in table if entry[0]["protocol"] == protocol]
-        encoders = [entry for entry in here if entry[0]["part"] in WITH_WEIGHTS]
+        encoders = [entry for entry in here if entry[0]["kind"] == "encoder"]
         untrained = table if protocol == "finetune" else here
-        twins = [e for e in untrained if e[0]["part"] == ("scratch" if protocol == "finetune" else "random-init")]
-        raw = [e for e in here if e[0]["part"] == "peers" or e[0]["method"].endswith(("pixel spectrum", " pixel"))]
+        twins = [e for e in untrained if e[0]["kind"] == ("scratch" if protocol == "finetune" else "twin")]
+        raw = [e for e in here if e[0]["kind"] == "peer" or e[0]["support"] == "pixel"]
         for i, a in enumerate(encoders):
             own = [twin for twin in twins if twin[0]["architecture"] == a[0]["architecture"]]
             for b in (*encoders[i + 1 :], *own, *raw):
@@ -172,8 +173,9 @@ def _differences(title: str, table: Sequence[Entry], metric: str, draws: int) ->
     return found
 
 
-def _label(row: dict[str, Any]) -> tuple[str, str, str]:
-    return row["method"], row["protocol"], _shots(row["shots"])
+def _label(row: dict[str, Any]) -> tuple[str, str, str, str]:
+    """What a line is of; its kind tells methods of one name apart and is not printed."""
+    return *identity(row), _shots(row["shots"])
 
 
 def _shots(shots: int | None) -> str:
@@ -188,7 +190,7 @@ def _overview(entries: dict[str, list[Entry]], metric: str) -> Section:
     headings = ("method", "probe", "labels", *(f"{title}, {leak}" for title, leak in leaks.items()))
     rows = []
     for label in labels:
-        line = list(label)
+        line = list(label[1:])
         for title in entries:
             row = cells.get((title, label))
             line.append(f"{points(row[metric])} [{interval(row[metric])}]" if row else "-")
@@ -212,7 +214,7 @@ def _held_out(entries: dict[str, list[Entry]], metric: str) -> list[Section]:
     for label in labels:
         scores = [held.get((title, label), {}).get(name) for title, name in columns]
         if any(scores):
-            rows.append((*label, *("-" if s is None else f"{s[metric]:.3f}" for s in scores)))
+            rows.append((*label[1:], *("-" if s is None else f"{s[metric]:.3f}" for s in scores)))
     headings = ("method", "probe", "labels", *(f"{name} ({title})" for title, name in columns))
     below = tuple(
         f"{title}: {leakage_of(row for row, _ in entries[title])}" for title in dict.fromkeys(t for t, _ in columns)
@@ -235,7 +237,7 @@ def _dataset(title: str, mine: Sequence[Entry], metric: str) -> Section:
     # as given within one number of labels; the numbers of labels one after the other
     ordered = [row for shots in dict.fromkeys(r["shots"] for r, _ in mine) for row, _ in mine if row["shots"] == shots]
     rows = [
-        (*_label(row), points(row[metric]), interval(row[metric]), points(row[other]), row["seen"], leak_mark(row))
+        (*_label(row)[1:], points(row[metric]), interval(row[metric]), points(row[other]), row["seen"], leak_mark(row))
         for row in ordered
     ]
     first = ordered[0]

@@ -24,7 +24,6 @@ from downstream.benchmark.suite import DatasetConfig, SuiteConfig, open_dataset,
 from downstream.features.encoders import open_encoder
 from downstream.features.extract import check_window, progress_bar
 from downstream.probe.run import default_window
-from downstream.protocols.trained import TRAINED
 from downstream.splits.samples import asked_window
 from specfm.config import find_config, to_yaml
 from specfm.dense.align import wants_alignment
@@ -38,8 +37,6 @@ from specfm.files import (
     remove_temporaries,
     sha256_file,
 )
-
-RESERVED = ("random-init", "from-scratch")
 
 
 @dataclass(frozen=True)
@@ -123,8 +120,8 @@ def _entries(suite: SuiteConfig, checkpoints: Sequence[str], device: str) -> lis
         given, sign, path = text.partition("=")
         encoder, name, _ = open_encoder(path if sign else text, device)
         name = given if sign else name
-        if name in ("", "baselines", *(entry.name for entry in found)) or name.startswith(RESERVED):
-            raise UsageError(f"{text}: the name {name!r} is taken or reserved; name it with NAME={path or text}")
+        if name in ("", *(entry.name for entry in found)):
+            raise UsageError(f"{text}: the name {name!r} is taken; name it with NAME={path or text}")
         window = suite.window or default_window(encoder)
         patch = int(encoder.patch_size)
         check_window(patch, window)
@@ -147,14 +144,13 @@ def plan_cells(
     scratch and untrained, then the baselines."""
     plans: list[CellPlan] = []
     for dataset in suite.datasets:
-        scenes, split = open_dataset(dataset)  # what cannot be opened is known before any work
+        scenes = open_dataset(dataset)  # what cannot be opened is known before any work
         window = asked_window(scenes, dataset.window) or entries[0].window
         for patch in {entry.patch for entry in entries}:
             check_window(patch, window)
-        options = probe_options(suite, dataset, split, window)
+        options = probe_options(suite, dataset, window)
         options.check()
-        protocols = options.protocols
-        frozen = any(protocol not in TRAINED for protocol in protocols)
+        protocols, frozen = options.protocols, options.frozen
         # twins differ by architecture and, where features are aligned, by the library that they are aligned with
         moved, twins = wants_alignment(scenes, suite.align), dict[tuple[str, str], _Entry]()
         architectures = dict[str, _Entry]()
@@ -173,7 +169,8 @@ def plan_cells(
             )  # fmt: skip
 
         def titled(name: str, entry: _Entry, others: Sized) -> str:
-            return name if len(others) == 1 else f"{name} ({entry.name})"
+            alone = len(others) == 1 and name not in {each.name for each in entries}
+            return name if alone else f"{name} ({entry.name})"
 
         for part, asked in (("encoder", frozen), ("finetune", "finetune" in protocols)):
             plans += [plan(part, entry, entry.name, entry.weights) for entry in (entries if asked else ())]

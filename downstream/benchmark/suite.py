@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from downstream.features.pooling import pooling_parts
-from downstream.probe.run import ProbeOptions
-from downstream.protocols.trained import TrainOptions
+from downstream.probe.options import ProbeOptions
+from downstream.protocols.options import Protocol, TrainOptions
+from downstream.splits.options import AUTO
 from specfm.config import Strict
 from specfm.engine.config import Names, NonNegative, OneOrMore, Positive
 from specfm.errors import SpecfmError, UsageError
@@ -19,7 +19,6 @@ from specfm.errors import SpecfmError, UsageError
 if TYPE_CHECKING:
     from specfm.scene import Scene
 
-Protocol = Literal["knn", "linear", "ridge", "finetune", "scratch"]
 Shots = Annotated[tuple[Literal["all"] | Positive, ...], OneOrMore, Field(min_length=1)]
 
 
@@ -45,16 +44,16 @@ class DatasetConfig(Strict):
     scenes: Names = ()
     through: Names = ()
     classes: dict[str, Names] = Field(default_factory=dict)
-    split: Literal["auto", "group", "block", "scene", "sensor", "random_pixels"] = "auto"
+    split: Literal["auto", "group", "block", "scene", "sensor", "random_pixels"] = AUTO
     shots: Shots | None = None
     protocols: tuple[Protocol, ...] | None = None
     seeds: Positive | None = None
     window: Positive | None = None
-    max_per_class: Positive | None = None
-    min_groups: Positive = 3
-    min_samples: Positive = 5
-    block: Positive | None = None
-    group_by: Literal["auto", "group", "object"] = "auto"
+    max_per_class: Positive | None = ProbeOptions.max_per_class
+    min_groups: Positive = ProbeOptions.min_groups
+    min_samples: Positive = ProbeOptions.min_samples
+    block: Positive | None = ProbeOptions.block
+    group_by: Literal["auto", "group", "object"] = ProbeOptions.group_by
     note: str = ""
 
     @property
@@ -81,19 +80,19 @@ class SuiteConfig(Strict):
 
     name: str
     datasets: tuple[DatasetConfig, ...] = Field(min_length=1)
-    protocols: tuple[Protocol, ...] = Field(("knn", "linear"), min_length=1)
+    protocols: tuple[Protocol, ...] = Field(ProbeOptions.protocols, min_length=1)
     shots: Shots = ("all",)
-    seeds: Positive = 10
-    ks: tuple[Positive, ...] = Field((1, 5, 20), min_length=1)
+    seeds: Positive = ProbeOptions.seeds
+    ks: tuple[Positive, ...] = Field(ProbeOptions.ks, min_length=1)
     window: Positive | None = None
     peers: Names = ()
-    pooling: str = "concat"
-    layers: tuple[int, ...] = ()
-    init_seeds: NonNegative = 3
-    align: bool | None = None
-    trained_seeds: Positive = 3
+    pooling: str = ProbeOptions.pooling
+    layers: tuple[int, ...] = ProbeOptions.layers
+    init_seeds: NonNegative = ProbeOptions.init_seeds
+    align: bool | None = ProbeOptions.align
+    trained_seeds: Positive = ProbeOptions.trained_seeds
     train_steps: Positive = TrainOptions.steps
-    draws: Positive = 1000
+    draws: Positive = ProbeOptions.draws
     metric: Literal["oa", "aa", "kappa", "macro_f1"] = "aa"
 
     @field_validator("pooling")
@@ -125,11 +124,11 @@ class SuiteConfig(Strict):
         return self
 
 
-def probe_options(suite: SuiteConfig, dataset: DatasetConfig, split: str, window: int) -> ProbeOptions:
+def probe_options(suite: SuiteConfig, dataset: DatasetConfig, window: int) -> ProbeOptions:
     """The probe that a cell of the suite runs."""
     shots = dataset.shots or suite.shots
     return ProbeOptions(
-        protocols=dataset.protocols or suite.protocols, split=split, seeds=dataset.seeds or suite.seeds,
+        protocols=dataset.protocols or suite.protocols, split=dataset.split, seeds=dataset.seeds or suite.seeds,
         shots=tuple(None if n == "all" else n for n in shots), window=window, pooling=suite.pooling,
         layers=suite.layers, init_seeds=suite.init_seeds, ks=suite.ks, max_per_class=dataset.max_per_class,
         min_groups=dataset.min_groups, min_samples=dataset.min_samples, block=dataset.block,
@@ -138,27 +137,21 @@ def probe_options(suite: SuiteConfig, dataset: DatasetConfig, split: str, window
     )  # fmt: skip
 
 
-def open_dataset(dataset: DatasetConfig) -> tuple[list[Scene], str]:
-    """(scenes, split rule) of a dataset.
+def open_dataset(dataset: DatasetConfig) -> list[Scene]:
+    """The scenes of a dataset.
 
     Raises:
         SpecfmError: missing files, a class that no card knows, no scene left.
     """
-    from specfm.cards import load_card
+    from specfm.cards.opening import also_through, card_scenes
 
-    found = [scene for card in dataset.cards for scene in load_card(card).scenes()]
-    for pattern in dataset.scenes:
-        if not any(fnmatch(scene.name, pattern) for scene in found):
-            raise UsageError(f"dataset {dataset.title}: no scene matches {pattern!r}")
-    chosen = [s for s in found if not dataset.scenes or any(fnmatch(s.name, each) for each in dataset.scenes)]
+    try:
+        chosen = card_scenes(dataset.cards, dataset.scenes)
+    except UsageError as error:
+        raise UsageError(f"dataset {dataset.title}: {error}") from None
     if dataset.classes:
         chosen = relabelled(chosen, dataset)
-    if dataset.through:
-        from specfm.simulate import resample_scene
-
-        chosen += [resample_scene(scene, sensor) for sensor in dataset.through for scene in chosen]
-    several = len({scene.group for scene in chosen}) >= 3
-    return chosen, ("group" if several else "block") if dataset.split == "auto" else dataset.split
+    return also_through(chosen, dataset.through)
 
 
 def relabelled(scenes: Sequence[Scene], dataset: DatasetConfig) -> list[Scene]:

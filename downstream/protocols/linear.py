@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from downstream.protocols.logistic import fit_grid
+from downstream.protocols.options import C_GRID
 from specfm.errors import SpecfmError
 
 log = logging.getLogger(__name__)
-C_GRID: tuple[float, ...] = tuple(float(c) for c in np.logspace(-4, 4, 10))
 
 
 class Standardiser:

@@ -15,14 +15,14 @@ from downstream.features.extract import FeatureSet, progress_bar
 from downstream.features.neighbours import Metric
 from downstream.protocols.knn import knn_predict
 from downstream.protocols.linear import linear_probe
+from downstream.protocols.options import ProtocolOptions
 from downstream.protocols.ridge import ridge_probe
 from downstream.protocols.svm import svm_predict
-from downstream.results.runs import Runs
+from downstream.results.runs import Kind, Runs
 from downstream.splits.samples import Samples
 from downstream.splits.split import Split
 
 if TYPE_CHECKING:
-    from downstream.probe.run import ProbeOptions
     from specfm.scene import Scene
 
 
@@ -38,21 +38,28 @@ Scores = Callable[[Split, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def evaluate(
-    features: FeatureSet, splits: Sequence[Split], options: ProbeOptions, method: str, device: str = "cpu"
+    features: FeatureSet,
+    splits: Sequence[Split],
+    options: ProtocolOptions,
+    kind: Kind,
+    method: str,
+    device: str = "cpu",
 ) -> list[Runs]:
     """Run the protocols of ``options`` on one set of features (see :func:`evaluate_conditions`)."""
-    return evaluate_conditions({"": features}, splits, options, method, device=device)[""]
+    return evaluate_conditions({"": features}, splits, options, kind, method, device=device)[""]
 
 
 def evaluate_conditions(
     features: Mapping[str, FeatureSet],
     splits: Sequence[Split],
-    options: ProbeOptions,
+    options: ProtocolOptions,
+    kind: Kind,
     method: str,
     *,
     protocols: Sequence[str] | None = None,
     scores: Scores | None = None,
     metric: Metric = "cosine",
+    support: str = "",
     device: str = "cpu",
 ) -> dict[str, list[Runs]]:
     """Fit on one set of features under every split and predict the same test samples from that set and from others.
@@ -61,10 +68,11 @@ def evaluate_conditions(
         features: by condition, of the same samples; the first one is fitted on.
         splits: the splits, shared by all methods.
         options: protocols, ks, grid.
-        method: name in the table.
+        kind, method: what is probed, and its name in the table.
         protocols: other protocols than those of the options: "knn", "linear", "ridge", "svm".
         scores: what to use in place of the features.
         metric: of the neighbours.
+        support: what a baseline looks at (:class:`downstream.results.runs.Runs`).
         device: where neighbours are searched and probes fitted.
 
     Returns:
@@ -83,7 +91,7 @@ def evaluate_conditions(
         count = len(split.test_I)
         for i, by_protocol in enumerate(found.values()):
             part = slice(i * count, (i + 1) * count)
-            runs = by_protocol.setdefault(protocol, Runs(method, protocol, constant=constant))
+            runs = by_protocol.setdefault(protocol, Runs(kind, method, protocol, constant=constant, support=support))
             runs.record(
                 samples, split, predicted_N[part], seconds / len(found),
                 None if confidence_N is None else confidence_N[part],
@@ -99,7 +107,7 @@ def evaluate_conditions(
         for k, predicted_N in predicted.items():
             record(f"knn{k}", split, predicted_N, seconds)
 
-    def probe(split: Split, X: np.ndarray, test_XD: np.ndarray, protocol: str) -> None:
+    def strengthened(split: Split, X: np.ndarray, test_XD: np.ndarray, protocol: str) -> None:
         start = time.perf_counter()
         sides = X[split.train_I], y[split.train_I], X[split.val_I], y[split.val_I], test_XD
         if protocol == "svm":
@@ -129,16 +137,21 @@ def evaluate_conditions(
                 knn(split, X, test_XD, start)
             for protocol in ("linear", "ridge", "svm"):
                 if protocol in wanted:
-                    probe(split, X, test_XD, protocol)
+                    strengthened(split, X, test_XD, protocol)
             progress.advance(task)
     return {condition: list(by_protocol.values()) for condition, by_protocol in found.items()}
 
 
 def several(
-    made: Iterable[FeatureSet], splits: Sequence[Split], options: ProbeOptions, method: str, device: str = "cpu"
+    made: Iterable[FeatureSet],
+    splits: Sequence[Split],
+    options: ProtocolOptions,
+    kind: Kind,
+    method: str,
+    device: str = "cpu",
 ) -> list[Runs]:
     """One method with several initialisations, all their runs together."""
-    parts = ({"": evaluate(features, splits, options, method, device=device)} for features in made)
+    parts = ({"": evaluate(features, splits, options, kind, method, device=device)} for features in made)
     return put_together(parts).get("", [])
 
 
@@ -158,16 +171,19 @@ def put_together(parts: Iterable[Mapping[str, Sequence[Runs]]]) -> dict[str, lis
 
 def trained(
     encoder: Any, views: Mapping[str, Sequence[Scene]], samples: Samples, splits: Sequence[Split],
-    options: ProbeOptions, protocol: str, method: str, window: int,
+    options: ProtocolOptions, protocol: str, name: str, window: int, pooling: str,
 ) -> dict[str, Runs]:  # fmt: skip
     """The encoder trained on the labels, from its weights ("finetune") or from scratch, on the splits of few seeds.
 
-    ``views`` are the scenes by condition; the first ones train, all are tested.
+    ``name`` is the encoder's; what is trained from scratch shares its architecture alone, and is called so. ``views``
+    are the scenes by condition; the first ones train, all are tested.
     """
     from downstream.protocols.trained import train_on
 
     # the head sits on the encoder's output
-    found = {condition: Runs(method, protocol, layers=()) for condition in views}
+    kind: Kind = "encoder" if protocol == "finetune" else "scratch"
+    method = name if protocol == "finetune" else "from-scratch"
+    found = {condition: Runs(kind, method, protocol, layers=()) for condition in views}
     seeds = sorted({split.seed for split in splits})[: options.trained_seeds]
     scenes = next(iter(views.values()))
     for split in splits:
@@ -176,7 +192,7 @@ def trained(
         start = time.perf_counter()
         done = train_on(
             encoder, scenes, samples, split, pretrained=protocol == "finetune", window=window,
-            pooling=options.pooling, options=options.train,
+            pooling=pooling, options=options.train,
         )  # fmt: skip
         for condition, view in views.items():
             predicted_N, confidence_N = done.predict(view, samples, split.test_I)

@@ -20,6 +20,7 @@ import numpy as np
 
 from downstream.features.encoders import encoder_device
 from downstream.features.extract import iterate_windows, progress_bar
+from downstream.protocols.options import TrainOptions
 from downstream.splits.samples import Samples
 from downstream.splits.split import Split
 from specfm.errors import UsageError
@@ -28,33 +29,7 @@ if TYPE_CHECKING:
     from downstream.protocols.classifier import Classifier, Windows
     from specfm.scene import Scene
 
-TRAINED: tuple[str, ...] = ("finetune", "scratch")
 CHECK_EVERY = 10  # steps between two looks at validation, at least; an epoch where that is longer
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """How the trained rows are trained.
-
-    Attributes:
-        steps: optimiser steps at most.
-        batch: windows of one sensor per step.
-        lr: peak learning rate of the head (and of everything, from scratch).
-        layer_decay: when fine-tuning, the rate of a block is this share of the next deeper one's.
-        drop_path: share of residual branches dropped.
-        weight_decay: decoupled decay of matrices.
-        patience: steps without a better validation accuracy before it stops.
-        most: training windows at most, thinned class by class; they are held in memory.
-    """
-
-    steps: int = 300
-    batch: int = 32
-    lr: float = 1e-3
-    layer_decay: float = 0.75
-    drop_path: float = 0.1
-    weight_decay: float = 0.05
-    patience: int = 100
-    most: int = 2000
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from downstream.results.runs import identity
 from specfm.errors import SpecfmError
 
 if TYPE_CHECKING:
@@ -107,20 +108,20 @@ def interval_figure(rows: Sequence[Mapping[str, Any]], metric: str = "oa") -> st
 def conditions_figure(rows: Sequence[Mapping[str, Any]], metric: str = "aa") -> Figure:
     """Conditions down, the metric across with its 95 % interval, one colour per method and protocol; dotted: chance."""
     conditions = list(dict.fromkeys(row["condition"] for row in rows))
-    methods = list(dict.fromkeys((r["method"], r["protocol"]) for r in rows if r["method"] != "majority class"))
+    methods = list(dict.fromkeys(identity(r) for r in rows if r["kind"] != "majority"))
     figure = new_figure(7.5, 1.3 + (0.2 + 0.1 * len(methods)) * len(conditions))
     axis = figure.add_subplot()
     for i, method in enumerate(methods):
         shift = 0.6 * ((i + 0.5) / len(methods) - 0.5)
         for row in rows:
             cell = row.get(metric)
-            if (row["method"], row["protocol"]) != method or not cell or cell["mean"] is None:
+            if identity(row) != method or not cell or cell["mean"] is None:
                 continue
             place = conditions.index(row["condition"]) + shift
             if cell["ci"] and cell["ci"][0] is not None:
                 axis.plot(cell["ci"], [place, place], color=colour_of(i), lw=1.6, alpha=0.6)
             axis.plot(cell["mean"], place, "o", color=colour_of(i), ms=4)
-        axis.plot([], [], "o-", color=colour_of(i), ms=4, label=" ".join(method))
+        axis.plot([], [], "o-", color=colour_of(i), ms=4, label=" ".join(method[1:]))
     axis.axvline(1 / max(len(rows[0]["classes"]), 1), color="0.6", lw=1, ls=":")
     axis.set_yticks(range(len(conditions)), conditions, fontsize=7)
     axis.set_ylim(len(conditions) - 0.45, -0.55)

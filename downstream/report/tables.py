@@ -10,6 +10,7 @@ from typing import Any
 
 from downstream.report import figures
 from downstream.results import text
+from downstream.results.runs import identity
 from downstream.tasks.rows import shown_metrics
 
 Row = Mapping[str, Any]
@@ -23,8 +24,8 @@ def metrics_of(row: Row) -> tuple[tuple[str, str], ...]:
 
 
 def is_own(row: Row) -> bool:
-    """True for the encoder that is measured; of controls it is not asked whether pretraining saw the data."""
-    return bool(row["seen"] != "-")
+    """True for the encoder that is measured."""
+    return bool(row["kind"] == "encoder")
 
 
 def accuracy(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -38,16 +39,16 @@ def robustness(rows: Sequence[Row]) -> list[dict[str, Any]]:
     altered = [row for row in rows if row.get("condition")]
     found = []
     for part in _newest(altered, _probe_key, lambda row: (row["condition"], *_method_key(row))):
-        methods = list(dict.fromkeys((r["method"], r["protocol"]) for r in part if r["method"] != "majority class"))
-        lines: dict[str, dict[tuple[str, str], Row]] = {}
+        methods = list(dict.fromkeys(identity(r) for r in part if r["kind"] != "majority"))
+        lines: dict[str, dict[tuple[str, str, str], Row]] = {}
         for row in part:
-            lines.setdefault(row["condition"], {})[row["method"], row["protocol"]] = row
+            lines.setdefault(row["condition"], {})[identity(row)] = row
         bands = {name: next(iter(cells.values())).get("bands") or [] for name, cells in lines.items()}
         found.append(
             {
                 "heading": text.heading({**part[0], "condition": None}),
                 "leaky": part[0]["leaky"],
-                "methods": [" ".join(method) for method in methods],
+                "methods": [" ".join(method[1:]) for method in methods],
                 "lines": [
                     (name, "/".join(map(str, bands[name])), [_with_interval(cells.get(m), "aa") for m in methods])
                     for name, cells in lines.items()
@@ -69,20 +70,20 @@ def leaderboard(rows: Sequence[Row]) -> dict[str, Any] | None:
     if len(tables) < 2:
         return None
     columns: list[tuple[str, bool]] = []
-    cells: dict[tuple[str, str], dict[int, tuple[int, str]]] = {}
+    cells: dict[tuple[str, str, str], dict[int, tuple[int, str]]] = {}
     for number, part in enumerate(tables):
         key, title = metrics_of(part[0])[0]
         shots = f", {part[0]['shots']} shots" if part[0]["shots"] else ""
         columns.append((f"{part[0]['data']} by {part[0]['split']}{shots}: {title}", part[0]["leaky"]))
         ranked = sorted((r for r in part if _mean(r, key) is not None), key=lambda r: -(_mean(r, key) or 0.0))
         for rank, row in enumerate(ranked, 1):
-            place = cells.setdefault((row["method"], row["protocol"]), {})
+            place = cells.setdefault(identity(row), {})
             seen = "" if row["seen"] in ("-", "unseen") else f", {row['seen']}"
             place[number] = (rank, _with_interval(row, key) + seen)
     counted = {n for n, (_, leaky) in enumerate(columns) if not leaky} or set(range(len(columns)))  # leaky: shown only
     lines = [
         {
-            "name": " ".join(method),
+            "name": " ".join(method[1:]),
             "rank": sum(rank for n, (rank, _) in places.items() if n in counted) / max(1, len(counted & places.keys())),
             "tables": len(counted & places.keys()),
             "cells": [places.get(i, (0, "-")) for i in range(len(tables))],
@@ -134,8 +135,7 @@ def _probe_key(row: Row) -> tuple[Any, ...]:
 
 def _method_key(row: Row) -> tuple[Any, ...]:
     """Controls that do not depend on the encoder are one row, whichever encoder they stand beside."""
-    free = row["method"].startswith(("majority class", "pixel spectrum", "mean spectrum", "PCA-", "MNF-"))
-    return (row["method"], row["protocol"], None if free else row["digests"]["checkpoint"])
+    return (*identity(row), None if row["kind"] in ("baseline", "majority") else row["digests"]["checkpoint"])
 
 
 def _group(rows: list[Row]) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def _group(rows: list[Row]) -> dict[str, Any]:
     shown = metrics_of(rows[0])
     first = shown[0][0]
     if rows[0].get("task"):
-        wanted = [r for r in rows if r["method"] != "majority class"]
+        wanted = [r for r in rows if r["kind"] != "majority"]
     else:
         wanted = [r for r in rows if r["protocol"] == "linear"] or [r for r in rows if is_own(r)] or rows
     columns = [f"{row['method']} {row['protocol']}" for row in wanted]

@@ -6,7 +6,7 @@ Shape suffixes: N samples, S runs (splits x initialisations), U resampling units
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from downstream.features.encoders import encoder_device
 from downstream.results import metrics
+from downstream.results.alarms import add_alarms
 from downstream.results.files import FORMAT, hardware, versions
 from downstream.results.leakage import Leakage
 from downstream.results.runs import Runs
@@ -23,7 +24,6 @@ from downstream.splits.split import Split
 from specfm.digests import digest_json, state_digest
 
 if TYPE_CHECKING:
-    from downstream.probe.run import ProbeOptions
     from specfm.scene import Scene
 
 
@@ -62,33 +62,49 @@ def _held_out(runs: Runs) -> dict[str, dict[str, float]]:
     return {name: {m: round(float(np.nanmean(by[m])), 6) for m in ("oa", "aa", "kappa")} for name, by in scores.items()}
 
 
-def result_rows(
-    all_runs: Sequence[Runs],
-    encoder: Any,
-    scenes: Sequence[Scene],
-    samples: Samples,
-    splits: Sequence[Split],
-    leaks: Sequence[Leakage],
-    options: ProbeOptions,
-    window: int,
-    data: str,
-    data_digest: str,
-    name: str,
-    pretrained: bool,
-    notices: Sequence[str] = (),
-) -> list[dict[str, Any]]:
-    """One row per method and protocol; everything but the scores is shared."""
+@dataclass(frozen=True)
+class Comparison:
+    """What all rows of one table share.
+
+    Attributes:
+        scenes, samples, splits: what was compared on. leaks: of every split.
+        window: side of the windows, pixels. pooling, layers: what was taken of the encoder.
+        data, data_digest: name and digest of the data. config_digest: over the options.
+        encoder: gives checkpoint digest, hardware and, where it is ``pretrained``, what it has seen; None without one.
+        draws: of the bootstrap.
+        notices: beside those of samples and splits.
+    """
+
+    scenes: Sequence[Scene]
+    samples: Samples
+    splits: Sequence[Split]
+    leaks: Sequence[Leakage]
+    window: int
+    pooling: str
+    layers: Sequence[int]
+    data: str
+    data_digest: str
+    config_digest: str
+    encoder: Any
+    pretrained: bool
+    draws: int
+    notices: Sequence[str] = ()
+
+
+def result_rows(all_runs: Sequence[Runs], of: Comparison) -> list[dict[str, Any]]:
+    """One row per method and protocol, with its alarms; everything but the scores is shared."""
+    splits, samples, leaks = of.splits, of.samples, of.leaks
     distances = [leak.min_distance_px for leak in leaks if leak.min_distance_px is not None]
     duplicates = [leak.near_duplicate_share for leak in leaks if leak.near_duplicate_share is not None]
     shared: dict[str, Any] = {
         "format": FORMAT,
-        "data": data,
+        "data": of.data,
         "split": splits[0].rule,
         "leaky": any(s.leaky for s in splits),
         "shots": splits[0].options.get("shots"),
-        "window": window,
-        "pooling": options.pooling,
-        "layers": list(options.layers),
+        "window": of.window,
+        "pooling": of.pooling,
+        "layers": list(of.layers),
         "leakage": {
             "overlap_share": round(float(np.mean([leak.overlap_share for leak in leaks])), 6),
             "min_distance_px": min(distances) if distances else None,
@@ -101,18 +117,18 @@ def result_rows(
             "val": int(np.mean([len(s.val_I) for s in splits])),
             "test": int(np.mean([len(s.test_I) for s in splits])),
         },
-        "notices": sorted({*samples.notices, *notices, *(n for s in splits for n in s.notices)}),
+        "notices": sorted({*samples.notices, *of.notices, *(n for s in splits for n in s.notices)}),
         "digests": {
-            "data": data_digest,
+            "data": of.data_digest,
             "splits": digest_json([s.digest for s in splits]),
-            "config": digest_json(asdict(options)),
-            "checkpoint": state_digest(encoder),
+            "config": of.config_digest,
+            "checkpoint": state_digest(of.encoder),
         },
         "versions": versions(),
-        "hardware": hardware(encoder_device(encoder)),
+        "hardware": hardware(encoder_device(of.encoder)),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    mark = seen_mark(getattr(encoder, "card", None), scenes) if pretrained else "-"
+    mark = seen_mark(getattr(of.encoder, "card", None), of.scenes) if of.pretrained else "-"
     keep = sorted({c for s in splits for c in s.classes})
     rows = []
     for runs in all_runs:
@@ -122,12 +138,14 @@ def result_rows(
         rows.append(
             {
                 **shared,
+                "kind": runs.kind,
                 "method": runs.method,
                 "protocol": runs.protocol,
-                "seen": mark if runs.method == name else "-",
-                "pooling": runs.pooling or options.pooling,
-                "layers": list(options.layers if runs.layers is None else runs.layers),
-                **_cells(runs, options.draws),
+                "support": runs.support,
+                "seen": mark if runs.kind == "encoder" else "-",
+                "pooling": runs.pooling or of.pooling,
+                "layers": list(of.layers if runs.layers is None else runs.layers),
+                **_cells(runs, of.draws),
                 "per_class": {
                     samples.label_names[c]: round(float(recall_K[c]), 6) if np.isfinite(recall_K[c]) else None
                     for c in keep
@@ -142,4 +160,5 @@ def result_rows(
                 "alarms": [],
             }
         )
+    add_alarms(rows, all_runs, samples, splits)
     return rows

@@ -5,7 +5,9 @@ Shape suffixes: N samples, S runs (splits x initialisations), U resampling units
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -13,13 +15,24 @@ from downstream.results import metrics
 from downstream.splits.samples import Samples
 from downstream.splits.split import Split
 
+Kind = Literal["encoder", "twin", "scratch", "peer", "baseline", "majority"]
+KINDS: tuple[str, ...] = get_args(Kind)
+
+
+def identity(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    """(kind, method, protocol): what a row is of. Names alone do not tell: an encoder may be called as a control is."""
+    return row["kind"], row["method"], row["protocol"]
+
 
 @dataclass
 class Runs:
     """What one method did under one protocol over all runs.
 
     Attributes:
-        method, protocol: names in the table.
+        kind: what the method is: the encoder (frozen or fine-tuned), its untrained twins, its architecture trained from
+            scratch on the labels, a published or other encoder beside it, a baseline without one, the majority class.
+        method, protocol: names in the table, for people alone.
+        support: of a baseline, what it looks at: "pixel" (the labelled one) or "window" (its mean); else "".
         conf_SUKK: confusion matrices by resampling unit, one entry a run.
         calibration_SUI3: calibration sums by resampling unit, for protocols that give probabilities.
         strengths: strength chosen in each run (C, or the ridge penalty).
@@ -31,6 +44,7 @@ class Runs:
         wall_s: seconds spent.
     """
 
+    kind: Kind
     method: str
     protocol: str
     conf_SUKK: list[np.ndarray] = field(default_factory=list)
@@ -40,6 +54,7 @@ class Runs:
     splits: list[Split] = field(default_factory=list)
     unconverged: int = 0
     constant: bool = False
+    support: str = ""
     pooling: str | None = None
     layers: tuple[int, ...] | None = None
     wall_s: float = 0.0

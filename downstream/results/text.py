@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from downstream.results.runs import identity
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -59,7 +61,7 @@ def remarks(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     notices: dict[str, None] = {}
     total = 0
     for row in rows:
-        total += row["method"] != "majority class"
+        total += row["kind"] != "majority"
         notices.update(dict.fromkeys(row["notices"]))
         for alarm in row["alarms"]:
             where = f"{row['method']} {row['protocol']}" + (f" ({row['condition']})" if row.get("condition") else "")
@@ -108,10 +110,10 @@ def shots_table(rows: list[dict[str, Any]], metric: str = "aa") -> Table:
     out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("method", "probe", *(f"{n} labels" if n else "all labels" for n in shots)):
         out.add_column(name, overflow="fold")
-    cells: dict[tuple[str, str], dict[int, str]] = {}
+    cells: dict[tuple[str, str, str], dict[int, str]] = {}
     for row in rows:
-        cells.setdefault((row["method"], row["protocol"]), {})[row["shots"] or 0] = points(row[metric])
-    for (method, protocol), by_shots in cells.items():
+        cells.setdefault(identity(row), {})[row["shots"] or 0] = points(row[metric])
+    for (_, method, protocol), by_shots in cells.items():
         out.add_row(method, protocol, *(by_shots.get(n, "-") for n in shots))
     return out
 
@@ -142,24 +144,22 @@ def robustness_tables(rows: Sequence[Mapping[str, Any]], metric: str = "aa", wid
     from rich import box
     from rich.table import Table
 
-    from downstream.results.text import interval, leakage_of, points
-
-    columns = list(dict.fromkeys((r["method"], r["protocol"]) for r in rows if r["method"] != "majority class"))
+    columns = list(dict.fromkeys(identity(r) for r in rows if r["kind"] != "majority"))
     room = width - 24  # beside the names of the conditions and the numbers of bands
     text, each = points, 11  # not below a word's length: names of methods fold
     if 23 * len(columns) <= room:
         text, each = (lambda cell: f"{points(cell)} [{interval(cell)}]"), 23
-    seen = {r["method"]: f" ({r['seen']})" for r in rows if r["seen"] != "-"}
-    lines: dict[str, dict[tuple[str, str], Mapping[str, Any]]] = {}
+    seen = {identity(r): f" ({r['seen']})" for r in rows if r["seen"] != "-"}
+    lines: dict[str, dict[tuple[str, str, str], Mapping[str, Any]]] = {}
     for row in rows:
-        lines.setdefault(row["condition"], {})[row["method"], row["protocol"]] = row
+        lines.setdefault(row["condition"], {})[identity(row)] = row
     fit = max(1, room // each)
     found = []
     for start in range(0, len(columns), fit):
         title = f"{metric.upper()} of probes trained on spectra as measured, {leakage_of(rows)}"
         out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         chosen = columns[start : start + fit]
-        for heading in ("tested on", "bands", *(f"{method}{seen.get(method, '')} {p}" for method, p in chosen)):
+        for heading in ("tested on", "bands", *(f"{each[1]}{seen.get(each, '')} {each[2]}" for each in chosen)):
             out.add_column(heading, overflow="fold")
         for condition, by_method in lines.items():
             first = next(iter(by_method.values()))

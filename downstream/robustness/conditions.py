@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from downstream.features.peers import RGB_NM, RGB_WITHIN_NM
+from downstream.robustness.options import SENSORS, SNRS, STEPS
 from specfm.bands import BandGrid
 from specfm.errors import SpecfmError
 
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
 
 CLEAN = "as measured"
 SHUFFLED = "wavelengths shuffled"
-SENSORS: tuple[str, ...] = ("enmap", "prisma", "desis", "hyperion", "sentinel2_msi")
-STEPS: tuple[int, ...] = (4, 10)
-SNRS: tuple[float, ...] = (100.0, 50.0, 20.0)
 GAINS: tuple[float, ...] = (0.5, 2.0)
 TILT = 0.3  # at the two ends of the range
 

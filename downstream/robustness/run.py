@@ -16,7 +16,7 @@ Shape suffixes: N samples, D features, S runs, K bands of the grid of the spectr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,15 +26,16 @@ from downstream.features.bank import Bank, windows_digest
 from downstream.features.encoders import encoder_device, random_twin
 from downstream.features.extract import FeatureSet, extract
 from downstream.features.spectra import CommonGrid, common_grid, seen_through, spectra
-from downstream.probe.run import ProbeOptions, default_window, draw_splits, say_aligned
+from downstream.probe.run import default_window, say_aligned
+from downstream.protocols.options import TRAINED
 from downstream.protocols.run import evaluate_conditions, put_together, trained
-from downstream.protocols.trained import TRAINED
-from downstream.results.alarms import add_alarms
 from downstream.results.leakage import leakage_score
-from downstream.results.rows import result_rows
-from downstream.results.runs import Runs
-from downstream.robustness.conditions import CLEAN, SENSORS, SHUFFLED, SNRS, STEPS, Condition, conditions
+from downstream.results.rows import Comparison, result_rows
+from downstream.results.runs import Kind, Runs, identity
+from downstream.robustness.conditions import CLEAN, SHUFFLED, Condition, conditions
+from downstream.robustness.options import RobustnessOptions
 from downstream.splits.samples import Samples, asked_window, collect_samples
+from downstream.splits.split import draw_splits, rule_of
 from specfm.dense.align import aligned
 from specfm.digests import digest_json
 from specfm.errors import SpecfmError, UsageError
@@ -44,25 +45,6 @@ if TYPE_CHECKING:
 
 CAMERAS = ("bands", "sensor")  # families of conditions that are another camera
 FALL = 0.02  # of AA, that shuffled wavelengths must cost at least
-
-
-@dataclass(frozen=True)
-class RobustnessOptions:
-    """What decides the numbers: the probe (one number of shots) and the conditions."""
-
-    probe: ProbeOptions = field(default_factory=lambda: ProbeOptions(ks=(1,), init_seeds=1))
-    sensors: tuple[str, ...] = SENSORS
-    steps: tuple[int, ...] = STEPS
-    snrs: tuple[float, ...] = SNRS
-    seed: int = 0
-
-    def check(self) -> None:
-        """Refuse what makes no sense here, by name."""
-        self.probe.check()
-        if len(self.probe.shot_list) > 1 or self.probe.peers:
-            raise UsageError("robustness takes one number of shots and no peers")
-        if any(n < 2 for n in self.steps) or any(not snr > 0 for snr in self.snrs):
-            raise UsageError("every n-th band needs n from 2 on, and a signal-to-noise ratio is above 0")
 
 
 @dataclass(frozen=True)
@@ -81,7 +63,7 @@ def robustness(
     data: str = "scenes",
     name: str = "encoder",
     pretrained: bool = True,
-    cache: Bank | None = None,
+    bank: Bank | None = None,
 ) -> Robustness:
     """Test probes of scenes as measured under every condition; arguments as those of ``downstream.probe.run.probe``.
 
@@ -94,6 +76,8 @@ def robustness(
     probe = options.probe
     window = asked_window(scenes, probe.window) or default_window(encoder)
     samples = collect_samples(scenes, window, group_by=probe.group_by, max_per_class=probe.max_per_class)
+    probe = replace(probe, split=rule_of(probe.split, samples))
+    options = replace(options, probe=probe)
     splits = draw_splits(samples, probe, probe.shot_list[0])
     views, skipped = _views(scenes, samples, options)
     digests = {label: windows_digest(view, samples) for label, (_, view) in views.items()}
@@ -101,7 +85,6 @@ def robustness(
     device = str(encoder_device(encoder))
     altered = {label: view for label, (_, view) in views.items()}
     every = [scene for view in altered.values() for scene in view]
-    frozen = any(p not in TRAINED for p in probe.protocols)
     found: dict[str, list[Runs]] = {label: [] for label in views}
 
     def add(by_condition: Mapping[str, list[Runs]]) -> None:
@@ -111,10 +94,10 @@ def robustness(
     def features_of(model: Any, title: str, label: str) -> FeatureSet:
         return extract(
             model, altered[label], window, samples, pooling=probe.pooling, layers=probe.layers,
-            name=f"{title}, {label}", bank=cache, data_digest=digests[label],
+            name=f"{title}, {label}", bank=bank, data_digest=digests[label],
         )  # fmt: skip
 
-    def tested(model: Any, title: str, method: str) -> tuple[dict[str, list[Runs]], bool]:
+    def tested(model: Any, title: str, kind: Kind, method: str) -> tuple[dict[str, list[Runs]], bool]:
         """Runs by condition, and whether the features were aligned.
 
         Where they were, another camera is compared by itself with the scenes as measured: its probe is fitted on these
@@ -122,26 +105,25 @@ def robustness(
         """
         with aligned(model, every, probe.align, together=False) as on:
             shared = {label: features_of(model, title, label) for label in altered if not (on and label in cameras)}
-        runs = evaluate_conditions(shared, splits, probe, method, device=device)
+        runs = evaluate_conditions(shared, splits, probe, kind, method, device=device)
         for label in cameras if on else ():
             with aligned(model, [*altered[CLEAN], *altered[label]], probe.align):
                 pair = {part: features_of(model, title, part) for part in (CLEAN, label)}
-            runs[label] = evaluate_conditions(pair, splits, probe, method, device=device)[label]
+            runs[label] = evaluate_conditions(pair, splits, probe, kind, method, device=device)[label]
         return runs, on
 
     cameras = [label for label, (condition, _) in views.items() if condition.family in CAMERAS and label != CLEAN]
     on = False
-    if frozen:
-        runs, on = tested(encoder, name, name)
+    if probe.frozen:
+        runs, on = tested(encoder, name, "encoder", name)
         add(runs)
-    for protocol in (p for p in TRAINED if p in probe.protocols):
-        title = name if protocol == "finetune" else "from-scratch"
-        by_condition = trained(encoder, altered, samples, splits, probe, protocol, title, window)
+    for protocol in probe.trained:
+        by_condition = trained(encoder, altered, samples, splits, probe, protocol, name, window, probe.pooling)
         add({label: [runs] for label, runs in by_condition.items()})
-    if frozen:
+    if probe.frozen:
         add(
             put_together(
-                tested(random_twin(encoder, 1000 + init), f"random init {init}", "random-init")[0]
+                tested(random_twin(encoder, 1000 + init), f"random init {init}", "twin", "random-init")[0]
                 for init in range(probe.init_seeds)
             )
         )
@@ -152,7 +134,7 @@ def robustness(
         if not raw:
             notices.append("no raw-spectrum rows: the scenes have no common quantity and band range")
         for labels, pixel, mean, grid in raw:
-            runs, missing = baseline_rows(pixel, mean, altered[CLEAN], splits, probe, device, grid)
+            runs, missing = baseline_rows(pixel, mean, altered[CLEAN], splits, probe, probe, device, grid)
             add({label: runs[label] for label in labels})
             notices += [text for text in missing if text not in notices]
     own_probe = {label for part in raw[1:] for label in part.labels}
@@ -160,18 +142,17 @@ def robustness(
     rows: list[dict[str, Any]] = []
     for label, (condition, view) in views.items():
         all_runs = [*found[label], *([majority(samples, splits)] if probe.baselines else [])]
-        table = result_rows(
-            all_runs, encoder, scenes, samples, splits, leaks, probe, window, data, digests[label], name, pretrained,
-            notices,
+        about = Comparison(
+            scenes, samples, splits, leaks, window, probe.pooling, probe.layers, data, digests[label],
+            digest_json(asdict(options)), encoder, pretrained, probe.draws, notices,
         )  # fmt: skip
-        add_alarms(table, all_runs, samples, splits)
+        table = result_rows(all_runs, about)
         if on:
-            say_aligned(table, name, len(encoder.library), together=label in cameras)
+            say_aligned(table, len(encoder.library), together=label in cameras)
         if label in cameras:
-            _say_how(table, frozen=(name, "random-init"), own_probe=label in own_probe)
+            _say_how(table, own_probe=label in own_probe)
         for row in table:
             row |= {"condition": label, "family": condition.family, "bands": sorted({s.shape[2] for s in view})}
-            row["digests"] = {**row["digests"], "config": digest_json(asdict(options))}
         rows += table
     _alarm_shuffled(rows)
     return Robustness(rows, skipped)
@@ -236,23 +217,23 @@ def condition_spectra(
     return parts
 
 
-def _say_how(rows: Sequence[dict[str, Any]], frozen: tuple[str, ...], own_probe: bool) -> None:
-    """A notice on the rows of another camera that are not of ``frozen`` features: what they were fitted on."""
+def _say_how(rows: Sequence[dict[str, Any]], own_probe: bool) -> None:
+    """A notice on the rows of another sensor that are not of frozen features: what they were fitted on."""
     said = "fitted on true spectra seen through its bands" if own_probe else "resampled to the bands as measured"
     for row in rows:
         if row["protocol"] in TRAINED:
             row["notices"] = sorted({*row["notices"], "another camera: trained encoders saw scenes as measured alone"})
-        elif row["method"] not in (*frozen, "majority class"):
+        elif row["kind"] == "baseline":
             row["notices"] = sorted({*row["notices"], f"another camera: raw spectra {said}"})
 
 
 def _alarm_shuffled(rows: list[dict[str, Any]]) -> None:
     """An accuracy that shuffled wavelengths do not lower was not reached by looking at wavelengths."""
-    clean = {(r["method"], r["protocol"]): r["aa"]["mean"] for r in rows if r["condition"] == CLEAN}
+    clean = {identity(r): r["aa"]["mean"] for r in rows if r["condition"] == CLEAN}
     for row in rows:
-        if row["condition"] != SHUFFLED or row["method"] == "majority class":
+        if row["condition"] != SHUFFLED or row["kind"] == "majority":
             continue
-        if row["aa"]["mean"] > clean[row["method"], row["protocol"]] - FALL:
+        if row["aa"]["mean"] > clean[identity(row)] - FALL:
             row["alarms"].append("shuffled wavelengths do not lower the accuracy")
 
 

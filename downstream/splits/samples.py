@@ -14,17 +14,17 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from downstream.splits.options import GroupBy
 from specfm.errors import SpecfmError, UsageError
 
 if TYPE_CHECKING:
     from specfm.scene import Scene
 
 log = logging.getLogger(__name__)
-GroupBy = Literal["auto", "group", "object"]
 
 
 @dataclass(frozen=True)

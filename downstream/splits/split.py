@@ -14,17 +14,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from downstream.splits.draw import carve_pixels, carve_units, kept_classes
 from downstream.splits.ground import by_groups, default_block, ground_is_shared, overlapping, units_of
+from downstream.splits.options import AUTO, FEWEST_GROUPS, RULES, SplitOptions
 from downstream.splits.samples import Samples
 from specfm.errors import SpecfmError, UsageError
 
-Rule = Literal["group", "block", "scene", "sensor", "random_pixels"]
-RULES: tuple[str, ...] = ("group", "block", "scene", "sensor", "random_pixels")
 FORMAT = "specfm-split-1"
 
 
@@ -126,14 +125,14 @@ def load_splits(paths: Sequence[str | Path], samples: Samples) -> list[Split]:
 
 def make_split(
     samples: Samples,
-    rule: str = "group",
+    rule: str = SplitOptions.split,
     seed: int = 0,
     *,
-    test_share: float = 0.3,
-    val_share: float = 0.2,
+    test_share: float = SplitOptions.test_share,
+    val_share: float = SplitOptions.val_share,
     block: int | None = None,
-    min_groups: int = 3,
-    min_samples: int = 5,
+    min_groups: int = SplitOptions.min_groups,
+    min_samples: int = SplitOptions.min_samples,
     shots: int | None = None,
     held_scene: int | None = None,
     held_sensor: int | None = None,
@@ -142,7 +141,7 @@ def make_split(
 
     Args:
         samples: the labelled windows; ``samples.window`` decides the guard band.
-        rule: one of ``RULES``.
+        rule: one of ``RULES``, or ``auto`` (:func:`rule_of`).
         seed: seed of the draw of units (and of shots).
         test_share: share of samples held out for the test.
         val_share: share of the remaining samples held out for validation.
@@ -158,8 +157,9 @@ def make_split(
         UsageError: unknown rule, impossible option.
         SpecfmError: a class cannot be on both sides, or there are too few units.
     """
+    rule = rule_of(rule, samples)
     if rule not in RULES:
-        raise UsageError(f"unknown split {rule!r}; one of {', '.join(RULES)}")
+        raise UsageError(f"unknown split {rule!r}; one of auto, {', '.join(RULES)}")
     block = default_block(samples) if block is None else block
     if block < 1:
         raise UsageError(f"block side must be at least 1 pixel, not {block}")
@@ -312,11 +312,21 @@ def _subsample(split: Split, samples: Samples, shots: int) -> Split:
     return replace(split, train_I=np.sort(np.concatenate(chosen)), val_I=pool_I[:0], notices=tuple(notices))
 
 
-def make_splits(samples: Samples, rule: str = "group", seeds: int | Sequence[int] = 10, **options: Any) -> list[Split]:
+def rule_of(rule: str, samples: Samples) -> str:
+    """``rule``; for ``auto`` by groups where there are ``FEWEST_GROUPS`` and more, else by blocks."""
+    if rule != AUTO:
+        return rule
+    return "group" if len(np.unique(samples.group_N)) >= FEWEST_GROUPS else "block"
+
+
+def make_splits(
+    samples: Samples, rule: str = SplitOptions.split, seeds: int | Sequence[int] = SplitOptions.seeds, **options: Any
+) -> list[Split]:
     """One split per seed; with rules "scene" and "sensor" one per labelled scene or sensor.
 
     Those are drawn once per seed where something is drawn: the shots, or the ground that several sensors see.
     """
+    rule = rule_of(rule, samples)
     seed_list = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not seed_list:
         raise UsageError("--seeds must be at least 1")
@@ -331,3 +341,21 @@ def make_splits(samples: Samples, rule: str = "group", seeds: int | Sequence[int
         for held in np.unique(held_N).tolist()
         for seed in draws
     ]
+
+
+def draw_splits(samples: Samples, options: SplitOptions, shots: int | None) -> list[Split]:
+    """The splits of one table: drawn by rule, or read from the split files of the options."""
+    if not options.split_files:
+        return make_splits(
+            samples, options.split, options.seeds, min_groups=options.min_groups, min_samples=options.min_samples,
+            test_share=options.test_share, val_share=options.val_share, block=options.block, shots=shots,
+        )  # fmt: skip
+    splits = load_splits(options.split_files, samples)
+    if any(not np.array_equal(s.unit_N, splits[0].unit_N) for s in splits):
+        raise UsageError("the split files have different groups or blocks; probe them one by one")
+    if len({s.options.get("shots") for s in splits}) > 1:
+        raise UsageError("the split files have different numbers of shots; probe them one by one")
+    held = splits[0].options.get("shots")
+    if options.shots is not None and options.shots not in (held, (held,)):
+        raise UsageError(f"the split files hold {held or 'all'} labels a class, not as --shots says; leave --shots out")
+    return splits

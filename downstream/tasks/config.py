@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from downstream.splits.options import AUTO, SplitOptions
 from specfm.config import Strict
 from specfm.engine import config as engine
 from specfm.engine.config import Names, NonNegative, OneOrMore, Positive
@@ -67,14 +68,14 @@ class SplitConfig(Strict):
         files: split files (`specfm probe --save-splits`) in place of a rule, one training each.
     """
 
-    rule: Literal["auto", "group", "block", "scene", "random_pixels"] = "auto"
+    rule: Literal["auto", "group", "block", "scene", "random_pixels"] = AUTO
     seeds: Positive = 3
     guard: NonNegative | None = None
     block: Positive | None = None
-    test_share: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    val_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    min_groups: Positive = 3
-    min_samples: Positive = 5
+    test_share: Annotated[float, Field(gt=0, lt=1)] = SplitOptions.test_share
+    val_share: Annotated[float, Field(gt=0, lt=1)] = SplitOptions.val_share
+    min_groups: Positive = SplitOptions.min_groups
+    min_samples: Positive = SplitOptions.min_samples
     max_per_class: Positive | None = None
     files: Names = ()
 

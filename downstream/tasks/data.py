@@ -151,11 +151,8 @@ def make_samples(places: Sequence[Place], config: FinetuneConfig) -> tuple[Sampl
     samples = collect_samples(scenes, window, group_by=group_by, max_per_class=rules.max_per_class)  # type: ignore[arg-type]
     if rules.files:
         return samples, load_splits(rules.files, samples)
-    rule = rules.rule
-    if rule == "auto":
-        rule = "group" if len(np.unique(samples.group_N)) >= 3 else "block"
     splits = make_splits(
-        samples, rule, rules.seeds, test_share=rules.test_share, val_share=rules.val_share, block=rules.block,
+        samples, rules.rule, rules.seeds, test_share=rules.test_share, val_share=rules.val_share, block=rules.block,
         min_groups=rules.min_groups, min_samples=rules.min_samples,
     )  # fmt: skip
     return samples, splits

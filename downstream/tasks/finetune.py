@@ -23,7 +23,7 @@ from downstream.features.encoders import random_encoder
 from downstream.features.extract import FeatureSet
 from downstream.results.files import write_rows
 from downstream.results.leakage import leakage_score
-from downstream.results.runs import Runs
+from downstream.results.runs import Kind, Runs
 from downstream.tasks import simple
 from downstream.tasks.config import FinetuneConfig, Mode
 from downstream.tasks.data import content_digest, make_samples, open_places
@@ -168,7 +168,7 @@ def _train(
         split, classes = data.splits[member.number], data.classes(member.number)
         found = predict_samples(model, data.places, data.samples, split.test_I, config.evaluation.batch)
         chosen = model.decide(found).clip(0)
-        runs = Runs(member.method, member.protocol)
+        runs = Runs(member.kind, member.method, member.protocol)
         confidence = np.take_along_axis(found, chosen[:, None], 1)[:, 0]
         runs.record(data.samples, split, np.asarray(classes)[chosen], time.perf_counter() - began, confidence)
         atomic_write_json(report, {
@@ -184,8 +184,8 @@ def _controls(config: FinetuneConfig, data: TaskData, source: Encoder, pixels: F
     """Simple models and the trivial one, on the same splits."""
     found: list[Runs] = []
 
-    def run(method: str, protocol: str, predict: Any) -> None:
-        runs = Runs(method, protocol)
+    def run(kind: Kind, method: str, protocol: str, predict: Any) -> None:
+        runs = Runs(kind, method, protocol)
         for split in data.splits:
             began = time.perf_counter()
             predicted = predict(split)
@@ -196,13 +196,20 @@ def _controls(config: FinetuneConfig, data: TaskData, source: Encoder, pixels: F
         if pixels is not None:
             for protocol in simple.CLASSICS:
                 method = f"PCA-{simple.PCA} of {pixels.name}" if protocol == "knn5" else pixels.name
-                run(method, protocol, lambda split, p=protocol: simple.pixel_predictions(pixels, split, p))
+                run("baseline", method, protocol, lambda split, p=protocol: simple.pixel_predictions(pixels, split, p))
         if config.task == "change":
             maps = simple.distance_maps(data.places, source.eval(), config.data.tile)
-            for name, each in maps.items():
-                run(name, "threshold", lambda split, each=each: simple.distance_predictions(each, data.samples, split))
+            own: Kind = "twin" if config.init == "random" else "encoder"
+            kinds: list[Kind] = ["baseline", "baseline", own]  # distances of spectra, then of features
+            for kind, (name, each) in zip(kinds, maps.items(), strict=True):
+                run(
+                    kind,
+                    name,
+                    "threshold",
+                    lambda split, each=each: simple.distance_predictions(each, data.samples, split),
+                )
     y = data.samples.y_N
-    run("majority class", "-", lambda split: majority_predict(y[split.fit_I], len(split.test_I)))
+    run("majority", "majority class", "-", lambda split: majority_predict(y[split.fit_I], len(split.test_I)))
     return found
 
 
@@ -212,11 +219,12 @@ def _conclude(
     """Rows, the released model, the picture; nothing is done twice."""
     if (folder.path / RESULTS).is_file():
         return
-    trained: dict[tuple[str, str], Runs] = {}
+    trained: dict[tuple[str, str, str], Runs] = {}
     for member in listed:
         path = folder.path / "runs" / member.folder
         report = json.loads((path / TEST).read_text(encoding="utf-8"))
-        runs = trained.setdefault((member.method, member.protocol), Runs(member.method, member.protocol))
+        said = member.kind, member.method, member.protocol
+        runs = trained.setdefault(said, Runs(*said))
         runs.conf_SUKK.append(np.asarray(report["confusion"], np.float64))
         runs.calibration_SUI3.append(np.asarray(report["calibration"], np.float64))
         runs.splits.append(data.splits[member.number])

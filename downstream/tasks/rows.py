@@ -6,19 +6,18 @@ Shapes: S runs, U resampling units, K classes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from downstream.results import metrics, text
-from downstream.results.alarms import add_alarms
 from downstream.results.leakage import Leakage
-from downstream.results.rows import metric_cell, result_rows
+from downstream.results.rows import Comparison, metric_cell, result_rows
 from downstream.results.runs import Runs
 from downstream.tasks.config import FinetuneConfig
 from downstream.tasks.train import Member, TaskData
 from specfm.config import to_dict
+from specfm.digests import digest_json
 from specfm.models.encoder import Encoder
 
 if TYPE_CHECKING:
@@ -26,16 +25,6 @@ if TYPE_CHECKING:
 
 CHANGE = ("f1_changed", "iou_changed")
 WHERE = ("out", "device", "wandb", "guard")  # says where a run happened, not what it was
-
-
-@dataclass(frozen=True)
-class TaskOptions:
-    """What `downstream.results.rows` asks of the options of a run."""
-
-    config: dict[str, Any]
-    pooling: str
-    layers: tuple[int, ...]
-    draws: int
 
 
 def task_rows(
@@ -54,12 +43,11 @@ def task_rows(
     """
     scenes = [scene for place in data.places for scene in place.dates]
     told = {key: value for key, value in to_dict(config).items() if key not in WHERE}
-    options = TaskOptions(told, config.head.pooling, config.head.layers or (), config.evaluation.draws)
-    rows = result_rows(
-        all_runs, source, scenes, data.samples, data.splits, leaks, options,  # type: ignore[arg-type]
-        config.data.tile, config.data.card, data.digest, first.method, first.pretrained,
+    about = Comparison(
+        scenes, data.samples, data.splits, leaks, config.data.tile, config.head.pooling, config.head.layers or (),
+        config.data.card, data.digest, digest_json(told), source, first.pretrained, config.evaluation.draws,
     )  # fmt: skip
-    add_alarms(rows, all_runs, data.samples, data.splits)
+    rows = result_rows(all_runs, about)
     for row, runs in zip(rows, all_runs, strict=True):
         row |= {"task": config.task, "init": config.init, "guard": data.splits[0].window - 1}
         if config.task == "change":

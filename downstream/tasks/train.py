@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from downstream.results import metrics
+from downstream.results.runs import Kind
 from downstream.splits.samples import Samples
 from downstream.splits.split import Split
 from downstream.tasks.config import FinetuneConfig, Mode
@@ -55,6 +56,13 @@ class Member:
     pretrained: bool
     mode: Mode
     number: int
+
+    @property
+    def kind(self) -> Kind:
+        """What its rows are of."""
+        if self.pretrained:
+            return "encoder"
+        return "twin" if self.mode == "frozen" else "scratch"
 
     @property
     def folder(self) -> str:

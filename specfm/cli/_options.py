@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,13 +27,6 @@ Encoder = Annotated[str, typer.Argument(help="Checkpoint folder or run, or rando
 Data = Annotated[
     list[str], typer.Option("--data", help="Dataset card: a name under configs/data or a YAML file (repeatable).")
 ]
-Seeds = Annotated[int, typer.Option(help="Number of splits.")]
-ProbeWindow = Annotated[int | None, typer.Option(help="Side of the window, pixels (default: as pretrained).")]
-Neighbours = Annotated[str, typer.Option("--k", help="Numbers of neighbours.")]
-InitSeeds = Annotated[int, typer.Option(help="Untrained twins to compare with.")]
-Baselines = Annotated[
-    bool, typer.Option(help="Also the raw-spectrum, PCA, MNF and SVM baselines and the encoder from scratch.")
-]
 Scratch = Annotated[
     bool | None,
     typer.Option(
@@ -41,9 +34,6 @@ Scratch = Annotated[
         help="Also the encoder trained on the labels alone. Default: with the baselines, where it takes minutes.",
     ),
 ]
-MaxPerClass = Annotated[int | None, typer.Option(help="At most so many pixels a class and group.")]
-MinGroups = Annotated[int, typer.Option(help="Leave out classes found in fewer groups or blocks.")]
-Block = Annotated[int | None, typer.Option(help="Side of a spatial block, pixels.")]
 Scenes = Annotated[str | None, typer.Option(help="Only scenes whose name matches, e.g. 'OSBS*'.")]
 Cache = Annotated[
     str | None, typer.Option(help="Folder where features are kept, or none. Default: specfm in the user's cache.")
@@ -53,7 +43,7 @@ Align = Annotated[
     bool | None,
     typer.Option(
         "--align/--no-align",
-        help="Make features of different cameras comparable. Default: where the encoder was trained so, or the data "
+        help="Make features of different sensors comparable. Default: where the encoder was trained so, or the data "
         "were seen through different bands.",
     ),
 ]
@@ -95,18 +85,34 @@ def with_reader(command: Callable[..., None]) -> Callable[..., None]:
         >>> command(path="a.npy", **(dict.fromkeys(READER) | {"units": "nm"}))
         a.npy nm
     """
+    return spread(command, "reader", {name: (kind, None) for name, kind in READER.items()}, dict)
+
+
+def spread(
+    command: Callable[..., None],
+    parameter: str,
+    options: Mapping[str, tuple[Any, Any]],
+    make: Callable[[dict[str, Any]], Any],
+) -> Callable[..., None]:
+    """Give a command several options in place of one parameter.
+
+    Args:
+        command: it takes ``parameter``.
+        options: type (with its help) and default of each option, in the order of the help.
+        make: from the values of all options to that of the parameter.
+    """
     keyword = inspect.Parameter.KEYWORD_ONLY
-    options = [inspect.Parameter(name, keyword, default=None, annotation=kind) for name, kind in READER.items()]
+    added = [inspect.Parameter(n, keyword, default=default, annotation=kind) for n, (kind, default) in options.items()]
     parameters: list[inspect.Parameter] = []
-    for parameter in inspect.signature(command, eval_str=True).parameters.values():
-        parameters += options if parameter.name == "reader" else [parameter.replace(kind=keyword)]
+    for each in inspect.signature(command, eval_str=True).parameters.values():
+        parameters += added if each.name == parameter else [each.replace(kind=keyword)]
 
     @functools.wraps(command)
     def parsed(**words: Any) -> None:
-        reader = {name: words.pop(name) for name in READER}
-        command(**words, reader=reader)
+        values = {name: words.pop(name) for name in options}
+        command(**words, **{parameter: make(values)})
 
     # what typer reads a command's options from
     parsed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    parsed.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    parsed.__annotations__ = {each.name: each.annotation for each in parameters}
     return parsed

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from specfm.cli import _options as options
-from specfm.cli._scene import open_scene, say_map
+from specfm.cli._scene import say_map
 
 
 @options.with_reader
@@ -45,6 +45,7 @@ def command(
     from downstream.maps.change import distance_to_file, require_one_grid
     from downstream.maps.predict import Layout, predict_to_file
     from downstream.tasks.model import load_task
+    from specfm.cards.opening import open_scene
     from specfm.checkpoint import TASK, find_release, load, release_digest
     from specfm.dense.align import aligned
     from specfm.errors import UsageError

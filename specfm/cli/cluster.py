@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from specfm.cli import _options as options
-from specfm.cli._scene import open_scene, say_map
+from specfm.cli._scene import say_map
 
 
 @options.with_reader
@@ -31,6 +31,7 @@ def command(
 ) -> None:
     """Group the patches of SCENE by their embeddings and write a map of the groups; needs no label."""
     from downstream.maps.cluster import cluster_to_file
+    from specfm.cards.opening import open_scene
     from specfm.checkpoint import load, release_digest
     from specfm.dense.align import aligned
 

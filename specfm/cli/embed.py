@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from specfm.cli import _options as options
-from specfm.cli._scene import open_scene, say_no_data
+from specfm.cli._scene import say_no_data
 
 
 @options.with_reader
@@ -39,6 +39,7 @@ def command(
     overwrite: options.Overwrite = False,
 ) -> None:
     """Write one feature vector per patch of SCENE, with coordinates, in bounded memory."""
+    from specfm.cards.opening import open_scene
     from specfm.checkpoint import load, release_digest
     from specfm.dense.align import aligned
     from specfm.dense.stream import embed_to_file
@@ -69,6 +70,7 @@ def command(
 
 def _camera(name: str) -> Any:
     """A known sensor by any of its names, or that of a scene."""
+    from specfm.cards.opening import open_scene
     from specfm.errors import UsageError
     from specfm.sensor_table import get_sensor
 

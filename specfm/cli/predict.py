@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from specfm.cli import _options as options
-from specfm.cli._scene import open_scene, say_map
+from specfm.cli._scene import say_map
 
 
 @options.with_reader
@@ -34,6 +34,7 @@ def command(
     """Write the class of every pixel of SCENE, of any size, in bounded memory; 0 = no data."""
     from downstream.maps.predict import Layout, predict_to_file
     from downstream.tasks.model import load_task
+    from specfm.cards.opening import open_scene
     from specfm.checkpoint import release_digest
     from specfm.errors import UsageError
 

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from specfm.cli import _options as options
-from specfm.cli._scene import open_scene
 
 
 @options.with_reader
@@ -33,6 +32,7 @@ def command(
 ) -> None:
     """Write the cosine similarity of every pixel of SCENE to the nearest example, and print the best places."""
     from downstream.maps.search import search_to_file
+    from specfm.cards.opening import open_scene
     from specfm.checkpoint import load, release_digest
     from specfm.dense.align import aligned
     from specfm.errors import UsageError

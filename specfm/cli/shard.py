@@ -57,8 +57,8 @@ def command(
     from rich.table import Table
 
     from specfm.cards.labels import read_array
+    from specfm.cards.opening import open_scenes
     from specfm.shards.build import WINDOW, write_shards
-    from specfm.shards.identity import open_scenes
 
     background = None
     if background_mask is not None:

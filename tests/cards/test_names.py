@@ -11,11 +11,10 @@ import yaml
 
 from specfm.cards import load_card
 from specfm.cards.names import scene_names
-from specfm.cli._scene import open_scene
+from specfm.cards.opening import open_scene, open_scenes
 from specfm.errors import SpecfmError, UsageError
 from specfm.shards import ShardSet
 from specfm.shards.build import write_shards
-from specfm.shards.identity import open_scenes
 from tests.shards.make import ramp_scene
 
 SPECIMENS = ("specimen_a", "specimen_b", "specimen_c")

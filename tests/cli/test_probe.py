@@ -67,7 +67,7 @@ def test_a_from_scratch_row_stands_in_the_table_unless_it_takes_hours(
     assert {"knn1", "linear", "scratch"} <= protocols(), "whatever --protocol says"
     assert "scratch" not in protocols("--no-baselines")
     large = True
-    monkeypatch.setattr("specfm.cli.probe.SCRATCH_ON_CPU", 10)
+    monkeypatch.setattr("specfm.cli._probe.SCRATCH_ON_CPU", 10)
     assert "scratch" not in protocols()
     assert "scratch" in protocols("--scratch")
     refused = call(*words, "--protocol", "knn,scratch", "--no-scratch")

@@ -13,12 +13,13 @@ from typer.testing import CliRunner
 
 from pretrain.loader import Loader
 from pretrain.sampler import MixtureSampler
+from specfm.cards.opening import folder_files, open_scenes
 from specfm.cli import app
 from specfm.errors import SpecfmError, UsageError
 from specfm.readers.own import save_scene
 from specfm.scene import Scene
 from specfm.shards import ShardReader, ShardSet, write_shards
-from specfm.shards.identity import folder_files, open_scenes, scene_identity
+from specfm.shards.identity import scene_identity
 from specfm.shards.workers import Workers
 from tests.readers.make import envi
 from tests.shards.make import ramp_scene, sensor

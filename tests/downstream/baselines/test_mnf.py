@@ -12,7 +12,8 @@ from downstream.baselines.classics import pca_features
 from downstream.baselines.mnf import covered, fit_splits
 from downstream.features.extract import iterate_windows
 from downstream.features.spectra import spectra
-from downstream.probe.run import ProbeOptions, probe
+from downstream.probe.options import ProbeOptions
+from downstream.probe.run import probe
 from downstream.splits.samples import Samples, collect_samples
 from downstream.splits.split import Split, make_splits
 from specfm.bands import BandGrid
@@ -130,7 +131,7 @@ def test_labels_change_no_fit() -> None:
 
 def test_the_row_beats_principal_components_where_noise_is_loud() -> None:
     options = replace(QUICK, window=3, split="block", max_per_class=60, pca=2, protocols=("knn", "linear", "ridge"))
-    rows = {(r["method"], r["protocol"]): r["oa"]["mean"] for r in probe(ToyEncoder(), [noisy_field()], options)}
+    rows = {(r["method"], r["protocol"]): r["oa"]["mean"] for r in probe(ToyEncoder(), [noisy_field()], options).rows}
     assert rows["MNF-2 pixel", "knn5"] > 0.95 and rows["PCA-2 pixel", "knn5"] < 0.6
     assert rows["MNF-2 pixel", "linear"] > 0.95 and rows["MNF-2 pixel", "ridge"] > 0.95
 
@@ -148,7 +149,7 @@ def test_a_band_that_never_changes_and_dependent_bands_do_not_break_it() -> None
 
 def test_a_missing_row_says_why() -> None:
     def notices(scenes: list[Scene], options: ProbeOptions) -> str:
-        rows = probe(ToyEncoder(), scenes, options)
+        rows = probe(ToyEncoder(), scenes, options).rows
         assert not any(r["method"].startswith("MNF") for r in rows)
         return " / ".join(rows[0]["notices"])
 
@@ -156,7 +157,7 @@ def test_a_missing_row_says_why() -> None:
         patch_size = 1
 
     knn = replace(QUICK, protocols=("knn",))
-    rows = probe(Point(), plots(6), replace(knn, window=1))
+    rows = probe(Point(), plots(6), replace(knn, window=1)).rows
     assert not any(r["method"].startswith("MNF") for r in rows) and any(r["method"] == "PCA-30 pixel" for r in rows)
     assert "no MNF baseline: windows of 1 pixel hold no neighbours to tell noise from signal" in rows[0]["notices"]
     many = SENSOR.replace(bands=BandGrid(np.linspace(450, 900, 60)))
@@ -165,7 +166,7 @@ def test_a_missing_row_says_why() -> None:
     assert "no raw-spectrum, PCA and MNF baselines: the scenes have no common quantity" in notices(
         [*plots(6), *plots(6, sensor=other)], replace(knn, split="sensor")
     )
-    assert "MNF" not in " ".join(probe(ToyEncoder(), plots(6), replace(knn, baselines=False))[0]["notices"])
+    assert "MNF" not in " ".join(probe(ToyEncoder(), plots(6), replace(knn, baselines=False)).rows[0]["notices"])
 
 
 def test_sensors_of_other_bands_meet_on_the_common_grid() -> None:
@@ -176,6 +177,6 @@ def test_sensors_of_other_bands_meet_on_the_common_grid() -> None:
     rows = probe(
         ToyEncoder(), [*scenes, *(resample_scene(s, other) for s in scenes)],
         replace(QUICK, split="sensor", protocols=("knn",)),
-    )  # fmt: skip
+    ).rows  # fmt: skip
     row = next(r for r in rows if (r["method"], r["protocol"]) == ("MNF-30 pixel", "knn5"))
     assert set(row["held_out"]) == {"toy", "other"} and min(v["oa"] for v in row["held_out"].values()) > 0.8

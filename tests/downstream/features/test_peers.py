@@ -11,7 +11,8 @@ import torch
 
 from downstream.features.extract import extract
 from downstream.features.peers import PeerName, load_peer, three_bands
-from downstream.probe.run import ProbeOptions, probe
+from downstream.probe.options import ProbeOptions
+from downstream.probe.run import probe
 from specfm.bands import BandGrid
 from specfm.errors import SpecfmError, UsageError
 from tests.downstream.toy_scenes import SENSOR, field, plots
@@ -104,7 +105,7 @@ def test_peers_stand_in_the_table_under_the_same_splits() -> None:
     options = ProbeOptions(
         seeds=2, init_seeds=0, window=9, max_per_class=8, draws=100, grid=(1e-2, 1.0), peers=(TIMM,), baselines=False
     )
-    rows = probe(ToyEncoder(), plots(6), options)
+    rows = probe(ToyEncoder(), plots(6), options).rows
     peer = [r for r in rows if r["method"] == "timm:test_vit random @32"]
     assert {r["protocol"] for r in peer} == {"knn1", "knn5", "knn20", "linear"}
     assert peer[0]["pooling"] == "the peer's own" and peer[0]["digests"]["splits"] == rows[0]["digests"]["splits"]

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 import specfm
 from downstream.features.bank import Bank
 from downstream.features.extract import extract
-from downstream.probe.run import ProbeOptions, probe
+from downstream.probe.options import ProbeOptions
+from downstream.probe.run import probe
 from downstream.splits.samples import collect_samples
 from specfm import BandGrid, Encoder, Sensor, UsageError
 from specfm.cli import app
@@ -57,12 +58,12 @@ def test_it_is_done_where_scenes_differ_in_their_bands(encoder: Encoder, both: l
     one = both[:4]
     assert wants_alignment(both, None) and not wants_alignment(one, None)
     assert wants_alignment(one, True) and not wants_alignment(both, False)
-    rows = probe(encoder, both, OPTIONS)
+    rows = probe(encoder, both, OPTIONS).rows
     assert told(rows) == {True} and encoder.alignment is None
     plain = ProbeOptions(**{**vars(OPTIONS), "align": False})
-    assert told(probe(encoder, both, plain)) == {False} == told(probe(encoder, one, OPTIONS))
+    assert told(probe(encoder, both, plain).rows) == {False} == told(probe(encoder, one, OPTIONS).rows)
     asked = ProbeOptions(**{**vars(OPTIONS), "align": True})
-    assert told(probe(encoder, one, asked)) == {True}
+    assert told(probe(encoder, one, asked).rows) == {True}
 
 
 def test_what_is_kept_of_one_comparison_is_not_taken_for_another(
@@ -83,14 +84,14 @@ def test_what_is_kept_of_one_comparison_is_not_taken_for_another(
 
 def test_an_encoder_without_a_library_is_left_as_it_is_unless_asked(encoder: Encoder, both: list[Scene]) -> None:
     encoder.library = None
-    assert told(probe(encoder, both, OPTIONS)) == {False}
+    assert told(probe(encoder, both, OPTIONS).rows) == {False}
     with pytest.raises(UsageError, match="without a library"):
         probe(encoder, both, ProbeOptions(**{**vars(OPTIONS), "align": True}))
 
 
 def test_where_one_camera_is_not_covered_none_is_moved(encoder: Encoder, both: list[Scene], caplog) -> None:
     encoder.library = library(low=700.0, high=1000.0, count=40)
-    assert told(probe(encoder, both, OPTIONS)) == {False}
+    assert told(probe(encoder, both, OPTIONS).rows) == {False}
     assert any("not aligned" in record.message for record in caplog.records)
     with pytest.raises(UsageError, match="does not cover"):
         probe(encoder, both, ProbeOptions(**{**vars(OPTIONS), "align": True}))
@@ -115,8 +116,8 @@ def trained_so() -> Encoder:
 
 
 def test_an_encoder_of_aligned_tokens_is_aligned_on_one_camera_too(trained_so: Encoder, both: list[Scene]) -> None:
-    assert told(probe(trained_so, both[:4], OPTIONS)) == {True}
-    assert told(probe(trained_so, both[:4], ProbeOptions(**{**vars(OPTIONS), "align": False}))) == {False}
+    assert told(probe(trained_so, both[:4], OPTIONS).rows) == {True}
+    assert told(probe(trained_so, both[:4], ProbeOptions(**{**vars(OPTIONS), "align": False})).rows) == {False}
     assert trained_so.alignment is not None  # as it was
     assert trained_so.train().alignment is not None and trained_so.eval().align(False).alignment is None
 
@@ -160,7 +161,7 @@ def test_an_aligned_trunk_does_what_it_can_for_cameras_that_are_not_covered(
 ) -> None:
     """Nobody asked for alignment, so nothing is refused; twins do as the encoder does."""
     trained_so.library = library(low=700.0, high=1000.0, count=40)
-    rows = probe(trained_so, both, OPTIONS)
+    rows = probe(trained_so, both, OPTIONS).rows
     assert {"encoder", "random-init"} <= {row["method"] for row in rows}
 
 

@@ -12,8 +12,10 @@ from downstream.baselines.mnf import NoNeighbours, fit_splits
 from downstream.benchmark.run import _Entry, plan_cells
 from downstream.benchmark.suite import SuiteConfig
 from downstream.features.extract import iterate_windows
-from downstream.probe.run import ProbeOptions, probe
-from downstream.robustness.run import RobustnessOptions, robustness
+from downstream.probe.options import ProbeOptions
+from downstream.probe.run import probe
+from downstream.robustness.options import RobustnessOptions
+from downstream.robustness.run import robustness
 from downstream.splits.samples import collect_samples
 from downstream.splits.split import make_splits
 from downstream.tasks.data import make_place, make_samples, open_places
@@ -24,7 +26,9 @@ from specfm.scene import Scene
 from tests.downstream.tasks.toys import FINE, blocks, config, reflectance, write_card
 from tests.downstream.toy_scenes import NAMES, SENSOR, plots, spectra
 
-QUICK = ProbeOptions(("knn",), "random_pixels", seeds=1, init_seeds=0, ks=(1,), draws=50, baselines=False)
+QUICK = ProbeOptions(
+    protocols=("knn",), split="random_pixels", seeds=1, init_seeds=0, ks=(1,), draws=50, baselines=False
+)
 
 
 def listed(count: int = 60, name: str = "list") -> Scene:
@@ -54,13 +58,13 @@ def test_a_window_shows_the_labelled_spectrum_alone() -> None:
 
 
 def test_probe_and_robustness_take_windows_of_one_pixel() -> None:
-    rows = probe(tiny(), [listed()], QUICK)
+    rows = probe(tiny(), [listed()], QUICK).rows
     assert {row["window"] for row in rows} == {1}
     found = robustness(tiny(), [listed()], RobustnessOptions(probe=QUICK, sensors=()))
     assert {row["window"] for row in found.rows} == {1}
     with pytest.raises(UsageError, match="window 9: list lists spectra.*leave --window out, or give 1"):
         probe(tiny(), [listed()], replace(QUICK, window=9))
-    mixed = probe(tiny(), [*plots(2), listed()], replace(QUICK, window=9))
+    mixed = probe(tiny(), [*plots(2), listed()], replace(QUICK, window=9)).rows
     assert {row["window"] for row in mixed} == {9}
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from downstream.probe.run import ProbeOptions, default_window, probe
+from downstream.probe.options import ProbeOptions
+from downstream.probe.run import default_window, probe
 from downstream.results import files as results
 from downstream.results import text
 from downstream.results.seen import seen_mark
@@ -25,7 +26,7 @@ QUICK = ProbeOptions(seeds=2, init_seeds=1, window=9, max_per_class=15, draws=20
 
 def run(encoder: Any = None, scenes: Any = None, options: ProbeOptions = QUICK, **more: Any) -> list[dict[str, Any]]:
     encoder = encoder or ToyEncoder()
-    return probe(encoder, scenes or plots(), options, make_random=lambda i: ToyEncoder(100 + i), **more)
+    return probe(encoder, scenes or plots(), options, make_random=lambda i: ToyEncoder(100 + i), **more).rows
 
 
 def row_of(rows: list[dict[str, Any]], method: str, protocol: str) -> dict[str, Any]:
@@ -139,7 +140,7 @@ def test_a_cache_changes_no_number(tmp_path: Path) -> None:
 
     for hits in (0, 2):
         cache = Bank(tmp_path)
-        rows = run(cache=cache)
+        rows = run(bank=cache)
         assert cache.hits == hits and [results.comparable(r) for r in rows] == [results.comparable(r) for r in ROWS]
 
 

@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from downstream.features.extract import extract
-from downstream.probe.run import ProbeOptions, probe
+from downstream.probe.options import ProbeOptions
+from downstream.probe.run import probe
 from downstream.protocols.classifier import Classifier
 from downstream.protocols.linear import linear_probe
-from downstream.protocols.trained import CHECK_EVERY, TrainOptions, train_on
+from downstream.protocols.options import TrainOptions
+from downstream.protocols.trained import CHECK_EVERY, train_on
 from downstream.splits.samples import Samples, collect_samples
 from downstream.splits.split import Split, make_split
 from specfm.errors import UsageError
@@ -150,7 +152,7 @@ def test_rows_use_three_seeds(encoder: torch.nn.Module) -> None:
         protocols=("knn", "finetune", "scratch"), layers=(0,), seeds=5, init_seeds=0, window=3, max_per_class=8,
         draws=50, baselines=False, train=replace(SHORT, steps=4),
     )  # fmt: skip
-    rows = {(r["method"], r["protocol"]): r for r in probe(encoder, SCENES, options)}
+    rows = {(r["method"], r["protocol"]): r for r in probe(encoder, SCENES, options).rows}
     for key in (("encoder", "finetune"), ("from-scratch", "scratch")):
         assert rows[key]["seeds"] == [0, 1, 2] and rows[key]["runs"] == {"splits": 3, "initialisations": 1}
         assert 0 <= rows[key]["ece"]["mean"] <= 1 and rows[key]["layers"] == []

@@ -33,7 +33,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report with every section, and with names that do not break."""
     folder = tmp_path_factory.mktemp("report")
     encoder = ToyEncoder()
-    rows = probe(encoder, plots(), QUICK, data="toy plots", make_random=lambda i: ToyEncoder(100 + i))
+    rows = probe(encoder, plots(), QUICK, data="toy plots", make_random=lambda i: ToyEncoder(100 + i)).rows
     write_metrics(folder / "pretrain")
     run = write_finetune_run(folder / ("a_run_whose_name_is_one_long_word_" * 3), rows)
     scene = replace(field(), name="scene_" * 12)

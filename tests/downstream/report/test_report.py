@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from downstream.benchmark.leaderboard import Board, Difference, Section
-from downstream.probe.run import ProbeOptions, probe
+from downstream.probe.options import ProbeOptions
+from downstream.probe.run import probe
 from downstream.report import Embedding, build_report, embed_scenes
 from downstream.report.embedding import pca_plane
 from downstream.report.scenes import _accumulate, class_spectra
@@ -66,7 +67,7 @@ def checked(path: Path) -> Checker:
 
 @pytest.fixture(scope="module")
 def rows() -> list[dict]:
-    return probe(ToyEncoder(), plots(), QUICK, data="toy plots", make_random=lambda i: ToyEncoder(100 + i))
+    return probe(ToyEncoder(), plots(), QUICK, data="toy plots", make_random=lambda i: ToyEncoder(100 + i)).rows
 
 
 def write_metrics(folder: Path, name: str = "loss") -> None:
@@ -265,7 +266,7 @@ def test_features_are_coloured_by_class_domain_and_sensor() -> None:
 
 def test_leaky_rows_are_marked(tmp_path: Path) -> None:
     options = replace(QUICK, split="random_pixels", max_per_class=40, init_seeds=0, baselines=False)
-    rows = probe(ToyEncoder(), [field()], options)
+    rows = probe(ToyEncoder(), [field()], options).rows
     build_report(tmp_path / "r.html", rows=rows)
     text = checked(tmp_path / "r.html").text
     assert "leaky split" in text and "100 %, 1 px LEAKY" in text and "train and test windows overlap" in text

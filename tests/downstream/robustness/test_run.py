@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from downstream.probe.run import ProbeOptions
+from downstream.probe.options import ProbeOptions
 from downstream.results.files import comparable, read_rows
 from downstream.results.text import heading, robustness_tables
 from downstream.robustness.conditions import (
@@ -26,7 +26,8 @@ from downstream.robustness.conditions import (
     simulated,
     tilted,
 )
-from downstream.robustness.run import Robustness, RobustnessOptions, robustness, save_plot
+from downstream.robustness.options import RobustnessOptions
+from downstream.robustness.run import Robustness, robustness, save_plot
 from specfm.bands import BandGrid
 from specfm.cli import app
 from specfm.errors import SpecfmError, UsageError

@@ -1,0 +1,31 @@
+"""What stands beside an encoder: raw-spectrum baselines and untrained twins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from specfm.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineOptions:
+    """Which controls a table has.
+
+    Attributes:
+        baselines: the raw-spectrum, PCA, MNF and SVM baselines and the majority class.
+        pca: components of the PCA and MNF rows.
+        init_seeds: untrained twins of the encoder.
+    """
+
+    baselines: bool = True
+    pca: int = 30
+    init_seeds: int = 3
+
+    def check(self) -> None:
+        """Refuse what makes no sense, by name.
+
+        Raises:
+            UsageError: a negative number of twins.
+        """
+        if self.init_seeds < 0:
+            raise UsageError("--init-seeds must be at least 0")

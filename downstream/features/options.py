@@ -1,0 +1,44 @@
+"""What is taken of an encoder: window, pooling, layers, alignment, and which published encoders stand beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from specfm.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureOptions:
+    """How features are made.
+
+    Attributes:
+        window: side of the window, pixels; None = as pretrained, and 1 for lists of spectra.
+        pooling, layers: what is taken of the encoder (``downstream.features.pooling``).
+        align: put features of all sensors as the poorest of them would tell it, those of one sensor as an ideal one
+            would (:meth:`specfm.models.Encoder.align`); None does so where the scenes were seen through different bands
+            and the encoder comes with a library.
+        peers: published encoders (``downstream.features.peers``).
+    """
+
+    window: int | None = None
+    pooling: str = "concat"
+    layers: tuple[int, ...] = ()
+    align: bool | None = None
+    peers: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Refuse what makes no sense, by name.
+
+        Raises:
+            UsageError: a window below 1, an unknown pooling or peer.
+        """
+        from downstream.features.pooling import pooling_parts
+
+        pooling_parts(self.pooling)
+        if self.window is not None and self.window < 1:
+            raise UsageError(f"--window must be at least 1 pixel, not {self.window}")
+        if self.peers:
+            from downstream.features.peers import PeerName
+
+            for peer in self.peers:
+                PeerName.parse(peer)

@@ -1,0 +1,84 @@
+"""How features become predictions: which protocols, neighbours, strengths, and how encoders are trained on labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from specfm.errors import UsageError
+
+Protocol = Literal["knn", "linear", "ridge", "finetune", "scratch"]
+FROZEN: tuple[Protocol, ...] = ("knn", "linear", "ridge")  # on frozen features
+TRAINED: tuple[Protocol, ...] = ("finetune", "scratch")  # these train the encoder on the labels
+PROTOCOLS: tuple[Protocol, ...] = (*FROZEN, *TRAINED)
+C_GRID: tuple[float, ...] = tuple(float(c) for c in np.logspace(-4, 4, 10))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """How the trained rows are trained.
+
+    Attributes:
+        steps: optimiser steps at most.
+        batch: windows of one sensor per step.
+        lr: peak learning rate of the head (and of everything, from scratch).
+        layer_decay: when fine-tuning, the rate of a block is this share of the next deeper one's.
+        drop_path: share of residual branches dropped.
+        weight_decay: decoupled decay of matrices.
+        patience: steps without a better validation accuracy before it stops.
+        most: training windows at most, thinned class by class; they are held in memory.
+    """
+
+    steps: int = 300
+    batch: int = 32
+    lr: float = 1e-3
+    layer_decay: float = 0.75
+    drop_path: float = 0.1
+    weight_decay: float = 0.05
+    patience: int = 100
+    most: int = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProtocolOptions:
+    """Which protocols run, and how.
+
+    Attributes:
+        protocols: of ``PROTOCOLS``; "finetune" and "scratch" train the encoder and take minutes to hours.
+        ks: neighbours of kNN, one row each.
+        grid: strengths C of the linear probe.
+        trained_seeds: seeds of the rows that train the encoder.
+        train: how those are trained.
+    """
+
+    protocols: tuple[Protocol, ...] = ("knn", "linear")
+    ks: tuple[int, ...] = (1, 5, 20)
+    grid: tuple[float, ...] = C_GRID
+    trained_seeds: int = 3
+    train: TrainOptions = field(default_factory=TrainOptions)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether any protocol works on frozen features."""
+        return any(protocol in FROZEN for protocol in self.protocols)
+
+    @property
+    def trained(self) -> tuple[Protocol, ...]:
+        """The protocols that train the encoder, in the order of the tables."""
+        return tuple(protocol for protocol in TRAINED if protocol in self.protocols)
+
+    def check(self) -> None:
+        """Refuse what makes no sense, by name.
+
+        Raises:
+            UsageError: no or an unknown protocol, no neighbours.
+        """
+        for protocol in self.protocols:
+            if protocol not in PROTOCOLS:
+                raise UsageError(f"unknown protocol {protocol!r}; one or several of {', '.join(PROTOCOLS)}")
+        if not self.protocols:
+            raise UsageError(f"no protocol is asked for; one or several of {', '.join(PROTOCOLS)}")
+        if not self.ks or min(self.ks) < 1:
+            raise UsageError("k of kNN must be at least 1")

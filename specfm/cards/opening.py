@@ -1,0 +1,153 @@
+"""What a user names (a card, CARD:SCENE, a file, a folder) becomes scenes, calibrated where there are references."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from specfm.calibration import CalibratedSource, calibrate
+from specfm.errors import SpecfmError, UsageError
+from specfm.scene import Scene
+
+# files that lie beside cubes and are none
+_BESIDE = {
+    *(".csv", ".txt", ".md", ".json", ".yaml", ".yml", ".xml", ".png", ".jpg", ".pdf", ".wkt", ".ovr", ".shp", ".aux"),
+}
+
+
+def open_scenes(
+    names: Sequence[str],
+    reader: dict[str, Any] | None = None,
+    white: Path | None = None,
+    dark: Path | None = None,
+    saturation: float | None = None,
+    domain: str | None = None,
+) -> Iterator[Scene]:
+    """Scenes of cards (by name or path) and of files or folders of files; no pixel is read.
+
+    Scenes of files are called as their stems; where stems repeat, as their paths below the folder in common
+    (:func:`specfm.cards.names.scene_names`).
+
+    Args:
+        names: what the user wrote.
+        reader: arguments of :func:`specfm.readers.read_scene` for files.
+        white, dark: references for files (cards name their own).
+        saturation: raw saturation level, for calibration and masks.
+        domain: replaces the domain of every scene. A file's default: its sensor's name, else its folder's and its
+            number of bands (a folder of scans of one camera is a domain).
+
+    Raises:
+        UsageError: unknown card, one reference without the other. SpecfmError: unreadable file, files without names
+            of their own.
+    """
+    from specfm.cards.names import scene_names
+
+    if (white is None) != (dark is None):
+        raise UsageError("calibration needs both --white and --dark")
+    seen: set[Path] = set()
+    scenes = [scene for name in names for scene in _open(name, dict(reader or {}), white, dark, saturation, seen)]
+    files = {i: scene.path for i, scene in enumerate(scenes) if not scene.dataset and scene.path is not None}
+    own = scene_names(list(files.values()), [scenes[i].name for i in files])
+    for i, name in zip(files, own, strict=True):
+        scenes[i] = scenes[i].replace(name=name)
+    for scene in scenes:
+        if saturation is not None and not isinstance(scene.source, CalibratedSource):
+            scene = scene.replace(saturation=saturation)
+        yield scene if domain is None else scene.replace(domain=domain)
+
+
+def _open(
+    name: str, reader: dict[str, Any], white: Path | None, dark: Path | None, saturation: float | None, seen: set[Path]
+) -> Iterator[Scene]:
+    from specfm.cards import load_card
+    from specfm.readers import read_scene
+
+    path = Path(name)
+    if path.suffix.lower() in (".yaml", ".yml") or not (path.exists() or path.suffix or len(path.parts) > 1):
+        if white is not None or any(value is not None for value in reader.values()):
+            raise UsageError(f"{name} is a card, which describes its files itself; give reader options with files only")
+        yield from load_card(name).scenes(saturation=saturation)
+        return
+    if not path.exists():
+        raise SpecfmError(f"{name}: no such file, folder or card")
+    references = {reference.resolve().with_suffix("") for reference in (white, dark) if reference is not None}
+    for file in folder_files(path) if path.is_dir() else [path]:
+        if path.is_dir() and file.resolve().with_suffix("") in references:
+            continue  # the references of a folder of scans are no scans
+        scene = read_scene(file, **reader)
+        if scene.path is not None and scene.path.resolve() in seen:
+            continue  # named twice: `folder/*` of a shell gives an ENVI header and its data file
+        if scene.path is not None:
+            seen.add(scene.path.resolve())
+        if not scene.domain:
+            scene = scene.replace(domain=scene.sensor.name or f"{file.resolve().parent.name}-{scene.shape[2]}")
+        if white is not None and dark is not None:
+            scene = calibrate(scene, read_scene(white, **reader), read_scene(dark, **reader), saturation)
+        yield scene
+
+
+def folder_files(folder: Path) -> list[Path]:
+    """The cubes of a folder: plain files, without side files and without the data files of ENVI headers."""
+    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    headers = {p.with_suffix("") for p in files if p.suffix.lower() == ".hdr"}
+    cubes = [
+        p
+        for p in files
+        if p.suffix.lower() not in _BESIDE and (p.suffix.lower() == ".hdr" or not {p, p.with_suffix("")} & headers)
+    ]
+    if not cubes:
+        raise SpecfmError(f"{folder}: no cube files in this folder")
+    return cubes
+
+
+def open_scene(name: str, **reader: Any) -> Scene:
+    """The one scene that a user names: a file, a dataset card that holds one scene, or ``CARD:SCENE``.
+
+    Args:
+        name: what the user wrote; SCENE is the scene's name within the card, which is mostly the stem of its file.
+        reader: options of :func:`specfm.readers.read_scene`, for a file.
+
+    Raises:
+        UsageError: a card of several scenes without a choice, an unknown scene, reader options beside a card.
+        SpecfmError: unreadable file.
+    """
+    card, colon, wanted = name.rpartition(":")
+    if not colon or Path(name).exists() or (not card.endswith((".yaml", ".yml")) and Path(card).parent != Path(".")):
+        card, wanted = name, ""
+    scenes = list(open_scenes([card], reader))
+    inner = [scene.name.removeprefix(f"{scene.dataset}/") for scene in scenes]
+    chosen = [scene for scene, own in zip(scenes, inner, strict=True) if wanted in ("", own)]
+    if len(chosen) == 1:
+        return chosen[0]
+    names = ", ".join(inner[:6]) + (", ..." if len(scenes) > 6 else "")
+    problem = f"has no scene {wanted!r}" if wanted else f"holds {len(scenes)} scenes"
+    raise UsageError(f"{card} {problem}; name one of them as {card}:SCENE ({names})")
+
+
+def card_scenes(cards: Sequence[str], patterns: Sequence[str] = ()) -> list[Scene]:
+    """All scenes of dataset cards, or those whose name matches one of the patterns (``OSBS*``).
+
+    Raises:
+        UsageError: an unknown card, a pattern that no scene matches. SpecfmError: missing files.
+    """
+    from fnmatch import fnmatch
+
+    from specfm.cards.card import load_card
+
+    found = [scene for card in cards for scene in load_card(card).scenes()]
+    for pattern in patterns:
+        if not any(fnmatch(scene.name, pattern) for scene in found):
+            raise UsageError(f"no scene of {', '.join(cards)} matches {pattern!r}; see specfm inspect {cards[0]}")
+    return [scene for scene in found if not patterns or any(fnmatch(scene.name, pattern) for pattern in patterns)]
+
+
+def also_through(scenes: Sequence[Scene], sensors: Sequence[str]) -> list[Scene]:
+    """The scenes, then all of them as each of these known sensors would have measured them.
+
+    Raises:
+        UsageError: an unknown sensor. SpecfmError: a scene that does not show what the sensor measures.
+    """
+    from specfm.simulate import resample_scene
+
+    return [*scenes, *(resample_scene(scene, sensor) for sensor in sensors for scene in scenes)]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,19 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("engine",),
     ("cli", "__main__"),
 )
+# Rooms of the two applications, floor by floor. A room uses those of lower floors, never one beside or above it.
+ROOMS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "downstream": (
+        ("splits",),
+        ("features",),
+        ("results",),
+        ("protocols",),
+        ("baselines",),
+        ("probe", "tasks"),
+        ("robustness", "benchmark", "maps"),
+        ("report",),
+    ),
+}
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 STORES = {"readers", "shards"}  # never imported by models, and never import them
 
@@ -150,6 +164,55 @@ def test_levels_inside_the_library() -> None:
         if imported in LEVEL_OF and LEVEL_OF[imported] > LEVEL_OF.get(importer, 0):
             bad.append(found)
     assert not bad, "imports from a level above:\n" + report(bad)
+
+
+def home(target: str) -> str:
+    """The file of this repository that an imported name comes from; empty for other packages."""
+    while target and target not in SOURCES:
+        target = target.rpartition(".")[0]
+    return target
+
+
+GRAPH: dict[str, dict[str, Import]] = {module: {} for module in SOURCES}
+for each in IMPORTS:
+    if home(each.target) not in ("", each.module):
+        GRAPH[each.module].setdefault(home(each.target), each)
+
+
+def circle(graph: Mapping[str, Iterable[str]]) -> list[str]:
+    """The names along one round in a graph, empty without any."""
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_file_imports_itself_in_a_round() -> None:
+    """Imports inside functions and under TYPE_CHECKING count: a reader has to follow them all the same."""
+    found = circle(GRAPH)
+    assert not found, "these import each other in a round: " + " -> ".join(reversed(found))
+
+
+def test_the_search_for_circles_finds_one() -> None:
+    assert circle({"a": ["b"], "b": ["c"], "c": []}) == []
+    assert set(circle({"a": ["b"], "b": ["c"], "c": ["a"], "d": ["a"]})) == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize("package", list(ROOMS))
+def test_rooms_are_used_from_above(package: str) -> None:
+    floor_of = {name: floor for floor, names in enumerate(ROOMS[package]) for name in names}
+    unplaced = {room(name) for name in SOURCES if name.startswith(f"{package}.")} - set(floor_of)
+    assert not unplaced, f"place {sorted(unplaced)} in ROOMS"
+    bad = []
+    for found in IMPORTS:
+        there = home(found.target)
+        if not (found.module.startswith(f"{package}.") and there.startswith(f"{package}.")):
+            continue
+        mine, other = room(found.module), room(there)
+        if mine != other and floor_of[other] >= floor_of[mine]:
+            bad.append(found)
+    assert not bad, f"a room of {package}/ uses rooms of lower floors only:\n" + report(bad)
 
 
 def test_the_library_does_not_reach_through_its_own_face() -> None:

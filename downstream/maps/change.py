@@ -15,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from downstream.maps.paint import Scaling, fitting_sample, paint, unit_rows
-from downstream.maps.predict import CHANGE_COLOURS
 from specfm.dense.stream import open_progress
 from specfm.dense.tile_encoder import TileEncoder, fitting_batch, patch_plan
 from specfm.errors import SpecfmError
 from specfm.models.encoder import Encoder
-from specfm.rasters.class_map import ClassMapWriter, Legend
+from specfm.rasters.class_map import CHANGE_COLOURS, ClassMapWriter, Legend
 from specfm.rasters.writers import RasterWriter, open_raster, refuse_shared_name
 from specfm.scene import Scene
 from specfm.tiles import Tile, blended_rows

@@ -21,15 +21,13 @@ from numpy.typing import NDArray
 from specfm.dense.stream import open_progress
 from specfm.dense.tile_encoder import TileReader, fitting_batch, scene_levels
 from specfm.errors import UsageError
-from specfm.rasters.class_map import ClassMapWriter, Legend
+from specfm.rasters.class_map import CHANGE_COLOURS, ClassMapWriter, Legend
 from specfm.rasters.writers import RasterWriter, open_raster, refuse_shared_name
 from specfm.scene import Scene
 from specfm.tiles import Tile, TilePlan, blended_rows
 
 if TYPE_CHECKING:
     from downstream.tasks.model import TaskModel
-
-CHANGE_COLOURS = ((200, 200, 200), (213, 94, 0))  # unchanged, changed
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from specfm.errors import SpecfmError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
 
 METRICS = {
     "oa": "overall accuracy",
@@ -131,3 +133,24 @@ def conditions_figure(rows: Sequence[Mapping[str, Any]], metric: str = "aa") -> 
     axis.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside lower center", fontsize=7, ncols=min(3, max(len(methods), 1)), frameon=False)
     return figure
+
+
+def save_plot(rows: Sequence[Mapping[str, Any]], path: str | Path, metric: str = "aa", overwrite: bool = False) -> None:
+    """The picture of :func:`downstream.report.figures.conditions_figure` as one PNG file.
+
+    Raises:
+        UsageError: ``path`` exists.
+        SpecfmError: matplotlib is missing.
+    """
+    import io
+
+    from specfm.files import atomic_write_bytes, refuse_existing
+
+    refuse_existing(Path(path), overwrite, "--plot")
+    figure = conditions_figure(rows, metric)
+    leaky = " (LEAKY)" if rows[0]["leaky"] else ""
+    title = f"{rows[0]['data']}: trained on spectra as measured, split by {rows[0]['split']}{leaky}"
+    figure.axes[0].set_title(title, loc="left", fontsize=10)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+    atomic_write_bytes(path, buffer.getvalue())

@@ -113,8 +113,7 @@ def _is_of(scene: Scene, names: Sequence[str]) -> bool:
 
 def _truth(scene: Scene, names: Sequence[str], change: bool) -> str:
     """Labels as a picture in the colours of the map; the rest white."""
-    from downstream.maps.predict import CHANGE_COLOURS
-    from specfm.rasters.class_map import Legend
+    from specfm.rasters.class_map import CHANGE_COLOURS, Legend
     from specfm.rasters.quicklook import enlarged, png_bytes
 
     labels_HW = scene.labels_HW

@@ -17,8 +17,8 @@ FORMAT = "specfm-result-1"
 KEYS: dict[str, type | tuple[type, ...]] = {  # what every row holds, whatever wrote it
     "data": str, "split": str, "leaky": bool, "shots": (int, type(None)), "window": int, "leakage": dict,
     "classes": list, "samples": dict, "notices": list, "digests": dict, "versions": dict, "method": str,
-    "protocol": str, "seen": str, "per_class": dict, "confusion": list, "held_out": dict, "runs": dict, "alarms": list,
-    "oa": dict, "aa": dict, "kappa": dict,
+    "protocol": str, "kind": str, "support": str, "seen": str, "per_class": dict, "confusion": list, "held_out": dict,
+    "runs": dict, "alarms": list, "oa": dict, "aa": dict, "kappa": dict,
 }  # fmt: skip
 VOLATILE = ("time", "wall_s", "versions", "hardware")  # what may differ between two runs that agree
 

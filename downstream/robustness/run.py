@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from downstream.baselines.classics import majority
@@ -235,25 +234,3 @@ def _alarm_shuffled(rows: list[dict[str, Any]]) -> None:
             continue
         if row["aa"]["mean"] > clean[identity(row)] - FALL:
             row["alarms"].append("shuffled wavelengths do not lower the accuracy")
-
-
-def save_plot(rows: Sequence[Mapping[str, Any]], path: str | Path, metric: str = "aa", overwrite: bool = False) -> None:
-    """The picture of :func:`downstream.report.figures.conditions_figure` as one PNG file.
-
-    Raises:
-        UsageError: ``path`` exists.
-        SpecfmError: matplotlib is missing.
-    """
-    import io
-
-    from downstream.report.figures import conditions_figure
-    from specfm.files import atomic_write_bytes, refuse_existing
-
-    refuse_existing(Path(path), overwrite, "--plot")
-    figure = conditions_figure(rows, metric)
-    leaky = " (LEAKY)" if rows[0]["leaky"] else ""
-    title = f"{rows[0]['data']}: trained on spectra as measured, split by {rows[0]['split']}{leaky}"
-    figure.axes[0].set_title(title, loc="left", fontsize=10)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
-    atomic_write_bytes(path, buffer.getvalue())

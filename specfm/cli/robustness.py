@@ -41,9 +41,10 @@ def command(
     from dataclasses import replace
 
     from downstream.features.encoders import open_encoder
+    from downstream.report.figures import save_plot
     from downstream.results import text
     from downstream.results.files import append_rows
-    from downstream.robustness.run import robustness, save_plot
+    from downstream.robustness.run import robustness
     from specfm.cards.opening import card_scenes
     from specfm.cli.probe import title
     from specfm.files import refuse_existing, refuse_unwritable

@@ -25,8 +25,10 @@ from specfm.rasters.writers import open_raster
 if TYPE_CHECKING:
     from specfm.scene import Geo
 
+
 NO_DATA = "no data"
 MOST_CLASSES = 255  # codes are bytes
+CHANGE_COLOURS = ((200, 200, 200), (213, 94, 0))  # unchanged, changed
 # Okabe & Ito 2008 (told apart by the colour-blind), then further hues at the golden angle.
 _FIRST = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (213, 94, 0), (86, 180, 233), (204, 121, 167), (240, 228, 66))
 

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from downstream.probe.options import ProbeOptions
+from downstream.report.figures import save_plot
 from downstream.results.files import comparable, read_rows
 from downstream.results.text import heading, robustness_tables
 from downstream.robustness.conditions import (
@@ -27,7 +28,7 @@ from downstream.robustness.conditions import (
     tilted,
 )
 from downstream.robustness.options import RobustnessOptions
-from downstream.robustness.run import Robustness, robustness, save_plot
+from downstream.robustness.run import Robustness, robustness
 from specfm.bands import BandGrid
 from specfm.cli import app
 from specfm.errors import SpecfmError, UsageError

@@ -144,7 +144,7 @@ def load(path: str | Path, device: str = "cpu", align: bool | None = None) -> En
         path: a release folder, a training checkpoint or a finished run, or the name of an encoder that comes with
             specfm (one of :func:`shipped_encoders`). A folder of that name goes first.
         device: cpu or cuda.
-        align: for frozen features that are compared across cameras; see :meth:`specfm.models.Encoder.align`. Default:
+        align: for frozen features that are compared across sensors; see :meth:`specfm.models.Encoder.align`. Default:
             as it was trained.
 
     Raises:

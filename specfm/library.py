@@ -24,7 +24,7 @@ MOST_SPECTRA = 1000  # a megabyte or two beside the weights
 
 @dataclass(frozen=True)
 class Library:
-    """Spectra on bands of 5 nm, as one ideal camera would measure them.
+    """Spectra on bands of 5 nm, as one ideal sensor would measure them.
 
     Attributes:
         low_nm: centre of the first step. spectra_LS: float32 physical values. quantity_L: int64 index into
@@ -48,7 +48,7 @@ class Library:
                 f"{MOST_STEPS}"
             )
         if not (self.low_nm >= MIN_NM and self.high_nm <= MAX_NM):
-            raise SpecfmError(f"wavelengths from {self.low_nm} to {self.high_nm} nm are not those of a camera")
+            raise SpecfmError(f"wavelengths from {self.low_nm} to {self.high_nm} nm are not those of a sensor")
         if not (np.isfinite(self.spectra_LS).all() and np.abs(self.spectra_LS).max() < 1e12):
             raise SpecfmError("values are not finite")
         if self.quantity_L.min() < -1 or self.quantity_L.max() >= len(QUANTITIES):
@@ -64,7 +64,7 @@ class Library:
 
     @cached_property
     def grid(self) -> BandGrid:
-        """Bands of the ideal camera."""
+        """Bands of the ideal sensor."""
         steps = self.spectra_LS.shape[1]
         return BandGrid(self.low_nm + STEP_NM * np.arange(steps), np.full(steps, STEP_NM))
 
@@ -123,9 +123,10 @@ def same_bands(one: BandGrid, other: BandGrid, within_nm: float = 0.5) -> bool:
 
 
 def merge(libraries: Iterable[Library | None]) -> Library | None:
-    """Those that there are as one, over the range that they share, thinned to what a library holds; None if none are.
+    """One library of all that are given, over the range they share, thinned to the most a library holds.
 
-    One that shares less than 0.9 of the first's range is left out.
+    A library that shares less than 0.9 of the first one's range is left out; None entries are passed over. None if no
+    library is given.
     """
     there = [each for each in libraries if each is not None]
     if len(there) < 2:

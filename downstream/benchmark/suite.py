@@ -72,7 +72,7 @@ class SuiteConfig(Strict):
         seeds: splits. ks: neighbours. window: side of the window, pixels (default: as pretrained, if all agree).
         peers: published encoders to put beside, named as in ``specfm probe --peers``.
         pooling, layers: what is taken of the encoders. init_seeds: untrained twins of every architecture.
-        align: make features of different cameras comparable; null: where a dataset has several cameras and the encoder
+        align: make features of different sensors comparable; null: where a dataset has several sensors and the encoder
             comes with a library.
         trained_seeds, train_steps: of finetune and scratch: on so many of the splits, for so many steps at most.
         draws: of the bootstrap. metric: what the leaderboard compares.

@@ -1,12 +1,12 @@
-"""Whether the spectrum is used and what it stands: a probe trained on scenes as measured, tested on altered ones.
+"""Whether an encoder uses the spectrum, and what change it tolerates: probes of scenes as measured, on altered ones.
 
 The probe is fitted per split on true spectra and predicts the same test pixels under every condition of
 :mod:`downstream.robustness.conditions`. Beside the encoder, on the same splits: untrained twins, the encoder trained
 from scratch, and every baseline on raw spectra.
 
 One probe serves all conditions; spectra of other bands are resampled to those that the baselines were fitted on. Where
-features are aligned, it is known beforehand which cameras will be compared. Then every other camera has a probe of its
-own, fitted on true spectra as that camera tells them: features as the poorer of the two
+features are aligned, it is known beforehand which sensors will be compared. Then every other sensor has a probe of its
+own, fitted on true spectra as that sensor tells them: features as the poorer of the two
 (:class:`specfm.models.alignment.Alignment`), raw spectra seen through its bands. Encoders trained on the labels are
 trained once, on scenes as measured.
 
@@ -42,7 +42,7 @@ from specfm.errors import SpecfmError, UsageError
 if TYPE_CHECKING:
     from specfm.scene import Scene
 
-CAMERAS = ("bands", "sensor")  # families of conditions that are another camera
+OTHER_BANDS = ("bands", "sensor")  # families of conditions under which scenes are seen through other bands
 FALL = 0.02  # of AA, that shuffled wavelengths must cost at least
 
 
@@ -99,19 +99,19 @@ def robustness(
     def tested(model: Any, title: str, kind: Kind, method: str) -> tuple[dict[str, list[Runs]], bool]:
         """Runs by condition, and whether the features were aligned.
 
-        Where they were, another camera is compared by itself with the scenes as measured: its probe is fitted on these
+        Where they were, another sensor is compared by itself with the scenes as measured: its probe is fitted on these
         as the poorer of the two would tell them. All other conditions share one probe.
         """
         with aligned(model, every, probe.align, together=False) as on:
-            shared = {label: features_of(model, title, label) for label in altered if not (on and label in cameras)}
+            shared = {label: features_of(model, title, label) for label in altered if not (on and label in others)}
         runs = evaluate_conditions(shared, splits, probe, kind, method, device=device)
-        for label in cameras if on else ():
+        for label in others if on else ():
             with aligned(model, [*altered[CLEAN], *altered[label]], probe.align):
                 pair = {part: features_of(model, title, part) for part in (CLEAN, label)}
             runs[label] = evaluate_conditions(pair, splits, probe, kind, method, device=device)[label]
         return runs, on
 
-    cameras = [label for label, (condition, _) in views.items() if condition.family in CAMERAS and label != CLEAN]
+    others = [label for label, (condition, _) in views.items() if condition.family in OTHER_BANDS and label != CLEAN]
     on = False
     if probe.frozen:
         runs, on = tested(encoder, name, "encoder", name)
@@ -128,7 +128,7 @@ def robustness(
         )
     notices: list[str] = []
     needed = altered if probe.baselines else {CLEAN: altered[CLEAN]}  # leakage is measured on spectra too
-    raw = condition_spectra(needed, window, samples, cameras if on and probe.baselines else ())
+    raw = condition_spectra(needed, window, samples, others if on and probe.baselines else ())
     if probe.baselines:
         if not raw:
             notices.append("no raw-spectrum rows: the scenes have no common quantity and band range")
@@ -147,8 +147,8 @@ def robustness(
         )  # fmt: skip
         table = result_rows(all_runs, about)
         if on:
-            say_aligned(table, len(encoder.library), together=label in cameras)
-        if label in cameras:
+            say_aligned(table, len(encoder.library), together=label in others)
+        if label in others:
             _say_how(table, own_probe=label in own_probe)
         for row in table:
             row |= {"condition": label, "family": condition.family, "bands": sorted({s.shape[2] for s in view})}
@@ -207,8 +207,8 @@ def condition_spectra(
             pixel[label], mean[label] = found
         return ConditionSpectra(labels, pixel, mean, own)
 
-    cameras = {label: common_grid(views[label]) for label in alone}
-    own = {label: camera.bands for label, camera in cameras.items() if camera is not None and not camera.resampled}
+    grids = {label: common_grid(views[label]) for label in alone}
+    own = {label: one.bands for label, one in grids.items() if one is not None and not one.resampled}
     parts = [on_grid([label for label in views if label not in own], grid)]
     for label, bands in own.items():
         matrices = [seen_through(scene.sensor.bands, bands) for scene in clean]
@@ -221,9 +221,9 @@ def _say_how(rows: Sequence[dict[str, Any]], own_probe: bool) -> None:
     said = "fitted on true spectra seen through its bands" if own_probe else "resampled to the bands as measured"
     for row in rows:
         if row["protocol"] in TRAINED:
-            row["notices"] = sorted({*row["notices"], "another camera: trained encoders saw scenes as measured alone"})
+            row["notices"] = sorted({*row["notices"], "another sensor: trained encoders saw scenes as measured alone"})
         elif row["kind"] == "baseline":
-            row["notices"] = sorted({*row["notices"], f"another camera: raw spectra {said}"})
+            row["notices"] = sorted({*row["notices"], f"another sensor: raw spectra {said}"})
 
 
 def _alarm_shuffled(rows: list[dict[str, Any]]) -> None:

@@ -32,7 +32,7 @@ def command(
     align_with: Annotated[
         list[str] | None,
         typer.Option(
-            help="Align for a comparison with this camera, as the poorest tells it: a known sensor (all its bands, see "
+            help="Align for a comparison with this sensor, as the poorest tells it: a known sensor (all its bands, see "
             "specfm sensors) or the other scene (a file, CARD or CARD:SCENE); repeatable."
         ),
     ] = None,
@@ -47,7 +47,7 @@ def command(
 
     if align_with and align is False:
         raise UsageError("--align-with asks for what --no-align refuses; leave one out")
-    others = [_camera(name) for name in align_with or ()]
+    others = [_sensor(name) for name in align_with or ()]
     encoder = load(checkpoint, device=device)
     cube = open_scene(scene, **reader)
     with aligned(encoder, [cube], True if others else align, others=others) as on:
@@ -68,7 +68,7 @@ def command(
             typer.echo(f"{path}: false colours of the first three principal components")
 
 
-def _camera(name: str) -> Any:
+def _sensor(name: str) -> Any:
     """A known sensor by any of its names, or that of a scene."""
     from specfm.cards.opening import open_scene
     from specfm.errors import UsageError

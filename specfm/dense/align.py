@@ -25,8 +25,8 @@ def wants_alignment(scenes: Sequence[Scene], wanted: bool | None) -> bool:
     return any(not same_bands(first, scene.sensor.bands) for scene in scenes[1:])
 
 
-def can_align(encoder: Any, cameras: Sequence[Sensor]) -> bool:
-    """True if the encoder comes with a library that covers all cameras."""
+def can_align(encoder: Any, sensors: Sequence[Sensor]) -> bool:
+    """True if the encoder comes with a library that covers all sensors."""
     from specfm.batch import BandTensors
     from specfm.models.alignment import Alignment
 
@@ -34,7 +34,7 @@ def can_align(encoder: Any, cameras: Sequence[Sensor]) -> bool:
     if library is None:
         return False
     alignment = Alignment(library)
-    return all(alignment.covers(BandTensors.from_sensors(camera))[0] for camera in cameras)
+    return all(alignment.covers(BandTensors.from_sensors(each))[0] for each in sensors)
 
 
 @contextmanager
@@ -43,11 +43,11 @@ def aligned(
 ) -> Iterator[bool]:
     """Within it the encoder is aligned if asked for (None: if the scenes need it and it can); says whether it is.
 
-    ``together``: the cameras of the scenes are compared with each other, so all are put as the poorest of them would
-    tell it; else as one ideal camera would. ``others``: further cameras of the comparison.
+    ``together``: the sensors of the scenes are compared with each other, so all are put as the poorest of them would
+    tell it; else as one ideal sensor would. ``others``: further sensors of the comparison.
 
     Raises:
-        UsageError: ``wanted`` of an encoder that cannot be aligned, or not for the cameras of these scenes.
+        UsageError: ``wanted`` of an encoder that cannot be aligned, or not for the sensors of these scenes.
     """
     before = getattr(encoder, "alignment", None)
     on = encoder is not None and (wants_alignment(scenes, wanted) if before is None or wanted is not None else True)
@@ -57,13 +57,13 @@ def aligned(
         if wanted and getattr(encoder, "library", None) is None:
             raise UsageError("an encoder that comes without a library of spectra cannot be aligned; leave --align out")
         if wanted:
-            raise UsageError("the encoder's library of spectra does not cover all cameras here; leave --align out")
-        log.warning("features are not aligned: the encoder's library of spectra does not cover all cameras")
+            raise UsageError("the encoder's library of spectra does not cover all sensors here; leave --align out")
+        log.warning("features are not aligned: the encoder's library of spectra does not cover all sensors")
         on = before is not None and encoder.aligned  # a trunk made for aligned tokens keeps those that there are
     compared = together and (bool(others) or wants_alignment(scenes, None))
-    cameras = [*(scene.sensor for scene in scenes), *others] if compared else []
-    if hasattr(encoder, "align") and (on != (before is not None) or (on and cameras)):
-        encoder.align(on, cameras)
+    sensors = [*(scene.sensor for scene in scenes), *others] if compared else []
+    if hasattr(encoder, "align") and (on != (before is not None) or (on and sensors)):
+        encoder.align(on, sensors)
     try:
         yield on
     finally:

@@ -203,7 +203,7 @@ def patch_plan(scene: Scene, patch: int, window: int = 0, stride: int = 0, calle
         called: what the user calls the window.
 
     Raises:
-        UsageError: ``patch`` divides one of them not, or the stride is larger than the window.
+        UsageError: window or stride is not a multiple of ``patch``, or the stride is larger than the window.
         SpecfmError: a scene without a pixel.
     """
     window = window or WINDOW_PATCHES * patch

@@ -1,16 +1,16 @@
-"""Alignment: what a camera tells the encoder, put as one ideal camera of evenly spaced bands would have told it.
+"""Alignment: what a sensor tells the encoder, put as one ideal sensor of evenly spaced bands would have told it.
 
-Where several cameras are compared: as the poorest of them would have told it.
+Where several sensors are compared: as the poorest of them would have told it.
 
 An embedding that reads any list of bands still reads each list a little differently: a range that ends 50 nm earlier, a
 gap or a wider response moves every token by about as much. A whitened stem, which amplifies what is small, turns that
-into the largest difference there is, and nearest neighbours across cameras fail. But the encoder can say for itself by
-how much: spectra like those of its pretraining are seen through the bands of a camera and through those of the ideal
+into the largest difference there is, and nearest neighbours across sensors fail. But the encoder can say for itself by
+how much: spectra like those of its pretraining are seen through the bands of a sensor and through those of the ideal
 one, and the linear map from the first tokens to the second has a closed form. It needs no label and no scene of the
-camera.
+sensor.
 
-What one camera of a comparison cannot see, no map can give it; in the others it is a difference that means nothing
-(measured: 13 wide bands held out from 200 narrow ones, 1-NN AA .58 mapped to the ideal camera, .98 to the poorest).
+What one sensor of a comparison cannot see, no map can give it; in the others it is a difference that means nothing
+(measured: 13 wide bands held out from 200 narrow ones, 1-NN AA .58 mapped to the ideal sensor, .98 to the poorest).
 
 Shapes: L spectra, C bands, B samples, N tokens, D width, G = 1 or B band grids.
 """
@@ -35,10 +35,10 @@ from specfm.models.quadrature import effective_fwhm_nm
 from specfm.sensors import QUANTITIES, Sensor
 
 log = logging.getLogger(__name__)
-# Of the mean eigenvalue: between an offset alone and least squares, which overfits what a camera does not show. Nearest
-# neighbours across cameras change little from .03 to 1.
+# Of the mean eigenvalue: between an offset alone and least squares, which overfits what a sensor does not show. Nearest
+# neighbours across sensors change little from .03 to 1.
 RIDGE = 0.1
-LEAST_COVERED = 0.8  # share of a camera's bands that the library must cover; the others are not looked at
+LEAST_COVERED = 0.8  # share of a sensor's bands that the library must cover; the others are not looked at
 HELD = 64  # grids whose maps are kept
 DECIDES = ("wavelengths_nm_GC", "fwhm_nm_GC", "valid_GC", "quantity_G", "level_G", "gsd_m_G")  # of a grid, its map
 
@@ -63,25 +63,25 @@ class Alignment:
     """Maps of stem tokens, one per list of bands, fitted when those bands are first met.
 
     ``t -> A t + b`` with ``A = I + argmin_M |M (t - mean) - (t0 - t)|^2 + RIDGE s |M|^2``, all about their means: t are
-    the stem's tokens of the library seen through some bands, t0 those through the ideal camera's, s the mean eigenvalue
-    of the covariance of t; b takes the mean of t into that of t0. Cameras of pretraining are mapped too, or they would
-    differ from each other as before. Bands outside the library's range are taken for unusable. A camera with too many
+    the stem's tokens of the library seen through some bands, t0 those through the ideal sensor's, s the mean eigenvalue
+    of the covariance of t; b takes the mean of t into that of t0. Sensors of pretraining are mapped too, or they would
+    differ from each other as before. Bands outside the library's range are taken for unusable. A sensor with too many
     of these, or of unknown widths, is left as it is, with a warning.
 
-    With ``cameras``, tokens are then mapped once more in the same way, to those that the poorest of these has after its
-    own map: the camera whose tokens are furthest from the ideal ones. That one itself stays where it is.
+    With ``sensors``, tokens are then mapped once more in the same way, to those that the poorest of these has after its
+    own map: the sensor whose tokens are furthest from the ideal ones. That one itself stays where it is.
 
     Args:
         library: what the bands are shown.
-        cameras: those that will be compared.
+        sensors: those that will be compared.
     """
 
-    def __init__(self, library: Library, cameras: Sequence[Sensor] = ()):
+    def __init__(self, library: Library, sensors: Sequence[Sensor] = ()):
         self.library = library
-        self.cameras = tuple(sorted({camera.digest: camera for camera in cameras}.items()))
+        self.sensors = tuple(sorted({each.digest: each for each in sensors}.items()))
         self._maps: dict[Any, tuple[Tensor, Tensor]] = {}
-        self._ideal: tuple[Any, Tensor | None] = (None, None)  # weights, tokens_LD through the ideal camera
-        self._poorest: tuple[Any, Tensor | None] = (None, None)  # the same of the poorest camera, mapped
+        self._ideal: tuple[Any, Tensor | None] = (None, None)  # weights, tokens_LD through the ideal sensor
+        self._poorest: tuple[Any, Tensor | None] = (None, None)  # the same of the poorest sensor, mapped
         self._left: set[Any] = set()
 
     def covers(self, bands: BandTensors) -> list[bool]:
@@ -106,7 +106,7 @@ class Alignment:
             if not covered:
                 if key not in self._left:
                     self._left.add(key)
-                    log.warning("a camera of %d bands cannot be aligned: %s", int(one.valid_GC.sum()), self.why)
+                    log.warning("a sensor of %d bands cannot be aligned: %s", int(one.valid_GC.sum()), self.why)
                 moved.append(some_BND)
                 continue
             if key not in self._maps:
@@ -120,7 +120,7 @@ class Alignment:
 
     @property
     def why(self) -> str:
-        """What is missing where a camera cannot be mapped."""
+        """What is missing where a sensor cannot be mapped."""
         return (
             f"{LEAST_COVERED:.0%} of its bands must lie within {self.library.low_nm:.0f} to "
             f"{self.library.high_nm:.0f} nm and have known widths"
@@ -128,9 +128,9 @@ class Alignment:
 
     @property
     def digest(self) -> str:
-        """Says which cameras are compared; empty for the ideal one."""
+        """Says which sensors are compared; empty for the ideal one."""
         return (
-            hashlib.sha256(" ".join(digest for digest, _ in self.cameras).encode()).hexdigest() if self.cameras else ""
+            hashlib.sha256(" ".join(digest for digest, _ in self.sensors).encode()).hexdigest() if self.sensors else ""
         )
 
     def fit(self, encoder: StemEncoder, bands: BandTensors) -> tuple[Tensor, Tensor]:
@@ -139,7 +139,7 @@ class Alignment:
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(encoder.device.type, enabled=False):
             t_LD = self._seen_through(encoder, bands)
             matrix_DD, bias_D = _ridge(t_LD, self.ideal_tokens(encoder))
-            if len(self.cameras) > 1:
+            if len(self.sensors) > 1:
                 again_DD, more_D = _ridge(t_LD @ matrix_DD.T + bias_D, self._poorest_tokens(encoder))
                 matrix_DD, bias_D = again_DD @ matrix_DD, again_DD @ bias_D + more_D
             return matrix_DD, bias_D
@@ -158,15 +158,15 @@ class Alignment:
         return stem_tokens(encoder, self.library.seen_through(grid), bands)
 
     def _poorest_tokens(self, encoder: StemEncoder) -> Tensor:
-        """tokens_LD (float64): of the camera whose mapped tokens are furthest from the ideal ones; those of the ideal
-        camera where none of them can be mapped.
+        """tokens_LD (float64): of the sensor whose mapped tokens are furthest from the ideal ones; those of the ideal
+        sensor where none of them can be mapped.
         """
         weights, (held, tokens_LD) = _weights(encoder), self._poorest
         if tokens_LD is None or held != weights:
             ideal_LD = self.ideal_tokens(encoder)
             tokens_LD, furthest = ideal_LD, 0.0
-            for _, camera in self.cameras:
-                bands = BandTensors.from_sensors(camera).to(encoder.device)
+            for _, sensor in self.sensors:
+                bands = BandTensors.from_sensors(sensor).to(encoder.device)
                 if not self.covers(bands)[0]:
                     continue
                 t_LD = self._seen_through(encoder, bands)
@@ -183,7 +183,7 @@ class Alignment:
         return bands.valid_GC & (bands.wavelengths_nm_GC >= low) & (bands.wavelengths_nm_GC <= high)
 
     def ideal_tokens(self, encoder: StemEncoder) -> Tensor:
-        """tokens_LD (float64): the stem's, of the library seen by the ideal camera."""
+        """tokens_LD (float64): the stem's, of the library seen by the ideal sensor."""
         weights, (held, tokens_LD) = _weights(encoder), self._ideal
         if tokens_LD is None or held != weights:
             library = self.library

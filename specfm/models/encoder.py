@@ -125,13 +125,13 @@ class Encoder(nn.Module):
         self._library = library
         self.alignment = Alignment(library) if self.aligned and library is not None else None
 
-    def align(self, on: bool = True, cameras: Sequence[Sensor | BandGrid | str] = ()) -> Encoder:
-        """Map what each camera makes of a spectrum to what one ideal camera would; see :class:`Alignment`.
+    def align(self, on: bool = True, sensors: Sequence[Sensor | BandGrid | str] = ()) -> Encoder:
+        """Map what each sensor makes of a spectrum to what one ideal sensor would; see :class:`Alignment`.
 
-        Features of several cameras agree best where all are put as the poorest of them would tell it: name them in
-        ``cameras``. Such features are for that comparison only.
+        Features of several sensors agree best where all are put as the poorest of them would tell it: name them in
+        ``sensors``. Such features are for that comparison only.
 
-        For frozen features that are compared across cameras. The maps hold for the weights as they are, so
+        For frozen features that are compared across sensors. The maps hold for the weights as they are, so
         :meth:`train` takes the alignment off again, unless the trunk is trained on aligned tokens; call it anew if you
         write to weights through ``.data``.
 
@@ -143,9 +143,9 @@ class Encoder(nn.Module):
                 "this encoder comes without a library of spectra, so it cannot be aligned; leave it as it is, or "
                 "pretrain it on a sensor of 50 bands or more"
             )
-        listed = [cameras] if isinstance(cameras, Sensor | BandGrid | str) else cameras
-        sensors = [as_sensor(camera) for camera in listed]
-        self.alignment = Alignment(self.library, sensors) if on and self.library is not None else None
+        listed = [sensors] if isinstance(sensors, Sensor | BandGrid | str) else sensors
+        known = [as_sensor(each) for each in listed]
+        self.alignment = Alignment(self.library, known) if on and self.library is not None else None
         return self
 
     def train(self, mode: bool = True) -> Encoder:

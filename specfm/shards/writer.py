@@ -84,7 +84,7 @@ class ShardWriter:
         window: (H, W).
         sensor: the one sensor of the shard; C is its number of bands.
         dtype: type of the cube; kept as read where possible (:func:`specfm.shards.schema.stored_dtype`).
-        domain: what the sampler mixes by (a data set, a camera, a material).
+        domain: what the sampler mixes by (a data set, a sensor, a material).
         count: number of samples N (HDF5 lays a contiguous data set out in advance).
         codec: one of :data:`specfm.shards.schema.CODECS`; None means ``none``.
         label_names, scene_names, group_names: names behind the numbers (group_names: id -> name).

@@ -41,5 +41,5 @@ def path_reflectance() -> NDArray[np.float64]:
 
 
 def detector_response() -> NDArray[np.float64]:
-    """(L,) counts per radiance of an uncalibrated camera: a broad hump, falling to the ends of its range."""
+    """(L,) counts per radiance of an uncalibrated sensor: a broad hump, falling to the ends of its range."""
     return 0.25 + np.exp(-0.5 * ((np.log(FINE_NM) - np.log(900.0)) / 0.55) ** 2)

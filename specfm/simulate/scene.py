@@ -35,7 +35,7 @@ FORMS: dict[str, tuple[str, float, float, str]] = {
     "radiance": ("int16", 0.02, -9999.0, "L1"),  # W m-2 sr-1 um-1
     "dn": ("uint16", 1.0, 0.0, "raw"),
 }
-FULL_WELL = 4095.0  # counts at which the 12-bit camera of form "dn" saturates
+FULL_WELL = 4095.0  # counts at which the 12-bit sensor of form "dn" saturates
 
 
 class SimulationConfig(Strict):

@@ -23,7 +23,7 @@ from pretrain.objectives.nt_xent import NegativeRule, nt_xent
 from specfm.batch import Batch
 from tests.benchmarks.bench_embedding import peak_growth
 from tests.benchmarks.timing import interleaved, machine, parser, write
-from tests.pretrain.samples import camera, part
+from tests.pretrain.samples import part, sensor
 
 FEATURES, TEMPERATURE = 128, 0.2
 ROWS = (512, 2048, 8192)
@@ -49,7 +49,7 @@ def rule_for(rows: int) -> NegativeRule | None:
     for first, bands in ((0, 60), (half, 120)):
         slope = torch.linspace(0.2, 1.0, bands)[None] * torch.rand(half, 1, generator=generator) + 0.2
         x_BHWC = slope[:, None, None].expand(half, 2, 2, bands).contiguous()
-        parts.append(part(x_BHWC, camera(400, 1000, bands), first_id=first))
+        parts.append(part(x_BHWC, sensor(400, 1000, bands), first_id=first))
     return build_rule(Batch(tuple(parts)), NegativesConfig(cosine=0.999))
 
 

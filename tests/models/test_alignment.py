@@ -1,4 +1,4 @@
-"""Alignment: cameras that an encoder never met tell it what those it knows do."""
+"""Alignment: sensors that an encoder never met tell it what those it knows do."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def pooled(encoder: Encoder, sensor: Sensor, seed: int = 7) -> Tensor:
 
 
 def apart(encoder: Encoder) -> float:
-    """Distance of one spectrum in two cameras, relative to that of two spectra in one."""
+    """Distance of one spectrum in two sensors, relative to that of two spectra in one."""
     one, two = pooled(encoder, KNOWN), pooled(encoder, NEW)
     return float((one - two).norm(dim=1).mean() / torch.cdist(one, one).mean())
 
 
-def test_cameras_agree_better() -> None:
+def test_sensors_agree_better() -> None:
     encoder = amplifying()
     before = apart(encoder)
     encoder.align()
@@ -99,7 +99,7 @@ POOR = Sensor(
 )
 
 
-def test_cameras_that_are_compared_agree_best_as_the_poorest_would_tell() -> None:
+def test_sensors_that_are_compared_agree_best_as_the_poorest_would_tell() -> None:
     encoder = amplifying()
 
     def apart_of_poor() -> float:
@@ -109,22 +109,22 @@ def test_cameras_that_are_compared_agree_best_as_the_poorest_would_tell() -> Non
     plain = apart_of_poor()
     encoder.align()
     ideal, alone = apart_of_poor(), pooled(encoder, POOR)
-    encoder.align(cameras=[NEW, POOR, KNOWN])
+    encoder.align(sensors=[NEW, POOR, KNOWN])
     assert apart_of_poor() < 0.6 * ideal < 0.6 * plain
     assert torch.allclose(pooled(encoder, POOR), alone, atol=1e-4), "it is put where it was before"
     told = pooled(encoder, NEW)
-    encoder.align(cameras=[KNOWN, NEW, POOR, NEW])
+    encoder.align(sensors=[KNOWN, NEW, POOR, NEW])
     assert torch.equal(pooled(encoder, NEW), told)
 
 
-def test_one_camera_is_compared_with_nothing() -> None:
+def test_one_sensor_is_compared_with_nothing() -> None:
     encoder = amplifying().align()
     ideal = pooled(encoder, NEW)
     assert encoder.alignment is not None and encoder.alignment.digest == ""
-    encoder.align(cameras=[NEW, NEW])
+    encoder.align(sensors=[NEW, NEW])
     assert torch.equal(pooled(encoder, NEW), ideal)
     thermal = Sensor(comb(30, 8000, 12000, 100.0), "radiance", name="thermal")
-    encoder.align(cameras=[NEW, thermal])  # which cannot be mapped, so that it is not the poorest either
+    encoder.align(sensors=[NEW, thermal])  # which cannot be mapped, so that it is not the poorest either
     assert encoder.alignment.digest and torch.allclose(pooled(encoder, NEW), ideal, atol=1e-4)
 
 
@@ -138,7 +138,7 @@ def test_one_camera_is_compared_with_nothing() -> None:
     ],
     ids=["thermal", "two thirds", "one band of unknown width", "one usable band of unknown width"],
 )
-def test_cameras_that_cannot_be_aligned_are_left_alone_and_named(grid: BandGrid, caplog) -> None:
+def test_sensors_that_cannot_be_aligned_are_left_alone_and_named(grid: BandGrid, caplog) -> None:
     encoder, x_BHWC = amplifying(), torch.rand(2, 3, 3, len(grid))
     with torch.no_grad():
         plain = encoder(x_BHWC, grid).pooled_BD
@@ -146,7 +146,7 @@ def test_cameras_that_cannot_be_aligned_are_left_alone_and_named(grid: BandGrid,
         assert torch.equal(encoder(x_BHWC, grid).pooled_BD, plain)
         encoder(x_BHWC, grid)
     assert [record.message for record in caplog.records if "cannot be aligned" in record.message] == [
-        f"a camera of {int(grid.valid.sum())} bands cannot be aligned: 80% of its bands must lie within 420 to 2400 nm "
+        f"a sensor of {int(grid.valid.sum())} bands cannot be aligned: 80% of its bands must lie within 420 to 2400 nm "
         "and have known widths"
     ]
 
@@ -172,7 +172,7 @@ def test_scale_and_offset_of_stored_values_do_not_enter_the_map() -> None:
     assert (one - two).abs().max() < 0.1 * torch.cdist(one, one).max()
 
 
-def test_the_mode_in_which_a_camera_is_first_met_does_not_matter() -> None:
+def test_the_mode_in_which_a_sensor_is_first_met_does_not_matter() -> None:
     x_BHWC = windows(smooth(NEW.bands, 4))
     with torch.no_grad():
         expected = amplifying().align()(x_BHWC, NEW).pooled_BD
@@ -227,14 +227,14 @@ def test_a_changed_library_is_refused(tmp_path) -> None:
         specfm.load(tmp_path / "release")
 
 
-def test_cameras_are_named_as_sensors_are_everywhere() -> None:
+def test_sensors_are_named_as_sensors_are_everywhere() -> None:
     encoder = amplifying()
 
-    def told(cameras: object) -> Tensor:
-        return pooled(encoder.align(cameras=cameras), KNOWN)
+    def told(sensors: object) -> Tensor:
+        return pooled(encoder.align(sensors=sensors), KNOWN)
 
     expected = told([specfm.get_sensor("enmap")])
-    for cameras in (["EnMAP"], "enmap", specfm.get_sensor("enmap").bands):
-        assert torch.equal(told(cameras), expected)
+    for sensors in (["EnMAP"], "enmap", specfm.get_sensor("enmap").bands):
+        assert torch.equal(told(sensors), expected)
     with pytest.raises(specfm.SpecfmError, match="got int"):
-        encoder.align(cameras=[3])
+        encoder.align(sensors=[3])

@@ -1,4 +1,4 @@
-"""Control: the plain linear patch embedding of a camera whose bands never change.
+"""Control: the plain linear patch embedding of a sensor whose bands never change.
 
 Shapes: B samples, N tokens, C bands, P pixels of a patch, D token width, G = 1 or B band grids.
 """
@@ -35,7 +35,7 @@ class FixedEmbedding(nn.Module):
     def __init__(self, dim: int, patch_size: int, channels: int | None = None, grid: dict[str, Any] | None = None):
         super().__init__()
         if (channels is None) == (grid is None):
-            raise UsageError("embedding 'fixed' serves one camera; give channels=COUNT or grid=BandGrid.to_dict()")
+            raise UsageError("embedding 'fixed' serves one sensor; give channels=COUNT or grid=BandGrid.to_dict()")
         self.grid = None if grid is None else BandGrid.from_dict(grid)
         self.channels = len(self.grid) if self.grid is not None else int(channels or 0)
         self.dim, self.pixels = dim, patch_size**2

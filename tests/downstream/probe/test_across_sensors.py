@@ -1,4 +1,4 @@
-"""Features of several cameras: aligned where a probe, a benchmark or a map needs it, and said so."""
+"""Features of several sensors: aligned where a probe, a benchmark or a map needs it, and said so."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def encoder() -> Encoder:
 
 @pytest.fixture(scope="module")
 def both() -> list[Scene]:
-    """Plots seen by two cameras."""
+    """Plots seen by two sensors."""
     renamed = [scene.replace(name=f"{scene.name}b", group=f"{scene.group}b") for scene in plots(4, seed=1, sensor=NEW)]
     return [*plots(4, sensor=KNOWN), *renamed]
 
@@ -69,7 +69,7 @@ def test_it_is_done_where_scenes_differ_in_their_bands(encoder: Encoder, both: l
 def test_what_is_kept_of_one_comparison_is_not_taken_for_another(
     encoder: Encoder, both: list[Scene], tmp_path: Path
 ) -> None:
-    """Features of a scene depend on the cameras that it is compared with."""
+    """Features of a scene depend on the sensors that it is compared with."""
     bank = Bank(tmp_path)
     found = []
     for scenes in (both[:4], both):
@@ -89,7 +89,7 @@ def test_an_encoder_without_a_library_is_left_as_it_is_unless_asked(encoder: Enc
         probe(encoder, both, ProbeOptions(**{**vars(OPTIONS), "align": True}))
 
 
-def test_where_one_camera_is_not_covered_none_is_moved(encoder: Encoder, both: list[Scene], caplog) -> None:
+def test_where_one_sensor_is_not_covered_none_is_moved(encoder: Encoder, both: list[Scene], caplog) -> None:
     encoder.library = library(low=700.0, high=1000.0, count=40)
     assert told(probe(encoder, both, OPTIONS).rows) == {False}
     assert any("not aligned" in record.message for record in caplog.records)
@@ -115,7 +115,7 @@ def trained_so() -> Encoder:
     return made
 
 
-def test_an_encoder_of_aligned_tokens_is_aligned_on_one_camera_too(trained_so: Encoder, both: list[Scene]) -> None:
+def test_an_encoder_of_aligned_tokens_is_aligned_on_one_sensor_too(trained_so: Encoder, both: list[Scene]) -> None:
     assert told(probe(trained_so, both[:4], OPTIONS).rows) == {True}
     assert told(probe(trained_so, both[:4], ProbeOptions(**{**vars(OPTIONS), "align": False})).rows) == {False}
     assert trained_so.alignment is not None  # as it was
@@ -148,7 +148,7 @@ def test_kept_features_and_digests_know_the_difference(encoder: Encoder, both: l
 
 @pytest.fixture
 def folder(encoder: Encoder, tmp_path: Path) -> Iterator[Path]:
-    """A release, and one scene of a camera that it does not know."""
+    """A release, and one scene of a sensor that it does not know."""
     specfm.save(encoder, tmp_path / "model")
     np.save(tmp_path / "scene.npy", smooth(NEW.bands, 12 * 12).reshape(12, 12, -1))
     lines = [f"{i + 1},{centre:.1f},25" for i, centre in enumerate(NEW.bands.wavelengths_nm)]
@@ -156,7 +156,7 @@ def folder(encoder: Encoder, tmp_path: Path) -> Iterator[Path]:
     yield tmp_path
 
 
-def test_an_aligned_trunk_does_what_it_can_for_cameras_that_are_not_covered(
+def test_an_aligned_trunk_does_what_it_can_for_sensors_that_are_not_covered(
     trained_so: Encoder, both: list[Scene]
 ) -> None:
     """Nobody asked for alignment, so nothing is refused; twins do as the encoder does."""
@@ -197,7 +197,7 @@ def test_commands_on_one_scene_do_it_when_asked(command: str, folder: Path) -> N
     assert results[0].shape == results[1].shape and not np.array_equal(*results)
 
 
-def test_features_are_written_for_a_comparison_with_other_cameras(folder: Path) -> None:
+def test_features_are_written_for_a_comparison_with_other_sensors(folder: Path) -> None:
     def embed(name: str, *words: str) -> tuple[np.ndarray, dict, int]:
         out = folder / f"{name}.npy"
         done = CliRunner().invoke(
@@ -219,7 +219,7 @@ def test_features_are_written_for_a_comparison_with_other_cameras(folder: Path) 
     assert code and "nosuch" in facts["said"]
 
 
-def test_a_camera_that_is_not_covered_is_refused_when_asked_for(encoder: Encoder, folder: Path) -> None:
+def test_a_sensor_that_is_not_covered_is_refused_when_asked_for(encoder: Encoder, folder: Path) -> None:
     encoder.library = library(low=700.0, high=1000.0, count=40)
     specfm.save(encoder, folder / "other")
     done = CliRunner().invoke(

@@ -176,7 +176,7 @@ def test_a_probe_that_ignores_wavelengths_is_called_out(plots: list[Scene]) -> N
     assert said not in alarms[CLEAN, "blind"]
 
 
-def test_aligned_features_of_another_camera_have_a_probe_of_their_own(plots: list[Scene]) -> None:
+def test_aligned_features_of_another_sensor_have_a_probe_of_their_own(plots: list[Scene]) -> None:
     """On true spectra as the poorer of the two tells them, for the encoder, its twins and raw spectra alike."""
     from downstream.features.encoders import random_encoder
     from tests.test_library import library
@@ -190,24 +190,24 @@ def test_aligned_features_of_another_camera_have_a_probe_of_their_own(plots: lis
         rows = robustness(encoder, plots, choice, data="plots", pretrained=False).rows
         told[align] = {(r["condition"], r["method"], r["protocol"]): r for r in rows}
     assert told[None].keys() == told[False].keys()
-    camera, noise = "as sentinel2_msi", "SNR 50"
+    sensor, noise = "as sentinel2_msi", "SNR 50"
 
     def aa(condition: str, method: str, align: bool | None) -> float:
         return float(told[align][condition, method, "linear"]["aa"]["mean"])
 
     for method in ("encoder", "random-init", "pixel spectrum"):
-        assert aa(camera, method, None) > max(0.55, aa(camera, method, False) - 0.05), method  # chance is .33
-    assert aa(camera, "encoder", None) > aa(camera, "encoder", False) + 0.1
-    assert aa(camera, "pixel spectrum", None) > 0.8  # it saw the training spectra through those very bands
+        assert aa(sensor, method, None) > max(0.55, aa(sensor, method, False) - 0.05), method  # chance is .33
+    assert aa(sensor, "encoder", None) > aa(sensor, "encoder", False) + 0.1
+    assert aa(sensor, "pixel spectrum", None) > 0.8  # it saw the training spectra through those very bands
     raw = ("pixel spectrum", "linear")
-    for condition in (CLEAN, noise, SHUFFLED):  # no other camera, so raw spectra have the same one probe
+    for condition in (CLEAN, noise, SHUFFLED):  # no other sensor, so raw spectra have the same one probe
         assert told[None][condition, *raw]["aa"] == told[False][condition, *raw]["aa"]
     said = {key: " ".join(row["notices"]) for key, row in told[None].items()}
     own, spectrum = ("encoder", "linear"), ("pixel spectrum", "linear")
-    assert "to what the poorest can tell" in said[camera, *own] and "to what" not in said[noise, *own]
-    assert "aligned by 300" in said[noise, *own] and "raw spectra" not in said[camera, *own]
-    assert "seen through its bands" in said[camera, *spectrum] and "another camera" not in said[noise, *spectrum]
-    plain = " ".join(told[False][camera, *spectrum]["notices"])
+    assert "to what the poorest can tell" in said[sensor, *own] and "to what" not in said[noise, *own]
+    assert "aligned by 300" in said[noise, *own] and "raw spectra" not in said[sensor, *own]
+    assert "seen through its bands" in said[sensor, *spectrum] and "another sensor" not in said[noise, *spectrum]
+    plain = " ".join(told[False][sensor, *spectrum]["notices"])
     assert "resampled to the bands as measured" in plain
 
 

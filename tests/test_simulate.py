@@ -162,7 +162,7 @@ def test_missing_pixels_are_masked_and_unlabelled() -> None:
     assert np.isnan(scene.values()[lost]).all()
 
 
-def test_counts_saturate_where_the_sensor_does() -> None:
+def test_counts_saturate_where_the_camera_does() -> None:
     scene = simulate_scene(
         "fx10", ["sand", "blue_metal"], shape=(32, 32), seed=0, quantity="dn", gain=1.5, illumination=1.0
     )

@@ -5,7 +5,6 @@ Shapes: C bands of a grid, K bands after merging or resampling. Wavelengths and 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from specfm.digests import digest_parts
 from specfm.errors import SpecfmError
 
 SIGMA_PER_FWHM = 1.0 / 2.3548200450309493  # Gaussian: FWHM = 2 sqrt(2 ln 2) sigma
@@ -220,11 +220,8 @@ class BandGrid:
     @cached_property
     def digest(self) -> str:
         """16 hex digits that name this grid: centres and widths to 1e-6 nm, and the usable bands."""
-        body = hashlib.sha256()
-        for vector in (self.wavelengths_nm, self.fwhm_nm):
-            body.update(np.round(np.nan_to_num(vector, nan=-1.0) * 1e6).astype("<i8").tobytes())
-        body.update(self.valid.astype(np.uint8).tobytes())
-        return body.hexdigest()[:16]
+        lists = (np.round(np.nan_to_num(v, nan=-1.0) * 1e6).astype("<i8") for v in (self.wavelengths_nm, self.fwhm_nm))
+        return digest_parts([*lists, self.valid.astype(np.uint8)])
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe description (unknown values are None)."""

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from specfm.digests import digest_parts
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import (
     MANIFEST,
@@ -236,9 +237,7 @@ def has_whitened_stem(card: dict[str, Any]) -> bool:
 
 def release_digest(path: str | Path) -> str:
     """16 hex digits that name the weights and config of a release (from its manifest)."""
-    import hashlib
-
-    return hashlib.sha256((find_release(path) / MANIFEST).read_bytes()).hexdigest()[:16]
+    return digest_parts([(find_release(path) / MANIFEST).read_bytes()])
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -7,8 +7,6 @@ sentence that names the file, the dotted key and, for a mistyped key, the neares
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 import types
 import typing
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from specfm.digests import digest_json
 from specfm.errors import UsageError
 
 
@@ -129,7 +128,7 @@ def to_yaml(config: BaseModel) -> str:
 def digest(config: BaseModel | dict[str, Any]) -> str:
     """16 hex digits over the resolved values; equal for equal configurations whatever the order of keys."""
     values = config if isinstance(config, dict) else to_dict(config)
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+    return digest_json(values)
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:

@@ -5,7 +5,6 @@ Shapes: L spectra, S steps of 5 nm, C bands, P points that a spectrum was measur
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specfm.bands import MAX_NM, MIN_NM, BandGrid
+from specfm.digests import digest_parts
 from specfm.errors import SpecfmError
 from specfm.sensors import QUANTITIES
 
@@ -71,7 +71,7 @@ class Library:
     @cached_property
     def digest(self) -> str:
         """16 hex digits over all of it."""
-        return hashlib.sha256(self.to_bytes()).hexdigest()[:16]
+        return digest_parts([self.to_bytes()])
 
     def to_bytes(self) -> bytes:
         """As a safetensors file."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from dataclasses import asdict, dataclass, replace
 from numbers import Real
 from typing import Any
 
 from specfm.bands import BandGrid
+from specfm.digests import digest_json
 from specfm.errors import SpecfmError
 
 QUANTITIES = ("dn", "radiance", "toa_reflectance", "surface_reflectance")
@@ -72,4 +71,4 @@ class Sensor:
     @property
     def digest(self) -> str:
         """16 hex digits over everything a model is told."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+        return digest_json(self.to_dict())

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import multiprocessing
 import os
@@ -27,7 +26,7 @@ from downstream.probe.run import default_window
 from downstream.splits.samples import asked_window
 from specfm.config import find_config, to_yaml
 from specfm.dense.align import wants_alignment
-from specfm.digests import architecture_digest, state_digest
+from specfm.digests import architecture_digest, digest_parts, state_digest
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import (
     RunLock,
@@ -204,11 +203,9 @@ def _peer_digest(text: str) -> str:
 
 
 def _cards_digest(dataset: DatasetConfig) -> str:
-    h = hashlib.sha256()
-    for card in dataset.cards:
-        path = Path(card)
-        h.update((path if path.is_file() else find_config(f"data/{path.name.removesuffix('.yaml')}.yaml")).read_bytes())
-    return h.hexdigest()[:16]
+    named = (Path(card) for card in dataset.cards)
+    files = (p if p.is_file() else find_config(f"data/{p.name.removesuffix('.yaml')}.yaml") for p in named)
+    return digest_parts(file.read_bytes() for file in files)
 
 
 def _run(plans: Sequence[CellPlan], folder: Path, jobs: int, done: Callable[[str], None] | None) -> list[str]:

@@ -11,7 +11,6 @@ Shape suffixes: N samples, D features, B batch, HWC scene axes.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import logging
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from downstream.splits.samples import Samples
-from specfm.digests import digest_json, state_digest
+from specfm.digests import digest_json, digest_parts, state_digest
 from specfm.errors import SpecfmError
 from specfm.files import (
     IntegrityError,
@@ -57,21 +56,24 @@ def default_folder() -> Path:
 
 def windows_digest(scenes: Sequence[Scene], samples: Samples, strip: int = 128) -> str:
     """16 hex digits over everything that an encoder can see of these samples: pixels, validity rules, bands, places."""
-    h = hashlib.sha256(samples.digest.encode())
-    h.update(f"{samples.window}".encode())
     before, after = samples.window // 2, samples.window - samples.window // 2
-    for index, scene in enumerate(scenes):
-        rows = samples.rc_N2[samples.scene_N == index, 0]
-        if not len(rows):
-            continue
-        height = scene.shape[0]
-        low, high = max(int(rows.min()) - before, 0), min(int(rows.max()) + after, height)
-        h.update(f"{scene.sensor.digest} {scene.shape} {scene.dtype.str} {scene.nodata} {scene.saturation}".encode())
-        h.update(b"" if scene.neighbours else b"spectra")
-        for start in range(low, high, strip):
-            part = np.ascontiguousarray(scene.read(slice(start, min(start + strip, high)), slice(None)))
-            h.update(part.astype(part.dtype.newbyteorder("<"), copy=False).data)
-    return h.hexdigest()[:16]
+
+    def parts() -> Iterator[str | np.ndarray]:
+        yield samples.digest
+        yield f"{samples.window}"
+        for index, scene in enumerate(scenes):
+            rows = samples.rc_N2[samples.scene_N == index, 0]
+            if not len(rows):
+                continue
+            height = scene.shape[0]
+            low, high = max(int(rows.min()) - before, 0), min(int(rows.max()) + after, height)
+            yield f"{scene.sensor.digest} {scene.shape} {scene.dtype.str} {scene.nodata} {scene.saturation}"
+            yield "" if scene.neighbours else "spectra"
+            for start in range(low, high, strip):
+                part = scene.read(slice(start, min(start + strip, high)), slice(None))
+                yield part.astype(part.dtype.newbyteorder("<"), copy=False)
+
+    return digest_parts(parts())
 
 
 # Modules and packages whose code decides what features are; a package stands for all its modules.
@@ -92,11 +94,7 @@ def _files_of(module: str) -> list[Path]:
 @lru_cache(maxsize=1)
 def code_digest() -> str:
     """16 hex digits over the source that turns pixels into features: an update of it makes new features."""
-    files = [path for name in _DECIDING for path in _files_of(name)]
-    h = hashlib.sha256()
-    for path in files:
-        h.update(path.read_bytes())
-    return h.hexdigest()[:16]
+    return digest_parts(path.read_bytes() for name in _DECIDING for path in _files_of(name))
 
 
 class _Unwritable(Exception):

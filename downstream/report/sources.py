@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 import yaml
 
 from downstream.results.files import read_rows
+from specfm.digests import digest_parts
 from specfm.errors import SpecfmError
 
 RASTERS = (".tif", ".tiff", ".hdr", ".npy")
@@ -108,7 +108,7 @@ def _board(path: Path, found: Sources) -> None:
         found.left_out.append((f"leaderboard of {path.parent.name}", f"{path} cannot be read ({error!r})"))
         return
     found.boards += boards
-    found.facts.append((f"{path.resolve().parent.name}/{path.name}", _digest(path)))
+    found.facts.append((f"{path.resolve().parent.name}/{path.name}", digest_parts([path.read_bytes()])))
 
 
 def _run(path: Path, found: Sources, seen: set[Path]) -> None:
@@ -174,8 +174,6 @@ def _results(path: Path, found: Sources, seen: set[Path]) -> None:
     seen.add(path.resolve())
     rows = read_rows(path)
     found.rows += rows
-    found.facts.append((f"{path.resolve().parent.name}/{path.name}", f"{_digest(path)}, {len(rows)} rows"))
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    found.facts.append(
+        (f"{path.resolve().parent.name}/{path.name}", f"{digest_parts([path.read_bytes()])}, {len(rows)} rows")
+    )

@@ -10,7 +10,6 @@ different sensors, as one scene seen through several sensors' bands is.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from downstream.splits.options import GroupBy
+from specfm.digests import digest_parts
 from specfm.errors import SpecfmError, UsageError
 
 if TYPE_CHECKING:
@@ -67,11 +67,8 @@ class Samples:
     @property
     def digest(self) -> str:
         """16 hex digits over positions, classes, groups and names: split files carry it and refuse other data."""
-        h = hashlib.sha256()
-        for array in (self.y_N, self.scene_N, self.rc_N2, self.group_N):
-            h.update(np.ascontiguousarray(array, dtype="<i8").tobytes())
-        h.update("\n".join([*self.label_names, *self.scene_names, *self.group_names]).encode())
-        return h.hexdigest()[:16]
+        arrays = (np.asarray(a, "<i8") for a in (self.y_N, self.scene_N, self.rc_N2, self.group_N))
+        return digest_parts([*arrays, "\n".join([*self.label_names, *self.scene_names, *self.group_names])])
 
     def take(self, index: np.ndarray) -> Samples:
         """The samples at ``index`` (ids or mask), names unchanged."""

@@ -9,7 +9,6 @@ below w, so the guard band is w - 1 pixels. ``random_pixels`` is the one rule th
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +21,7 @@ from downstream.splits.draw import carve_pixels, carve_units, kept_classes
 from downstream.splits.ground import by_groups, default_block, ground_is_shared, overlapping, units_of
 from downstream.splits.options import AUTO, FEWEST_GROUPS, RULES, SplitOptions
 from downstream.splits.samples import Samples
+from specfm.digests import digest_json
 from specfm.errors import SpecfmError, UsageError
 
 FORMAT = "specfm-split-1"
@@ -57,7 +57,7 @@ class Split:
     def digest(self) -> str:
         """16 hex digits over everything that decides who is where."""
         body = {k: v for k, v in self.to_dict().items() if k not in ("digest", "notices")}
-        return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
+        return digest_json(body)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe form."""

@@ -7,10 +7,10 @@ least T pixels away from every validation and test pixel. The same holds for the
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from downstream.tasks.config import FinetuneConfig
 from downstream.tasks.model import View
 from specfm.batch import BandTensors
 from specfm.dense.tile_encoder import scene_level
+from specfm.digests import digest_parts
 from specfm.errors import SpecfmError, UsageError
 from specfm.scene import ArraySource, Scene
 
@@ -160,12 +161,9 @@ def make_samples(places: Sequence[Place], config: FinetuneConfig) -> tuple[Sampl
 
 def content_digest(places: Sequence[Place], samples: Samples) -> str:
     """16 hex digits over samples, sensors and every stored value of every date."""
-    found = hashlib.sha256(samples.digest.encode())
-    for place in places:
-        for scene in place.dates:
-            found.update(scene.sensor.digest.encode())
-            found.update(np.ascontiguousarray(scene.read()).tobytes())
-    return found.hexdigest()[:16]
+    scenes = [scene for place in places for scene in place.dates]
+    read = (part for scene in scenes for part in (scene.sensor.digest, scene.read()))  # one scene at a time
+    return digest_parts(chain([samples.digest], read))
 
 
 def label_rasters(

@@ -17,7 +17,6 @@ Shapes: L spectra, C bands, B samples, N tokens, D width, G = 1 or B band grids.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 
 from specfm.bands import BandGrid
 from specfm.batch import BandTensors
+from specfm.digests import digest_parts
 from specfm.library import STEP_NM, Library
 from specfm.models.patches import Patches
 from specfm.models.quadrature import effective_fwhm_nm
@@ -129,9 +129,7 @@ class Alignment:
     @property
     def digest(self) -> str:
         """Says which sensors are compared; empty for the ideal one."""
-        return (
-            hashlib.sha256(" ".join(digest for digest, _ in self.sensors).encode()).hexdigest() if self.sensors else ""
-        )
+        return digest_parts([" ".join(digest for digest, _ in self.sensors)], 64) if self.sensors else ""
 
     def fit(self, encoder: StemEncoder, bands: BandTensors) -> tuple[Tensor, Tensor]:
         """(A_DD, b_D) in float64 for one grid that is covered."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from specfm.digests import digest_parts
 from specfm.scene import CubeSource, Geo, is_nodata
 
 
@@ -125,10 +125,7 @@ class CalibratedSource:
     @property
     def digest(self) -> str:
         """16 hex digits over what is done to the stored numbers."""
-        body = hashlib.sha256(repr(self.nodata).encode())
-        for vector in (self.gain_C, self.offset_C):
-            body.update(np.ascontiguousarray(vector, np.float64))
-        return body.hexdigest()[:16]
+        return digest_parts([repr(self.nodata), *(np.asarray(v, np.float64) for v in (self.gain_C, self.offset_C))])
 
     def read(self, rows: range, cols: range, bands: NDArray[np.int64] | None) -> NDArray[Any]:
         stored = self.inner.read(rows, cols, bands)

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from specfm.digests import digest_parts
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import RunLock, atomic_write_json, remove_temporaries, sha256_file
 from specfm.scene import Scene
@@ -131,7 +132,7 @@ def write_shards(
     if window is None and not any(scene.neighbours for scene in listed):
         options = replace(options, window=(1, 1), stride=(1, 1) if stride is None else steps)
     with Workers(workers) as pool:
-        extra = {"codec": codec, "background": None if background_HW is None else _array_digest(background_HW)}
+        extra = {"codec": codec, "background": None if background_HW is None else digest_parts([background_HW])}
         shards = _group(listed, options, extra, pool, progress)
         if not dry_run:
             _look_at(out, shards, overwrite)
@@ -341,9 +342,3 @@ def write_manifest(folder: Path, files: list[str]) -> None:
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
-
-
-def _array_digest(array: NDArray[Any]) -> str:
-    import hashlib
-
-    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()[:16]

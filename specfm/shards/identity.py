@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from typing import Any
 
 import numpy as np
 
 from specfm.calibration import CalibratedSource
+from specfm.digests import digest_json, digest_parts
 from specfm.errors import SpecfmError
 from specfm.files import sha256_file
 from specfm.scene import ArraySource, Scene
@@ -32,7 +32,7 @@ def scene_identity(scene: Scene) -> dict[str, Any]:
         identity["gains"] = gains
     for field in ("labels_HW", "groups_HW"):
         array = getattr(scene, field)
-        identity[field] = None if array is None else hashlib.sha256(np.ascontiguousarray(array)).hexdigest()[:16]
+        identity[field] = None if array is None else digest_parts([array])
     return identity
 
 
@@ -63,4 +63,4 @@ def scene_content(scene: Scene) -> str:
 
 def recipe_digest(recipe: dict[str, Any]) -> str:
     """16 hex digits."""
-    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
+    return digest_json(recipe)

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from specfm.digests import digest_parts
 from specfm.errors import SpecfmError
 
 if TYPE_CHECKING:
@@ -115,11 +116,8 @@ def fingerprint(index: dict[str, NDArray[Any]], document: dict[str, Any], shape:
 
     The mask and patch bytes enter through the CRCs, so two shards with equal fingerprints hold equal samples.
     """
-    digest = hashlib.sha256(f"{FORMAT} {VERSION} {shape} {dtype}\n".encode())
-    digest.update(json.dumps(document, sort_keys=True, allow_nan=False).encode())
-    for name in INDEX:
-        digest.update(np.ascontiguousarray(index[name]).tobytes())
-    return digest.hexdigest()
+    told = json.dumps(document, sort_keys=True, allow_nan=False)
+    return digest_parts([f"{FORMAT} {VERSION} {shape} {dtype}\n", told, *(index[name] for name in INDEX)], 64)
 
 
 def check_file_size(path: Path) -> None:

@@ -5,7 +5,6 @@ Shapes: B samples of one shard.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from specfm.digests import digest_parts
 from specfm.errors import UsageError
 from specfm.shards import schema
 from specfm.shards.reader import ShardReader
@@ -62,7 +62,7 @@ class ShardSet:
         scenes = [max(len(reader.scene_names), int(reader.scene_id_N.max()) + 1) for reader in self.readers]
         self.scene_offsets = np.concatenate([[0], np.cumsum(scenes)]).astype(np.int64)
         text = "\n".join(reader.fingerprint for reader in self.readers)
-        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
+        self.fingerprint = digest_parts([text], 64)
 
     def __len__(self) -> int:
         return int(self.offsets[-1])

@@ -151,7 +151,7 @@ def _run_facts(path: Path, name: str, found: Sources) -> None:
     from specfm.checkpoint import release_digest
 
     if (path / "config.yaml").is_file():
-        found.facts.append((f"config.yaml of {name}", _digest(path / "config.yaml")))
+        found.facts.append((f"config.yaml of {name}", digest_parts([(path / "config.yaml").read_bytes()])))
     if (path / "model").is_dir():
         try:
             found.facts.append((f"model of {name}", release_digest(path / "model")))

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from downstream.features.pooling import pool, pooling_parts
-from downstream.protocols.linear import Standardiser, linear_probe
+from downstream.features.standardise import Standardiser
+from downstream.protocols.linear import linear_probe
 from downstream.protocols.logistic import fit_grid
 from specfm.sensors import Sensor
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from downstream.features.standardise import Standardiser
 from downstream.tasks.heads import Fusion, Standardise, make_head
 from specfm.batch import BandTensors
 from specfm.checkpoint import TASK, read_module, require_device, write_module
@@ -247,7 +248,8 @@ class TaskModel(nn.Module):
         least = min(len(tokens) for tokens in found)
         if not least:
             raise SpecfmError("no valid pixel in the training tiles; look at the masks of the scenes")
-        self.standardise.fit(found)
+        for i, tokens_MD in enumerate(found):
+            self.standardise.take(i, Standardiser(tokens_MD.double().cpu().numpy()))
 
     def config(self) -> dict[str, Any]:
         """JSON description from which the same model can be built."""

@@ -18,8 +18,8 @@ import torch
 
 from downstream.splits.samples import Samples, collect_samples
 from downstream.splits.split import Split, load_splits, make_splits
+from downstream.supervised.model import View
 from downstream.tasks.config import FinetuneConfig
-from downstream.tasks.model import View
 from specfm.batch import BandTensors
 from specfm.dense.tile_encoder import scene_level
 from specfm.errors import SpecfmError, UsageError

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from downstream.splits.samples import Samples
+from downstream.supervised.model import TaskModel, View
 from downstream.tasks.data import Place, batches
-from downstream.tasks.model import TaskModel, View
 from specfm.tiles import blend_weights, starts
 
 

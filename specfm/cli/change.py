@@ -45,7 +45,7 @@ def command(
     from downstream.features.encoders import aligned
     from downstream.maps.change import distance_to_file, require_one_grid
     from downstream.maps.predict import Layout, predict_to_file
-    from downstream.tasks.model import load_task
+    from downstream.supervised.folder import load_task
     from specfm.checkpoint import TASK, find_release, load, release_digest
     from specfm.errors import UsageError
     from specfm.files import read_manifest

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from downstream.features.standardise import Standardiser
-from downstream.tasks.heads import Standardise
+from downstream.supervised.heads import Standardise
 
 
 def test_it_uses_what_it_is_fitted_on_and_silences_constants() -> None:

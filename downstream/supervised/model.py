@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,13 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from downstream.features.standardise import Standardiser
-from downstream.tasks.heads import Fusion, Standardise, make_head
+from downstream.supervised.heads import Fusion, Standardise, make_head
 from specfm.batch import BandTensors
-from specfm.checkpoint import TASK, read_module, require_device, write_module
 from specfm.errors import SpecfmError, UsageError
-from specfm.files import staged_folder
 from specfm.models.encoder import Bands, Encoder, Features
-from specfm.models.registry import create_encoder
 
 if TYPE_CHECKING:
     from specfm.library import Library
@@ -291,71 +287,6 @@ def valid_pixels(view: View) -> Tensor:
     usable = tensors.valid_GC[:, None, None].to(view.x_BHWC.device)
     finite = (view.x_BHWC.isfinite() | ~usable).all(-1)
     return finite if view.mask_BHW is None else finite & view.mask_BHW.bool()
-
-
-def save_task(model: TaskModel, folder: str | Path, card: dict[str, Any] | None = None) -> Path:
-    """Publish a task model as a release folder, by one rename.
-
-    Args:
-        card: JSON-safe facts about its training; default: the model's own.
-
-    Raises:
-        UsageError: ``folder`` exists.
-    """
-    card = dict(model.card if card is None else card)
-    with staged_folder(folder) as temporary:
-        write_module(model, temporary, model.config(), card, _readme(model, card), TASK)
-    return Path(folder)
-
-
-def load_task(path: str | Path, device: str = "cpu", task: str | None = None) -> TaskModel:
-    """Load a task model from a release folder, a training checkpoint or a finished run, in evaluation mode.
-
-    Args:
-        task: refuse a model of another task.
-
-    Raises:
-        SpecfmError: nothing to load there, an encoder without a head, another task, a changed byte, or an unknown
-            format.
-        UsageError: no such device.
-    """
-    require_device(device)
-    model, config, card = read_module(path, TASK, _build)
-    if task is not None and model.task != task:
-        raise SpecfmError(f"{path} holds a {model.task} model, not a {task} model; give a model of that task")
-    model.card = card
-    return model.to(device).eval()
-
-
-def _build(config: dict[str, Any]) -> TaskModel:
-    facts = config["task"]
-    head = HeadSpec(**{**facts["head"], "layers": tuple(facts["head"]["layers"])})
-    return TaskModel(
-        create_encoder(**config["encoder"]), facts["task"], facts["label_names"], facts["tile"], head,
-        facts["threshold"], facts["level"],
-    )  # fmt: skip
-
-
-def _readme(model: TaskModel, card: dict[str, Any]) -> str:
-    import json
-
-    lines = [
-        f"# A specfm {model.task} model",
-        "",
-        "```python",
-        "from downstream.tasks.model import load_task",
-        'model = load_task("this folder")',
-        "probabilities_BHWK = model.predict_tile(x_BHWC, bands)   # bands: specfm.BandGrid or specfm.Sensor",
-        "```",
-        "",
-        f"* classes: {', '.join(model.label_names)}",
-        f"* tile: {model.tile} pixels, head: {model.spec.kind}",
-        f"* parameters: {sum(p.numel() for p in model.parameters()):,}",
-    ]
-    if model.threshold is not None:
-        lines.append(f"* threshold for *changed*: {model.threshold:.4f} (chosen on validation)")
-    lines += [f"* {key}: {json.dumps(value)}" for key, value in sorted(card.items())]
-    return "\n".join(lines) + "\n"
 
 
 def _mean(map_BDhw: Tensor, mask_Bhw: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from downstream.maps.paint import Scaling, fitting_sample, paint, unit_rows
+from downstream.features.standardise import Standardiser
+from downstream.maps.paint import fitting_sample, paint, unit_rows
 from specfm.dense.stream import open_progress
 from specfm.dense.tile_encoder import TileEncoder, fitting_batch, patch_plan
 from specfm.errors import SpecfmError
@@ -95,19 +96,19 @@ class Distance:
     Each date is standardised by itself: what differs everywhere (season, light, instrument) is no change of a place.
     """
 
-    before: Scaling
-    after: Scaling
+    before: Standardiser
+    after: Standardiser
 
     @classmethod
     def fit(cls, cells_n2D: NDArray[Any]) -> Distance:
         """From a sample of cells of both dates."""
         one, two = np.split(cells_n2D, 2, axis=1)
-        return cls(Scaling.fit(one), Scaling.fit(two))
+        return cls(Standardiser(one), Standardiser(two))
 
     def __call__(self, features: NDArray[Any]) -> NDArray[np.float32]:
         """Distance of ``[..., 2 D]`` features; NaN where one is missing."""
         one, two = np.split(features, 2, axis=-1)
-        cosine = (unit_rows(self.before(one)) * unit_rows(self.after(two))).sum(-1)
+        cosine = (unit_rows(self.before(one, np.float32)) * unit_rows(self.after(two, np.float32))).sum(-1)
         return (1.0 - cosine).astype(np.float32)
 
 

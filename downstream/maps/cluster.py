@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from downstream.maps.paint import Scaling, fitting_sample, paint
+from downstream.features.standardise import Standardiser
+from downstream.maps.paint import fitting_sample, paint
 from specfm.dense.stream import open_progress
 from specfm.dense.tile_encoder import TileEncoder, fitting_batch, patch_plan
 from specfm.errors import UsageError
@@ -37,7 +38,7 @@ class Clusters:
         codes_m: 1..K, most frequent first.
     """
 
-    scaling: Scaling
+    scaling: Standardiser
     landmarks_mD: NDArray[np.float32]
     codes_m: NDArray[np.uint8]
 
@@ -49,7 +50,7 @@ class Clusters:
         half_square_m = 0.5 * (self.landmarks_mD.astype(np.float64) ** 2).sum(1)
         for start in range(0, len(present), ASSIGNED_AT_ONCE):
             chosen = present[start : start + ASSIGNED_AT_ONCE]
-            near_nm = self.scaling(flat_nD[chosen]) @ self.landmarks_mD.T - half_square_m
+            near_nm = self.scaling(flat_nD[chosen], np.float32) @ self.landmarks_mD.T - half_square_m
             codes[chosen] = self.codes_m[near_nm.argmax(1)]
         return codes.reshape(features_hwD.shape[:2])
 
@@ -66,8 +67,8 @@ def fit_clusters(cells_nD: NDArray[Any], classes: int, method: str = "kmeans", s
         raise UsageError(f"unknown clustering {method!r}; choose one of {', '.join(METHODS)}")
     if not 2 <= classes <= 255:
         raise UsageError(f"--classes {classes}: choose 2 to 255 classes")
-    scaling = Scaling.fit(cells_nD)
-    scaled_nD = scaling(cells_nD)
+    scaling = Standardiser(cells_nD)
+    scaled_nD = scaling(cells_nD, np.float32)
     if method == "kmeans":
         fitted = KMeans(classes, n_init=4, random_state=seed).fit(scaled_nD)
         landmarks, labels, members = fitted.cluster_centers_, np.arange(classes), fitted.labels_

@@ -1,4 +1,4 @@
-"""What maps made of embeddings share: standardised features, and cells painted on the scene's own pixels.
+"""What maps made of embeddings share: a sample to fit on, and cells painted on the scene's own pixels.
 
 Shapes: n cells, h w cells of a piece, D width, H W pixels, p patch side.
 """
@@ -6,7 +6,6 @@ Shapes: n cells, h w cells of a piece, D width, H W pixels, p patch side.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,28 +16,6 @@ from specfm.scene import Scene
 from specfm.tiles import Compute, TilePlan, sample_cells
 
 SAMPLE_CELLS = 10_000  # patches that a map is fitted on
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """Brings every feature to mean 0 and deviation 1 over a sample.
-
-    Embeddings share a large common part and a few loud dimensions; distances and angles without this see little else.
-    """
-
-    mean_D: NDArray[np.float32]
-    scale_D: NDArray[np.float32]
-
-    @classmethod
-    def fit(cls, cells_nD: NDArray[Any]) -> Scaling:
-        """Mean and deviation of a sample; features that do not vary are left as they are."""
-        deviation_D = cells_nD.std(0, dtype=np.float64)
-        scale_D = np.where(deviation_D > 1e-6, deviation_D, 1.0)
-        return cls(cells_nD.mean(0, dtype=np.float64).astype(np.float32), scale_D.astype(np.float32))
-
-    def __call__(self, features: NDArray[Any]) -> NDArray[np.float32]:
-        """Standardised features, any leading axes; NaN stays NaN."""
-        return ((features - self.mean_D) / self.scale_D).astype(np.float32)
 
 
 def fitting_sample(

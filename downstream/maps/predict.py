@@ -27,7 +27,7 @@ from specfm.scene import Scene
 from specfm.tiles import Tile, TilePlan, blended_rows
 
 if TYPE_CHECKING:
-    from downstream.tasks.model import TaskModel
+    from downstream.supervised.model import TaskModel
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def predict_to_file(
     """Write the map of a task model on the scene's own pixels.
 
     Args:
-        model: see :class:`downstream.tasks.model.TaskModel`.
+        model: see :class:`downstream.supervised.model.TaskModel`.
         scenes: one scene, or two dates on one grid for a change model (see ``downstream.maps.change``).
         out: ``.tif``, ``.hdr`` (ENVI Classification) or ``.npy``; 0 = no data, 1.. = the model's classes in order.
         probabilities: also write one float32 band per class here.

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from downstream.maps.paint import Scaling, fitting_sample, paint, unit_rows
+from downstream.features.standardise import Standardiser
+from downstream.maps.paint import fitting_sample, paint, unit_rows
 from specfm.dense.stream import open_progress
 from specfm.dense.tile_encoder import TileEncoder, fitting_batch, patch_plan
 from specfm.errors import SpecfmError, UsageError
@@ -121,14 +122,14 @@ def search_to_file(
     cells = [(row // p, col // p) for row, col in like_rc]
     with writer, open_progress(f"search {scene.name}", plan) as advance:
         encode = TileEncoder(encoder, scene, level, even=True)
-        scaling = Scaling.fit(fitting_sample(plan, encode, seed, batch_size, 2, [scene], "a search"))
+        scaling = Standardiser(fitting_sample(plan, encode, seed, batch_size, 2, [scene], "a search"))
         wanted_QD = np.stack([blend_block(plan, encode, Tile(*cell, 1, 1), batch_size)[0, 0] for cell in cells])
         for (row, col), feature_D in zip(like_rc, wanted_QD, strict=True):
             if not np.isfinite(feature_D).all():
                 raise SpecfmError(f"--like {row},{col} lies where {scene.where} has no data; choose another pixel")
-        wanted_QD = unit_rows(scaling(wanted_QD))
+        wanted_QD = unit_rows(scaling(wanted_QD, np.float32))
         for first, features_hwD in blended_rows(plan, encode, batch_size, advance):
-            similarity_hw = (unit_rows(scaling(features_hwD)) @ wanted_QD.T).max(-1)
+            similarity_hw = (unit_rows(scaling(features_hwD, np.float32)) @ wanted_QD.T).max(-1)
             best.add(first, similarity_hw)
             level_hw = np.clip(np.round(127.5 * (1 + np.nan_to_num(similarity_hw, nan=-2.0))), -1, 254) + 1
             thinned.add(first, level_hw.astype(np.uint8)[..., None])  # 0 = no data

@@ -14,26 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from downstream.features.standardise import Standardiser
 from downstream.protocols.logistic import fit_grid
 from downstream.protocols.options import C_GRID
 from specfm.errors import SpecfmError
 
 log = logging.getLogger(__name__)
-
-
-class Standardiser:
-    """Zero mean and unit deviation per feature, fitted on training samples only; constant features become zero."""
-
-    def __init__(self, train_MD: np.ndarray) -> None:
-        wide = np.asarray(train_MD, np.float64)
-        self.mean_D = wide.mean(0)
-        sd_D = wide.std(0)
-        floor = 1e-7 * np.maximum(np.abs(self.mean_D), 1e-12)
-        self.factor_D = np.where(sd_D > floor, 1 / np.where(sd_D > floor, sd_D, 1), 0.0)
-
-    def __call__(self, x_ND: np.ndarray) -> np.ndarray:
-        """Standardised float64 copy."""
-        return (np.asarray(x_ND, np.float64) - self.mean_D) * self.factor_D
 
 
 def span(x_MD: np.ndarray) -> np.ndarray | None:

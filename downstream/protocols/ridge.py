@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from downstream.protocols.linear import ProbeResult, Standardiser, check_sides
+from downstream.features.standardise import Standardiser
+from downstream.protocols.linear import ProbeResult, check_sides
 from specfm.errors import SpecfmError
 
 STRENGTHS: tuple[float, ...] = tuple(float(s) for s in np.logspace(-6, 5, 45))  # penalty per sample

@@ -33,7 +33,8 @@ def svm_predict(
     from sklearn.model_selection import StratifiedKFold
     from sklearn.svm import SVC
 
-    from downstream.protocols.linear import Standardiser, check_sides
+    from downstream.features.standardise import Standardiser
+    from downstream.protocols.linear import check_sides
 
     check_sides(train_y_M, train_MD, val_ND, test_ND)
     rng = np.random.default_rng([seed, 13])

@@ -12,23 +12,26 @@ Shape suffixes: N samples, M training samples, B batch, HW window pixels, C band
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from downstream.features.encoders import encoder_device
-from downstream.features.extract import iterate_windows, progress_bar
+from downstream.features.extract import progress_bar
+from downstream.features.standardise import Standardiser
 from downstream.protocols.options import TrainOptions
 from downstream.splits.samples import Samples
 from downstream.splits.split import Split
 from specfm.errors import UsageError
 
 if TYPE_CHECKING:
-    from downstream.protocols.classifier import Classifier, Windows
+    from downstream.protocols.windows import Windows
+    from downstream.supervised.model import TaskModel
     from specfm.scene import Scene
 
+HEAD_ITERATIONS = 500  # of the probe that the head starts from, which need not converge
 CHECK_EVERY = 10  # steps between two looks at validation, at least; an epoch where that is longer
 
 
@@ -36,20 +39,17 @@ CHECK_EVERY = 10  # steps between two looks at validation, at least; an epoch wh
 class Trained:
     """A trained encoder with its head, and how training ended."""
 
-    model: Classifier
-    window: int
+    model: TaskModel
     steps: int
     validation_oa: float
 
     def predict(self, scenes: Sequence[Scene], samples: Samples, ids_I: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(predicted_N, confidence_N) of the samples ``ids_I``, their windows read from ``scenes``."""
-        from downstream.protocols.classifier import Windows
+        from downstream.protocols.windows import classify, windows_of
 
         predicted_N, confidence_N = np.zeros(len(ids_I), np.int64), np.zeros(len(ids_I), np.float32)
-        chosen = samples.take(ids_I)
-        for part in iterate_windows(scenes, chosen, self.window, batch=256):
-            views = Windows(part.scene.sensor, part.x_BHWC, part.mask_BHW, chosen.y_N[part.ids_B], part.ids_B)
-            predicted_N[part.ids_B], confidence_N[part.ids_B] = self.model.predict(views)
+        for part in windows_of(scenes, samples, ids_I, self.model.tile):
+            predicted_N[part.id_N], confidence_N[part.id_N] = classify(self.model, part)
         return predicted_N, confidence_N
 
 
@@ -82,7 +82,9 @@ def train_on(
     import torch
     from torch import nn
 
-    from downstream.protocols.classifier import Best, Classifier
+    from downstream.protocols.classifier import Best
+    from downstream.protocols.windows import Epochs, by_sensor, windows_of
+    from downstream.supervised.model import HeadSpec, TaskModel
     from downstream.tasks.train import depth_of, lr_share
     from specfm.checkpoint import has_whitened_stem
     from specfm.engine.optimizer import adamw, clip_gradients, set_lr
@@ -92,13 +94,14 @@ def train_on(
     device = encoder_device(encoder)
     title = f"{'fine-tune' if pretrained else 'from scratch'}, split {split.seed}"
     rng = np.random.default_rng([split.seed, 17])
-    train, val = (
-        _collect(scenes, samples, split, _thinned(samples, ids_I, options.most, rng), window)
-        for ids_I in (split.train_I, split.val_I)
-    )
+    train_I, val_I = (_thinned(samples, ids_I, options.most, rng) for ids_I in (split.train_I, split.val_I))
+    train, val = (by_sensor(windows_of(scenes, samples, ids_I, window)) for ids_I in (train_I, val_I))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int(rng.integers(2**31)))
-        model = Classifier(_fresh(encoder, options.drop_path), pooling, window, len(samples.label_names)).to(device)
+        head = HeadSpec("pooled", dropout=0.0, pooling=pooling)
+        names = samples.label_names
+        fresh = _fresh(encoder, options.drop_path)
+        model = TaskModel(fresh, "classification", names, window, head, level="sample").to(device)
         if pretrained:
             model.encoder.load_state_dict(encoder.state_dict())
             if encoder.aligned:
@@ -106,7 +109,7 @@ def train_on(
             if has_whitened_stem(encoder.card):
                 for name, parameter in model.encoder.named_parameters():
                     parameter.requires_grad_(depth_of(name, len(encoder.blocks)) > 0)
-            model.start_from_probe(train, val, split.seed)
+            start_from_probe(model, train, val, split.unit_N[train_I], split.seed)
         share = lr_share(options.layer_decay, len(encoder.blocks)) if pretrained else None
         modules = nn.ModuleDict({"model": model})
         optimizer = adamw(modules, options.lr, options.weight_decay, (0.9, 0.98), device, share)
@@ -115,27 +118,59 @@ def train_on(
             best.look(model, val, 0)
         step, looked = 0, 0
         progress, task = progress_bar(title, options.steps)
+        epochs = Epochs(train, options.batch, rng)
         with progress:
-            while step < options.steps and not best.stale(step):
+            while step < options.steps and not (epochs.at_end and best.stale(step)):
                 model.train()
-                for part, chosen_B in _epoch(train, options.batch, rng):
-                    logit_BK = model(*_turned(part, chosen_B, rng), part.sensor)
-                    target_B = torch.as_tensor(part.y_N[chosen_B], device=device)
-                    loss = nn.functional.cross_entropy(logit_BK, target_B)
-                    optimizer.zero_grad(set_to_none=True)
-                    loss.backward()
-                    clip_gradients(model.parameters(), 1.0)
-                    set_lr(optimizer, warmup_cosine(step, options.steps, options.steps // 10, options.lr))
-                    optimizer.step()
-                    step += 1
-                    progress.advance(task)
-                    if step == options.steps:
-                        break
-                if val and (step - looked >= CHECK_EVERY or step == options.steps):
+                (part,) = epochs()
+                logit_BK = model(*part.views)
+                loss = nn.functional.cross_entropy(logit_BK, part.labels.to(device))
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                clip_gradients(model.parameters(), 1.0)
+                set_lr(optimizer, warmup_cosine(step, options.steps, options.steps // 10, options.lr))
+                optimizer.step()
+                step += 1
+                progress.advance(task)
+                if val and ((epochs.at_end and step - looked >= CHECK_EVERY) or step == options.steps):
                     best.look(model, val, step)
                     looked = step
         best.restore(model)
-    return Trained(model, window, step, best.accuracy)
+    return Trained(model, step, best.accuracy)
+
+
+def start_from_probe(
+    model: TaskModel, train: Sequence[Windows], val: Sequence[Windows], unit_I: np.ndarray, seed: int
+) -> None:
+    """Set the head to the linear probe of the frozen features, its strength chosen on ``val`` (or inside train).
+
+    Args:
+        model: with a pooled head. unit_I: group or block of the samples that ``train`` holds.
+    """
+    import torch
+
+    from downstream.protocols.linear import linear_probe
+    from downstream.protocols.logistic import fit_grid
+    from downstream.protocols.windows import in_batches
+
+    def frozen(parts: Sequence[Windows]) -> tuple[np.ndarray, np.ndarray]:
+        features = [f.cpu().numpy() for part in parts for f in in_batches(model, model.pooled, part)]
+        none = np.zeros((0, model.standardise.mean_LD.shape[1]), np.float32)
+        return np.concatenate([none, *features]), np.concatenate([np.zeros(0, np.int64), *(part.y_N for part in parts)])
+
+    (x_MD, y_M), (x_ND, y_N) = frozen(train), frozen(val)
+    unit_M = np.concatenate([unit_I[part.id_N] for part in train])
+    chosen = linear_probe(x_MD, y_M, x_ND, y_N, x_MD[:1], train_group_M=unit_M, seed=seed)
+    scale = Standardiser(x_MD)
+    fit = fit_grid(scale(x_MD), y_M, (chosen.C,), max_iter=HEAD_ITERATIONS)
+    score = model.head.score
+    with torch.no_grad():
+        model.standardise.take(0, scale)
+        # classes that this split does not train on never win
+        score.weight.zero_()
+        score.bias.fill_(-20.0)
+        score.weight[fit.classes_K] = fit.weight_GKP[0, :, :-1].to(score.weight)
+        score.bias[fit.classes_K] = fit.weight_GKP[0, :, -1].to(score.bias)
 
 
 def _fresh(encoder: Any, drop_path: float) -> Any:
@@ -156,35 +191,3 @@ def _thinned(samples: Samples, ids_I: np.ndarray, most: int, rng: np.random.Gene
     share = most / len(ids_I)
     parts = [rng.permutation(ids_I[samples.y_N[ids_I] == c]) for c in np.unique(samples.y_N[ids_I])]
     return np.sort(np.concatenate([p[: max(1, round(share * len(p)))] for p in parts]))
-
-
-def _collect(scenes: Sequence[Scene], samples: Samples, split: Split, ids_I: np.ndarray, window: int) -> list[Windows]:
-    """The windows of ``ids_I`` in memory, one part per sensor."""
-    from downstream.protocols.classifier import Windows
-
-    chosen, unit_N = samples.take(ids_I), split.unit_N[ids_I]
-    found: dict[str, list[tuple[Any, ...]]] = {}
-    for part in iterate_windows(scenes, chosen, window, batch=256):
-        row = (part.scene.sensor, part.x_BHWC, part.mask_BHW, chosen.y_N[part.ids_B], unit_N[part.ids_B])
-        found.setdefault(part.scene.sensor.digest, []).append(row)
-    return [
-        Windows(rows[0][0], *(np.concatenate(r) for r in list(zip(*rows, strict=True))[1:])) for rows in found.values()
-    ]
-
-
-def _epoch(parts: list[Windows], batch: int, rng: np.random.Generator) -> Iterator[tuple[Windows, np.ndarray]]:
-    batches = []
-    for part in parts:
-        order = rng.permutation(len(part.y_N))
-        batches += [(part, order[i : i + batch]) for i in range(0, len(order), batch)]
-    for i in rng.permutation(len(batches)).tolist():
-        yield batches[i]
-
-
-def _turned(part: Windows, chosen_B: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """The chosen windows, all flipped and turned the same way: windows have no up. Even ones and pixels stay."""
-    x, mask, turns, flip = part.x_NHWC[chosen_B], part.mask_NHW[chosen_B], int(rng.integers(4)), rng.random() < 0.5
-    if x.shape[1] % 2 == 0 or x.shape[1] == 1:
-        return x, mask
-    x, mask = np.rot90(x, turns, (1, 2)), np.rot90(mask, turns, (1, 2))
-    return (x[:, ::-1], mask[:, ::-1]) if flip else (x, mask)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from downstream.features.standardise import Standardiser
 from downstream.report.figures import colour_of, data_uri, new_figure
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def on_one_list(scenes: Sequence[Scene]) -> list[Scene]:
 
 def pca_plane(X_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """First two principal scores ``[N, 2]`` of standardised features and their shares of the variance ``[2]``."""
-    wide = _standardised(X_ND)
+    wide = Standardiser(X_ND)(X_ND)
     u, s, axes = np.linalg.svd(wide, full_matrices=False)
     if len(s) < 2:
         u, s, axes = (np.pad(a, w) for a, w in ((u, ((0, 0), (0, 1))), (s, (0, 1)), (axes, ((0, 1), (0, 0)))))
@@ -84,12 +85,7 @@ def umap_plane(X_ND: np.ndarray) -> np.ndarray | None:
         return None
     from umap import UMAP
 
-    return np.asarray(UMAP(n_components=2, random_state=0).fit_transform(_standardised(X_ND)))
-
-
-def _standardised(X_ND: np.ndarray) -> np.ndarray:
-    wide = np.asarray(X_ND, np.float64)
-    return (wide - wide.mean(0)) / np.maximum(wide.std(0), 1e-12)
+    return np.asarray(UMAP(n_components=2, random_state=0).fit_transform(Standardiser(X_ND)(X_ND)))
 
 
 def embedding_scatter(X_ND: np.ndarray, colourings: Mapping[str, Sequence[str]]) -> str:

@@ -24,11 +24,11 @@ from downstream.features.extract import FeatureSet
 from downstream.results.files import write_rows
 from downstream.results.leakage import leakage_score
 from downstream.results.runs import Kind, Runs
+from downstream.supervised.folder import load_task, save_task
 from downstream.tasks import simple
 from downstream.tasks.config import FinetuneConfig, Mode
 from downstream.tasks.data import content_digest, make_samples, open_places
 from downstream.tasks.evaluate import predict_samples
-from downstream.tasks.model import load_task, save_task
 from downstream.tasks.rows import task_rows
 from downstream.tasks.train import Member, TaskData, TaskLoop, make_model, member_inputs
 from specfm.config import differences, read_yaml, to_dict

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from downstream.supervised.model import TaskModel
 from downstream.tasks.evaluate import predict_place
-from downstream.tasks.model import TaskModel
 from specfm.files import atomic_write_bytes
 from specfm.rasters.class_map import CHANGE_COLOURS, palette
 

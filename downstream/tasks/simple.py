@@ -14,6 +14,7 @@ import numpy as np
 from downstream.baselines.classics import pca_features
 from downstream.features.extract import FeatureSet
 from downstream.features.spectra import spectra
+from downstream.features.standardise import Standardiser
 from downstream.protocols.knn import knn_predict
 from downstream.protocols.linear import linear_probe
 from downstream.protocols.svm import svm_predict
@@ -34,17 +35,13 @@ def spectral_angle(before_NC: np.ndarray, after_NC: np.ndarray) -> np.ndarray:
     return np.arccos(np.clip(cosine, -1, 1))
 
 
-def standardised(x_NC: np.ndarray) -> np.ndarray:
-    """Mean 0 and deviation 1 per column over finite rows: takes out what changed everywhere (season, light)."""
-    finite = np.isfinite(x_NC).all(-1)
-    wide = x_NC.astype(np.float64)
-    deviation = wide[finite].std(0)
-    return (wide - wide[finite].mean(0)) / np.where(deviation > 1e-12, deviation, 1.0)
-
-
 def change_vector(before_NC: np.ndarray, after_NC: np.ndarray) -> np.ndarray:
-    """Length of the difference of standardised features (change vector analysis, Malila 1980)."""
-    return np.linalg.norm(standardised(after_NC) - standardised(before_NC), axis=-1)
+    """Length of the difference of features (change vector analysis, Malila 1980); NaN where one is missing.
+
+    Each date is standardised by itself: what changed everywhere (season, light) is no change of a place.
+    """
+    before, after = (Standardiser(x[np.isfinite(x).all(-1)])(x) for x in (before_NC, after_NC))
+    return np.linalg.norm(after - before, axis=-1)
 
 
 def pair_spectra(place: Place) -> tuple[np.ndarray, np.ndarray]:

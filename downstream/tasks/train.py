@@ -22,10 +22,12 @@ from downstream.results import metrics
 from downstream.results.runs import Kind
 from downstream.splits.samples import Samples
 from downstream.splits.split import Split
+from downstream.supervised.folder import load_task, save_task
+from downstream.supervised.model import HeadSpec, TaskModel
+from downstream.supervised.views import to_device
 from downstream.tasks.config import FinetuneConfig, Mode
 from downstream.tasks.data import Crops, Part, Place, label_rasters
-from downstream.tasks.evaluate import best_threshold, predict_samples, to_device
-from downstream.tasks.model import HeadSpec, TaskModel, load_task, save_task
+from downstream.tasks.evaluate import best_threshold, predict_samples
 from specfm.checkpoint import has_whitened_stem
 from specfm.config import differences, digest, to_dict
 from specfm.digests import state_digest

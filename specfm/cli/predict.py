@@ -33,7 +33,7 @@ def command(
 ) -> None:
     """Write the class of every pixel of SCENE, of any size, in bounded memory; 0 = no data."""
     from downstream.maps.predict import Layout, predict_to_file
-    from downstream.tasks.model import load_task
+    from downstream.supervised.folder import load_task
     from specfm.cards.opening import open_scene
     from specfm.checkpoint import release_digest
     from specfm.errors import UsageError

@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import specfm
-from downstream.tasks.model import CHANGE_NAMES, TaskModel, load_task, save_task
+from downstream.supervised.folder import load_task, save_task
+from downstream.supervised.model import CHANGE_NAMES, TaskModel
 from specfm.cli import app
 
 FIRST, OTHER, SHORT = "first.npy", "other.npy", "short.npy"

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from downstream.maps.predict import Layout, predict_to_file
-from downstream.tasks.model import load_task
+from downstream.supervised.folder import load_task
 from specfm.readers import read_scene
 
 

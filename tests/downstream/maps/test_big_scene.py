@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from downstream.tasks.model import HeadSpec, TaskModel, save_task
+from downstream.supervised.folder import save_task
+from downstream.supervised.model import HeadSpec, TaskModel
 from tests.downstream.maps.toy_maps import make_encoder
 
 HEIGHT, WIDTH, BANDS = 10_000, 1_000, 200

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from downstream.maps.predict import Layout, TilePredictor, predict_to_file
-from downstream.tasks.model import TaskModel
+from downstream.supervised.model import TaskModel
 from specfm.errors import UsageError
 from specfm.scene import Scene
 from specfm.tiles import blended_rows

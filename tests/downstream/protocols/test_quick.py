@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from downstream.features.neighbours import nearest
+from downstream.features.standardise import Standardiser
 from downstream.protocols.knn import knn_predict
-from downstream.protocols.linear import C_GRID, Standardiser, linear_probe
+from downstream.protocols.linear import C_GRID, linear_probe
 from downstream.protocols.logistic import fit_grid
 from downstream.protocols.ridge import STRENGTHS, RidgePath, ridge_probe
 from downstream.protocols.svm import SVM_C, svm_predict

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 import specfm
 from downstream.results.files import comparable, read_rows
+from downstream.supervised.folder import load_task
 from downstream.tasks.config import FinetuneConfig
 from downstream.tasks.finetune import finetune
-from downstream.tasks.model import load_task
 from specfm.cli import app
 from specfm.config import load_config
 from specfm.engine.faults import FaultError

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from downstream.features.standardise import Standardiser
 from specfm.errors import UsageError
 
 
 class Standardise(nn.Module):
-    """Per-feature affine map fixed before training: the mean and deviation of the encoder's first features.
-
-    Frozen features differ in scale by orders of magnitude; without this a linear head learns their largest only.
+    """The standardiser of L kinds of features in a model: fixed before training and saved with it; at first it does
+    nothing.
     """
 
     mean_LD: Tensor
@@ -31,17 +31,14 @@ class Standardise(nn.Module):
         self.register_buffer("factor_LD", torch.ones(layers, width))
 
     @torch.no_grad()
-    def fit(self, tokens_LMD: Sequence[Tensor]) -> None:
-        """Take mean and deviation from the valid tokens ``[M, D]`` of each layer (M may differ)."""
-        for layer, tokens_MD in enumerate(tokens_LMD):
-            wide = tokens_MD.double()
-            deviation = wide.std(0, correction=0)
-            floor = 1e-6 * wide.abs().mean(0).clamp_min(1e-12)
-            self.mean_LD[layer] = wide.mean(0)
-            self.factor_LD[layer] = torch.where(deviation > floor, 1 / deviation.clamp_min(1e-30), 0.0)
+    def take(self, layer: int, fitted: Standardiser) -> None:
+        """Standardise a layer as ``fitted`` does."""
+        self.mean_LD[layer] = torch.from_numpy(fitted.mean_D)
+        self.factor_LD[layer] = torch.from_numpy(fitted.factor_D)
 
-    def forward(self, tokens_BND: Tensor, layer: int) -> Tensor:
-        return (tokens_BND - self.mean_LD[layer]) * self.factor_LD[layer]
+    def forward(self, x: Tensor, layer: int = 0) -> Tensor:
+        """Standardised features of a layer, ``[..., D]``."""
+        return (x - self.mean_LD[layer]) * self.factor_LD[layer]
 
 
 class LinearHead(nn.Module):
@@ -55,6 +52,18 @@ class LinearHead(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         return self.score(self.drop(torch.cat(list(maps), 1)))
+
+
+class PooledHead(nn.Module):
+    """One linear map of a window's pooled features, as a linear probe is, so that it can start from one."""
+
+    def __init__(self, layers: int, width: int, classes: int, channels: int, dropout: float) -> None:
+        super().__init__()
+        self.drop = nn.Dropout(dropout)
+        self.score = nn.Linear(width, classes)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        return self.score(self.drop(maps[0]).movedim(1, -1)).movedim(-1, 1)
 
 
 class FpnHead(nn.Module):
@@ -117,7 +126,10 @@ class UperHead(FpnHead):
         return self.score(self.drop(self.fuse(torch.cat([_resize(x, size) for x in levels], 1))))
 
 
-HEADS: dict[str, type[LinearHead] | type[FpnHead]] = {"linear": LinearHead, "fpn": FpnHead, "upernet": UperHead}
+HEADS: dict[str, type[LinearHead] | type[PooledHead] | type[FpnHead]] = {
+    "linear": LinearHead, "pooled": PooledHead, "fpn": FpnHead, "upernet": UperHead,
+}  # fmt: skip
+ON_WINDOWS = ("linear", "pooled")  # heads that can give one class to a whole window
 FUSIONS = ("difference", "concatenation", "cross_attention")
 
 

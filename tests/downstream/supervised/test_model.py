@@ -7,8 +7,10 @@ import pytest
 import torch
 
 import specfm
-from downstream.tasks.heads import FUSIONS
-from downstream.tasks.model import CHANGE_NAMES, HeadSpec, TaskModel, View, load_task, save_task
+from downstream.supervised.folder import load_task, save_task
+from downstream.supervised.heads import FUSIONS
+from downstream.supervised.model import CHANGE_NAMES, HeadSpec, TaskModel
+from downstream.supervised.views import View
 from specfm.checkpoint import FILES
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import IntegrityError

@@ -1,0 +1,1 @@
+"""What labels train: a model with a head, and the one trainer of its kind."""

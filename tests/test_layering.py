@@ -31,6 +31,7 @@ ROOMS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("splits",),
         ("features",),
         ("results",),
+        ("supervised",),
         ("protocols",),
         ("baselines",),
         ("probe", "tasks"),

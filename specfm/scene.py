@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from specfm.bands import BandGrid, band_index
 from specfm.errors import SpecfmError, UsageError
 from specfm.sensor_table import as_sensor
-from specfm.sensors import Sensor
+from specfm.sensors import IntegrationTime, Sensor
 
 if TYPE_CHECKING:
     import xarray
@@ -89,6 +89,7 @@ class Scene:
         dataset: name of the dataset card it comes from, which its own name then begins with.
         neighbours: pixels side by side lie side by side on the ground; False for a list of spectra, of which a window
             never shows more than one.
+        integration: how long light was collected for one frame of counts, or None.
 
     A pixel is **valid** if, in every usable band, its value is finite, is not ``nodata`` and lies below
     ``saturation``, and if not all its usable bands are exactly zero (fill; asked only of two bands and more). Bands
@@ -109,6 +110,7 @@ class Scene:
     domain: str = ""
     dataset: str = ""
     neighbours: bool = True
+    integration: IntegrationTime | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sensor", as_sensor(self.sensor))

@@ -16,6 +16,26 @@ LEVELS = ("raw", "L1", "L2")
 
 
 @dataclass(frozen=True)
+class IntegrationTime:
+    """How long a sensor collected light for one frame.
+
+    Attributes:
+        value: one number for all bands, or one for each.
+        unit: ``ms``; where the file names none, a text with its name of the time: equal names can be compared.
+        said: as the file says it (``tint = 8.00``), for messages.
+    """
+
+    value: tuple[float, ...]
+    unit: str
+    said: str
+
+    @classmethod
+    def of_ms(cls, milliseconds: float) -> IntegrationTime:
+        """A time that is not a file's word."""
+        return cls((float(milliseconds),), "ms", f"{milliseconds:g} ms")
+
+
+@dataclass(frozen=True)
 class Sensor:
     """One sensor as a model is told about it.
 

@@ -168,7 +168,7 @@ def test_lab_scan_has_its_references(data_root: Path) -> None:
     references = card.references(card.parts[0], data_root)
     assert references is not None
     raw = next(card.scenes(data_root))
-    white, dark = references
+    white, (dark,) = references
     assert white.shape == dark.shape == raw.shape
     assert dark.values().mean() < 0.2 * white.values().mean()
     assert load_card("salinas_a").references(load_card("salinas_a").parts[0], data_root) is None

@@ -33,11 +33,11 @@ from specfm.bands import BandGrid
 from specfm.cards.digests import Digest, check_digests, refuse_unread
 from specfm.cards.labels import read_groups, read_labels, table_column
 from specfm.cards.names import scene_names
-from specfm.cards.schema import Part, Task, Trust, band_ranges
+from specfm.cards.schema import IntegrationMs, Part, Task, Trust, band_ranges
 from specfm.config import Strict, build_config, config_roots, find_config, read_yaml
 from specfm.errors import SpecfmError, UsageError
 from specfm.scene import Scene
-from specfm.sensors import Sensor
+from specfm.sensors import IntegrationTime, Sensor
 
 
 class Card(Strict):
@@ -113,7 +113,9 @@ class Card(Strict):
         """
         found = [(part, path) for part in self.parts for path in self._expand(part, root)]
         if self.sha256:
-            references = [self._first(name, root) for part in self.parts for name in (part.white, part.dark) if name]
+            named = [part for part in self.parts if part.white is not None]
+            names = [name for part in named for name in (part.white.path, *part.dark)]
+            references = [self._first(name, root) for name in names]
             opened = [*(path for _, path in found), *(path for path in references if path is not None)]
             refuse_unread(self.name, {name: self._first(name, root) for name in self.sha256}, opened)
         return found
@@ -170,27 +172,32 @@ class Card(Strict):
             pairs.append((before, after))
         return pairs
 
-    def references(self, part: Part, root: Path | None = None) -> tuple[Scene, Scene] | None:
-        """The white and dark reference scans of a part, or None; raw counts like the scan itself."""
+    def references(self, part: Part, root: Path | None = None) -> tuple[Scene, list[Scene]] | None:
+        """The white reference scan of a part and its dark ones, or None; raw counts like the scan itself."""
         if part.white is None or part.dark is None:
             return None
-        white, dark = (
-            self._scene(
-                part.model_copy(update={"path": name, "labels": None, "groups": None}),
-                self.find(name, root),
-                root,
-                Path(name).stem,
-            )
-            for name in (part.white, part.dark)
-        )
-        return white, dark
+        times = part.integration_ms or IntegrationMs()
+
+        def opened(name: str, time: float | None) -> Scene:
+            alone = part.model_copy(update={"path": name, "labels": None, "groups": None})
+            return _taken_in(time, self._scene(alone, self.find(name, root), root, Path(name).stem))
+
+        dark_times = times.dark or [None] * len(part.dark)
+        darks = [opened(name, time) for name, time in zip(part.dark, dark_times, strict=True)]
+        return opened(part.white.path, times.white), darks
 
     def _calibrated(self, scene: Scene, part: Part, root: Path | None, saturation: float | None = None) -> Scene:
         """A scan as reflectance where its part names references, else as it is."""
         from specfm.calibration import calibrate
 
-        pair = self.references(part, root)
-        return scene if pair is None else calibrate(scene, *pair, saturation)
+        found = self.references(part, root)
+        if found is None or part.white is None:
+            return scene
+        white, darks = found
+        panel = part.white.reflectance
+        if part.integration_ms is not None:
+            scene = _taken_in(part.integration_ms.scan, scene)
+        return calibrate(scene, white, darks, saturation, self.find(panel, root) if isinstance(panel, str) else panel)
 
     def find(self, relative: str, root: Path | None = None) -> Path:
         """Resolve a path of the card against the data folders.
@@ -328,6 +335,11 @@ def data_folders() -> list[Path]:
         return [Path(os.environ["SPECFM_DATA"])]
     default = Path(__file__).resolve().parents[2].parent / "shared" / "data"
     return [default] if default.is_dir() else []
+
+
+def _taken_in(milliseconds: float | None, scene: Scene) -> Scene:
+    """The scene with the integration time that the card states, where it does."""
+    return scene if milliseconds is None else scene.replace(integration=IntegrationTime.of_ms(milliseconds))
 
 
 def _glob(folder: Path, pattern: str) -> list[Path]:

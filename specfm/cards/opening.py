@@ -20,9 +20,10 @@ def open_scenes(
     names: Sequence[str],
     reader: dict[str, Any] | None = None,
     white: Path | None = None,
-    dark: Path | None = None,
+    dark: Path | Sequence[Path] | None = None,
     saturation: float | None = None,
     domain: str | None = None,
+    reflectance: float | Path = 1.0,
 ) -> Iterator[Scene]:
     """Scenes of cards (by name or path) and of files or folders of files; no pixel is read.
 
@@ -32,7 +33,8 @@ def open_scenes(
     Args:
         names: what the user wrote.
         reader: arguments of :func:`specfm.readers.read_scene` for files.
-        white, dark: references for files (cards name their own).
+        white, dark, reflectance: references for files (cards name their own), and how bright the white one is; see
+            :func:`specfm.calibration.calibrate`.
         saturation: raw saturation level, for calibration and masks.
         domain: replaces the domain of every scene. A file's default: its sensor's name, else its folder's and its
             number of bands (a folder of scans of one camera is a domain).
@@ -43,10 +45,14 @@ def open_scenes(
     """
     from specfm.cards.names import scene_names
 
-    if (white is None) != (dark is None):
+    darks = [] if dark is None else [dark] if isinstance(dark, Path) else list(dark)
+    if (white is None) != (not darks):
         raise UsageError("calibration needs both --white and --dark")
+    if white is None and reflectance != 1.0:
+        raise UsageError("--white-reflectance is of a white reference; give --white and --dark")
+    references = None if white is None else (white, darks, reflectance)
     seen: set[Path] = set()
-    scenes = [scene for name in names for scene in _open(name, dict(reader or {}), white, dark, saturation, seen)]
+    scenes = [scene for name in names for scene in _open(name, dict(reader or {}), references, saturation, seen)]
     files = {i: scene.path for i, scene in enumerate(scenes) if not scene.dataset and scene.path is not None}
     own = scene_names(list(files.values()), [scenes[i].name for i in files])
     for i, name in zip(files, own, strict=True):
@@ -58,22 +64,27 @@ def open_scenes(
 
 
 def _open(
-    name: str, reader: dict[str, Any], white: Path | None, dark: Path | None, saturation: float | None, seen: set[Path]
+    name: str,
+    reader: dict[str, Any],
+    references: tuple[Path, list[Path], float | Path] | None,
+    saturation: float | None,
+    seen: set[Path],
 ) -> Iterator[Scene]:
     from specfm.cards import load_card
     from specfm.readers import read_scene
 
     path = Path(name)
     if path.suffix.lower() in (".yaml", ".yml") or not (path.exists() or path.suffix or len(path.parts) > 1):
-        if white is not None or any(value is not None for value in reader.values()):
+        if references is not None or any(value is not None for value in reader.values()):
             raise UsageError(f"{name} is a card, which describes its files itself; give reader options with files only")
         yield from load_card(name).scenes(saturation=saturation)
         return
     if not path.exists():
         raise SpecfmError(f"{name}: no such file, folder or card")
-    references = {reference.resolve().with_suffix("") for reference in (white, dark) if reference is not None}
+    white, darks, reflectance = references or (None, [], 1.0)
+    no_scans = {each.resolve().with_suffix("") for each in (white, *darks) if each is not None}
     for file in folder_files(path) if path.is_dir() else [path]:
-        if path.is_dir() and file.resolve().with_suffix("") in references:
+        if path.is_dir() and file.resolve().with_suffix("") in no_scans:
             continue  # the references of a folder of scans are no scans
         scene = read_scene(file, **reader)
         if scene.path is not None and scene.path.resolve() in seen:
@@ -82,8 +93,9 @@ def _open(
             seen.add(scene.path.resolve())
         if not scene.domain:
             scene = scene.replace(domain=scene.sensor.name or f"{file.resolve().parent.name}-{scene.shape[2]}")
-        if white is not None and dark is not None:
-            scene = calibrate(scene, read_scene(white, **reader), read_scene(dark, **reader), saturation)
+        if white is not None:
+            opened = [read_scene(each, **reader) for each in (white, *darks)]
+            scene = calibrate(scene, opened[0], opened[1:], saturation, reflectance)
         yield scene
 
 

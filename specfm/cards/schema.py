@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import datetime
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from specfm.bands import BandGrid
+from specfm.calibration.panel import BRIGHTEST
 from specfm.config import Strict
 from specfm.errors import UsageError
 from specfm.sensor_table import SensorRow, get_row
@@ -52,7 +53,16 @@ def _checked_ranges(text: str) -> str:
     return text
 
 
+def _as_list(value: Any) -> Any:
+    return value if value is None or isinstance(value, list) else [value]
+
+
+def _as_path(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
 Ranges = Annotated[str, AfterValidator(_checked_ranges)]
+Milliseconds = Annotated[float, Field(gt=0)]
 
 
 class LabelTable(Strict):
@@ -117,6 +127,39 @@ class Groups(Strict):
     background: list[int] = [0]
 
 
+class White(Strict):
+    """A white reference scan, written as its path alone or as this mapping.
+
+    Attributes:
+        path: the scan.
+        reflectance: of the panel it shows, 0..1: a number, or a CSV with the columns ``wavelength_nm`` and
+            ``reflectance`` that covers the usable bands.
+    """
+
+    path: str
+    reflectance: float | str = 1.0
+
+    @field_validator("reflectance")
+    @classmethod
+    def _is_a_share(cls, stated: float | str) -> float | str:
+        if isinstance(stated, float) and not 0 < stated <= BRIGHTEST:
+            raise ValueError(f"reflectance of a panel is a share above 0 and up to {BRIGHTEST:g} (write 50 % as 0.5)")
+        return stated
+
+
+class IntegrationMs(Strict):
+    """Integration times in milliseconds, where the files do not say them or are wrong.
+
+    Attributes:
+        scan, white: of the scans and of the white reference.
+        dark: of the dark reference; a list where there are several.
+    """
+
+    scan: Milliseconds | None = None
+    white: Milliseconds | None = None
+    dark: Annotated[list[Milliseconds], BeforeValidator(_as_list)] | None = None
+
+
 class Part(Strict):
     """Files of one kind and how to read them (see the module's example).
 
@@ -137,7 +180,9 @@ class Part(Strict):
             ending and its folder's; ``{match}``, the first bracket of ``group_match``, searched in the stem. A scene is
             called as its file's stem; where stems repeat, as its path below the folder they have in common
             (``scans/*/raw.hdr`` gives ``specimen_a/raw``), and where one file gives several scenes, by ``variable``.
-        white, dark: reference scans, same reader options as the scan, whose raw counts they turn into reflectance.
+        white, dark: reference scans, same reader options as the scan, whose raw counts they turn into reflectance; of
+            ``white`` also how bright the panel is (`White`), ``dark`` a list where each integration time has its own.
+        integration_ms: integration times, which win over those that the files state (`IntegrationMs`).
         exclude: file stems to leave out of a glob.
     """
 
@@ -163,8 +208,9 @@ class Part(Strict):
     date: datetime.date | None = None
     group: str = "{card}/{scene}"
     group_match: str | None = None
-    white: str | None = None
-    dark: str | None = None
+    white: Annotated[White, BeforeValidator(_as_path)] | None = None
+    dark: Annotated[list[str], Field(min_length=1), BeforeValidator(_as_list)] | None = None
+    integration_ms: IntegrationMs | None = None
     exclude: list[str] = []
 
     @model_validator(mode="after")
@@ -175,6 +221,12 @@ class Part(Strict):
             raise ValueError("give bands or removed_bands, not both")
         if (self.white is None) != (self.dark is None):
             raise ValueError("give both white and dark references, or neither")
+        if self.integration_ms is not None:
+            if self.white is None or self.dark is None:
+                raise ValueError("integration_ms compares a scan with its references: name them with white and dark")
+            times = self.integration_ms.dark
+            if times is not None and len(times) != len(self.dark):
+                raise ValueError(f"integration_ms.dark has {len(times)} times for {len(self.dark)} dark references")
         if "{match}" in self.group and self.group_match is None:
             raise ValueError("group uses {match}, so group_match must say which part of the file name that is")
         if self.group_match is not None and _brackets(self.group_match) < 1:

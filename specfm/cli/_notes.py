@@ -1,4 +1,5 @@
-"""What the readers have to say (where wavelengths come from, defaults taken), said by every subcommand on stderr."""
+"""What readers and calibration have to say (where wavelengths come from, defaults taken, references that fail), said by
+every subcommand on stderr."""
 
 from __future__ import annotations
 
@@ -7,33 +8,35 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-LOGGER = "specfm.readers"
+LOGGERS = ("specfm.readers", "specfm.calibration")
 
 
 @contextmanager
 def reader_notes(tell: Callable[[logging.LogRecord], None]) -> Iterator[None]:
-    """Hand what the readers log meanwhile to ``tell``, and to nobody else; the innermost of several has the word."""
+    """Hand what ``LOGGERS`` log meanwhile to ``tell``, and to nobody else; the innermost of several has the word."""
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             tell(record)
 
-    logger = logging.getLogger(LOGGER)
-    before = logger.handlers, logger.level, logger.propagate
-    logger.handlers, logger.propagate = [Handler()], False
-    logger.setLevel(logging.INFO)
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    before = [(logger.handlers, logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.handlers, logger.propagate = [Handler()], False
+        logger.setLevel(logging.INFO)
     try:
         yield
     finally:
-        logger.handlers, logger.propagate = before[0], before[2]
-        logger.setLevel(before[1])
+        for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(level)
 
 
 @contextmanager
 def printed_notes() -> Iterator[None]:
-    """Print what the readers log meanwhile on stderr: the first of a kind at once, how many more like it at the end.
+    """Print what ``LOGGERS`` log meanwhile on stderr: the first of a kind at once, how many more like it at the end.
 
-    Readers name the file first, so that notes which differ in nothing else are of one kind.
+    They name the file first, so that notes which differ in nothing else are of one kind.
     """
     first: dict[tuple[str, ...], logging.LogRecord] = {}
     files: dict[tuple[str, ...], set[str]] = {}

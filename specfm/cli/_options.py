@@ -70,7 +70,8 @@ READER: dict[str, Any] = {
         str | None,
         typer.Option(help="dn, radiance, toa_reflectance or surface_reflectance; wins over the file."),
     ],
-    "scale": Annotated[float | None, typer.Option(help="physical = stored * scale (+ offset); wins over the file.")],
+    "scale": Annotated[float | None, typer.Option(help="physical = stored * scale + offset; wins over the file.")],
+    "offset": Annotated[float | None, typer.Option(help="physical = stored * scale + offset; wins over the file.")],
     "nodata": Annotated[float | None, typer.Option(help="Stored value of pixels not measured; wins over the file.")],
 }  # options of specfm.readers.read_scene
 

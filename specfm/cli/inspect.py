@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -98,7 +99,10 @@ def _scenes(path: str, reader: dict[str, Any], refused: list[str]) -> Iterator[S
         raise UsageError(f"a dataset card says how its files are read; leave out {', '.join(told)}")
     from specfm.cards import load_card
 
-    yield from load_card(path).scenes(raw=True)  # saturated counts and dead bands show in what was measured
+    card = load_card(path)
+    calibrated = card.scenes() if any(part.white for part in card.parts) else repeat(None)
+    for scene, _ in zip(card.scenes(raw=True), calibrated, strict=False):  # references are looked at for their notes
+        yield scene  # saturated counts and dead bands show in what was measured
 
 
 def render(inspection: Inspection, picture: dict[str, Any] | None = None, notes: Sequence[str] = ()) -> str:

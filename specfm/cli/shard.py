@@ -9,6 +9,7 @@ import typer
 
 from specfm.cli._options import with_reader
 from specfm.cli._show import wide_console
+from specfm.shards.options import CODEC, MOST_WORKERS, WINDOW, WindowOptions
 
 
 @with_reader
@@ -16,31 +17,47 @@ def command(
     inputs: Annotated[list[str], typer.Argument(help="Dataset cards (name or .yaml), cube files, or folders of them.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the shards.")],
     window: Annotated[
-        int | None, typer.Option(help="Side of a window, pixels.", show_default="32, of lists of spectra 1")
+        int | None, typer.Option(help="Side of a window, pixels.", show_default=f"{WINDOW}, of lists of spectra 1")
     ] = None,
     window_width: Annotated[int | None, typer.Option(help="Width of a window, where it is not square.")] = None,
     stride: Annotated[int | None, typer.Option(help="Step between windows, pixels.", show_default="half")] = None,
-    min_valid: Annotated[float, typer.Option(help="Least share of valid (object) pixels of a window.")] = 0.5,
-    label: Annotated[str, typer.Option(help="Label of a window: centre (pixel) or majority.")] = "centre",
-    labelled_only: Annotated[bool, typer.Option("--labelled-only", help="Drop windows without a label.")] = False,
+    min_valid: Annotated[
+        float, typer.Option(help="Least share of valid (object) pixels of a window.")
+    ] = WindowOptions.min_valid,
+    label: Annotated[str, typer.Option(help="Label of a window: centre (pixel) or majority.")] = WindowOptions.label,
+    labelled_only: Annotated[
+        bool, typer.Option("--labelled-only", help="Drop windows without a label.")
+    ] = WindowOptions.labelled_only,
     object_threshold: Annotated[
         str | None, typer.Option(help="Lab scans: keep pixels whose mean stored level is above otsu or a number.")
-    ] = None,
-    dark_objects: Annotated[bool, typer.Option("--dark-objects", help="Objects lie below the threshold.")] = False,
+    ] = WindowOptions.object_threshold,  # type: ignore[assignment]  # a number is written as text
+    dark_objects: Annotated[
+        bool, typer.Option("--dark-objects", help="Objects lie below the threshold.")
+    ] = WindowOptions.dark_objects,
     background_mask: Annotated[
         Path | None, typer.Option(help="Image or array (.npy, .mat, .png ...), non-zero where background.")
     ] = None,
     white: Annotated[Path | None, typer.Option(help="White reference scan, for files; with --dark.")] = None,
-    dark: Annotated[Path | None, typer.Option(help="Dark reference scan, for files; with --white.")] = None,
+    white_reflectance: Annotated[
+        str | None,
+        typer.Option(
+            help="What the white panel reflects: a share or a CSV (wavelength_nm, reflectance).", show_default="1"
+        ),
+    ] = None,
+    dark: Annotated[
+        list[Path] | None,
+        typer.Option(help="Dark reference scan, for files; with --white. Repeatable: one of each integration time."),
+    ] = None,
     saturation: Annotated[float | None, typer.Option(help="Stored value from which a pixel is saturated.")] = None,
-    codec: Annotated[str, typer.Option(help="none, chunks, blosc-zstd, lz4 or gzip.")] = "none",
-    workers: Annotated[int | None, typer.Option(help="Reading processes.", show_default="cores, at most 8")] = None,
+    codec: Annotated[str, typer.Option(help="none, chunks, blosc-zstd, lz4 or gzip.")] = CODEC,
+    workers: Annotated[
+        int | None, typer.Option(help="Reading processes.", show_default=f"cores, at most {MOST_WORKERS}; 1 for little")
+    ] = None,
     domain: Annotated[
         str | None, typer.Option(help="Domain of every sample; default card's, sensor's or folder's.")
     ] = None,
     *,
     reader: dict[str, Any],
-    offset: Annotated[float | None, typer.Option(help="physical = stored * scale + offset.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be written.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -50,7 +67,6 @@ def command(
     Run the same command again after an interruption: finished shards with the same inputs are kept.
     """
     import json
-    import os
 
     from rich.console import Console
     from rich.progress import Progress
@@ -58,7 +74,7 @@ def command(
 
     from specfm.cards.labels import read_array
     from specfm.cards.opening import open_scenes
-    from specfm.shards.build import WINDOW, write_shards
+    from specfm.shards.build import write_shards
 
     background = None
     if background_mask is not None:
@@ -74,7 +90,7 @@ def command(
             bar.update(tasks[what], completed=done, total=total)  # type: ignore[arg-type]
 
         rows = write_shards(
-            open_scenes(inputs, reader | {"offset": offset}, white, dark, saturation, domain),
+            open_scenes(inputs, reader, white, dark, saturation, domain, _panel(white_reflectance)),
             out,
             window if window_width is None else (window or WINDOW, window_width),
             stride,
@@ -85,7 +101,7 @@ def command(
             dark_objects=dark_objects,
             background_HW=background,
             codec=codec,
-            workers=workers or min(8, os.cpu_count() or 1),
+            workers=workers,
             overwrite=overwrite,
             dry_run=dry_run,
             progress=advance,
@@ -104,6 +120,11 @@ def command(
     total = sum(row["samples"] for row in rows)
     verb = "would be written to" if dry_run else "in"
     shown.print(f"{total} samples {verb} {out}", highlight=False)
+
+
+def _panel(text: str | None) -> float | Path:
+    share = _number(text)
+    return 1.0 if share is None else Path(share) if isinstance(share, str) else share
 
 
 def _number(text: str | None) -> float | str | None:

@@ -14,6 +14,7 @@ import numpy as np
 from specfm.errors import SpecfmError
 from specfm.readers.checked import NATIVE_ORDER, FlatSource
 from specfm.readers.envi_header import EnviHeader, parse_header
+from specfm.readers.exposure import described, integration_time, saturation_level
 from specfm.readers.found import Found
 from specfm.scene import Geo
 
@@ -87,6 +88,7 @@ def read_envi(path: Path, header_path: Path | None = None) -> Found:
     found = Found(source=source, path=data, described_by=header_path, name=data.stem)
     _spectral(header, found)
     _radiometric(header, found)
+    _exposure(header, found)
     crs, transform, gsd_m = header.geo()
     if crs is not None or transform is not None:
         found.geo = Geo(crs, transform)  # type: ignore[arg-type]
@@ -110,6 +112,18 @@ def _spectral(header: EnviHeader, found: Found) -> None:
     found.valid = None if good is None else np.asarray(good) != 0
     sensor = header.fields.get("sensor type", "").strip()
     found.sensor_name = None if sensor.lower() in ("", "unknown") else sensor
+
+
+def _exposure(header: EnviHeader, found: Found) -> None:
+    """Integration time and saturation of counts; a file scaled to a physical quantity holds counts no longer."""
+    count, where = found.source.shape[2], found.metadata_path
+    fields = {key: header.plain(key) for key in header.fields}
+    time = integration_time(fields, count, where) or integration_time(
+        described(header.fields.get("description", "")), count, where
+    )
+    found.scene_fields["integration"] = time
+    if found.scale is None and found.gains is None:
+        found.scene_fields["saturation"] = saturation_level(fields, found.source.dtype, where)
 
 
 def _radiometric(header: EnviHeader, found: Found) -> None:

@@ -80,6 +80,10 @@ class EnviHeader:
         """A required single value."""
         if key not in self.fields:
             raise SpecfmError(f"{self.path}: the header has no {key!r}; add the line '{key} = ...'")
+        return self.plain(key)
+
+    def plain(self, key: str) -> str:
+        """The text of a key without comments."""
         return _uncommented(self.fields[key]).strip()
 
     def integer(self, key: str, default: int | None = None) -> int:

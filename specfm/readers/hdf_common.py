@@ -15,6 +15,8 @@ from specfm.errors import SpecfmError
 if TYPE_CHECKING:
     import h5py
 
+MOST_WORDS = 4096  # of one attribute
+
 
 @contextmanager
 def open_hdf(path: Path) -> Iterator[h5py.File]:
@@ -114,7 +116,11 @@ def per_band(item: h5py.Dataset, count: int, *names: str) -> NDArray[np.float64]
 def _words(item: h5py.Dataset, names: tuple[str, ...]) -> list[str]:
     """All values of the first attribute that the item has."""
     values = next((np.asarray(item.attrs[name]).ravel() for name in names if name in item.attrs), np.empty(0))
-    return [v.decode("utf-8", "replace").strip() if isinstance(v, bytes) else str(v).strip() for v in values]
+    return [_word(value) for value in values]
+
+
+def _word(value: Any) -> str:
+    return value.decode("utf-8", "replace").strip() if isinstance(value, bytes) else str(value).strip()
 
 
 def _numbers(item: h5py.Dataset, names: tuple[str, ...], words: list[str]) -> NDArray[np.float64]:
@@ -136,3 +142,29 @@ def text(item: h5py.Dataset) -> str | None:
     if not value.size:
         return None
     return value[0].decode("utf-8", "replace") if isinstance(value[0], bytes) else str(value[0])
+
+
+def settings(cube: h5py.Dataset) -> dict[str, str]:
+    """What stands around a cube as text: attributes of the cube and of the groups that hold it, and single numbers or
+    words that lie beside it in those groups with their units (``exposure``, ``exposure units``); the nearest wins."""
+    import h5py
+
+    found: dict[str, str] = {}
+
+    def take(key: str, value: Any) -> None:
+        words = [_word(each) for each in np.asarray(value).ravel()[:MOST_WORDS]]
+        found.setdefault(key, ", ".join(words))
+
+    place: h5py.HLObject = cube
+    while True:
+        for key in place.attrs:
+            take(key, place.attrs[key])
+        if isinstance(place, h5py.Group):
+            for key, item in place.items():
+                if isinstance(item, h5py.Dataset) and item.size == 1 and item.dtype.kind in "iufSO":
+                    take(key, item[()])
+                    if "units" in item.attrs:
+                        take(f"{key} units", item.attrs["units"])
+        if place.name == "/":
+            return found
+        place = place.parent

@@ -6,6 +6,7 @@ For scenes made or changed by specfm (simulated, calibrated, cropped), so that n
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from specfm.files import publish_file, temporary_sibling
 from specfm.readers.found import Found
 from specfm.readers.hdf_common import HdfSource
 from specfm.scene import Geo, Scene
-from specfm.sensors import Sensor
+from specfm.sensors import IntegrationTime, Sensor
 
 if TYPE_CHECKING:
     import h5py
@@ -64,6 +65,7 @@ def _describe(scene: Scene) -> dict[str, Any]:
         "name": scene.name,
         "nodata": None if scene.nodata is None else repr(float(scene.nodata)),  # NaN is not JSON
         "saturation": scene.saturation,
+        "integration": None if scene.integration is None else asdict(scene.integration),
         "label_names": list(scene.label_names),
         "group": scene.group,
         "domain": scene.domain,
@@ -85,7 +87,9 @@ def read_own(path: Path, file: h5py.File, variable: str | None) -> Found | None:
         geo = stated["geo"]
         found = Found(source=HdfSource(path, "cube"), path=path, name=stated["name"])
         found.scene_fields = {key: stated[key] for key in ("saturation", "group", "domain")}
-        found.scene_fields["neighbours"] = stated.get("neighbours", True)  # older files do not say it
+        time = stated.get("integration")  # older files do not say it, nor the next
+        found.scene_fields["integration"] = time and IntegrationTime(**{**time, "value": tuple(time["value"])})
+        found.scene_fields["neighbours"] = stated.get("neighbours", True)
         found.label_names = tuple(stated["label_names"])
         found.nodata = None if stated["nodata"] is None else float(stated["nodata"])
     except (KeyError, TypeError, ValueError) as error:

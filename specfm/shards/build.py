@@ -27,15 +27,15 @@ from specfm.files import RunLock, atomic_write_json, remove_temporaries, sha256_
 from specfm.scene import Scene
 from specfm.shards import schema
 from specfm.shards.identity import recipe_digest, scene_identity
+from specfm.shards.options import CODEC, WINDOW, WindowOptions
 from specfm.shards.reader import ShardReader
 from specfm.shards.shard_set import read_manifest
-from specfm.shards.windows import ScenePlan, WindowOptions, blocks, cut, plan_scene
-from specfm.shards.workers import Workers
+from specfm.shards.windows import ScenePlan, blocks, cut, plan_scene
+from specfm.shards.workers import Workers, usual_workers
 from specfm.shards.writer import ShardWriter
 
 log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]  # (what, done, total)
-WINDOW = 32  # side where none is asked for, pixels
 
 
 @dataclass
@@ -80,17 +80,17 @@ class ShardPlan:
 def write_shards(
     scenes: Iterable[Scene],
     out: Path | str,
-    window: int | tuple[int, int] | None = 16,
+    window: int | tuple[int, int] | None = None,
     stride: int | tuple[int, int] | None = None,
     *,
-    min_valid: float = 0.5,
-    label: str = "centre",
-    labelled_only: bool = False,
-    object_threshold: float | str | None = None,
-    dark_objects: bool = False,
+    min_valid: float = WindowOptions.min_valid,
+    label: str = WindowOptions.label,
+    labelled_only: bool = WindowOptions.labelled_only,
+    object_threshold: float | str | None = WindowOptions.object_threshold,
+    dark_objects: bool = WindowOptions.dark_objects,
     background_HW: NDArray[np.bool_] | None = None,
-    codec: str = "none",
-    workers: int = 1,
+    codec: str = CODEC,
+    workers: int | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
@@ -105,7 +105,9 @@ def write_shards(
         min_valid, label, labelled_only, object_threshold, dark_objects: see :class:`WindowOptions`.
         background_HW: True where a pixel is background; must fit every scene.
         codec: one of :data:`specfm.shards.schema.CODECS`.
-        workers: reading processes; 1 = none but this one.
+        workers: reading processes; 1 = none but this one. None = one for each core, at most 8, where there is enough to
+            read that starting them pays (:func:`specfm.shards.workers.usual_workers`). A script that uses several must
+            begin its work under ``if __name__ == "__main__"``, as always with spawned processes.
         overwrite: replace what is there.
         dry_run: plan only; nothing is written.
         progress: called with (what, done, total).
@@ -121,7 +123,7 @@ def write_shards(
     steps = (max(1, sides[0] // 2), max(1, sides[1] // 2)) if stride is None else _pair(stride)
     options = WindowOptions(sides, steps, min_valid, label, labelled_only, object_threshold, dark_objects)
     schema.codec_options(codec, (*sides, 1))
-    if workers < 1:
+    if workers is not None and workers < 1:
         raise UsageError(f"workers is {workers}; give 1 or more")
     if not dry_run and out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; choose another --out")
@@ -131,7 +133,7 @@ def write_shards(
     _refuse_namesakes(listed)
     if window is None and not any(scene.neighbours for scene in listed):
         options = replace(options, window=(1, 1), stride=(1, 1) if stride is None else steps)
-    with Workers(workers) as pool:
+    with Workers(usual_workers(listed) if workers is None else workers) as pool:
         extra = {"codec": codec, "background": None if background_HW is None else digest_parts([background_HW])}
         shards = _group(listed, options, extra, pool, progress)
         if not dry_run:

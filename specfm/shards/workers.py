@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -11,8 +13,17 @@ from typing import Any
 
 from specfm.errors import SpecfmError
 from specfm.scene import Scene
+from specfm.shards.options import MOST_WORKERS
 
+ALONE_BYTES = 256 << 20  # of cubes: below, starting processes takes longer than reading
 _opened: dict[str, Scene] = {}  # in a worker: the last scenes, so that a compressed file is not decoded for every block
+
+
+def usual_workers(scenes: Iterable[Scene]) -> int:
+    """Reading processes where none are asked for: as many as cores, and this one alone for what it reads in no time."""
+    if sum(math.prod(scene.shape) * scene.dtype.itemsize for scene in scenes) < ALONE_BYTES:
+        return 1
+    return min(MOST_WORKERS, os.cpu_count() or 1)
 
 
 class Workers:
@@ -50,7 +61,10 @@ def _result(call: Future[Any]) -> Any:
     try:
         return call.result()
     except BrokenProcessPool:
-        raise SpecfmError("a reading process was killed (out of memory?); run again with fewer --workers") from None
+        raise SpecfmError(
+            "a reading process was killed (out of memory, or a script without if __name__ == '__main__'); run again "
+            "with fewer --workers (workers=1 needs none)"
+        ) from None
 
 
 def _in_worker(token: str, function: Callable[..., Any], scene: Scene, arguments: list[Any]) -> Any:

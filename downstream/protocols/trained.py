@@ -107,9 +107,8 @@ def train_on(
     from torch import nn
 
     from downstream.protocols.classifier import Best, Classifier
-    from downstream.tasks.train import depth_of, lr_share
     from specfm.checkpoint import has_whitened_stem
-    from specfm.engine.optimizer import adamw, clip_gradients, set_lr
+    from specfm.engine.optimizer import adamw, clip_gradients, depth_of, lr_share, set_lr
     from specfm.engine.schedule import warmup_cosine
 
     options = options or TrainOptions()

@@ -7,15 +7,15 @@ a resumed run continues bit by bit.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from downstream.results import metrics
@@ -29,11 +29,11 @@ from downstream.tasks.data import Crops, Part, Place, label_rasters
 from downstream.tasks.evaluate import best_threshold, predict_samples, to_device
 from specfm.checkpoint import has_whitened_stem
 from specfm.config import differences, digest, to_dict
-from specfm.engine.checkpointing import read_state, read_tensors
+from specfm.engine.checkpointing import Checkpointer, read_tensors
 from specfm.engine.distributed import World
-from specfm.engine.loop import TrainingLoop
-from specfm.engine.optimizer import adamw, optimizer_tensors, restore_optimizer
+from specfm.engine.optimizer import adamw, depth_of, lr_share, optimizer_tensors, restore_optimizer
 from specfm.engine.run_folder import RunFolder
+from specfm.engine.task import Snapshot, StepResult, Task
 from specfm.errors import UsageError
 from specfm.models.encoder import Encoder
 from specfm.models.registry import create_encoder
@@ -77,14 +77,6 @@ class TaskData:
         return tuple(self.splits[number].classes)
 
 
-@dataclass(frozen=True)
-class Result:
-    """Loss of a step (gradients taken) and what is recorded of it."""
-
-    loss: Tensor
-    scalars: dict[str, float]
-
-
 def make_model(config: FinetuneConfig, source: Encoder, member: Member, names: Sequence[str]) -> TaskModel:
     """The model before its first step; random weights come from the seed and the split's number alone.
 
@@ -123,75 +115,52 @@ def member_inputs(data: TaskData, member: Member, source: Encoder) -> dict[str, 
     return {"data": data.digest, "split": data.splits[member.number].digest, "encoder": state_digest(source)}
 
 
-def depth_of(name: str, depth: int) -> int:
-    """0 for what precedes the blocks, 1 to ``depth`` for the blocks, ``depth`` + 1 for the last norm of an encoder."""
-    parts = name.split(".")
-    if parts[0] == "blocks":
-        return int(parts[1]) + 1
-    return depth + 1 if parts[0] == "norm" else 0
-
-
-def lr_share(decay: float, depth: int, head: float = 1.0) -> Any:
-    """From a parameter's name to its share of the learning rate (layer-wise decay: Bao 2021, arXiv 2106.08254)."""
-
-    def share(name: str) -> float:
-        inner = name.removeprefix("model.")
-        if not inner.startswith("encoder."):
-            return head
-        return decay ** (depth + 1 - depth_of(inner.removeprefix("encoder."), depth))
-
-    return share
-
-
-class TaskLoop(TrainingLoop):
+class Finetuning(Task):
     """One member of a fine-tuning.
 
     Args:
         config: of the whole fine-tuning. member: which part of it. data: scenes, samples, splits.
-        source: the encoder of ``init``. folder: of this member.
+        source: the encoder of ``init``. world: this process. folder: of this member.
     """
 
     config: FinetuneConfig
 
     def __init__(
-        self, config: FinetuneConfig, member: Member, data: TaskData, source: Encoder, world: World, folder: RunFolder,
-        stack: ExitStack, resume: bool,
-    ) -> None:  # fmt: skip
+        self, config: FinetuneConfig, member: Member, data: TaskData, source: Encoder, world: World, folder: RunFolder
+    ) -> None:
+        self.config, self.world, self.folder, self.batch_size = config, world, folder, config.data.batch
         self.member, self.data, self.split = member, data, data.splits[member.number]
         self.title = f"{member.method} {member.protocol} {member.number + 1}/{len(data.splits)}"
         self.classes = data.classes(member.number)
         self.inputs = member_inputs(data, member, source)
         names = [data.samples.label_names[c] for c in self.classes]
-        model = make_model(config, source, member, names)
-        seeded = config.model_copy(update={"seed": 1000 * config.seed + member.number})
-        self.seed = seeded.seed
+        self.model = make_model(config, source, member, names).to(world.device)
+        self.seed = 1000 * config.seed + member.number
         rasters = label_rasters(data.places, data.samples, self.split.train_I, self.classes)
+        seeded = config.model_copy(update={"seed": self.seed})
         self.crops = Crops(data.places, rasters, len(self.classes), seeded)
         self.weight_K = self.crops.class_weights(config.data.class_weights).to(world.device)
         self.pretraining = dict(source.card) if member.pretrained else {}
-        modules = nn.ModuleDict({"model": model.to(world.device)})
+        self.modules = nn.ModuleDict({"model": self.model})
         optim = config.optim
-        optimizer = adamw(
-            modules, optim.lr, optim.weight_decay, optim.betas, world.device,
-            lr_share(optim.layer_decay, len(model.encoder.blocks), optim.head_lr),
+        self.optimizer = adamw(
+            self.modules, optim.lr, optim.weight_decay, optim.betas, world.device,
+            lr_share(optim.layer_decay, len(self.model.encoder.blocks), optim.head_lr),
         )  # fmt: skip
-        super().__init__(config, modules, optimizer, world, folder)
-        self.model = model
         self.history: list[list[float]] = []  # step, validation score
-        self.begin(stack, resume)
-        if self.done == 0:
+
+    def start(self, done: int) -> None:
+        """A new run standardises its head's input by what the first batches show."""
+        if done == 0:
             parts = [part for step in range(STANDARDISE_BATCHES) for part in self.crops(step)]
             dates = zip(*(part.views for part in parts), strict=True)
-            model.eval().fit_standardiser(*([to_device(view, world.device) for view in views] for views in dates))
-        self.watch(stack, resume)
+            device = self.world.device
+            self.model.eval().fit_standardiser(*([to_device(view, device) for view in views] for views in dates))
 
-    def next_batch(self) -> list[Part]:
-        return self.crops(self.done)
+    def batches(self, done: int) -> Iterator[list[Part]]:
+        return map(self.crops, count(done))
 
-    def batch_size(self) -> int:
-        return self.config.data.batch
-
-    def compute(self, number: int, batch: list[Part]) -> Result:
+    def compute(self, number: int, batch: list[Part]) -> StepResult:
         self.model.train()
         if self.member.mode == "frozen":
             self.model.encoder.eval()
@@ -207,7 +176,7 @@ class TaskLoop(TrainingLoop):
         loss.backward()
         known = sum(int((y >= 0).sum()) for y in labels)
         hits = sum(int(((s.argmax(1) == y) & (y >= 0)).sum()) for s, y in pairs)
-        return Result(loss.detach(), {"train_oa": hits / max(known, 1)})
+        return StepResult(loss.detach(), {"train_oa": hits / max(known, 1)})
 
     def observe(self, number: int, last: bool) -> dict[str, Any]:
         """Validation; its time depends on the step alone, so that an interrupted run sees the same evaluations."""
@@ -228,29 +197,21 @@ class TaskLoop(TrainingLoop):
         self.history.append([number, score])
         return {**found, "val/score": score}
 
-    def predict(self, ids_I: np.ndarray) -> np.ndarray:
-        """Class probabilities of samples ``[I, K]``."""
-        return predict_samples(self.model, self.data.places, self.data.samples, ids_I, self.config.evaluation.batch)
-
-    def finished(self) -> bool:
-        if super().finished():
-            return True
+    def stale(self) -> bool:
         scores = [score for _, score in self.history]
         return len(scores) > 0 and len(scores) - 1 - int(np.argmax(scores)) >= self.config.evaluation.patience
 
-    def save(self, number: int) -> bool:
+    def snapshot(self, number: int, row: dict[str, Any]) -> Snapshot:
         scored = self.history and self.history[-1][0] == number
         state = {
             "config": to_dict(self.config), "member": self.member.folder, **self.inputs,
-            "history": self.history, "guard": self.guard.state(),
-            "score": self.history[-1][1] if scored else None,
+            "history": self.history, "score": self.history[-1][1] if scored else None,
         }  # fmt: skip
-        tensors = optimizer_tensors(self.optimizer, self.modules)
         card = self.card(number)
-        return self.checkpointer.save(number, lambda to: save_task(self.model, to, card), tensors, state) is not None
+        tensors = optimizer_tensors(self.optimizer, self.modules)
+        return Snapshot(lambda folder: save_task(self.model, folder, card), tensors, state)
 
-    def restore(self, checkpoint: Path) -> int:
-        state = read_state(checkpoint)
+    def restore(self, checkpoint: Path, state: dict[str, Any]) -> None:
         if any(state.get(key, ours) != ours for key, ours in self.inputs.items()):
             raise UsageError(
                 f"the labelled data, their split or the encoder of init have changed since {checkpoint} was written; "
@@ -265,15 +226,14 @@ class TaskLoop(TrainingLoop):
         self.model.load_state_dict(saved.state_dict())
         self.model.threshold = saved.threshold
         restore_optimizer(self.optimizer, self.modules, read_tensors(checkpoint))
-        self.guard.restore(state["guard"])
         self.history = state["history"]
-        return int(state["step"])
 
-    def release(self) -> None:
+    def release(self, done: int) -> None:
         """``model/``: the checkpoint that was best on validation (the last one without validation)."""
         if self.folder.model.exists():
             return
-        best = self.checkpointer.best() or self.checkpointer.newest_valid()
+        checkpoints = Checkpointer(self.folder.checkpoints)
+        best = checkpoints.best() or checkpoints.newest_valid()
         assert best is not None  # the last step saved one
         save_task(load_task(best), self.folder.model)
 

@@ -12,23 +12,24 @@ Shape suffixes: N samples, M training samples, B batch, HW window pixels, C band
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from downstream.features.extract import encoder_device, iterate_windows, progress_bar
+from downstream.features.extract import encoder_device
 from downstream.splits.samples import Samples
 from downstream.splits.split import Split
 from specfm.errors import UsageError
 
 if TYPE_CHECKING:
-    from downstream.protocols.classifier import Classifier, Windows
+    from downstream.supervised.model import TaskModel
+    from specfm.engine.config import RunConfig
     from specfm.scene import Scene
 
 TRAINED: tuple[str, ...] = ("finetune", "scratch")
-CHECK_EVERY = 10  # steps between two looks at validation, at least; an epoch where that is longer
+REMEDY = "leave finetune out of --protocol and pass --no-scratch"
 
 
 @dataclass(frozen=True)
@@ -60,20 +61,17 @@ class TrainOptions:
 class Trained:
     """A trained encoder with its head, and how training ended."""
 
-    model: Classifier
-    window: int
+    model: TaskModel
     steps: int
     validation_oa: float
 
     def predict(self, scenes: Sequence[Scene], samples: Samples, ids_I: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(predicted_N, confidence_N) of the samples ``ids_I``, their windows read from ``scenes``."""
-        from downstream.protocols.classifier import Windows
+        from downstream.protocols.windows import classify, windows_of
 
         predicted_N, confidence_N = np.zeros(len(ids_I), np.int64), np.zeros(len(ids_I), np.float32)
-        chosen = samples.take(ids_I)
-        for part in iterate_windows(scenes, chosen, self.window, batch=256):
-            views = Windows(part.scene.sensor, part.x_BHWC, part.mask_BHW, chosen.y_N[part.ids_B], part.ids_B)
-            predicted_N[part.ids_B], confidence_N[part.ids_B] = self.model.predict(views)
+        for part in windows_of(scenes, samples, ids_I, self.model.tile):
+            predicted_N[part.id_N], confidence_N[part.id_N] = classify(self.model, part)
         return predicted_N, confidence_N
 
 
@@ -104,61 +102,48 @@ def train_on(
         UsageError: an encoder without a config, which cannot be built again.
     """
     import torch
-    from torch import nn
 
-    from downstream.protocols.classifier import Best, Classifier
-    from specfm.checkpoint import has_whitened_stem
-    from specfm.engine.optimizer import adamw, clip_gradients, depth_of, lr_share, set_lr
-    from specfm.engine.schedule import warmup_cosine
+    from downstream.protocols.classifier import WindowTraining, start_from_probe
+    from downstream.protocols.windows import by_sensor, windows_of
+    from downstream.supervised.model import HeadSpec, TaskModel
+    from downstream.supervised.trainer import start_from
+    from specfm.engine.guard import DivergedError
+    from specfm.engine.loop import run_task
+    from specfm.engine.optimizer import lr_share
 
     options = options or TrainOptions()
     device = encoder_device(encoder)
-    title = f"{'fine-tune' if pretrained else 'from scratch'}, split {split.seed}"
     rng = np.random.default_rng([split.seed, 17])
-    train, val = (
-        _collect(scenes, samples, split, _thinned(samples, ids_I, options.most, rng), window)
-        for ids_I in (split.train_I, split.val_I)
-    )
+    train_I, val_I = (_thinned(samples, ids_I, options.most, rng) for ids_I in (split.train_I, split.val_I))
+    train, val = (by_sensor(windows_of(scenes, samples, ids_I, window)) for ids_I in (train_I, val_I))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int(rng.integers(2**31)))
-        model = Classifier(_fresh(encoder, options.drop_path), pooling, window, len(samples.label_names)).to(device)
+        fresh, head = _fresh(encoder, options.drop_path), HeadSpec("pooled", dropout=0.0, pooling=pooling)
+        model = TaskModel(fresh, "classification", samples.label_names, window, head, level="sample").to(device)
+        start_from(model, encoder, weights=pretrained, library=pretrained)
         if pretrained:
-            model.encoder.load_state_dict(encoder.state_dict())
-            if encoder.aligned:
-                model.encoder.library = encoder.library
-            if has_whitened_stem(encoder.card):
-                for name, parameter in model.encoder.named_parameters():
-                    parameter.requires_grad_(depth_of(name, len(encoder.blocks)) > 0)
-            model.start_from_probe(train, val, split.seed)
+            start_from_probe(model, train, val, split.unit_N[train_I], split.seed)
+        title = f"{'fine-tune' if pretrained else 'from scratch'}, split {split.seed}"
         share = lr_share(options.layer_decay, len(encoder.blocks)) if pretrained else None
-        modules = nn.ModuleDict({"model": model})
-        optimizer = adamw(modules, options.lr, options.weight_decay, (0.9, 0.98), device, share)
-        best = Best(options.patience)
-        if pretrained and val:
-            best.look(model, val, 0)
-        step, looked = 0, 0
-        progress, task = progress_bar(title, options.steps)
-        with progress:
-            while step < options.steps and not best.stale(step):
-                model.train()
-                for part, chosen_B in _epoch(train, options.batch, rng):
-                    logit_BK = model(*_turned(part, chosen_B, rng), part.sensor)
-                    target_B = torch.as_tensor(part.y_N[chosen_B], device=device)
-                    loss = nn.functional.cross_entropy(logit_BK, target_B)
-                    optimizer.zero_grad(set_to_none=True)
-                    loss.backward()
-                    clip_gradients(model.parameters(), 1.0)
-                    set_lr(optimizer, warmup_cosine(step, options.steps, options.steps // 10, options.lr))
-                    optimizer.step()
-                    step += 1
-                    progress.advance(task)
-                    if step == options.steps:
-                        break
-                if val and (step - looked >= CHECK_EVERY or step == options.steps):
-                    best.look(model, val, step)
-                    looked = step
-        best.restore(model)
-    return Trained(model, window, step, best.accuracy)
+        task = WindowTraining(
+            title, model, _run_config(options), train, val, rng, batch_size=options.batch, patience=options.patience,
+            lr_share=share, first=pretrained,
+        )  # fmt: skip
+        try:
+            outcome = run_task(task)
+        except DivergedError:
+            raise DivergedError(
+                f"{title}: loss or gradient was not finite in several steps in a row; {REMEDY}"
+            ) from None
+    return Trained(model, outcome.done, task.stop.best[1])
+
+
+def _run_config(options: TrainOptions) -> RunConfig:
+    from specfm.engine.config import OptimConfig, RunConfig
+
+    rate, decay = options.lr, options.weight_decay
+    optim = OptimConfig(lr=rate, weight_decay=decay, betas=(0.9, 0.98), warmup_steps=options.steps // 10)
+    return RunConfig(out="", steps=options.steps, optim=optim)
 
 
 def _fresh(encoder: Any, drop_path: float) -> Any:
@@ -168,9 +153,7 @@ def _fresh(encoder: Any, drop_path: float) -> Any:
     try:
         return create_encoder(**{**config, "drop_path": drop_path})
     except (TypeError, UsageError):
-        raise UsageError(
-            "this encoder cannot be built again from its config; leave finetune out of --protocol and pass --no-scratch"
-        ) from None
+        raise UsageError(f"this encoder cannot be built again from its config; {REMEDY}") from None
 
 
 def _thinned(samples: Samples, ids_I: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
@@ -179,35 +162,3 @@ def _thinned(samples: Samples, ids_I: np.ndarray, most: int, rng: np.random.Gene
     share = most / len(ids_I)
     parts = [rng.permutation(ids_I[samples.y_N[ids_I] == c]) for c in np.unique(samples.y_N[ids_I])]
     return np.sort(np.concatenate([p[: max(1, round(share * len(p)))] for p in parts]))
-
-
-def _collect(scenes: Sequence[Scene], samples: Samples, split: Split, ids_I: np.ndarray, window: int) -> list[Windows]:
-    """The windows of ``ids_I`` in memory, one part per sensor."""
-    from downstream.protocols.classifier import Windows
-
-    chosen, unit_N = samples.take(ids_I), split.unit_N[ids_I]
-    found: dict[str, list[tuple[Any, ...]]] = {}
-    for part in iterate_windows(scenes, chosen, window, batch=256):
-        row = (part.scene.sensor, part.x_BHWC, part.mask_BHW, chosen.y_N[part.ids_B], unit_N[part.ids_B])
-        found.setdefault(part.scene.sensor.digest, []).append(row)
-    return [
-        Windows(rows[0][0], *(np.concatenate(r) for r in list(zip(*rows, strict=True))[1:])) for rows in found.values()
-    ]
-
-
-def _epoch(parts: list[Windows], batch: int, rng: np.random.Generator) -> Iterator[tuple[Windows, np.ndarray]]:
-    batches = []
-    for part in parts:
-        order = rng.permutation(len(part.y_N))
-        batches += [(part, order[i : i + batch]) for i in range(0, len(order), batch)]
-    for i in rng.permutation(len(batches)).tolist():
-        yield batches[i]
-
-
-def _turned(part: Windows, chosen_B: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """The chosen windows, all flipped and turned the same way: windows have no up. Even ones and pixels stay."""
-    x, mask, turns, flip = part.x_NHWC[chosen_B], part.mask_NHW[chosen_B], int(rng.integers(4)), rng.random() < 0.5
-    if x.shape[1] % 2 == 0 or x.shape[1] == 1:
-        return x, mask
-    x, mask = np.rot90(x, turns, (1, 2)), np.rot90(mask, turns, (1, 2))
-    return (x[:, ::-1], mask[:, ::-1]) if flip else (x, mask)

@@ -54,6 +54,18 @@ class LinearHead(nn.Module):
         return self.score(self.drop(torch.cat(list(maps), 1)))
 
 
+class PooledHead(nn.Module):
+    """One linear map of a window's pooled features, as a linear probe is, so that it can start from one."""
+
+    def __init__(self, layers: int, width: int, classes: int, channels: int, dropout: float) -> None:
+        super().__init__()
+        self.drop = nn.Dropout(dropout)
+        self.score = nn.Linear(width, classes)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        return self.score(self.drop(maps[0]).movedim(1, -1)).movedim(-1, 1)
+
+
 class FpnHead(nn.Module):
     """Feature pyramid on a plain ViT (Lin et al. 2017, arXiv 1612.03144; the pyramid as in ViTDet, arXiv 2203.16527).
 
@@ -114,7 +126,10 @@ class UperHead(FpnHead):
         return self.score(self.drop(self.fuse(torch.cat([_resize(x, size) for x in levels], 1))))
 
 
-HEADS: dict[str, type[LinearHead] | type[FpnHead]] = {"linear": LinearHead, "fpn": FpnHead, "upernet": UperHead}
+HEADS: dict[str, type[LinearHead] | type[PooledHead] | type[FpnHead]] = {
+    "linear": LinearHead, "pooled": PooledHead, "fpn": FpnHead, "upernet": UperHead,
+}  # fmt: skip
+ON_WINDOWS = ("linear", "pooled")  # heads that can give one class to a whole window
 FUSIONS = ("difference", "concatenation", "cross_attention")
 
 

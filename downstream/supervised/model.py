@@ -6,7 +6,7 @@ Shapes: B tiles, H W pixels, C bands, N tokens, D width, L layers, h w token gri
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from downstream.features.pooling import pool, pooling_parts
 from downstream.features.standardise import Standardiser
-from downstream.supervised.heads import Fusion, Standardise, make_head
-from specfm.batch import BandTensors
+from downstream.supervised.heads import ON_WINDOWS, Fusion, Standardise, make_head
+from downstream.supervised.views import View, valid_pixels
 from specfm.errors import SpecfmError, UsageError
 from specfm.models.encoder import Bands, Encoder, Features
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 TASKS = ("classification", "segmentation", "change")
 CHANGE_NAMES = ("unchanged", "changed")
-POOLINGS = ("mean", "centre", "concat")
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,12 @@ class HeadSpec:
     """What a head is built from.
 
     Attributes:
-        kind: ``linear``, ``fpn`` or ``upernet`` (classification: ``linear``).
+        kind: ``linear``, ``fpn`` or ``upernet``; classification: ``linear`` on standardised tokens that are then
+            pooled, or ``pooled``, on pooled features that are then standardised (what a linear probe sees).
         layers: blocks whose tokens it reads, shallow to deep; negative counts from the end.
         channels: width of a pyramid. dropout: before the scores.
-        fusion: how two dates become one (change). pooling: of a window's tokens (classification).
+        fusion: how two dates become one (change). pooling: of a window's tokens (classification; see
+            ``downstream.features.pooling``).
     """
 
     kind: str = "linear"
@@ -45,16 +47,6 @@ class HeadSpec:
     dropout: float = 0.1
     fusion: str = "difference"
     pooling: str = "concat"
-
-
-@dataclass(frozen=True)
-class View:
-    """One date of B tiles: stored values, bands, valid pixels, and the level that divides them (None: each its own)."""
-
-    x_BHWC: Tensor
-    bands: Bands
-    mask_BHW: Tensor | None = None
-    level_B: Tensor | None = field(default=None)
 
 
 class TaskModel(nn.Module):
@@ -86,21 +78,23 @@ class TaskModel(nn.Module):
     ) -> None:
         super().__init__()
         head = head or HeadSpec()
-        names = tuple(label_names)
+        names, windows = tuple(label_names), task == "classification"
         if task not in TASKS:
             raise UsageError(f"unknown task {task!r}; choose one of {', '.join(TASKS)}")
         if task == "change" and names != CHANGE_NAMES:
             raise UsageError(f"a change model has the classes {CHANGE_NAMES}, not {names}")
         if len(names) < 2 or len(set(names)) < len(names):
             raise UsageError(f"a task model needs at least two classes, each once; got {', '.join(names) or 'none'}")
-        if tile < encoder.patch_size or tile % encoder.patch_size:
+        # a window of one pixel (a spectrum without ground) is a patch padded
+        if (tile < encoder.patch_size or tile % encoder.patch_size) and not (windows and tile == 1):
             raise UsageError(f"tile {tile} is not a multiple of the encoder's patch of {encoder.patch_size} pixels")
         if level not in ("scene", "sample"):
             raise UsageError(f"unknown level {level!r}; choose scene or sample")
-        if task == "classification" and (head.kind != "linear" or len(head.layers) != 1):
+        if windows and (head.kind not in ON_WINDOWS or len(head.layers) != 1):
             raise UsageError("classification takes head.kind=linear on one layer; choose segmentation for dense heads")
-        if head.pooling not in POOLINGS:
-            raise UsageError(f"unknown pooling {head.pooling!r}; choose one of {', '.join(POOLINGS)}")
+        if not windows and head.kind == "pooled":
+            raise UsageError(f"head.kind=pooled gives one class to a window; choose linear, fpn or upernet for {task}")
+        parts = len(pooling_parts(head.pooling)) if windows else 1
         depth, width = len(encoder.blocks), encoder.num_features
         if not head.layers or any(not -depth <= i < depth for i in head.layers):
             raise UsageError(f"head layers {list(head.layers)} do not exist in an encoder of {depth} blocks")
@@ -108,14 +102,14 @@ class TaskModel(nn.Module):
         self.encoder, self.task, self.label_names, self.tile = encoder, task, names, int(tile)
         self.spec, self.threshold, self.level = head, threshold, level
         self.card: dict[str, Any] = {}
+        self.pools_first = head.kind == "pooled"
         # Dates differ in season, light and perhaps sensor: each has its own mean and deviation, layer by layer.
-        self.standardise = Standardise((2 if task == "change" else 1) * len(self.layers), width)
+        kinds = (2 if task == "change" else 1) * len(self.layers)
+        self.standardise = Standardise(kinds, parts * width if self.pools_first else width)
         self.fusion = Fusion(head.fusion, width) if task == "change" else None
         if self.fusion is not None:
             width = self.fusion.width
-        if task == "classification" and head.pooling == "concat":
-            width = 2 * width
-        self.head = make_head(head.kind, len(self.layers), width, len(names), head.channels, head.dropout)
+        self.head = make_head(head.kind, len(self.layers), parts * width, len(names), head.channels, head.dropout)
 
     @property
     def classes(self) -> int:
@@ -156,12 +150,18 @@ class TaskModel(nn.Module):
         zeroed = [torch.where(mask_BN[..., None], t, 0.0) for t in tokens]
         return [t.transpose(1, 2).unflatten(2, grid) for t in zeroed], mask_BN.unflatten(1, grid)
 
+    def pooled(self, view: View) -> Tensor:
+        """Pooled features of windows ``[B, D]`` (classification), standardised unless the head pools first."""
+        return self._pool(self._window_features(view))
+
     def forward(self, view: View, second: View | None = None) -> Tensor:
         """Scores before the softmax: ``[B, K]`` of windows (classification), else ``[B, K, H, W]`` of pixels."""
         self._check(view, second)
-        maps, mask_Bhw = self.token_maps(view, second)
         if self.task == "classification":
-            return self.head([self._pooled(maps[0], mask_Bhw)[..., None, None]])[..., 0, 0]
+            x_BD = self.pooled(view)
+            x_BD = self.standardise(x_BD) if self.pools_first else x_BD
+            return self.head([x_BD[..., None, None]])[..., 0, 0]
+        maps, _ = self.token_maps(view, second)
         return self._to_pixels(self.head(maps), maps[0].shape[-2:], view, "bilinear")
 
     def dense_scores(self, view: View, second: View | None = None) -> Tensor:
@@ -169,11 +169,12 @@ class TaskModel(nn.Module):
         if self.task != "classification":
             return self(view, second)
         self._check(view, second)
-        maps, mask_Bhw = self.token_maps(view)
-        x_BDhw = maps[0]
-        if self.spec.pooling == "concat":
-            x_BDhw = torch.cat([_mean(x_BDhw, mask_Bhw)[..., None, None].expand_as(x_BDhw), x_BDhw], 1)
-        return self._to_pixels(self.head([x_BDhw]), x_BDhw.shape[-2:], view, "nearest")
+        features, parts = self._window_features(view), pooling_parts(self.spec.pooling)
+        mean_BND = features.pooled_BD[:, None].expand_as(features.tokens_BND)
+        x_BND = torch.cat([mean_BND if p == "mean" and len(parts) > 1 else features.tokens_BND for p in parts], -1)
+        x_BND = self.standardise(x_BND) if self.pools_first else x_BND
+        x_BDhw = x_BND.transpose(1, 2).unflatten(2, features.grid_hw[0])
+        return self._to_pixels(self.head([x_BDhw]), features.grid_hw[0], view, "nearest")
 
     @torch.inference_mode()
     def predict_tile(
@@ -233,19 +234,27 @@ class TaskModel(nn.Module):
 
     @torch.no_grad()
     def fit_standardiser(self, *dates: Sequence[View]) -> None:
-        """Fix the head's standardisation from the valid tokens of training tiles, one list of views per date."""
+        """Fix the head's standardisation from training tiles, one list of views per date: from their valid tokens, or
+        from pooled features where the head pools first.
+
+        Raises:
+            SpecfmError: no valid pixel in any of them.
+        """
         found: list[Tensor] = []
         for views in dates:
             layers: list[list[Tensor]] = [[] for _ in self.layers]
             for view in views:
                 for i, features in enumerate(self.layer_features(view)):
-                    layers[i].append(features.tokens_BND[features.token_mask_BN])
+                    known_BN = features.token_mask_BN
+                    values = (
+                        self._pool(features)[known_BN.any(1)] if self.pools_first else features.tokens_BND[known_BN]
+                    )
+                    layers[i].append(values)
             found += [torch.cat(each) for each in layers]
-        least = min(len(tokens) for tokens in found)
-        if not least:
+        if not min(len(values) for values in found):
             raise SpecfmError("no valid pixel in the training tiles; look at the masks of the scenes")
-        for i, tokens_MD in enumerate(found):
-            self.standardise.take(i, Standardiser(tokens_MD.double().cpu().numpy()))
+        for i, values_MD in enumerate(found):
+            self.standardise.take(i, Standardiser(values_MD.double().cpu().numpy()))
 
     def config(self) -> dict[str, Any]:
         """JSON description from which the same model can be built."""
@@ -257,13 +266,19 @@ class TaskModel(nn.Module):
             "encoder": self.encoder.config,
         }  # fmt: skip
 
-    def _pooled(self, map_BDhw: Tensor, mask_Bhw: Tensor) -> Tensor:
-        rows, cols = map_BDhw.shape[-2:]
-        centre = map_BDhw[:, :, rows // 2, cols // 2]  # windows are centred on their labelled pixel
-        if self.spec.pooling == "centre":
-            return centre
-        mean = _mean(map_BDhw, mask_Bhw)
-        return mean if self.spec.pooling == "mean" else torch.cat([mean, centre], 1)
+    def _window_features(self, view: View) -> Features:
+        """Tokens of windows with their mean, standardised unless the head pools first."""
+        if self.pools_first:
+            return self.layer_features(view)[0]
+        maps, mask_Bhw = self.token_maps(view)
+        count_B = mask_Bhw.sum((1, 2)).clamp_min(1)
+        mean_BD = maps[0].sum((2, 3)) / count_B[:, None]  # invalid tokens are zero already
+        grid = (int(mask_Bhw.shape[1]), int(mask_Bhw.shape[2]))
+        return Features(maps[0].flatten(2).transpose(1, 2), mean_BD, mask_Bhw.flatten(1), (grid,))
+
+    def _pool(self, features: Features) -> Tensor:
+        found: Tensor = pool(features, self.spec.pooling, self.tile, self.encoder.patch_size)
+        return found
 
     def _to_pixels(self, scores: Tensor, grid_hw: Sequence[int], view: View, how: str) -> Tensor:
         p, (height, width) = self.encoder.patch_size, view.x_BHWC.shape[1:3]
@@ -278,20 +293,6 @@ class TaskModel(nn.Module):
         if second is not None and second.x_BHWC.shape[:3] != view.x_BHWC.shape[:3]:
             one, two = (" x ".join(map(str, v.x_BHWC.shape[1:3])) for v in (view, second))
             raise SpecfmError(f"the two dates have different extents ({one} and {two} pixels); cut them to one grid")
-
-
-def valid_pixels(view: View) -> Tensor:
-    """Which pixels are valid ``[B, H, W]``: as masked, and finite in every usable band."""
-    bands = view.bands
-    tensors = bands if isinstance(bands, BandTensors) else BandTensors.from_sensors(bands)
-    usable = tensors.valid_GC[:, None, None].to(view.x_BHWC.device)
-    finite = (view.x_BHWC.isfinite() | ~usable).all(-1)
-    return finite if view.mask_BHW is None else finite & view.mask_BHW.bool()
-
-
-def _mean(map_BDhw: Tensor, mask_Bhw: Tensor) -> Tensor:
-    count_B = mask_Bhw.sum((1, 2)).clamp_min(1)
-    return map_BDhw.sum((2, 3)) / count_B[:, None]  # invalid tokens are zero already
 
 
 def _tensor(x: Any) -> Any:

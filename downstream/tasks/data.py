@@ -18,7 +18,7 @@ import torch
 
 from downstream.splits.samples import Samples, collect_samples
 from downstream.splits.split import Split, load_splits, make_splits
-from downstream.supervised.model import View
+from downstream.supervised.views import TURNS, View, turn, turns_about_its_middle
 from downstream.tasks.config import FinetuneConfig
 from specfm.batch import BandTensors
 from specfm.dense.tile_encoder import scene_level
@@ -78,12 +78,6 @@ def read_tile(scene: Scene, row: int, col: int, height: int, width: int) -> tupl
         alone[height // 2, width // 2] = True
         mask &= alone
     return cube, mask
-
-
-def turn(x: np.ndarray, number: int) -> np.ndarray:
-    """Quarter turns of the first two axes, mirrored from 4 on; 0 leaves it."""
-    turned = np.rot90(x, number % 4)
-    return np.ascontiguousarray(turned[:, ::-1] if number >= 4 else turned)
 
 
 def open_places(config: FinetuneConfig) -> list[Place]:
@@ -239,10 +233,10 @@ class Crops:
         rng = np.random.default_rng([self.seed, 17, step])
         chosen = rng.choice(len(self.label_M), self.batch, p=self.share_M / self.share_M.sum())
         offset_B2 = rng.integers(0, self.tile, (self.batch, 2))
-        turns_B = rng.integers(0, 8, self.batch) if self.crops.flip else np.zeros(self.batch, np.int64)
+        turns_B = rng.integers(0, TURNS, self.batch) if self.crops.flip else np.zeros(self.batch, np.int64)
         if self.centred:
             offset_B2[:] = self.tile // 2
-            turns_B[:] = turns_B if self.tile % 2 else 0  # an even window has no pixel in its middle to turn about
+            turns_B[:] = turns_B if turns_about_its_middle(self.tile) else 0
         parts = []
         for index in np.unique(self.place_M[chosen]).tolist():
             mine = np.flatnonzero(self.place_M[chosen] == index)

@@ -11,14 +11,10 @@ import numpy as np
 import torch
 
 from downstream.splits.samples import Samples
-from downstream.supervised.model import TaskModel, View
+from downstream.supervised.model import TaskModel
+from downstream.supervised.views import View, to_device
 from downstream.tasks.data import Place, batches
 from specfm.tiles import blend_weights, starts
-
-
-def to_device(view: View, device: torch.device) -> View:
-    """The tensors that the encoder does not move itself."""
-    return View(view.x_BHWC, view.bands, view.mask_BHW, None if view.level_B is None else view.level_B.to(device))
 
 
 @torch.inference_mode()

@@ -184,7 +184,7 @@ def _test(config: FinetuneConfig, task: Finetuning, report: Path, began: float) 
     atomic_write_json(report, {
         "inputs": task.inputs, "confusion": runs.conf_SUKK[0].astype(int).tolist(),
         "calibration": runs.calibration_SUI3[0].tolist(),
-        "threshold": model.threshold, "validation": task.history, "steps": model.card["steps"],
+        "threshold": model.threshold, "validation": task.stop.history, "steps": model.card["steps"],
         "wall_s": round(runs.wall_s, 3),
     })  # fmt: skip
 

@@ -93,7 +93,7 @@ class Task(Protocol):
 
         Collective: called on every rank, so that what is spread over ranks can be gathered; rank 0 writes.
         """
-        raise NotImplementedError
+        raise AssertionError(f"{type(self).__name__} keeps nothing, so it runs without a folder")
 
     def restore(self, checkpoint: Path, state: dict[str, Any]) -> None:
         """Take up a verified checkpoint; ``state`` is its ``state.json``, with what :meth:`snapshot` put there.
@@ -101,7 +101,7 @@ class Task(Protocol):
         Raises:
             UsageError: it does not fit this run.
         """
-        raise NotImplementedError
+        raise AssertionError(f"{type(self).__name__} keeps nothing, so it runs without a folder")
 
     def release(self, done: int) -> None:
         """Publish what the run came to, after its last step. Collective; rank 0 writes."""

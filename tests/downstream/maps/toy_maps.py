@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 import specfm
-from downstream.supervised.model import CHANGE_NAMES, HeadSpec, TaskModel, View
+from downstream.supervised.model import CHANGE_NAMES, HeadSpec, TaskModel
+from downstream.supervised.views import View
 from specfm.scene import Geo, Scene
 from specfm.sensors import Sensor
 

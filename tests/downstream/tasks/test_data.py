@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from downstream.supervised.model import HeadSpec, TaskModel
+from downstream.supervised.views import turn
 from downstream.tasks.config import FinetuneConfig
-from downstream.tasks.data import Crops, cut_raster, label_rasters, make_place, make_samples, near_border, turn
+from downstream.tasks.data import Crops, cut_raster, label_rasters, make_place, make_samples, near_border
 from downstream.tasks.evaluate import best_threshold, predict_samples
 from specfm import create_encoder
 from specfm.errors import SpecfmError, UsageError

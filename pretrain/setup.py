@@ -18,8 +18,7 @@ from pretrain.sampler import MixtureSampler
 from pretrain.whiten import whiten_stem
 from specfm.checkpoint import has_whitened_stem, load, save
 from specfm.config import differences, digest, to_dict
-from specfm.engine.checkpointing import read_state, read_tensors
-from specfm.engine.guard import BadStepGuard
+from specfm.engine.checkpointing import read_tensors
 from specfm.engine.optimizer import adamw, optimizer_tensors, restore_optimizer
 from specfm.errors import UsageError
 from specfm.models.encoder import Encoder
@@ -212,7 +211,7 @@ def training_tensors(modules: nn.ModuleDict, optimizer: torch.optim.Optimizer) -
 
 
 def training_state(
-    config: PretrainConfig, shards: ShardSet, sampler: MixtureSampler, guard: BadStepGuard, world_size: int
+    config: PretrainConfig, shards: ShardSet, sampler: MixtureSampler, world_size: int
 ) -> dict[str, Any]:
     """JSON-safe training state. No stream of random numbers exists, so none is saved."""
     from specfm import __version__
@@ -221,7 +220,6 @@ def training_state(
         "config": to_dict(config),
         "data_fingerprint": shards.fingerprint,
         "sampler": sampler.state(),
-        "guard": guard.state(),
         "world_size": world_size,
         "versions": {"specfm": __version__, "torch": torch.__version__},
     }
@@ -229,19 +227,18 @@ def training_state(
 
 def restore(
     checkpoint: Path,
+    state: dict[str, Any],
     config: PretrainConfig,
     shards: ShardSet,
     sampler: MixtureSampler,
     modules: nn.ModuleDict,
     optimizer: torch.optim.Optimizer,
-    guard: BadStepGuard,
-) -> int:
-    """Take up a verified checkpoint; returns the number of updates done.
+) -> None:
+    """Take up a verified checkpoint, whose ``state.json`` is ``state``.
 
     Raises:
         UsageError: other data (unless ``data.allow_changed``) or another architecture.
     """
-    state = read_state(checkpoint)
     if state["data_fingerprint"] != shards.fingerprint:
         text = (
             f"the shards have changed since {checkpoint} was written: fingerprint "
@@ -264,5 +261,3 @@ def restore(
         raise UsageError(f"the heads in {checkpoint} differ from the configuration's (objective.*); start a new run")
     modules.load_state_dict({**modules.state_dict(), **heads})
     restore_optimizer(optimizer, modules, tensors)
-    guard.restore(state["guard"])
-    return int(state["step"])

@@ -3,7 +3,7 @@
 Shapes: B samples on this rank, D width of the encoder, E width of the projection.
 
 **Scale.** Every rank back-propagates (its rows' mean loss) / (number of ranks); the loss gathers negatives with
-gradients, so the *sum* of gradients over ranks (`World.sum_gradients`) is the gradient of the mean over the batch:
+gradients, so the *sum* of gradients over ranks (`specfm.engine.sync`) is the gradient of the mean over the batch:
 what one process with the whole batch computes. `DistributedDataParallel` is not used: it reduces in every backward
 pass, and one step of cached gradients has many of these, of which only the sum of all is wanted.
 
@@ -29,14 +29,14 @@ from pretrain.objectives.nt_xent import NegativeRule, nt_xent
 from pretrain.sampler import mix64
 from pretrain.views import make_view
 from specfm.batch import Batch
-from specfm.engine import faults
+from specfm.engine import faults, task
 from specfm.engine.distributed import World
 from specfm.engine.schedule import ramp
 from specfm.models.encoder import Features
 
 
 @dataclass(frozen=True)
-class StepResult:
+class StepResult(task.StepResult):
     """What a step leaves beside the gradients.
 
     Attributes:
@@ -45,8 +45,6 @@ class StepResult:
         pooled_BD: Features of the first view, detached. z1_BE, z2_BE: projections of both views, detached.
     """
 
-    loss: Tensor
-    scalars: dict[str, float]
     pooled_BD: Tensor
     z1_BE: Tensor
     z2_BE: Tensor

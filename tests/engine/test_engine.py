@@ -18,6 +18,7 @@ from specfm.engine.guard import BadStepGuard, DivergedError, StopSignals, Watchd
 from specfm.engine.optimizer import adamw, clip_gradients, optimizer_tensors, restore_optimizer, set_lr
 from specfm.engine.record import MetricsLog, WandbMirror, read_metrics
 from specfm.engine.schedule import ramp, warmup_cosine
+from specfm.engine.sync import AllReduce
 from specfm.errors import SpecfmError, UsageError, sentence
 
 
@@ -243,7 +244,7 @@ def test_vectors_are_not_decayed():
 def test_missing_gradients_are_zero_in_one_process_too():
     """Else weight decay would move an unused parameter with several ranks and not with one."""
     parameter = nn.Parameter(torch.ones(3))
-    World(0, 1, torch.device("cpu")).sum_gradients([parameter])
+    AllReduce(World(0, 1, torch.device("cpu"))).gradients([parameter])
     assert torch.equal(parameter.grad, torch.zeros(3))
 
 

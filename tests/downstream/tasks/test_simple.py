@@ -9,9 +9,9 @@ from torch import nn
 
 from downstream.tasks import simple
 from downstream.tasks.data import make_place
-from downstream.tasks.train import Member, depth_of, lr_share, make_model
+from downstream.tasks.train import Member, make_model
 from specfm import create_encoder
-from specfm.engine.optimizer import adamw, set_lr
+from specfm.engine.optimizer import adamw, depth_of, lr_share, set_lr
 from tests.downstream.tasks.toys import COARSE, FINE, NAMES, blocks, config, scene
 
 

@@ -19,12 +19,12 @@ class Advance(Protocol):
 
 
 @contextmanager
-def progress(title: str, total: int, done: int = 0, shown: bool = True, keep: bool = False) -> Iterator[Advance]:
+def progress(title: str, total: int | None, done: int = 0, shown: bool = True, keep: bool = False) -> Iterator[Advance]:
     """Tell on stderr how much of ``total`` is done; yields ``advance(count=1, note="")``.
 
     Args:
         title: what the work is.
-        total: how many there are to do.
+        total: how many there are to do; None where that is not known.
         done: how many of them are done already (a run taken up again).
         shown: False keeps silent (all ranks of a run but one).
         keep: a finished bar stays on the terminal.
@@ -52,6 +52,34 @@ def progress(title: str, total: int, done: int = 0, shown: bool = True, keep: bo
             yield advance
 
 
+@contextmanager
+def stages() -> Iterator[Callable[[str, int, int], None]]:
+    """The same for work that says itself how far it is: yields ``told(what, done, total)``; each ``what`` has a bar."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        lines: dict[str, Lines] = {}
+
+        def print_line(what: str, done: int, total: int) -> None:
+            told = lines.setdefault(what, Lines(what, total))
+            told(done - told.done)
+
+        yield print_line
+    else:
+        from rich.progress import Progress, TaskID
+
+        tasks: dict[str, TaskID] = {}
+        with Progress(console=console, transient=True) as bar:
+
+            def move(what: str, done: int, total: int) -> None:
+                if what not in tasks:
+                    tasks[what] = bar.add_task(what, total=total)
+                bar.update(tasks[what], completed=done, total=total)
+
+            yield move
+
+
 class Lines:
     """Plain lines: ``pretrain 30/300  loss 4.61  1.25/s  3:36 left``.
 
@@ -60,7 +88,9 @@ class Lines:
         clock: seconds; replaced in tests.
     """
 
-    def __init__(self, title: str, total: int, done: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, title: str, total: int | None, done: int = 0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.title, self.total, self.done, self.note = title, total, done, ""
         self._clock, self._first = clock, done
         self._told, self._began = done, clock()
@@ -71,7 +101,8 @@ class Lines:
         self.done, self.note = self.done + count, note or self.note
         now = self._clock()
         waited = now - self._since
-        more = self.done - self._told >= EVERY_SHARE * self.total or self.done >= self.total
+        total = self.total
+        more = total is not None and (self.done - self._told >= EVERY_SHARE * total or self.done >= total)
         if waited >= EVERY_S or (more and waited >= FEWEST_S):
             print(self.line(now), file=sys.stderr, flush=True)
             self._told, self._since = self.done, now
@@ -79,8 +110,14 @@ class Lines:
     def line(self, now: float) -> str:
         """What is said at the time ``now``."""
         rate = (self.done - self._first) / max(now - self._began, 1e-9)
-        left = f"{_clock_text((self.total - self.done) / rate)} left" if rate > 0 else ""
-        parts = [f"{self.title} {self.done}/{self.total}", self.note, f"{rate:.3g}/s", left]
+        known = self.total is not None and rate > 0
+        left = f"{_clock_text(((self.total or 0) - self.done) / rate)} left" if known else ""
+        parts = [
+            f"{self.title} {self.done}" + ("" if self.total is None else f"/{self.total}"),
+            self.note,
+            f"{rate:.3g}/s",
+            left,
+        ]
         return "  ".join(part for part in parts if part)
 
 

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from downstream.features.standardise import Standardiser
 from downstream.maps.paint import fitting_sample, paint, unit_rows
-from specfm.dense.stream import open_progress
 from specfm.dense.tile_encoder import TileEncoder, fitting_batch, patch_plan
 from specfm.errors import SpecfmError
 from specfm.models.encoder import Encoder
+from specfm.progress import progress
 from specfm.rasters.class_map import CHANGE_COLOURS, ClassMapWriter, Legend
 from specfm.rasters.writers import RasterWriter, open_raster, refuse_shared_name
 from specfm.scene import Scene
@@ -193,7 +193,7 @@ def distance_to_file(
         measure = Distance.fit(sample_n2D)
         cut = otsu(measure(sample_n2D)) if threshold is None else threshold
         writer.tell(threshold=cut)
-        advance = stack.enter_context(open_progress(f"change {before.name}", plan))
+        advance = stack.enter_context(progress(f"change {before.name}", plan.count))
         for first, features_hw2D in blended_rows(plan, encode, batch_size, advance):
             found_HW = paint(measure(features_hw2D), first, p, [before, after], np.nan)
             writer.write(np.where(np.isfinite(found_HW), 1 + (found_HW > cut), 0))

@@ -52,27 +52,18 @@ def command(
     import json
     import os
 
-    from rich.console import Console
-    from rich.progress import Progress
     from rich.table import Table
 
     from specfm.cards.labels import read_array
     from specfm.cards.opening import open_scenes
+    from specfm.progress import stages
     from specfm.shards.build import WINDOW, write_shards
 
     background = None
     if background_mask is not None:
         background = read_array(background_mask) != 0
         background = background.any(-1) if background.ndim == 3 else background
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        tasks: dict[str, object] = {}
-
-        def advance(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done, total=total)  # type: ignore[arg-type]
-
+    with stages() as told:
         rows = write_shards(
             open_scenes(inputs, reader | {"offset": offset}, white, dark, saturation, domain),
             out,
@@ -88,7 +79,7 @@ def command(
             workers=workers or min(8, os.cpu_count() or 1),
             overwrite=overwrite,
             dry_run=dry_run,
-            progress=advance,
+            progress=told,
         )
     if as_json:
         typer.echo(json.dumps({"out": str(out), "written": not dry_run, "shards": rows}, indent=1))

@@ -93,7 +93,10 @@ def _scenes(path: str, reader: dict[str, Any], refused: list[str]) -> Iterator[S
         raise UsageError(f"a dataset card says how its files are read; leave out {', '.join(told)}")
     from specfm.cards import load_card
 
-    yield from load_card(path).scenes(raw=True)  # saturated counts and dead bands show in what was measured
+    card = load_card(path)
+    if card.task == "change":
+        card.pairs()  # refused here, not by the first training on it
+    yield from card.scenes(raw=True)  # saturated counts and dead bands show in what was measured
 
 
 def render(inspection: Inspection, picture: dict[str, Any] | None = None, notes: Sequence[str] = ()) -> str:

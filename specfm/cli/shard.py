@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from specfm.cli._options import with_reader
 from specfm.cli._show import wide_console
+
+if TYPE_CHECKING:
+    from specfm.scene import Scene
 
 
 @with_reader
@@ -54,18 +58,27 @@ def command(
 
     from rich.table import Table
 
-    from specfm.cards.labels import read_array
     from specfm.cards.opening import open_scenes
+    from specfm.cards.raster_files import read_raster
+    from specfm.grids import Grid, require_one_grid
     from specfm.progress import stages
     from specfm.shards.build import WINDOW, write_shards
 
     background = None
     if background_mask is not None:
-        background = read_array(background_mask) != 0
+        raster = read_raster(background_mask)
+        background = raster.array != 0
         background = background.any(-1) if background.ndim == 3 else background
+
+    def scenes() -> Iterator[Scene]:
+        for scene in open_scenes(inputs, reader | {"offset": offset}, white, dark, saturation, domain):
+            if background_mask is not None and raster.grid is not None:
+                require_one_grid(Grid.of(scene), raster.grid)
+            yield scene
+
     with stages() as told:
         rows = write_shards(
-            open_scenes(inputs, reader | {"offset": offset}, white, dark, saturation, domain),
+            scenes(),
             out,
             window if window_width is None else (window or WINDOW, window_width),
             stride,

@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from pretrain.sampler import CYCLE, MixtureSampler, mix64, permute
+from pretrain.rng import mix64, permute
+from pretrain.sampler import CYCLE, MixtureSampler
 from specfm.errors import UsageError
 
 

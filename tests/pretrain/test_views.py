@@ -10,8 +10,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from pretrain.rng import Keys, splitmix64
 from pretrain.views import ViewConfig, make_view, plan_part
-from pretrain.views.rng import Keys, splitmix64
 from specfm.bands import BandGrid
 from specfm.batch import BandTensors, Batch, BatchPart
 from specfm.config import load_config

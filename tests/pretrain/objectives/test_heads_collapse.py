@@ -9,7 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from pretrain.objectives.collapse import alignment, effective_rank, embedding_metrics, spread, uniformity
+from pretrain.objectives.collapse import (
+    alignment,
+    effective_rank,
+    feature_figures,
+    projection_figures,
+    spread,
+    uniformity,
+)
 from pretrain.objectives.heads import PlainHead, projection_head
 from specfm.errors import UsageError
 
@@ -67,9 +74,12 @@ def test_uniformity_alignment_and_spread_of_known_sets() -> None:
 
 def test_the_figures_of_a_batch_are_floats_from_a_subsample() -> None:
     features = torch.randn(1000, 16, requires_grad=True)
-    found = embedding_metrics(features.bfloat16(), features, features, max_samples=100)
+
+    def figures(x: torch.Tensor, **most: int) -> dict[str, float]:
+        return feature_figures(x.bfloat16(), **most) | projection_figures(x, x, **most)
+
+    found = figures(features, max_samples=100)
     assert set(found) == {"embedding/rank", "embedding/std", "embedding/uniformity", "embedding/alignment"}
     assert all(isinstance(v, float) and math.isfinite(v) for v in found.values())
-    thinned = embedding_metrics(features[::10].bfloat16(), features[::10], features[::10])
-    assert found == pytest.approx(thinned)
-    assert all(math.isnan(v) for v in embedding_metrics(features[:1], features[:1], features[:1]).values())
+    assert found == pytest.approx(figures(features[::10]))
+    assert all(math.isnan(v) for v in figures(features[:1]).values())

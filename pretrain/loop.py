@@ -12,8 +12,10 @@ from pretrain import setup
 from pretrain.config import PretrainConfig
 from pretrain.loader import Loader
 from pretrain.monitor import OnlineKnn
-from pretrain.objectives.collapse import embedding_metrics
+from pretrain.objectives.collapse import feature_figures
+from pretrain.release.card import release_card, write_model
 from pretrain.release.library import collect_library
+from pretrain.state import restore, training_state, training_tensors
 from pretrain.step import PretrainStep, StepResult
 from specfm.batch import Batch
 from specfm.engine import distributed, faults
@@ -78,13 +80,14 @@ class Pretraining(Task):
             prefetch=config.data.prefetch,
             device=world.device,
         )
-        self.modules = setup.make_modules(config).to(world.device)
+        self.modules, self.objectives = setup.make_modules(config)
+        self.modules.to(world.device)
         world.broadcast_module(self.modules)
         self.optimizer = setup.make_optimizer(config, self.modules, world.device)
         if world.is_main or self.encoder.aligned:  # the same spectra on every rank
             self.encoder.library = merge([collect_library(self.shards), self.encoder.library])
         setup.check_alignment(self.encoder)
-        self.step = PretrainStep(self.modules, config, world)
+        self.step = PretrainStep(self.encoder, self.objectives, config, world)
         self.monitor: OnlineKnn | None = None
         if world.is_main and config.monitor.every:
             watched = ShardSet(list(config.monitor.shards)) if config.monitor.shards else self.shards
@@ -115,8 +118,13 @@ class Pretraining(Task):
             "data_wait_s": self.loader.data_wait,
         }
         if number % self.config.monitor.features_every == 0 or number == self.config.steps:
-            pooled, z1, z2 = (self.world.gather_rows(x.float()) for x in (result.pooled_BD, result.z1_BE, result.z2_BE))
-            row |= embedding_metrics(pooled, z1, z2) if self.world.is_main and not bad else {}
+            gather = self.world.gather_rows
+            pooled_BD = gather(result.pooled_BD.float())
+            rows = {name: {key: gather(x) for key, x in each.items()} for name, each in result.rows.items()}
+            if self.world.is_main and not bad:
+                row |= feature_figures(pooled_BD)
+                for name, each in rows.items():
+                    row |= self.objectives[name].watch(each)
         return row
 
     def observe(self, number: int, last: bool) -> dict[str, Any]:
@@ -126,15 +134,15 @@ class Pretraining(Task):
         return self.monitor(self.encoder)
 
     def snapshot(self, number: int, row: dict[str, Any]) -> Snapshot:
-        state = setup.training_state(self.config, self.shards, self.sampler, self.world.size)
-        state |= {key: value for key in ("knn", "loss") if math.isfinite(value := row.get(key, math.nan))}
-        state["score"] = state.get("knn")
-        card = setup.release_card(self.config, self.shards, number, self.encoder.card)
-        tensors = setup.training_tensors(self.modules, self.optimizer)
-        return Snapshot(lambda folder: setup.write_model(self.modules, folder, card), tensors, state)
+        facts = training_state(self.config, self.shards, self.sampler, self.world.size)
+        facts |= {key: value for key in ("knn", "loss") if math.isfinite(value := row.get(key, math.nan))}
+        facts["score"] = facts.get("knn")
+        card = release_card(self.config, self.shards, number, self.encoder.card)
+        tensors = training_tensors(self.modules, self.optimizer)
+        return Snapshot(lambda folder: write_model(self.modules, folder, card), tensors, facts)
 
     def restore(self, checkpoint: Path, state: dict[str, Any]) -> None:
-        setup.restore(checkpoint, state, self.config, self.shards, self.sampler, self.modules, self.optimizer)
+        restore(checkpoint, state, self.config, self.shards, self.sampler, self.modules, self.optimizer)
 
     def release(self, done: int) -> None:
         """``out/model``: the final encoder; an older one (of fewer steps) is kept beside it."""
@@ -150,8 +158,8 @@ class Pretraining(Task):
             if steps == done:
                 return
             keep_aside(self.folder.model, f"model.until-step-{steps}")
-        card = setup.release_card(self.config, self.shards, done, self.encoder.card)
-        setup.write_model(self.modules, self.folder.model, card)
+        card = release_card(self.config, self.shards, done, self.encoder.card)
+        write_model(self.modules, self.folder.model, card)
         plot_losses(self.folder.path)
 
     def describe(self, batch: Batch, result: Any) -> dict[str, Any]:

@@ -61,7 +61,7 @@ AT_TOP = {
     "timm": ("specfm.models", "specfm.engine"),
     "lightly": ("pretrain.objectives",),
 }
-DISTRIBUTED = ("specfm.engine", "pretrain.objectives", "pretrain.ds_sync", "downstream.protocols.knn")
+DISTRIBUTED = ("specfm.engine", "pretrain.objectives")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from pretrain.objectives.band_prediction import BandPredictionConfig
-from pretrain.objectives.negatives import NegativesConfig
+from pretrain.objectives.contrastive import NtXentConfig
 from pretrain.views.config import ViewConfig
 from specfm.config import Strict
 from specfm.engine import config as engine
@@ -46,23 +46,14 @@ class ModelConfig(engine.ModelConfig):
     compile: bool = Field(default=False, description="torch.compile embedding and trunk")
 
 
-class ProjectionConfig(Strict):
-    """Projection head (lightly's, without BatchNorm)."""
-
-    hidden: Positive = 256
-    dim: Positive = 128
-    layers: Positive = 2
-    norm: bool = Field(default=True, description="LayerNorm after each hidden layer")
-
-
-class ObjectiveConfig(Strict):
+class ObjectiveConfig(NtXentConfig):
     """NT-Xent, its negatives, and an optional band-prediction term."""
 
-    temperature: Annotated[float, Field(ge=0.025)] = 0.2
-    tile: Annotated[int, Field(ge=2)] = Field(default=1024, description="rows of logits held at once")
-    negatives: NegativesConfig = NegativesConfig()
-    projection: ProjectionConfig = ProjectionConfig()
     band_prediction: BandPredictionConfig = BandPredictionConfig()
+
+    def chosen(self) -> dict[str, Strict]:
+        """Settings of the objectives of the run, by their names in ``pretrain/objectives/registry.py``."""
+        return {"nt_xent": self} | ({"band_prediction": self.band_prediction} if self.band_prediction.weight else {})
 
 
 class WhitenConfig(Strict):

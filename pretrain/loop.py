@@ -1,10 +1,10 @@
-"""Pretraining as a training loop: load, view, encode, contrast; the rest is that of any run (specfm/engine/loop.py)."""
+"""Pretraining as a task: load, view, encode, contrast; the rest is that of any run (specfm/engine/loop.py)."""
 
 from __future__ import annotations
 
 import logging
 import math
-from contextlib import ExitStack
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,17 @@ from pretrain import setup
 from pretrain.config import PretrainConfig
 from pretrain.loader import Loader
 from pretrain.monitor import OnlineKnn
-from pretrain.objectives.collapse import embedding_metrics
+from pretrain.objectives.collapse import feature_figures
+from pretrain.release.card import release_card, write_model
 from pretrain.release.library import collect_library
-from pretrain.step import PretrainStep
+from pretrain.state import restore, training_state, training_tensors
+from pretrain.step import PretrainStep, StepResult
 from specfm.batch import Batch
 from specfm.engine import distributed, faults
 from specfm.engine.distributed import World
-from specfm.engine.loop import TrainingLoop
+from specfm.engine.loop import run_task
 from specfm.engine.run_folder import RunFolder
+from specfm.engine.task import Snapshot, Task
 from specfm.library import merge
 from specfm.shards import ShardSet
 
@@ -46,20 +49,23 @@ def train(config: PretrainConfig, resume: bool = False) -> Path:
         folder = RunFolder(config.out)
         if not resume:
             world.on_main(folder.refuse_existing)
-        with ExitStack() as stack:
-            run = _Run(config, world, folder, stack, resume)
-            run.loop()
+        run_task(Pretraining(config, world, folder), resume)
         return folder.path
 
 
-class _Run(TrainingLoop):
-    """One pretraining on one rank."""
+class Pretraining(Task):
+    """One pretraining on one rank. What can be refused is refused here, before the folder is touched.
+
+    Args:
+        config: the run. world: this process among all. folder: where the run is kept.
+    """
 
     title = "pretrain"
     config: PretrainConfig
+    folder: RunFolder
 
-    def __init__(self, config: PretrainConfig, world: World, folder: RunFolder, stack: ExitStack, resume: bool) -> None:
-        # What can be refused is refused before the folder is touched, damaged shards included.
+    def __init__(self, config: PretrainConfig, world: World, folder: RunFolder) -> None:
+        self.config, self.world, self.folder, self.batch_size = config, world, folder, config.data.global_batch
         self.shards = setup.open_shards(config)
         self.shards.verify_once()
         self.sampler = setup.make_sampler(config, self.shards)
@@ -74,51 +80,51 @@ class _Run(TrainingLoop):
             prefetch=config.data.prefetch,
             device=world.device,
         )
-        modules = setup.make_modules(config).to(world.device)
-        world.broadcast_module(modules)
-        optimizer = setup.make_optimizer(config, modules, world.device)
-        encoder: Any = modules["encoder"]
-        if world.is_main or encoder.aligned:  # the same spectra on every rank
-            encoder.library = merge([collect_library(self.shards), encoder.library])
-        setup.check_alignment(encoder)
-        super().__init__(config, modules, optimizer, world, folder)
-        self.begin(stack, resume)
-        if self.done == 0:
-            world.on_main(lambda: setup.whiten(config, self.shards, self.sampler, self.modules))
-            world.broadcast_module(self.modules)
-        if config.model.compile:
-            self.encoder.compile_parts()
-        self.step_function = PretrainStep(self.modules, config, world)
+        self.modules, self.objectives = setup.make_modules(config)
+        self.modules.to(world.device)
+        world.broadcast_module(self.modules)
+        self.optimizer = setup.make_optimizer(config, self.modules, world.device)
+        if world.is_main or self.encoder.aligned:  # the same spectra on every rank
+            self.encoder.library = merge([collect_library(self.shards), self.encoder.library])
+        setup.check_alignment(self.encoder)
+        self.step = PretrainStep(self.encoder, self.objectives, config, world)
         self.monitor: OnlineKnn | None = None
         if world.is_main and config.monitor.every:
             watched = ShardSet(list(config.monitor.shards)) if config.monitor.shards else self.shards
             self.monitor = OnlineKnn(watched, config.monitor, config.seed)
-        self.batches = self.loader.iterate(self.done, config.steps)
-        self.watch(stack, resume)
 
     @property
     def encoder(self) -> Any:
         """The encoder in training."""
         return self.modules["encoder"]
 
-    def next_batch(self) -> Batch:
-        _, batch = next(self.batches)
-        return batch
+    def start(self, done: int) -> None:
+        """A new run whitens the stem of its encoder."""
+        if done == 0:
+            self.world.on_main(lambda: setup.whiten(self.config, self.shards, self.sampler, self.modules))
+            self.world.broadcast_module(self.modules)
+        if self.config.model.compile:
+            self.encoder.compile_parts()
 
-    def compute(self, number: int, batch: Batch) -> Any:
-        return self.step_function(number - 1, batch)
+    def batches(self, done: int) -> Iterator[Batch]:
+        return (batch for _, batch in self.loader.iterate(done, self.config.steps))
 
-    def batch_size(self) -> int:
-        return self.config.data.global_batch
+    def compute(self, number: int, batch: Batch) -> StepResult:
+        return self.step(number - 1, batch)
 
-    def columns(self, number: int, result: Any, bad: bool) -> dict[str, Any]:
+    def columns(self, number: int, result: StepResult, bad: bool) -> dict[str, Any]:
         row: dict[str, Any] = {
-            "view_strength": self.step_function.strength(number - 1),
+            "view_strength": self.step.strength(number - 1),
             "data_wait_s": self.loader.data_wait,
         }
         if number % self.config.monitor.features_every == 0 or number == self.config.steps:
-            pooled, z1, z2 = (self.world.gather_rows(x.float()) for x in (result.pooled_BD, result.z1_BE, result.z2_BE))
-            row |= embedding_metrics(pooled, z1, z2) if self.world.is_main and not bad else {}
+            gather = self.world.gather_rows
+            pooled_BD = gather(result.pooled_BD.float())
+            rows = {name: {key: gather(x) for key, x in each.items()} for name, each in result.rows.items()}
+            if self.world.is_main and not bad:
+                row |= feature_figures(pooled_BD)
+                for name, each in rows.items():
+                    row |= self.objectives[name].watch(each)
         return row
 
     def observe(self, number: int, last: bool) -> dict[str, Any]:
@@ -127,37 +133,33 @@ class _Run(TrainingLoop):
             return {}
         return self.monitor(self.encoder)
 
-    def restore(self, checkpoint: Path) -> int:
-        return setup.restore(
-            checkpoint, self.config, self.shards, self.sampler, self.modules, self.optimizer, self.guard
-        )
+    def snapshot(self, number: int, row: dict[str, Any]) -> Snapshot:
+        facts = training_state(self.config, self.shards, self.sampler, self.world.size)
+        facts |= {key: value for key in ("knn", "loss") if math.isfinite(value := row.get(key, math.nan))}
+        facts["score"] = facts.get("knn")
+        card = release_card(self.config, self.shards, number, self.encoder.card)
+        tensors = training_tensors(self.modules, self.optimizer)
+        return Snapshot(lambda folder: write_model(self.modules, folder, card), tensors, facts)
 
-    def save(self, number: int) -> bool:
-        state = setup.training_state(self.config, self.shards, self.sampler, self.guard, self.world.size)
-        state |= {key: value for key in ("knn", "loss") if math.isfinite(value := self.last_row.get(key, math.nan))}
-        state["score"] = state.get("knn")
-        card = setup.release_card(self.config, self.shards, number, self.encoder.card)
-        saved = self.checkpointer.save(
-            number,
-            lambda folder: setup.write_model(self.modules, folder, card),
-            setup.training_tensors(self.modules, self.optimizer),
-            state,
-        )
-        return saved is not None
+    def restore(self, checkpoint: Path, state: dict[str, Any]) -> None:
+        restore(checkpoint, state, self.config, self.shards, self.sampler, self.modules, self.optimizer)
 
-    def release(self) -> None:
+    def release(self, done: int) -> None:
         """``out/model``: the final encoder; an older one (of fewer steps) is kept beside it."""
+        self.world.on_main(lambda: self._publish(done))
+
+    def _publish(self, done: int) -> None:
         from pretrain.summary import plot_losses
         from specfm.checkpoint import load
         from specfm.files import keep_aside
 
         if self.folder.model.exists():
             steps = load(self.folder.model).card.get("steps")
-            if steps == self.done:
+            if steps == done:
                 return
             keep_aside(self.folder.model, f"model.until-step-{steps}")
-        card = setup.release_card(self.config, self.shards, self.done, self.encoder.card)
-        setup.write_model(self.modules, self.folder.model, card)
+        card = release_card(self.config, self.shards, done, self.encoder.card)
+        write_model(self.modules, self.folder.model, card)
         plot_losses(self.folder.path)
 
     def describe(self, batch: Batch, result: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from downstream.protocols.knn import vote
 from pretrain.config import MonitorConfig
-from pretrain.sampler import permute
+from pretrain.rng import permute
 from specfm.batch import BandTensors, Batch, BatchPart
 from specfm.models.encoder import Encoder
 from specfm.shards import ShardSet

@@ -4,8 +4,8 @@ numbers.
 Every step is made of parts. A part comes from one shard (one window, one type, one band grid) and is split evenly
 over ranks. A table of ``CYCLE`` steps, made once from the seed, says which domain and shard fill each slot and how
 many samples of that shard were used before in the cycle; so the position in a shard's endless sequence of
-permutations is known at any step in O(1), and the permutation itself is a keyed Feistel network with cycle walking
-(Black and Rogaway 2002): nothing is stored, nothing is replayed.
+permutations is known at any step in O(1), and the permutation itself is a function of its key (``pretrain.rng``):
+nothing is stored, nothing is replayed.
 
 Shapes: B samples of a part, S shards, M slots of a step.
 """
@@ -14,69 +14,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pretrain.rng import mix64, permute
 from specfm.errors import UsageError
 from specfm.shards.shard_set import choose_domains
 
 CYCLE = 4096
 DEFAULT_DOMAINS_PER_BATCH = 6
-_ROUNDS = 4
-_U64 = np.uint64
-_MASK64 = 0xFFFFFFFFFFFFFFFF
-
-
-def mix64(*values: int | NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """A 64-bit hash of integers (splitmix64's finaliser, chained); arrays broadcast. The same on every platform."""
-    state = np.zeros((), _U64)
-    with np.errstate(over="ignore"):
-        for value in values:
-            word = value if isinstance(value, np.ndarray) else np.asarray(value & _MASK64, _U64)
-            state = (state ^ word.astype(_U64)) + _U64(0x9E3779B97F4A7C15)
-            state = (state ^ (state >> _U64(30))) * _U64(0xBF58476D1CE4E5B9)
-            state = (state ^ (state >> _U64(27))) * _U64(0x94D049BB133111EB)
-            state = state ^ (state >> _U64(31))
-    return np.asarray(state)
-
-
-def permute(index: NDArray[np.int64], size: int, key: int | NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Where a keyed random permutation of 0 ... size-1 sends ``index``; O(1) memory, vectorised.
-
-    Args:
-        index: values in [0, size).
-        size: length of the permutation.
-        key: 64-bit key, one or one per value of ``index``.
-    """
-    rows = math.isqrt(max(size - 1, 0)) + 1  # values are cells of a table barely larger than the permutation
-    columns = -(-size // rows)
-    keys = np.asarray(key, _U64)
-    value = index.astype(np.int64)
-    pending = np.ones(index.shape, bool)
-    while pending.any():  # the network permutes the cells; walk on until the value falls inside [0, size)
-        row, column = np.divmod(value[pending], columns)
-        mine = keys if keys.ndim == 0 else keys[pending]
-        for turn in range(_ROUNDS):
-            if turn % 2:
-                column = (column + _scramble(mine, turn, row)) % columns
-            else:
-                row = (row + _scramble(mine, turn, column)) % rows
-        value[pending] = row * columns + column
-        pending = value >= size
-    return value
-
-
-def _scramble(key: NDArray[np.uint64], turn: int, value: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The network's round function: 32 bits of a hash of key, round and the other half (two multiply-shift steps)."""
-    with np.errstate(over="ignore"):
-        word = key + _U64((turn + 1) * 0x9E3779B97F4A7C15 & _MASK64) + value.astype(_U64) * _U64(0xD6E8FEB86659FD93)
-        word = (word ^ (word >> _U64(32))) * _U64(0xBF58476D1CE4E5B9)
-        word = (word ^ (word >> _U64(29))) * _U64(0x94D049BB133111EB)
-    return (word >> _U64(32)).astype(np.int64)
 
 
 class MixtureSampler:
@@ -238,7 +187,7 @@ class MixtureSampler:
     def _sequence(self, shard: int, start: int, count: int) -> NDArray[np.int64]:
         position = np.arange(start, start + count, dtype=np.int64)
         epoch, index = np.divmod(position, self._epoch[shard])
-        ids = permute(index, self._sizes[shard], mix64(self.seed, 2, shard, epoch.astype(_U64)))
+        ids = permute(index, self._sizes[shard], mix64(self.seed, 2, shard, epoch.astype(np.uint64)))
         keep = self._keep[shard]
         return ids if keep is None else keep[ids]
 
@@ -313,7 +262,7 @@ def _subsets(chance: NDArray[np.float64], slots: int, seed: int) -> NDArray[np.i
     start = (permute(np.arange(CYCLE), CYCLE, mix64(seed, 3)) + 0.5) / CYCLE
     chosen = np.zeros((CYCLE, slots), np.int64)
     for step in range(CYCLE):
-        order = np.argsort(mix64(seed, 4, step, np.arange(len(chance), dtype=_U64)), kind="stable")
+        order = np.argsort(mix64(seed, 4, step, np.arange(len(chance), dtype=np.uint64)), kind="stable")
         edges = np.cumsum(chance[order])
         edges *= slots / edges[-1]
         picks = np.searchsorted(edges, start[step] + np.arange(slots), side="right")

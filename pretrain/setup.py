@@ -1,30 +1,24 @@
-"""What a run is made of: shards, sampler, modules; and how its state goes into a checkpoint and comes back."""
+"""What a pretraining is made of: shards, sampler, encoder, objectives, optimiser."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pretrain.config import PretrainConfig
 from pretrain.loader import Loader
-from pretrain.objectives.band_prediction import BandPredictor
-from pretrain.objectives.heads import projection_head
+from pretrain.objectives.base import Objective, Surroundings
+from pretrain.objectives.registry import make_objectives
 from pretrain.sampler import MixtureSampler
 from pretrain.whiten import whiten_stem
-from specfm.checkpoint import has_whitened_stem, load, save
-from specfm.config import differences, digest, to_dict
-from specfm.engine.checkpointing import read_state, read_tensors
-from specfm.engine.guard import BadStepGuard
-from specfm.engine.optimizer import adamw, optimizer_tensors, restore_optimizer
+from specfm.checkpoint import has_whitened_stem, load, take_weights
+from specfm.engine.optimizer import adamw
 from specfm.errors import UsageError
 from specfm.models.encoder import Encoder
 from specfm.models.registry import create_encoder
-from specfm.shards import ShardReader, ShardSet
+from specfm.shards import ShardSet
 
 log = logging.getLogger(__name__)
 BEFORE_TRUNK = ("embedding", "brightness", "stem")  # parts of the encoder that a whitened stem amplifies
@@ -73,30 +67,26 @@ def doubts(config: PretrainConfig, shards: ShardSet, sampler: MixtureSampler) ->
     return found
 
 
-def make_modules(config: PretrainConfig) -> nn.ModuleDict:
-    """Encoder, projection head and, if its weight is not 0, the band-prediction head; weights from the seed alone.
+def make_modules(config: PretrainConfig) -> tuple[nn.ModuleDict, dict[str, Objective]]:
+    """Encoder and heads, and the objectives that the heads belong to; weights from the seed alone.
 
     Raises:
         UsageError: ``init_from`` holds another architecture.
     """
-    model, projection = config.model, config.objective.projection
+    model = config.model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         encoder = create_encoder(model.size, model.embedding, model.patch_size, **model.options)
-        width = encoder.num_features
-        modules = nn.ModuleDict({"encoder": encoder})
-        modules["projection"] = projection_head(
-            width, projection.hidden, projection.dim, projection.layers, projection.norm
-        )
-        if config.objective.band_prediction.weight > 0:
-            modules["band_prediction"] = BandPredictor(width, config.objective.band_prediction.rank)
+        around = Surroundings(encoder.num_features, model.patch_size, config.views, config.seed)
+        objectives = make_objectives(config.objective.chosen(), around)
     if config.init_from is not None:
         source = load(config.init_from)
         take_weights(encoder, source, config.init_from)
         encoder.card = source.card  # what it saw stays seen, what it whitened stays whitened
         encoder.library = source.library
     encoder.set_grad_checkpointing(model.grad_checkpointing)
-    return modules
+    heads = {name: head for objective in objectives.values() for name, head in objective.heads.items()}
+    return nn.ModuleDict({"encoder": encoder, **heads}), objectives
 
 
 def whiten(config: PretrainConfig, shards: ShardSet, sampler: MixtureSampler, modules: nn.ModuleDict) -> None:
@@ -152,117 +142,3 @@ def make_optimizer(config: PretrainConfig, modules: nn.ModuleDict, device: torch
         device,
         (lambda name: config.whiten.lr_share if name.startswith(early) else 1.0) if whitens else None,
     )
-
-
-def take_weights(encoder: Encoder, source: Encoder, name: str | Path) -> None:
-    """Copy the weights of ``source`` into ``encoder``, which must be of the same architecture.
-
-    Raises:
-        UsageError: it is not; the message lists what differs.
-    """
-    if differing := differences(source.config, encoder.config):
-        listed = ", ".join(f"{key} {old!r} there, {new!r} here" for key, (old, new) in differing.items())
-        raise UsageError(f"the model in {name} has another architecture than the configuration ({listed})")
-    encoder.load_state_dict(source.state_dict())
-
-
-def release_card(config: PretrainConfig, shards: ShardSet, step: int, before: dict[str, Any]) -> dict[str, Any]:
-    """What a released encoder says about its training; ``before``: the card of the weights it started from, or {}."""
-    from specfm import __version__
-
-    def all_seen(key: str, names: Iterable[str]) -> list[str]:
-        return sorted({*before.get(key, ()), *names})
-
-    return {
-        "trained_by": f"specfm {__version__} pretrain",
-        "steps": step,
-        "seed": config.seed,
-        "domains": all_seen("domains", shards.domain_names),
-        "sensors": all_seen("sensors", (reader.sensor.name or reader.sensor.digest for reader in shards.readers)),
-        "scenes": all_seen("scenes", (name for reader in shards.readers for name in reader.scene_names)),
-        "contents": all_seen("contents", (content for reader in shards.readers for content in _contents(reader))),
-        "whitened": config.whiten.batches > 0 or has_whitened_stem(before),
-        "window": config.views.crop or min(reader.window[0] for reader in shards.readers),
-        "samples": len(shards),
-        "data_fingerprint": shards.fingerprint,
-        "config_digest": digest(config),
-        "config": to_dict(config),
-    }
-
-
-def _contents(reader: ShardReader) -> list[str]:
-    """Digests of the files that a shard was cut from, where its recipe tells (those of ``specfm shard`` do)."""
-    scenes = reader.recipe.get("scenes", ())
-    return [str(s["content"]) for s in scenes if isinstance(s, dict) and "content" in s]
-
-
-def write_model(modules: nn.ModuleDict, folder: Path, card: dict[str, Any]) -> None:
-    """Publish the encoder as a release folder."""
-    encoder = modules["encoder"]
-    assert isinstance(encoder, Encoder)
-    save(encoder, folder, card)
-
-
-def training_tensors(modules: nn.ModuleDict, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Training state other than the encoder's weights: heads and optimiser."""
-    heads = {
-        f"module/{name}": tensor for name, tensor in modules.state_dict().items() if not name.startswith("encoder.")
-    }
-    return heads | optimizer_tensors(optimizer, modules)
-
-
-def training_state(
-    config: PretrainConfig, shards: ShardSet, sampler: MixtureSampler, guard: BadStepGuard, world_size: int
-) -> dict[str, Any]:
-    """JSON-safe training state. No stream of random numbers exists, so none is saved."""
-    from specfm import __version__
-
-    return {
-        "config": to_dict(config),
-        "data_fingerprint": shards.fingerprint,
-        "sampler": sampler.state(),
-        "guard": guard.state(),
-        "world_size": world_size,
-        "versions": {"specfm": __version__, "torch": torch.__version__},
-    }
-
-
-def restore(
-    checkpoint: Path,
-    config: PretrainConfig,
-    shards: ShardSet,
-    sampler: MixtureSampler,
-    modules: nn.ModuleDict,
-    optimizer: torch.optim.Optimizer,
-    guard: BadStepGuard,
-) -> int:
-    """Take up a verified checkpoint; returns the number of updates done.
-
-    Raises:
-        UsageError: other data (unless ``data.allow_changed``) or another architecture.
-    """
-    state = read_state(checkpoint)
-    if state["data_fingerprint"] != shards.fingerprint:
-        text = (
-            f"the shards have changed since {checkpoint} was written: fingerprint "
-            f"{state['data_fingerprint'][:16]} then, {shards.fingerprint[:16]} now"
-        )
-        if not config.data.allow_changed:
-            raise UsageError(f"{text}; restore them, or pass data.allow_changed=true")
-        log.warning("%s; going on because data.allow_changed=true", text)
-    elif state["sampler"] != sampler.state():
-        log.warning("the batches differ from those before the checkpoint (%s)", "seed, batch size, weights or domains")
-    encoder = modules["encoder"]
-    assert isinstance(encoder, Encoder)
-    source = load(checkpoint / "model")
-    take_weights(encoder, source, checkpoint)
-    encoder.card = source.card  # what it saw before stays seen, also where the shards have changed
-    tensors = read_tensors(checkpoint)
-    heads = {name.removeprefix("module/"): tensor for name, tensor in tensors.items() if name.startswith("module/")}
-    own = {name: tensor for name, tensor in modules.state_dict().items() if not name.startswith("encoder.")}
-    if {n: t.shape for n, t in heads.items()} != {n: t.shape for n, t in own.items()}:
-        raise UsageError(f"the heads in {checkpoint} differ from the configuration's (objective.*); start a new run")
-    modules.load_state_dict({**modules.state_dict(), **heads})
-    restore_optimizer(optimizer, modules, tensors)
-    guard.restore(state["guard"])
-    return int(state["step"])

@@ -1,15 +1,15 @@
-"""One training step: two views, encoder, projection, NT-Xent, gradients; in one pass or in the cached two-pass form.
+"""One training step: views, encoder, objectives, gradients; in one pass or in the cached two-pass form.
 
-Shapes: B samples on this rank, D width of the encoder, E width of the projection.
+Shapes: B samples on this rank, D width of the encoder.
 
-**Scale.** Every rank back-propagates (its rows' mean loss) / (number of ranks); the loss gathers negatives with
-gradients, so the *sum* of gradients over ranks (`World.sum_gradients`) is the gradient of the mean over the batch:
-what one process with the whole batch computes. `DistributedDataParallel` is not used: it reduces in every backward
-pass, and one step of cached gradients has many of these, of which only the sum of all is wanted.
+**Scale.** Every rank back-propagates (its rows' mean loss) / (number of ranks); an objective that couples samples does
+so over all ranks, with gradients, so the *sum* of gradients over ranks (``specfm.engine.sync``) is the gradient of the
+mean over the batch: what one process with the whole batch computes. `DistributedDataParallel` is not used: it reduces
+in every backward pass, and one step of cached gradients has many of these, of which only the sum of all is wanted.
 
-**Cached gradients** (GradCache, arXiv 2101.06983). With ``micro_batch`` smaller than the rank's share, pass 1 projects
-every micro-batch without a graph, the loss of all of them gives one gradient per projection, and pass 2 repeats each
-micro-batch with a graph and feeds it its cached gradient. Negatives are those of the whole batch whatever the
+**Cached gradients** (GradCache, arXiv 2101.06983). With ``micro_batch`` smaller than the rank's share, pass 1 makes the
+coupled rows of every micro-batch without a graph, the loss of all of them gives one gradient per row, and pass 2
+repeats each micro-batch with a graph and feeds it its cached gradients. What is coupled is the whole batch whatever the
 micro-batch, so the result does not depend on it. Views depend only on (seed, step, sample id, view), so both passes see
 the same ones; dropout and drop path, off by default, are re-seeded alike in both passes by (seed, step, rank,
 micro-batch) and are the only noise that depends on the number of ranks.
@@ -23,57 +23,58 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.config import PretrainConfig
-from pretrain.objectives.band_prediction import band_prediction_loss, band_targets
-from pretrain.objectives.negatives import build_rule
-from pretrain.objectives.nt_xent import NegativeRule, nt_xent
-from pretrain.sampler import mix64
+from pretrain.objectives.base import MicroBatch, Objective, Rows
+from pretrain.rng import mix64
 from pretrain.views import make_view
 from specfm.batch import Batch
-from specfm.engine import faults
+from specfm.engine import faults, task
 from specfm.engine.distributed import World
 from specfm.engine.schedule import ramp
-from specfm.models.encoder import Features
+
+VIEWS = ("first", "second")  # by their numbers 0 and 1, which their random numbers follow from
 
 
 @dataclass(frozen=True)
-class StepResult:
+class StepResult(task.StepResult):
     """What a step leaves beside the gradients.
 
     Attributes:
         loss: This rank's loss (mean over its rows), detached, 0-d.
         scalars: Numbers to log, of this rank.
-        pooled_BD: Features of the first view, detached. z1_BE, z2_BE: projections of both views, detached.
+        pooled_BD: Features of the first view, detached.
+        rows: Coupled rows by objective, detached.
     """
 
-    loss: Tensor
-    scalars: dict[str, float]
     pooled_BD: Tensor
-    z1_BE: Tensor
-    z2_BE: Tensor
+    rows: dict[str, Rows]
 
 
 @dataclass(frozen=True)
-class _Projected:
-    """Both views of a micro-batch. ``band_loss`` and ``figures`` are its share of the mean over the rank's samples."""
+class _Terms:
+    """A micro-batch seen by all objectives. ``losses`` and ``figures`` are its share of the means over the rank's."""
 
-    z1_BE: Tensor
-    z2_BE: Tensor
-    pooled_BD: Tensor
-    band_loss: Tensor | None
+    rows: dict[str, Rows]
+    losses: dict[str, Tensor]
     figures: dict[str, Tensor]
+    pooled_BD: Tensor
 
 
 class PretrainStep:
     """Computes loss and gradients of one batch; the caller reduces the gradients and steps the optimiser.
 
     Args:
-        modules: ``encoder``, ``projection`` and, if asked for, ``band_prediction``.
+        encoder: The encoder in training.
+        objectives: By name; the loss is their sum, each times its weight.
         config: The run's configuration.
         world: This process among all.
     """
 
-    def __init__(self, modules: nn.ModuleDict, config: PretrainConfig, world: World) -> None:
-        self.modules, self.config, self.world = modules, config, world
+    def __init__(
+        self, encoder: nn.Module, objectives: dict[str, Objective], config: PretrainConfig, world: World
+    ) -> None:
+        self.encoder, self.objectives, self.config, self.world = encoder, objectives, config, world
+        self._coupled = {name: each for name, each in objectives.items() if each.couples}
+        self._separate = {name: each for name, each in objectives.items() if each.separates}
 
     def strength(self, step: int) -> float:
         """Strength of the views at ``step`` (0 = first)."""
@@ -87,94 +88,106 @@ class PretrainStep:
             step: Number of the update, from 0.
             batch: This rank's samples, as stored.
         """
-        size, limit = len(batch), self.config.optim.micro_batch
-        spans = [(start, min(start + (limit or size), size)) for start in range(0, size, limit or size)]
-        rule = build_rule(batch, self.config.objective.negatives)  # on the raw windows, not on their views
-        if len(spans) == 1:
-            whole = self._project(step, batch, 0, size, self._predicts)
-            contrast, scalars = self._contrast(whole.z1_BE, whole.z2_BE, rule)
-            self._backward(contrast, whole.band_loss)
-            done, z1, z2, pooled = [whole], whole.z1_BE, whole.z2_BE, whole.pooled_BD
+        size = len(batch)
+        limit = self.config.optim.micro_batch or size
+        starts = range(0, size, limit)
+        totals, spoiled = self._totals(step, batch), faults.hit("step.loss")
+        if len(starts) == 1:
+            done = [self._terms(step, batch, 0, totals)]
+            rows = done[0].rows
+            coupled, scalars = self._couple(rows, batch)
+            self._backward(self._weighted(_joined(coupled, done[0].losses), spoiled))
         else:
+            parts = {start: batch.select(start, min(start + limit, size)) for start in starts}
             with torch.no_grad():
-                first = [self._project(step, batch.select(*span), span[0], size, False) for span in spans]
-            z1 = torch.cat([one.z1_BE for one in first]).requires_grad_()
-            z2 = torch.cat([one.z2_BE for one in first]).requires_grad_()
-            pooled = torch.cat([one.pooled_BD for one in first])
-            contrast, scalars = self._contrast(z1, z2, rule)
-            (contrast / self.world.size).backward()
-            done = [self._repeat(step, batch, span, z1, z2) for span in spans]
-        loss = contrast.detach()
-        if self._predicts:
-            band_loss = torch.stack([one.band_loss.detach() for one in done if one.band_loss is not None]).sum()
-            figures = {name: torch.stack([one.figures[name] for one in done]).sum() for name in done[0].figures}
-            scalars |= {"nt_xent": float(loss), **{name: float(value) for name, value in figures.items()}}
-            loss = loss + self.config.objective.band_prediction.weight * band_loss
-        return StepResult(loss, scalars, pooled.detach(), z1.detach(), z2.detach())
+                first = [self._terms(step, part, start, None).rows for start, part in parts.items()]
+            rows = {
+                name: {key: torch.cat([one[name][key] for one in first]).requires_grad_() for key in first[0][name]}
+                for name in self._coupled
+            }
+            coupled, scalars = self._couple(rows, batch)
+            self._backward(self._weighted(coupled, spoiled))
+            done = [self._repeat(step, part, start, totals, rows) for start, part in parts.items()]
+        separate = {name: torch.stack([one.losses[name].detach() for one in done]).sum() for name in self._separate}
+        losses = {name: loss.detach() for name, loss in _joined(coupled, separate).items()}
+        scalars |= {name: float(torch.stack([one.figures[name] for one in done]).sum()) for name in done[0].figures}
+        if len(losses) > 1:
+            scalars |= {name: float(loss) for name, loss in losses.items()}
+        held = {name: {key: row.detach() for key, row in each.items()} for name, each in rows.items()}
+        pooled_BD = torch.cat([one.pooled_BD for one in done])
+        return StepResult(self._weighted(losses, spoiled), scalars, pooled_BD, held)
 
-    @property
-    def _predicts(self) -> bool:
-        return "band_prediction" in self.modules
+    def _terms(self, step: int, batch: Batch, start: int, totals: dict[str, float] | None) -> _Terms:
+        """What all objectives say of a micro-batch that begins at sample ``start`` of this rank's.
 
-    def _repeat(self, step: int, batch: Batch, span: tuple[int, int], z1_BE: Tensor, z2_BE: Tensor) -> _Projected:
-        """Pass 2: a micro-batch again, with a graph, fed with the cached gradients of its projections."""
-        assert z1_BE.grad is not None and z2_BE.grad is not None
-        start, stop = span
-        one = self._project(step, batch.select(start, stop), start, len(batch), self._predicts)
-        # The cached gradients carry the scale of the ranks already; only the other term still needs it.
-        surrogate = (one.z1_BE * z1_BE.grad[start:stop]).sum() + (one.z2_BE * z2_BE.grad[start:stop]).sum()
-        self._backward(surrogate * self.world.size, one.band_loss)
-        return _Projected(one.z1_BE.detach(), one.z2_BE.detach(), one.pooled_BD, one.band_loss, one.figures)
-
-    def _backward(self, contrast: Tensor, band_loss: Tensor | None) -> None:
-        weight = self.config.objective.band_prediction.weight
-        total = contrast if band_loss is None else contrast + weight * band_loss
-        (total / self.world.size).backward()
-
-    def _contrast(self, z1_BE: Tensor, z2_BE: Tensor, rule: NegativeRule | None) -> tuple[Tensor, dict[str, float]]:
-        objective = self.config.objective
-        loss, scalars = nt_xent(z1_BE, z2_BE, objective.temperature, rule, objective.tile)
-        spoiled = faults.hit("step.loss")
-        if spoiled is not None:
-            loss = loss * float(spoiled)
-        return loss, scalars
-
-    def _project(self, step: int, batch: Batch, start: int, size: int, predict: bool) -> _Projected:
-        """Encode and project both views of a micro-batch that begins at sample ``start`` of this rank's ``size``."""
+        Without ``totals`` only its coupled rows are made.
+        """
         config = self.config
         torch.manual_seed(int(mix64(config.seed, step, self.world.rank, start)) >> 1)
         strength = self.strength(step)
-        views = [make_view(batch, config.views, config.seed, step, view, strength) for view in (0, 1)]
+        views = {
+            name: make_view(batch, config.views, config.seed, step, number, strength)
+            for number, name in enumerate(VIEWS)
+        }
+        losses: dict[str, Tensor] = {}
+        figures: dict[str, Tensor] = {}
         with torch.autocast(self.world.device.type, torch.bfloat16, enabled=config.optim.precision == "bf16"):
-            # Both views in one call: the trunk sees all tokens at once.
-            features = self.modules["encoder"](Batch(views[0].parts + views[1].parts))
-            z1_BE, z2_BE = self.modules["projection"](features.pooled_BD).float().split(len(batch))
-            band_loss, figures = self._predict(step, batch, features, strength) if predict else (None, {})
-        share = len(batch) / size
-        return _Projected(
-            z1_BE,
-            z2_BE,
-            features.pooled_BD[: len(batch)].detach(),
-            None if band_loss is None else band_loss * share,
-            {name: value * share for name, value in figures.items()},
-        )
+            # All views in one call: the trunk sees all tokens at once.
+            features = self.encoder(Batch(tuple(part for view in views.values() for part in view)))
+            part = MicroBatch(batch, views, features, step, strength)
+            rows = {name: objective.rows(part) for name, objective in self._coupled.items()}
+            for name, total in (totals or {}).items():
+                objective = self._separate[name]
+                share = objective.count(batch, step) / total
+                loss, numbers = objective.separate(part)
+                losses[name] = loss * share
+                figures |= {key: value * share for key, value in numbers.items()}
+        return _Terms(rows, losses, figures, features.pooled_BD[: len(batch)].detach())
 
-    def _predict(
-        self, step: int, batch: Batch, features: Features, strength: float
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean over both views of the loss of predicting held-out bands (its weight is applied later), and figures."""
-        config, settings = self.config, self.config.objective.band_prediction
-        losses, figures = [], []
-        for view in (0, 1):
-            rows = slice(view * len(batch), (view + 1) * len(batch))
-            targets = band_targets(
-                batch, config.views, settings, config.model.patch_size, config.seed, step, view, strength
-            )
-            per_token = settings.per == "token"
-            tokens = features.tokens_BND[rows] if per_token else features.pooled_BD[rows, None]
-            mask = features.token_mask_BN[rows] if per_token else features.token_mask_BN[rows].any(1, keepdim=True)
-            predicted = self.modules["band_prediction"](tokens, targets.wavelengths_nm_BT, targets.fwhm_nm_BT)
-            loss, numbers = band_prediction_loss(predicted, targets, settings, mask)
-            losses.append(loss)
-            figures.append(numbers)
-        return (losses[0] + losses[1]) / 2, {name: (figures[0][name] + figures[1][name]) / 2 for name in figures[0]}
+    def _repeat(self, step: int, batch: Batch, start: int, totals: dict[str, float], whole: dict[str, Rows]) -> _Terms:
+        """Pass 2: a micro-batch again, with a graph, fed with the cached gradients of its rows."""
+        one = self._terms(step, batch, start, totals)
+        share = [
+            (row * cached.grad[start : start + len(batch)]).sum()
+            for name, rows in one.rows.items()
+            for key, row in rows.items()
+            if (cached := whole[name][key]).grad is not None
+        ]
+        # The cached gradients carry weights and scale of the ranks already; only the other terms still need them.
+        self._backward(sum(share) * self.world.size + self._weighted(one.losses))
+        free = {name: {key: row.detach() for key, row in rows.items()} for name, rows in one.rows.items()}
+        return _Terms(free, {n: loss.detach() for n, loss in one.losses.items()}, one.figures, one.pooled_BD)
+
+    def _couple(self, rows: dict[str, Rows], batch: Batch) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Losses and figures of the objectives that couple samples."""
+        losses: dict[str, Tensor] = {}
+        figures: dict[str, float] = {}
+        for name, objective in self._coupled.items():
+            losses[name], numbers = objective.couple(rows[name], batch)
+            figures |= numbers
+        return losses, figures
+
+    def _totals(self, step: int, batch: Batch) -> dict[str, float]:
+        """By objective: items of its separate loss in the whole global batch, per rank."""
+        if not self._separate:
+            return {}
+        counts = [float(objective.count(batch, step)) for objective in self._separate.values()]
+        found = self.world.sum(torch.tensor(counts, dtype=torch.float64, device=self.world.device)).tolist()
+        return {name: max(count, 1.0) / self.world.size for name, count in zip(self._separate, found, strict=True)}
+
+    def _weighted(self, losses: dict[str, Tensor], spoiled: str | None = None) -> Tensor:
+        """The sum of losses, each times its weight; ``spoiled`` by a planned fault."""
+        total = torch.zeros((), device=self.world.device)
+        for name, loss in losses.items():
+            total = total + self.objectives[name].weight * loss
+        return total if spoiled is None else total * float(spoiled)
+
+    def _backward(self, loss: Tensor | float) -> None:
+        if isinstance(loss, Tensor) and loss.requires_grad:
+            (loss / self.world.size).backward()
+
+
+def _joined(coupled: dict[str, Tensor], separate: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Losses by objective, whichever of its two parts it has."""
+    both = {name: coupled[name] + separate[name] for name in coupled if name in separate}
+    return {**coupled, **separate, **both}

@@ -38,6 +38,11 @@ class UnitsError(SpecfmError):
         self.likely = likely
 
 
+def nm_per_unit(units: str) -> float | None:
+    """Nanometres in one ``units`` of length; None for an unknown one and for wavenumbers."""
+    return _NM_PER_UNIT.get(units.strip().lower())
+
+
 class BandGrid:
     """The bands of one sensor: centres, widths and which of them are usable. Immutable; order is kept, never sorted.
 

@@ -161,6 +161,20 @@ def load(path: str | Path, device: str = "cpu", align: bool | None = None) -> En
     return encoder if align is None else encoder.align(align)
 
 
+def take_weights(encoder: Encoder, source: Encoder, name: str | Path) -> None:
+    """Copy the weights of ``source`` into ``encoder``, which must be of the same architecture.
+
+    Raises:
+        UsageError: it is not; the message lists what differs.
+    """
+    from specfm.config import differences
+
+    if differing := differences(source.config, encoder.config):
+        listed = ", ".join(f"{key} {old!r} there, {new!r} here" for key, (old, new) in differing.items())
+        raise UsageError(f"the model in {name} has another architecture than the configuration ({listed})")
+    encoder.load_state_dict(source.state_dict())
+
+
 def _read_library(folder: Path) -> Library | None:
     """The library of a verified release, None if its manifest lists none."""
     from specfm.files import read_manifest

@@ -149,6 +149,12 @@ class TilePlan:
             )
         starts(self.side, self.side, self.stride)  # refuses sizes below 1
 
+    @property
+    def count(self) -> int:
+        """Number of tiles."""
+        rows = self.rows()
+        return len(rows) * len(rows[0])
+
     def rows(self) -> list[list[Tile]]:
         """All tiles, one list per row of tiles."""
         return list(tile_rows(self.shape, self.side, self.stride, self.origin))

@@ -17,8 +17,8 @@ PACKAGES = ("specfm", "downstream", "pretrain")
 
 # Rooms of the library from the ground up. A module imports from its own level and from those below it.
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("errors", "bands", "sensors", "sensor_table", "config", "digests", "files", "tables", "tiles"),
-    ("scene", "batch", "library", "calibration"),
+    ("errors", "bands", "sensors", "sensor_table", "config", "digests", "files", "progress", "tables", "tiles"),
+    ("scene", "batch", "library", "calibration", "grids"),
     ("readers", "shards", "simulate", "cards", "rasters", "inspection"),
     ("models", "dense"),  # Encoder.embed is dense.memory.embed_scene
     ("checkpoint",),
@@ -61,7 +61,7 @@ AT_TOP = {
     "timm": ("specfm.models", "specfm.engine"),
     "lightly": ("pretrain.objectives",),
 }
-DISTRIBUTED = ("specfm.engine", "pretrain.objectives", "pretrain.ds_sync", "downstream.protocols.knn")
+DISTRIBUTED = ("specfm.engine", "pretrain.objectives")
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from downstream.features.extract import progress_bar
 from downstream.features.spectra import CommonGrid, common_grid
 from downstream.splits.samples import Samples
 from downstream.splits.split import Split
 from specfm.errors import SpecfmError
+from specfm.progress import progress
 
 if TYPE_CHECKING:
     from specfm.scene import Scene
@@ -120,13 +120,12 @@ def fit_splits(
         raise NoNeighbours("windows of 1 pixel hold no neighbours to tell noise from signal")
     bands = len(common.bands)
     moments_S = [Moments.empty(bands) for _ in splits]
-    progress, task = progress_bar("noise of neighbours", len(scenes))
-    with progress:
+    with progress("noise of neighbours", len(scenes)) as advance:
         for index, (scene, matrix_CK) in enumerate(zip(scenes, common.matrices, strict=True)):
             side = window if scene.neighbours else 1
             views = _views(moments_S, scene.shape[:2], index, side, samples, splits)
             _add_scene(views, scene, matrix_CK, common.resampled)
-            progress.advance(task)
+            advance()
     fewest = min(moments.pairs for moments in moments_S)
     if fewest < bands:
         raise NoNeighbours(f"the training windows of a split hold {fewest} pairs of neighbours for {bands} bands")

@@ -21,7 +21,7 @@ from downstream.benchmark.cells import Cell, CellPlan, read_cell, run_cell
 from downstream.benchmark.leaderboard import Board, leaderboard
 from downstream.benchmark.suite import DatasetConfig, SuiteConfig, open_dataset, probe_options
 from downstream.features.encoders import open_encoder
-from downstream.features.extract import check_window, progress_bar
+from downstream.features.extract import check_window
 from downstream.probe.run import default_window
 from downstream.splits.samples import asked_window
 from specfm.config import find_config, to_yaml
@@ -36,6 +36,7 @@ from specfm.files import (
     remove_temporaries,
     sha256_file,
 )
+from specfm.progress import progress
 
 
 @dataclass(frozen=True)
@@ -226,9 +227,9 @@ def _run(plans: Sequence[CellPlan], folder: Path, jobs: int, done: Callable[[str
             except SpecfmError as error:
                 report(plan, error)
         return failed
-    progress, task = progress_bar("cells", len(plans))
     context = multiprocessing.get_context("spawn")
-    with progress, ProcessPoolExecutor(min(jobs, len(plans)), mp_context=context, initializer=_in_worker) as pool:
+    workers = ProcessPoolExecutor(min(jobs, len(plans)), mp_context=context, initializer=_in_worker)
+    with progress("cells", len(plans)) as advance, workers as pool:
         calls = {pool.submit(run_cell, plan, folder): plan for plan in plans}
         try:
             for call in as_completed(calls):
@@ -241,7 +242,7 @@ def _run(plans: Sequence[CellPlan], folder: Path, jobs: int, done: Callable[[str
                     ) from None
                 except SpecfmError as error:
                     report(calls[call], error)
-                progress.advance(task)
+                advance()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():

@@ -18,6 +18,7 @@ from downstream.features.encoders import encoder_device
 from downstream.features.pooling import chosen_layers, encode, pooling_parts
 from downstream.splits.samples import Samples, collect_samples
 from specfm.errors import SpecfmError, UsageError
+from specfm.progress import progress
 
 if TYPE_CHECKING:
     from downstream.features.bank import Bank
@@ -103,16 +104,6 @@ def iterate_windows(
                 yield WindowBatch(ids, scene, x_BHWC, mask_BHW)
 
 
-def progress_bar(title: str, total: int) -> tuple[Any, Any]:
-    """A bar on stderr, silent when that is not a terminal, and its only task."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    progress = Progress(console=console, disable=not console.is_terminal, transient=True)
-    return progress, progress.add_task(title, total=total)
-
-
 def check_window(patch: int, window: int) -> None:
     """Refuse a window that the encoder's patches do not divide; one pixel (point spectra) is a patch padded."""
     if window > 1 and window % patch:
@@ -181,8 +172,7 @@ def _feature_batches(
     import torch
 
     device = encoder_device(encoder)
-    progress, task = progress_bar(f"features {name}", len(samples))
-    with progress:
+    with progress(f"features {name}", len(samples)) as advance:
         for part in iterate_windows(scenes, samples, window, batch, first=first):
             with torch.inference_mode():
                 x_BHWC = torch.from_numpy(part.x_BHWC).to(device)
@@ -196,4 +186,4 @@ def _feature_batches(
                     f"{part.scene.name!r}; check its masks"
                 )
             yield part.ids_B, values_BD
-            progress.advance(task, len(part.ids_B))
+            advance(len(part.ids_B))

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from downstream.features.extract import FeatureSet, iterate_windows, progress_bar
+from downstream.features.extract import FeatureSet, iterate_windows
 from downstream.splits.samples import Samples
 from specfm.bands import BandGrid
+from specfm.progress import progress
 
 if TYPE_CHECKING:
     from specfm.scene import Scene
@@ -112,8 +113,7 @@ def spectra(
     pixel_NK = np.empty((len(samples), len(common.bands)), np.float32)
     mean_NK = np.empty_like(pixel_NK)
     half = window // 2
-    progress, task = progress_bar("raw spectra", len(samples))
-    with progress:
+    with progress("raw spectra", len(samples)) as advance:
         for part in iterate_windows(scenes, samples, window, batch=256):
             sensor, matrix_CK = part.scene.sensor, matrix_of[id(part.scene)]
             used_C = matrix_CK.any(1)  # bad bands may hold anything, also infinities
@@ -123,7 +123,7 @@ def spectra(
             pixel_NK[part.ids_B] = x_BHWK[:, half, half]
             total = np.maximum(weight_BHW.sum((1, 2)), 1)[:, None]
             mean_NK[part.ids_B] = np.einsum("bhwk,bhw->bk", x_BHWK, weight_BHW) / total
-            progress.advance(task, len(part.ids_B))
+            advance(len(part.ids_B))
     for array in (pixel_NK, mean_NK):
         np.nan_to_num(array, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
     info = {"window": window, "resampled": common.resampled}

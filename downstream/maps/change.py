@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from downstream.features.standardise import Standardiser
 from downstream.maps.paint import fitting_sample, paint, unit_rows
-from specfm.dense.stream import open_progress
 from specfm.dense.tile_encoder import TileEncoder, fitting_batch, patch_plan
-from specfm.errors import SpecfmError
+from specfm.grids import Grid, require_one_grid
 from specfm.models.encoder import Encoder
+from specfm.progress import progress
 from specfm.rasters.class_map import CHANGE_COLOURS, ClassMapWriter, Legend
 from specfm.rasters.writers import RasterWriter, open_raster, refuse_shared_name
 from specfm.scene import Scene
@@ -27,54 +27,6 @@ from specfm.tiles import Tile, blended_rows
 
 BINS = 256  # of the histogram that the threshold is found on
 NAMES = ("unchanged", "changed")
-OFF_BY = 0.1  # pixels by which the corners of two dates may differ
-
-
-def require_one_grid(before: Scene, after: Scene) -> None:
-    """Refuse two dates whose pixels do not cover the same ground.
-
-    Places are compared where both scenes have one; sizes always. Sensors may differ.
-
-    Raises:
-        SpecfmError: another number of rows or columns, another coordinate system, or other corners.
-    """
-    pair = f"{before.where} and {after.where}"
-    if before.shape[:2] != after.shape[:2]:
-        sizes = " and ".join(f"{s.shape[0]} x {s.shape[1]}" for s in (before, after))
-        raise SpecfmError(f"{pair} differ in extent ({sizes} pixels); cut or resample them to one grid")
-    one, two = before.geo, after.geo
-    if one is None or two is None:
-        return
-    if one.crs_wkt and two.crs_wkt and not _same_crs(one.crs_wkt, two.crs_wkt):
-        raise SpecfmError(f"{pair} lie in different coordinate systems; reproject one to the grid of the other")
-    if one.transform is None or two.transform is None:
-        return
-    height, width = before.shape[:2]
-    pixel = np.hypot(one.transform[1], one.transform[4])
-    for row, col in ((0, 0), (0, width), (height, 0), (height, width)):
-        (x1, y1), (x2, y2) = (_map_xy(t, row, col) for t in (one.transform, two.transform))
-        apart = float(np.hypot(x1 - x2, y1 - y2) / pixel)
-        if apart > OFF_BY:
-            raise SpecfmError(f"{pair} differ in extent (corners {apart:.1f} pixels apart); resample them to one grid")
-
-
-def _map_xy(transform: Sequence[float], row: int, col: int) -> tuple[float, float]:
-    x0, dx, rx, y0, ry, dy = transform
-    return x0 + col * dx + row * rx, y0 + col * ry + row * dy
-
-
-def _same_crs(one: str, two: str) -> bool:
-    if one == two:
-        return True
-    try:
-        from rasterio.crs import CRS
-        from rasterio.errors import CRSError
-    except ImportError:
-        return True  # two spellings cannot be compared; the corners still are
-    try:
-        return bool(CRS.from_user_input(one) == CRS.from_user_input(two))
-    except CRSError:
-        return True
 
 
 class PairEncoder:
@@ -165,7 +117,7 @@ def distance_to_file(
     Raises:
         SpecfmError: other grids, or no common data. UsageError: a bad option, or a file that exists.
     """
-    require_one_grid(before, after)
+    require_one_grid(Grid.of(before), Grid.of(after))
     p = encoder.patch_size
     plan = patch_plan(before, p, window, stride)
     batch_size = fitting_batch(batch_size, plan.side * p, before.shape[2] + after.shape[2])
@@ -193,7 +145,7 @@ def distance_to_file(
         measure = Distance.fit(sample_n2D)
         cut = otsu(measure(sample_n2D)) if threshold is None else threshold
         writer.tell(threshold=cut)
-        advance = stack.enter_context(open_progress(f"change {before.name}", plan))
+        advance = stack.enter_context(progress(f"change {before.name}", plan.count))
         for first, features_hw2D in blended_rows(plan, encode, batch_size, advance):
             found_HW = paint(measure(features_hw2D), first, p, [before, after], np.nan)
             writer.write(np.where(np.isfinite(found_HW), 1 + (found_HW > cut), 0))

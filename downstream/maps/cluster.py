@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from downstream.features.standardise import Standardiser
 from downstream.maps.paint import fitting_sample, paint
-from specfm.dense.stream import open_progress
 from specfm.dense.tile_encoder import TileEncoder, fitting_batch, patch_plan
 from specfm.errors import UsageError
 from specfm.models.encoder import Encoder
+from specfm.progress import progress
 from specfm.rasters.class_map import ClassMapWriter, Legend
 from specfm.scene import Scene
 from specfm.tiles import blended_rows
@@ -134,7 +134,7 @@ def cluster_to_file(
     writer = ClassMapWriter(
         out, scene.shape[:2], legend, geo=scene.geo, facts=told, preview=preview, overwrite=overwrite
     )
-    with writer, open_progress(f"cluster {scene.name}", plan) as advance:
+    with writer, progress(f"cluster {scene.name}", plan.count) as advance:
         encode = TileEncoder(encoder, scene, level, even=True)
         sample = fitting_sample(plan, encode, seed, batch_size, classes, [scene], f"a map of {classes} clusters")
         clusters = fit_clusters(sample, classes, method, seed)

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from specfm.dense.stream import open_progress
 from specfm.dense.tile_encoder import TileReader, fitting_batch, scene_levels
 from specfm.errors import UsageError
+from specfm.progress import progress
 from specfm.rasters.class_map import CHANGE_COLOURS, ClassMapWriter, Legend
 from specfm.rasters.writers import RasterWriter, open_raster, refuse_shared_name
 from specfm.scene import Scene
@@ -142,7 +142,7 @@ def predict_to_file(
             )  # fmt: skip
             stack.enter_context(extra)
         predict = TilePredictor(model, scenes)
-        advance = stack.enter_context(open_progress(f"{model.task} {first_scene.name}", plan))
+        advance = stack.enter_context(progress(f"{model.task} {first_scene.name}", plan.count))
         for first, blended in blended_rows(plan, predict, batch_size, advance):
             rows_hWK = blended[: max(height - first, 0), :width]
             writer.write(model.decide(np.nan_to_num(rows_hWK)) + 1)

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from downstream.features.standardise import Standardiser
 from downstream.maps.paint import fitting_sample, paint, unit_rows
-from specfm.dense.stream import open_progress
 from specfm.dense.tile_encoder import TileEncoder, fitting_batch, patch_plan
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import atomic_write_bytes, refuse_existing
 from specfm.models.encoder import Encoder
+from specfm.progress import progress
 from specfm.rasters.quicklook import Thinned, enlarged, png_bytes
 from specfm.rasters.writers import open_raster
 from specfm.scene import Scene
@@ -120,7 +120,7 @@ def search_to_file(
         refuse_existing(picture, overwrite, "--out (or --no-preview)")
     best = BestPlaces(apart)
     cells = [(row // p, col // p) for row, col in like_rc]
-    with writer, open_progress(f"search {scene.name}", plan) as advance:
+    with writer, progress(f"search {scene.name}", plan.count) as advance:
         encode = TileEncoder(encoder, scene, level, even=True)
         scaling = Standardiser(fitting_sample(plan, encode, seed, batch_size, 2, [scene], "a search"))
         wanted_QD = np.stack([blend_block(plan, encode, Tile(*cell, 1, 1), batch_size)[0, 0] for cell in cells])

@@ -1,43 +1,114 @@
-"""What the trained rows train: an encoder with a linear head on its pooled features; its best state by validation.
+"""A classifier of windows in memory, trained under a split for a row of a probe: its task, and the head it starts from.
 
-Shape suffixes: M training windows, N windows, B batch, HW window pixels, C bands, D pooled features, K classes.
+Shape suffixes: M training windows, N windows, I sample ids, D pooled features, K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from downstream.protocols.windows import Windows, classify
+from downstream.features.standardise import Standardiser
+from downstream.protocols.linear import linear_probe
+from downstream.protocols.logistic import fit_grid
+from downstream.protocols.windows import Epochs, LabelledWindows, Windows, classify, in_batches
+from downstream.supervised.model import TaskModel
+from downstream.supervised.trainer import Supervised
+from specfm.engine.config import RunConfig
+from specfm.engine.distributed import World
 
 HEAD_ITERATIONS = 500  # of the probe that the head starts from, which need not converge
+CHECK_EVERY = 10  # steps between two looks at validation, at least; an epoch where that is longer
 
 
-class Best:
-    """The weights with the best validation accuracy so far.
+class WindowTraining(Supervised):
+    """A model learns windows epoch by epoch, kept in memory alone; in the end it has its best weights by validation.
+
+    It draws in the order of the run from ``rng`` and torch's random state: it is short and never taken up again.
 
     Args:
-        patience: steps without a better one before training has gone stale.
+        title: of the progress display. model: classifies windows; it is trained. config: steps, optimiser, guard.
+        train, val: windows, a part per sensor; without validation all steps are done and the last weights stay.
+        rng: of order and turns. batch_size: windows a step. patience: steps.
+        lr_share: of the learning rate, by parameter name. first: the model counts before its first step.
     """
 
-    def __init__(self, patience: int):
-        self.patience, self.accuracy = patience, float("nan")
-        self._step, self._state = 0, dict[str, Tensor]()
+    def __init__(
+        self, title: str, model: TaskModel, config: RunConfig, train: Sequence[Windows], val: Sequence[Windows],
+        rng: np.random.Generator, *, batch_size: int, patience: int, lr_share: Callable[[str], float] | None = None,
+        first: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            title, model, config, World(0, 1, model.device), None, batch_size=batch_size, patience=patience,
+            lr_share=lr_share,
+        )  # fmt: skip
+        self.val, self.first = val, first
+        self.epochs = Epochs(train, batch_size, rng)
+        self._best: dict[str, Tensor] = {}
+        self._number = 0
 
-    def look(self, model: Classifier, val: Sequence[Windows], step: int) -> None:
-        """Measure ``model`` and keep it if it is better."""
-        right = np.concatenate([classify(model, part)[0] == part.y_N for part in val])
-        if not self._state or right.mean() > self.accuracy:
-            self._state = {k: v.detach().clone() for k, v in model.state_dict().items()}
-            self.accuracy, self._step = float(right.mean()), step
+    def start(self, done: int) -> None:
+        if self.first and self.val:
+            self.look(0)
 
-    def stale(self, step: int) -> bool:
-        """True if the best is long ago."""
-        return bool(self._state) and step - self._step >= self.patience
+    def batches(self, done: int) -> Iterator[list[LabelledWindows]]:
+        while True:
+            self._number += 1
+            yield self.epochs()
 
-    def restore(self, model: Classifier) -> None:
-        """Take up the best weights, if any were kept."""
-        if self._state:
-            model.load_state_dict(self._state)
+    def due(self, number: int) -> bool:
+        looked = self.stop.history[-1][0] if self.stop.history else 0
+        return bool(self.val) and (
+            number == self.config.steps or (self.epochs.at_end and number - looked >= CHECK_EVERY)
+        )
+
+    def validate(self) -> tuple[float, dict[str, Any]]:
+        right = np.concatenate([classify(self.model, part)[0] == part.y_N for part in self.val])
+        return float(right.mean()), {}
+
+    def on_better(self) -> None:
+        self._best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+
+    def stale(self) -> bool:
+        """Patience runs out between two epochs, whether or not validation was looked at there."""
+        return self.epochs.at_end and self.stop.stale(self._number)
+
+    def release(self, done: int) -> None:
+        """The best weights, if validation found any."""
+        if self._best:
+            self.model.load_state_dict(self._best)
+
+
+def start_from_probe(
+    model: TaskModel, train: Sequence[Windows], val: Sequence[Windows], unit_I: np.ndarray, seed: int
+) -> None:
+    """Set a pooled head to the linear probe of the frozen features, its strength chosen on ``val`` (or inside train).
+
+    Args:
+        unit_I: group or block of the samples that ``train`` holds. seed: of folds inside train.
+    """
+    (x_MD, y_M), (x_ND, y_N) = _frozen(model, train), _frozen(model, val)
+    unit_M = np.concatenate([unit_I[part.id_N] for part in train])
+    chosen = linear_probe(x_MD, y_M, x_ND, y_N, x_MD[:1], train_group_M=unit_M, seed=seed)
+    scale = Standardiser(x_MD)
+    fit = fit_grid(scale(x_MD), y_M, (chosen.C,), max_iter=HEAD_ITERATIONS)
+    model.standardise.take(0, scale)
+    weight, bias = model.head.parameters()
+    with torch.no_grad():
+        # classes that this split does not train on never win
+        weight.zero_()
+        bias.fill_(-20.0)
+        weight[fit.classes_K] = fit.weight_GKP[0, :, :-1].to(weight)
+        bias[fit.classes_K] = fit.weight_GKP[0, :, -1].to(bias)
+
+
+def _frozen(model: TaskModel, parts: Sequence[Windows]) -> tuple[np.ndarray, np.ndarray]:
+    """Pooled features ``[N, D]`` and classes of all windows."""
+    found = [x_BD.cpu().numpy() for part in parts for x_BD in in_batches(model, model.pooled, part)]
+    none_0D = np.zeros((0, model.standardise.mean_LD.shape[1]), np.float32)
+    y_N = np.concatenate([np.zeros(0, np.int64), *(part.y_N for part in parts)])
+    return np.concatenate([none_0D, *found]), y_N

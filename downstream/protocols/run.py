@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from downstream.features.extract import FeatureSet, progress_bar
+from downstream.features.extract import FeatureSet
 from downstream.features.neighbours import Metric
 from downstream.protocols.knn import knn_predict
 from downstream.protocols.linear import linear_probe
@@ -21,6 +21,7 @@ from downstream.protocols.svm import svm_predict
 from downstream.results.runs import Kind, Runs
 from downstream.splits.samples import Samples
 from downstream.splits.split import Split
+from specfm.progress import progress
 
 if TYPE_CHECKING:
     from specfm.scene import Scene
@@ -125,8 +126,7 @@ def evaluate_conditions(
                 strength=result.C, converged=result.converged,
             )  # fmt: skip
 
-    progress, task = progress_bar(f"probe {method}", len(splits))
-    with progress:
+    with progress(f"probe {method}", len(splits)) as advance:
         for split in splits:
             start = time.perf_counter()
             X = fitted.X_ND
@@ -138,7 +138,7 @@ def evaluate_conditions(
             for protocol in ("linear", "ridge", "svm"):
                 if protocol in wanted:
                     strengthened(split, X, test_XD, protocol)
-            progress.advance(task)
+            advance()
     return {condition: list(by_protocol.values()) for condition, by_protocol in found.items()}
 
 

@@ -19,20 +19,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from downstream.features.encoders import encoder_device
-from downstream.features.extract import progress_bar
-from downstream.features.standardise import Standardiser
 from downstream.protocols.options import TrainOptions
 from downstream.splits.samples import Samples
 from downstream.splits.split import Split
 from specfm.errors import UsageError
 
 if TYPE_CHECKING:
-    from downstream.protocols.windows import Windows
     from downstream.supervised.model import TaskModel
+    from specfm.engine.config import RunConfig
     from specfm.scene import Scene
 
-HEAD_ITERATIONS = 500  # of the probe that the head starts from, which need not converge
-CHECK_EVERY = 10  # steps between two looks at validation, at least; an epoch where that is longer
+REMEDY = "leave finetune out of --protocol and pass --no-scratch"
 
 
 @dataclass(frozen=True)
@@ -80,97 +77,48 @@ def train_on(
         UsageError: an encoder without a config, which cannot be built again.
     """
     import torch
-    from torch import nn
 
-    from downstream.protocols.classifier import Best
-    from downstream.protocols.windows import Epochs, by_sensor, windows_of
+    from downstream.protocols.classifier import WindowTraining, start_from_probe
+    from downstream.protocols.windows import by_sensor, windows_of
     from downstream.supervised.model import HeadSpec, TaskModel
-    from downstream.tasks.train import depth_of, lr_share
-    from specfm.checkpoint import has_whitened_stem
-    from specfm.engine.optimizer import adamw, clip_gradients, set_lr
-    from specfm.engine.schedule import warmup_cosine
+    from downstream.supervised.trainer import start_from
+    from specfm.engine.guard import DivergedError
+    from specfm.engine.loop import run_task
+    from specfm.engine.optimizer import lr_share
 
     options = options or TrainOptions()
     device = encoder_device(encoder)
-    title = f"{'fine-tune' if pretrained else 'from scratch'}, split {split.seed}"
     rng = np.random.default_rng([split.seed, 17])
     train_I, val_I = (_thinned(samples, ids_I, options.most, rng) for ids_I in (split.train_I, split.val_I))
     train, val = (by_sensor(windows_of(scenes, samples, ids_I, window)) for ids_I in (train_I, val_I))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int(rng.integers(2**31)))
-        head = HeadSpec("pooled", dropout=0.0, pooling=pooling)
-        names = samples.label_names
-        fresh = _fresh(encoder, options.drop_path)
-        model = TaskModel(fresh, "classification", names, window, head, level="sample").to(device)
+        fresh, head = _fresh(encoder, options.drop_path), HeadSpec("pooled", dropout=0.0, pooling=pooling)
+        model = TaskModel(fresh, "classification", samples.label_names, window, head, level="sample").to(device)
+        start_from(model, encoder, weights=pretrained, library=pretrained)
         if pretrained:
-            model.encoder.load_state_dict(encoder.state_dict())
-            if encoder.aligned:
-                model.encoder.library = encoder.library
-            if has_whitened_stem(encoder.card):
-                for name, parameter in model.encoder.named_parameters():
-                    parameter.requires_grad_(depth_of(name, len(encoder.blocks)) > 0)
             start_from_probe(model, train, val, split.unit_N[train_I], split.seed)
+        title = f"{'fine-tune' if pretrained else 'from scratch'}, split {split.seed}"
         share = lr_share(options.layer_decay, len(encoder.blocks)) if pretrained else None
-        modules = nn.ModuleDict({"model": model})
-        optimizer = adamw(modules, options.lr, options.weight_decay, (0.9, 0.98), device, share)
-        best = Best(options.patience)
-        if pretrained and val:
-            best.look(model, val, 0)
-        step, looked = 0, 0
-        progress, task = progress_bar(title, options.steps)
-        epochs = Epochs(train, options.batch, rng)
-        with progress:
-            while step < options.steps and not (epochs.at_end and best.stale(step)):
-                model.train()
-                (part,) = epochs()
-                logit_BK = model(*part.views)
-                loss = nn.functional.cross_entropy(logit_BK, part.labels.to(device))
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                clip_gradients(model.parameters(), 1.0)
-                set_lr(optimizer, warmup_cosine(step, options.steps, options.steps // 10, options.lr))
-                optimizer.step()
-                step += 1
-                progress.advance(task)
-                if val and ((epochs.at_end and step - looked >= CHECK_EVERY) or step == options.steps):
-                    best.look(model, val, step)
-                    looked = step
-        best.restore(model)
-    return Trained(model, step, best.accuracy)
+        task = WindowTraining(
+            title, model, _run_config(options), train, val, rng, batch_size=options.batch, patience=options.patience,
+            lr_share=share, first=pretrained,
+        )  # fmt: skip
+        try:
+            outcome = run_task(task)
+        except DivergedError:
+            raise DivergedError(
+                f"{title}: loss or gradient was not finite in several steps in a row; {REMEDY}"
+            ) from None
+    return Trained(model, outcome.done, task.stop.best[1])
 
 
-def start_from_probe(
-    model: TaskModel, train: Sequence[Windows], val: Sequence[Windows], unit_I: np.ndarray, seed: int
-) -> None:
-    """Set the head to the linear probe of the frozen features, its strength chosen on ``val`` (or inside train).
+def _run_config(options: TrainOptions) -> RunConfig:
+    from specfm.engine.config import OptimConfig, RunConfig
 
-    Args:
-        model: with a pooled head. unit_I: group or block of the samples that ``train`` holds.
-    """
-    import torch
-
-    from downstream.protocols.linear import linear_probe
-    from downstream.protocols.logistic import fit_grid
-    from downstream.protocols.windows import in_batches
-
-    def frozen(parts: Sequence[Windows]) -> tuple[np.ndarray, np.ndarray]:
-        features = [f.cpu().numpy() for part in parts for f in in_batches(model, model.pooled, part)]
-        none = np.zeros((0, model.standardise.mean_LD.shape[1]), np.float32)
-        return np.concatenate([none, *features]), np.concatenate([np.zeros(0, np.int64), *(part.y_N for part in parts)])
-
-    (x_MD, y_M), (x_ND, y_N) = frozen(train), frozen(val)
-    unit_M = np.concatenate([unit_I[part.id_N] for part in train])
-    chosen = linear_probe(x_MD, y_M, x_ND, y_N, x_MD[:1], train_group_M=unit_M, seed=seed)
-    scale = Standardiser(x_MD)
-    fit = fit_grid(scale(x_MD), y_M, (chosen.C,), max_iter=HEAD_ITERATIONS)
-    score = model.head.score
-    with torch.no_grad():
-        model.standardise.take(0, scale)
-        # classes that this split does not train on never win
-        score.weight.zero_()
-        score.bias.fill_(-20.0)
-        score.weight[fit.classes_K] = fit.weight_GKP[0, :, :-1].to(score.weight)
-        score.bias[fit.classes_K] = fit.weight_GKP[0, :, -1].to(score.bias)
+    rate, decay = options.lr, options.weight_decay
+    optim = OptimConfig(lr=rate, weight_decay=decay, betas=(0.9, 0.98), warmup_steps=options.steps // 10)
+    return RunConfig(out="", steps=options.steps, optim=optim)
 
 
 def _fresh(encoder: Any, drop_path: float) -> Any:
@@ -180,9 +128,7 @@ def _fresh(encoder: Any, drop_path: float) -> Any:
     try:
         return create_encoder(**{**config, "drop_path": drop_path})
     except (TypeError, UsageError):
-        raise UsageError(
-            "this encoder cannot be built again from its config; leave finetune out of --protocol and pass --no-scratch"
-        ) from None
+        raise UsageError(f"this encoder cannot be built again from its config; {REMEDY}") from None
 
 
 def _thinned(samples: Samples, ids_I: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:

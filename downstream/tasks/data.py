@@ -24,6 +24,7 @@ from specfm.batch import BandTensors
 from specfm.dense.tile_encoder import scene_level
 from specfm.digests import digest_parts
 from specfm.errors import SpecfmError, UsageError
+from specfm.grids import Grid, require_one_grid
 from specfm.scene import ArraySource, Scene
 
 
@@ -110,18 +111,14 @@ def open_places(config: FinetuneConfig) -> list[Place]:
 
 
 def make_place(dates: Sequence[Scene], level: str = "scene") -> Place:
-    """A place from scenes of one extent; labels on pixels that are invalid at a date are dropped.
+    """A place from scenes of one grid; labels on pixels that are invalid at a date are dropped.
 
     Raises:
-        SpecfmError: different extents, or labels of another shape.
+        SpecfmError: different grids, or labels of another shape.
     """
     first = dates[0]
     for scene in dates[1:]:
-        if scene.shape[:2] != first.shape[:2]:
-            raise SpecfmError(
-                f"the two dates have different extents ({first.name} {first.shape[0]} x {first.shape[1]}, {scene.name} "
-                f"{scene.shape[0]} x {scene.shape[1]} pixels); cut them to one grid"
-            )
+        require_one_grid(Grid.of(first), Grid.of(scene))
     held = [scene.replace(source=ArraySource(scene.read()), path=None) for scene in dates]
     labels = held[0].labels_HW
     if labels is not None and len(held) > 1:

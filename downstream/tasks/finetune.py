@@ -30,10 +30,12 @@ from downstream.tasks.config import FinetuneConfig, Mode
 from downstream.tasks.data import content_digest, make_samples, open_places
 from downstream.tasks.evaluate import predict_samples
 from downstream.tasks.rows import task_rows
-from downstream.tasks.train import Member, TaskData, TaskLoop, make_model, member_inputs
+from downstream.tasks.train import Finetuning, Member, TaskData, make_model, member_inputs
 from specfm.config import differences, read_yaml, to_dict
 from specfm.engine import distributed
 from specfm.engine.distributed import World
+from specfm.engine.guard import StopSignals, Watchdog
+from specfm.engine.loop import run_task
 from specfm.engine.run_folder import RunFolder
 from specfm.errors import UsageError
 from specfm.files import atomic_write_json
@@ -119,12 +121,15 @@ def finetune(config: FinetuneConfig, resume: bool = False) -> Path:
             folder.refuse_existing()
         data, source, name = prepare(config)
         with ExitStack() as stack:
+            signals = stack.enter_context(StopSignals())
             folder.open(resume)
             stack.callback(folder.close)
             folder.write_config(config, 0 if resume else None)
             listed = members(config, name, len(data.splits))
             for member in listed:
-                if not _train(config, member, data, source, world, folder, resume):
+                done = _train(config, member, data, source, world, folder, resume, signals)
+                if signals.received is not None:
+                    folder.ask_requeue(done, signals.received)
                     return folder.path
             _conclude(config, listed, data, source, name, folder)
         return folder.path
@@ -143,41 +148,46 @@ def _refuse_other(folder: RunFolder, config: FinetuneConfig) -> None:
 
 
 def _train(
-    config: FinetuneConfig, member: Member, data: TaskData, source: Encoder, world: World, top: RunFolder, resume: bool
-) -> bool:
-    """Train and test one member, unless that is done; False if a signal stopped it."""
+    config: FinetuneConfig, member: Member, data: TaskData, source: Encoder, world: World, top: RunFolder, resume: bool,
+    signals: StopSignals,
+) -> int:  # fmt: skip
+    """Train and test one member, unless that is done; returns the steps done. A stop signal leaves it untested."""
     folder = RunFolder(top.path / "runs" / member.folder)
     report = folder.path / TEST
     inputs = member_inputs(data, member, source)
     if report.is_file():
-        if json.loads(report.read_text(encoding="utf-8")).get("inputs", inputs) != inputs:
+        told = json.loads(report.read_text(encoding="utf-8"))
+        if told.get("inputs", inputs) != inputs:
             raise UsageError(
                 f"the labelled data, their split or the encoder of init have changed since {report} was written; "
                 "choose another out"
             )
-        return True
+        return int(told["steps"])
     began = time.perf_counter()
-    with ExitStack() as stack:
-        loop = TaskLoop(config, member, data, source, world, folder, stack, resume and folder.path.exists())
-        if not loop.loop():
-            top.ask_requeue(loop.done, loop.signals.received or 0)
-            return False
-        history = loop.history
-        loop.watchdog.stage("test")
-        model = load_task(folder.model, str(world.device))
-        split, classes = data.splits[member.number], data.classes(member.number)
+    task = Finetuning(config, member, data, source, world, folder)
+    outcome = run_task(task, resume and folder.path.exists(), signals)
+    if outcome.finished:
+        _test(config, task, report, began)
+    return outcome.done
+
+
+def _test(config: FinetuneConfig, task: Finetuning, report: Path, began: float) -> None:
+    """Read the test side of a split, once, and write what was found."""
+    data, member, split = task.data, task.member, task.split
+    model = load_task(task.folder.model, str(task.world.device))
+    with Watchdog(config.guard.stall_s, task.folder.stacks) as watchdog:
+        watchdog.stage("test")
         found = predict_samples(model, data.places, data.samples, split.test_I, config.evaluation.batch)
-        chosen = model.decide(found).clip(0)
-        runs = Runs(member.kind, member.method, member.protocol)
-        confidence = np.take_along_axis(found, chosen[:, None], 1)[:, 0]
-        runs.record(data.samples, split, np.asarray(classes)[chosen], time.perf_counter() - began, confidence)
-        atomic_write_json(report, {
-            "inputs": inputs, "confusion": runs.conf_SUKK[0].astype(int).tolist(),
-            "calibration": runs.calibration_SUI3[0].tolist(),
-            "threshold": model.threshold, "validation": history, "steps": model.card["steps"],
-            "wall_s": round(runs.wall_s, 3),
-        })  # fmt: skip
-    return True
+    chosen = model.decide(found).clip(0)
+    runs = Runs(member.kind, member.method, member.protocol)
+    confidence = np.take_along_axis(found, chosen[:, None], 1)[:, 0]
+    runs.record(data.samples, split, np.asarray(task.classes)[chosen], time.perf_counter() - began, confidence)
+    atomic_write_json(report, {
+        "inputs": task.inputs, "confusion": runs.conf_SUKK[0].astype(int).tolist(),
+        "calibration": runs.calibration_SUI3[0].tolist(),
+        "threshold": model.threshold, "validation": task.stop.history, "steps": model.card["steps"],
+        "wall_s": round(runs.wall_s, 3),
+    })  # fmt: skip
 
 
 def _controls(config: FinetuneConfig, data: TaskData, source: Encoder, pixels: FeatureSet | None) -> list[Runs]:

@@ -1,4 +1,4 @@
-"""One fine-tuning: a method on one split, on the training loop that every run shares.
+"""One fine-tuning: a method on one split, by the trainer of ``downstream.supervised``, kept in a run folder.
 
 Shapes: B tiles, T tile side, K classes, I sample ids. Crops, dropout and schedule are functions of seed and step, so
 a resumed run continues bit by bit.
@@ -7,16 +7,14 @@ a resumed run continues bit by bit.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from downstream.results import metrics
 from downstream.results.runs import Kind
@@ -24,18 +22,18 @@ from downstream.splits.samples import Samples
 from downstream.splits.split import Split
 from downstream.supervised.folder import load_task, save_task
 from downstream.supervised.model import HeadSpec, TaskModel
+from downstream.supervised.trainer import Supervised, start_from
 from downstream.supervised.views import to_device
 from downstream.tasks.config import FinetuneConfig, Mode
 from downstream.tasks.data import Crops, Part, Place, label_rasters
 from downstream.tasks.evaluate import best_threshold, predict_samples
-from specfm.checkpoint import has_whitened_stem
 from specfm.config import differences, digest, to_dict
 from specfm.digests import state_digest
-from specfm.engine.checkpointing import read_state, read_tensors
+from specfm.engine.checkpointing import Checkpointer, read_tensors
 from specfm.engine.distributed import World
-from specfm.engine.loop import TrainingLoop
-from specfm.engine.optimizer import adamw, optimizer_tensors, restore_optimizer
+from specfm.engine.optimizer import lr_share, optimizer_tensors, restore_optimizer
 from specfm.engine.run_folder import RunFolder
+from specfm.engine.task import Snapshot
 from specfm.errors import UsageError
 from specfm.models.encoder import Encoder
 from specfm.models.registry import create_encoder
@@ -86,14 +84,6 @@ class TaskData:
         return tuple(self.splits[number].classes)
 
 
-@dataclass(frozen=True)
-class Result:
-    """Loss of a step (gradients taken) and what is recorded of it."""
-
-    loss: Tensor
-    scalars: dict[str, float]
-
-
 def make_model(config: FinetuneConfig, source: Encoder, member: Member, names: Sequence[str]) -> TaskModel:
     """The model before its first step; random weights come from the seed and the split's number alone.
 
@@ -114,16 +104,11 @@ def make_model(config: FinetuneConfig, source: Encoder, member: Member, names: S
         torch.manual_seed(1000 * config.seed + member.number)
         encoder = create_encoder(**{**source.config, "drop_path": drop_path})
         model = TaskModel(encoder, config.task, names, config.data.tile, spec, level=config.data.level)
-    if member.pretrained:
-        encoder.load_state_dict(source.state_dict())
-    if source.aligned and (member.pretrained or member.mode == "frozen"):  # what is learnt from scratch has seen none
-        encoder.library = source.library
     if member.mode == "partial" and config.train_blocks > depth:
         raise UsageError(f"train_blocks {config.train_blocks} is more than the encoder's {depth} blocks")
-    held = member.pretrained and has_whitened_stem(source.card)
-    first = {"frozen": depth + 1, "partial": depth - config.train_blocks, "full": 0 if held else -1}[member.mode]
-    for name, parameter in encoder.named_parameters():
-        parameter.requires_grad = depth_of(name, depth) > first
+    aligned = member.pretrained or member.mode == "frozen"  # what is learnt from scratch has seen no aligned token
+    held = {"frozen": depth + 1, "partial": depth - config.train_blocks, "full": -1}[member.mode]
+    start_from(model, source, weights=member.pretrained, library=aligned, held=held)
     return model
 
 
@@ -132,134 +117,77 @@ def member_inputs(data: TaskData, member: Member, source: Encoder) -> dict[str, 
     return {"data": data.digest, "split": data.splits[member.number].digest, "encoder": state_digest(source)}
 
 
-def depth_of(name: str, depth: int) -> int:
-    """0 for what precedes the blocks, 1 to ``depth`` for the blocks, ``depth`` + 1 for the last norm of an encoder."""
-    parts = name.split(".")
-    if parts[0] == "blocks":
-        return int(parts[1]) + 1
-    return depth + 1 if parts[0] == "norm" else 0
-
-
-def lr_share(decay: float, depth: int, head: float = 1.0) -> Any:
-    """From a parameter's name to its share of the learning rate (layer-wise decay: Bao 2021, arXiv 2106.08254)."""
-
-    def share(name: str) -> float:
-        inner = name.removeprefix("model.")
-        if not inner.startswith("encoder."):
-            return head
-        return decay ** (depth + 1 - depth_of(inner.removeprefix("encoder."), depth))
-
-    return share
-
-
-class TaskLoop(TrainingLoop):
-    """One member of a fine-tuning.
+class Finetuning(Supervised):
+    """One member of a fine-tuning, kept in a run folder.
 
     Args:
         config: of the whole fine-tuning. member: which part of it. data: scenes, samples, splits.
-        source: the encoder of ``init``. folder: of this member.
+        source: the encoder of ``init``. world: this process. folder: of this member.
     """
 
     config: FinetuneConfig
+    folder: RunFolder
 
     def __init__(
-        self, config: FinetuneConfig, member: Member, data: TaskData, source: Encoder, world: World, folder: RunFolder,
-        stack: ExitStack, resume: bool,
-    ) -> None:  # fmt: skip
+        self, config: FinetuneConfig, member: Member, data: TaskData, source: Encoder, world: World, folder: RunFolder
+    ) -> None:
         self.member, self.data, self.split = member, data, data.splits[member.number]
-        self.title = f"{member.method} {member.protocol} {member.number + 1}/{len(data.splits)}"
         self.classes = data.classes(member.number)
         self.inputs = member_inputs(data, member, source)
-        names = [data.samples.label_names[c] for c in self.classes]
-        model = make_model(config, source, member, names)
-        seeded = config.model_copy(update={"seed": 1000 * config.seed + member.number})
-        self.seed = seeded.seed
-        rasters = label_rasters(data.places, data.samples, self.split.train_I, self.classes)
-        self.crops = Crops(data.places, rasters, len(self.classes), seeded)
-        self.weight_K = self.crops.class_weights(config.data.class_weights).to(world.device)
         self.pretraining = dict(source.card) if member.pretrained else {}
-        modules = nn.ModuleDict({"model": model.to(world.device)})
-        optim = config.optim
-        optimizer = adamw(
-            modules, optim.lr, optim.weight_decay, optim.betas, world.device,
-            lr_share(optim.layer_decay, len(model.encoder.blocks), optim.head_lr),
+        names = [data.samples.label_names[c] for c in self.classes]
+        model = make_model(config, source, member, names).to(world.device)
+        rasters = label_rasters(data.places, data.samples, self.split.train_I, self.classes)
+        seed, optim = 1000 * config.seed + member.number, config.optim
+        self.crops = Crops(data.places, rasters, len(self.classes), config.model_copy(update={"seed": seed}))
+        super().__init__(
+            f"{member.method} {member.protocol} {member.number + 1}/{len(data.splits)}", model, config, world, folder,
+            batch_size=config.data.batch, patience=config.evaluation.patience * config.checkpoint.every,
+            lr_share=lr_share(optim.layer_decay, len(model.encoder.blocks), optim.head_lr),
+            weight_K=self.crops.class_weights(config.data.class_weights), frozen=member.mode == "frozen", seed=seed,
         )  # fmt: skip
-        super().__init__(config, modules, optimizer, world, folder)
-        self.model = model
-        self.history: list[list[float]] = []  # step, validation score
-        self.begin(stack, resume)
-        if self.done == 0:
+
+    def start(self, done: int) -> None:
+        """A new run standardises its head's input by what the first batches show."""
+        if done == 0:
             parts = [part for step in range(STANDARDISE_BATCHES) for part in self.crops(step)]
             dates = zip(*(part.views for part in parts), strict=True)
-            model.eval().fit_standardiser(*([to_device(view, world.device) for view in views] for views in dates))
-        self.watch(stack, resume)
+            device = self.world.device
+            self.model.eval().fit_standardiser(*([to_device(view, device) for view in views] for views in dates))
 
-    def next_batch(self) -> list[Part]:
-        return self.crops(self.done)
+    def batches(self, done: int) -> Iterator[list[Part]]:
+        return map(self.crops, count(done))
 
-    def batch_size(self) -> int:
-        return self.config.data.batch
+    def due(self, number: int) -> bool:
+        """Where a checkpoint is written, so that an interrupted run sees the same evaluations."""
+        config = self.config
+        return len(self.split.val_I) > 0 and (number % config.checkpoint.every == 0 or number == config.steps)
 
-    def compute(self, number: int, batch: list[Part]) -> Result:
-        self.model.train()
-        if self.member.mode == "frozen":
-            self.model.encoder.eval()
-        device = self.world.device
-        with torch.random.fork_rng():
-            torch.manual_seed((self.seed << 24) + number)  # dropout and drop path
-            scores = [self.model(*(to_device(view, device) for view in part.views)) for part in batch]
-        labels = [part.labels.to(device) for part in batch]
-        pairs = list(zip(scores, labels, strict=True))
-        total = sum(F.cross_entropy(s, y, self.weight_K, ignore_index=-1, reduction="sum") for s, y in pairs)
-        weight = sum(self.weight_K[y[y >= 0]].sum() for y in labels)
-        loss = torch.as_tensor(total / torch.as_tensor(weight).clamp_min(1e-12))
-        loss.backward()
-        known = sum(int((y >= 0).sum()) for y in labels)
-        hits = sum(int(((s.argmax(1) == y) & (y >= 0)).sum()) for s, y in pairs)
-        return Result(loss.detach(), {"train_oa": hits / max(known, 1)})
-
-    def observe(self, number: int, last: bool) -> dict[str, Any]:
-        """Validation; its time depends on the step alone, so that an interrupted run sees the same evaluations."""
+    def validate(self) -> tuple[float, dict[str, Any]]:
         config, ids_I = self.config, self.split.val_I
-        if not len(ids_I) or not (number % config.checkpoint.every == 0 or number == config.steps):
-            return {}
         probabilities_IK = predict_samples(
             self.model, self.data.places, self.data.samples, ids_I, config.evaluation.batch
         )
         true_I = np.searchsorted(self.classes, self.data.samples.y_N[ids_I])
         if config.task == "change":
             self.model.threshold, score = best_threshold(probabilities_IK[:, 1], true_I == 1)
-            found = {"val/f1_changed": score, "val/threshold": self.model.threshold}
-        else:
-            confusion = metrics.confusion_matrix(true_I, probabilities_IK.argmax(1), len(self.classes))
-            found = {f"val/{k}": float(v) for k, v in metrics.scores(confusion).items()}
-            score = found[f"val/{SCORES[config.task]}"]
-        self.history.append([number, score])
-        return {**found, "val/score": score}
+            return score, {"val/f1_changed": score, "val/threshold": self.model.threshold}
+        confusion = metrics.confusion_matrix(true_I, probabilities_IK.argmax(1), len(self.classes))
+        found = {f"val/{k}": float(v) for k, v in metrics.scores(confusion).items()}
+        return found[f"val/{SCORES[config.task]}"], found
 
-    def predict(self, ids_I: np.ndarray) -> np.ndarray:
-        """Class probabilities of samples ``[I, K]``."""
-        return predict_samples(self.model, self.data.places, self.data.samples, ids_I, self.config.evaluation.batch)
-
-    def finished(self) -> bool:
-        if super().finished():
-            return True
-        scores = [score for _, score in self.history]
-        return len(scores) > 0 and len(scores) - 1 - int(np.argmax(scores)) >= self.config.evaluation.patience
-
-    def save(self, number: int) -> bool:
-        scored = self.history and self.history[-1][0] == number
+    def snapshot(self, number: int, row: dict[str, Any]) -> Snapshot:
+        history = self.stop.history
+        scored = history and history[-1][0] == number
         state = {
             "config": to_dict(self.config), "member": self.member.folder, **self.inputs,
-            "history": self.history, "guard": self.guard.state(),
-            "score": self.history[-1][1] if scored else None,
+            "history": history, "score": history[-1][1] if scored else None,
         }  # fmt: skip
-        tensors = optimizer_tensors(self.optimizer, self.modules)
         card = self.card(number)
-        return self.checkpointer.save(number, lambda to: save_task(self.model, to, card), tensors, state) is not None
+        tensors = optimizer_tensors(self.optimizer, self.modules)
+        return Snapshot(lambda folder: save_task(self.model, folder, card), tensors, state)
 
-    def restore(self, checkpoint: Path) -> int:
-        state = read_state(checkpoint)
+    def restore(self, checkpoint: Path, state: dict[str, Any]) -> None:
         if any(state.get(key, ours) != ours for key, ours in self.inputs.items()):
             raise UsageError(
                 f"the labelled data, their split or the encoder of init have changed since {checkpoint} was written; "
@@ -274,15 +202,14 @@ class TaskLoop(TrainingLoop):
         self.model.load_state_dict(saved.state_dict())
         self.model.threshold = saved.threshold
         restore_optimizer(self.optimizer, self.modules, read_tensors(checkpoint))
-        self.guard.restore(state["guard"])
-        self.history = state["history"]
-        return int(state["step"])
+        self.stop.history = state["history"]
 
-    def release(self) -> None:
+    def release(self, done: int) -> None:
         """``model/``: the checkpoint that was best on validation (the last one without validation)."""
         if self.folder.model.exists():
             return
-        best = self.checkpointer.best() or self.checkpointer.newest_valid()
+        checkpoints = Checkpointer(self.folder.checkpoints)
+        best = checkpoints.best() or checkpoints.newest_valid()
         assert best is not None  # the last step saved one
         save_task(load_task(best), self.folder.model)
 

@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pretrain.objectives.base import MicroBatch, Objective, Surroundings
 from pretrain.views import PartPlan, ViewConfig, crop_part, plan_part
 from specfm.batch import FILLER_NM, Batch, BatchPart
 from specfm.config import Strict
@@ -225,3 +226,30 @@ def band_prediction_loss(
         "bands/held_out": targets.held_out_B.float().mean(),
     }
     return charbonnier + config.cosine_weight * angle, figures
+
+
+class BandPrediction(Objective):
+    """The bands that each view held out, from its tokens or its pooled feature; the mean over both views."""
+
+    separates = True
+
+    def __init__(self, config: BandPredictionConfig, around: Surroundings) -> None:
+        self.config, self.around, self.weight = config, around, config.weight
+        self.predictor = BandPredictor(around.width, config.rank)
+        self.heads = {"band_prediction": self.predictor}
+
+    def separate(self, part: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        found = [self._of_view(part, view, name) for view, name in enumerate(part.views)]
+        loss = torch.stack([loss for loss, _ in found]).sum() / len(found)
+        return loss, {name: torch.stack([f[name] for _, f in found]).sum() / len(found) for name in found[0][1]}
+
+    def _of_view(self, part: MicroBatch, view: int, name: str) -> tuple[Tensor, dict[str, Tensor]]:
+        around, features, rows = self.around, part.features, part.rows_of(name)
+        targets = band_targets(
+            part.raw, around.views, self.config, around.patch_size, around.seed, part.step, view, part.strength
+        )
+        per_token = self.config.per == "token"
+        tokens = features.tokens_BND[rows] if per_token else features.pooled_BD[rows, None]
+        mask = features.token_mask_BN[rows] if per_token else features.token_mask_BN[rows].any(1, keepdim=True)
+        predicted = self.predictor(tokens, targets.wavelengths_nm_BT, targets.fwhm_nm_BT)
+        return band_prediction_loss(predicted, targets, self.config, mask)

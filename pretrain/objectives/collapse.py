@@ -39,25 +39,22 @@ def spread(x_BD: Tensor) -> Tensor:
     return x_BD.std(0).mean() * x_BD.shape[1] ** 0.5
 
 
-def embedding_metrics(
-    pooled_BD: Tensor, z1_BD: Tensor, z2_BD: Tensor, max_samples: int = MAX_SAMPLES
-) -> dict[str, float]:
-    """Figures of one batch on at most ``max_samples`` evenly spaced samples.
+def feature_figures(pooled_BD: Tensor, max_samples: int = MAX_SAMPLES) -> dict[str, float]:
+    """``embedding/rank`` and ``embedding/std`` of an encoder's features, on ``max_samples`` evenly spaced samples.
 
-    Args:
-        pooled_BD: encoder features. z1_BD, z2_BD: projections of the two views.
-
-    Returns:
-        ``embedding/rank``, ``embedding/std`` of the features; ``embedding/uniformity``, ``embedding/alignment`` of the
-        projections. NaN for batches of fewer than two samples.
+    NaN for batches of fewer than two samples.
     """
-    step = -(-len(pooled_BD) // max_samples)
-    pooled_BD, z1_BD, z2_BD = pooled_BD[::step], z1_BD[::step], z2_BD[::step]
-    figures = torch.stack(
-        [effective_rank(pooled_BD), spread(pooled_BD), uniformity(z1_BD), alignment(z1_BD, z2_BD)]
-        if len(pooled_BD) > 1
-        else [pooled_BD.new_full((), torch.nan)] * 4
-    ).tolist()
-    return dict(
-        zip(("embedding/rank", "embedding/std", "embedding/uniformity", "embedding/alignment"), figures, strict=True)
-    )
+    pooled_BD = _thinned(pooled_BD, max_samples)
+    figures = [effective_rank(pooled_BD), spread(pooled_BD)] if len(pooled_BD) > 1 else [torch.tensor(torch.nan)] * 2
+    return dict(zip(("embedding/rank", "embedding/std"), torch.stack(figures).tolist(), strict=True))
+
+
+def projection_figures(z1_BD: Tensor, z2_BD: Tensor, max_samples: int = MAX_SAMPLES) -> dict[str, float]:
+    """``embedding/uniformity`` and ``embedding/alignment`` of the projections of two views; see `feature_figures`."""
+    z1_BD, z2_BD = _thinned(z1_BD, max_samples), _thinned(z2_BD, max_samples)
+    figures = [uniformity(z1_BD), alignment(z1_BD, z2_BD)] if len(z1_BD) > 1 else [torch.tensor(torch.nan)] * 2
+    return dict(zip(("embedding/uniformity", "embedding/alignment"), torch.stack(figures).tolist(), strict=True))
+
+
+def _thinned(x_BD: Tensor, max_samples: int) -> Tensor:
+    return x_BD[:: -(-len(x_BD) // max_samples)]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pretrain.objectives.collect import all_gather, world
 from pretrain.objectives.descriptors import CommonCosine, describe
-from pretrain.views.rng import Keys
+from pretrain.rng import Keys
 from specfm.batch import Batch
 from specfm.config import Strict
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pretrain.rng import SHARED, Keys
 from pretrain.views.attributes import drop_attributes
 from pretrain.views.config import PRESETS, ViewConfig
 from pretrain.views.radiometric import gain_and_tilt, noise, pixel_dropout
-from pretrain.views.rng import SHARED, Keys
 from pretrain.views.spatial import SpatialPlan, plan_spatial
 from pretrain.views.spectral import SpectralPlan, plan_spectral, view_bands
 from specfm.batch import BandTensors, Batch, BatchPart

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from pretrain.views.rng import Keys
+from pretrain.rng import Keys
 from specfm.batch import BandTensors
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pretrain.rng import NOISE_SIZE, Keys, normal_table
 from pretrain.views.config import ViewConfig
-from pretrain.views.rng import NOISE_SIZE, Keys, normal_table
 from specfm.batch import BandTensors
 
 NOISE_STRIDE = 512  # numbers of the table between neighbouring pixels: fixed, so that padding bands changes nothing

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pretrain.rng import Keys
 from pretrain.views.config import ViewConfig
-from pretrain.views.rng import Keys
 from specfm.batch import BatchPart
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pretrain.rng import Keys
 from pretrain.views.config import ViewConfig
-from pretrain.views.rng import Keys
 from specfm.bands import SIGMA_PER_FWHM
 from specfm.batch import FILLER_NM, BandTensors
 from specfm.models.quadrature import effective_fwhm_nm, quadrature_weights

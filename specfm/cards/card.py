@@ -36,6 +36,7 @@ from specfm.cards.names import scene_names
 from specfm.cards.schema import IntegrationMs, Part, Task, Trust, band_ranges
 from specfm.config import Strict, build_config, config_roots, find_config, read_yaml
 from specfm.errors import SpecfmError, UsageError
+from specfm.grids import Grid, require_one_grid
 from specfm.scene import Scene
 from specfm.sensors import IntegrationTime, Sensor
 
@@ -141,8 +142,8 @@ class Card(Strict):
         The labels belong to the pair: those of the earlier scene, or where it has none those of the later.
 
         Raises:
-            SpecfmError: another task, a part without date, a group that is not two scenes of two dates, or two dates of
-                different extents.
+            SpecfmError: another task, a part without date, a group that is not two scenes of two dates, or two dates
+                that are not on one grid.
         """
         if self.task != "change":
             raise SpecfmError(f"card {self.name} has task {self.task}, not change; pairs need a card with two dates")
@@ -162,11 +163,7 @@ class Card(Strict):
                     'give each pair its own group (group: "{stem}" where the files of a pair are called alike)'
                 )
             before, after = (scene for _, scene in sorted(dated, key=lambda each: each[0]))
-            if before.shape[:2] != after.shape[:2]:
-                one, two = (f"{scene.name} {scene.shape[0]} x {scene.shape[1]}" for scene in (before, after))
-                raise SpecfmError(
-                    f"card {self.name}: two dates have different extents ({one}, {two} pixels); cut them to one grid"
-                )
+            require_one_grid(Grid.of(before), Grid.of(after))
             if before.labels_HW is None:
                 before = before.replace(labels_HW=after.labels_HW)
             pairs.append((before, after))
@@ -265,7 +262,7 @@ class Card(Strict):
         )
         sensor = scene.sensor.replace(bands=self._mark_bad(scene.sensor.bands, part, root))
         told = {"name": camera, "level": part.level, "gsd_m": part.gsd_m or sensor.gsd_m or (row and row.gsd_m)}
-        shape_HW = scene.shape[:2]
+        lies = Grid.of(scene)
 
         def find(relative: str) -> Path:
             return self.find(relative, root)
@@ -281,8 +278,8 @@ class Card(Strict):
             group=fill(part.group),
             saturation=part.saturation if part.saturation is not None else scene.saturation,
             label_names=tuple(self.label_names),
-            labels_HW=None if part.labels is None else read_labels(part.labels, self.label_names, shape_HW, find, fill),
-            groups_HW=None if part.groups is None else read_groups(part.groups, shape_HW, find, fill),
+            labels_HW=None if part.labels is None else read_labels(part.labels, self.label_names, lies, find, fill),
+            groups_HW=None if part.groups is None else read_groups(part.groups, lies, find, fill),
         )
 
     def _mark_bad(self, bands: BandGrid, part: Part, root: Path | None) -> BandGrid:

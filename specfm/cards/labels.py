@@ -1,37 +1,40 @@
-"""Reading label and group rasters: any file that holds one number per pixel, brought to the shape of its scene.
+"""Labels and groups of a scene, as the rule of a card says: rasters on its grid, masks, tables.
 
 Shapes: H rows, W columns of the scene; K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
+from specfm.cards.raster_files import RasterFile, read_raster
 from specfm.cards.schema import Groups, Labels
 from specfm.errors import SpecfmError
+from specfm.grids import Grid, require_one_grid
+from specfm.scene import is_nodata
 from specfm.tables import read_table
+
+log = logging.getLogger(__name__)
 
 Find = Callable[[str], Path]  # a path of the card -> the file
 Fill = Callable[[str], str]  # a template of the card -> its text for this scene
-IMAGES = (".tif", ".tiff", ".bmp", ".png", ".gif")
+UNCLASSIFIED = ("unclassified", "unlabelled", "unlabeled", "background", "no data", "nodata", "none", "masked", "")
 ORDERS = {"rows": "C", "columns": "F"}
 
 
-def read_labels(
-    rule: Labels, names: Sequence[str], shape_HW: tuple[int, int], find: Find, fill: Fill
-) -> NDArray[np.int32]:
+def read_labels(rule: Labels, names: Sequence[str], grid: Grid, find: Find, fill: Fill) -> NDArray[np.int32]:
     """The labels of one scene as a card's rule says.
 
     Args:
         rule: where they lie and how they are coded.
         names: the K class names.
-        shape_HW: (H, W) of the scene.
+        grid: of the scene; rasters must lie on it.
         find: resolves a path of the card.
         fill: replaces ``{stem}`` and the like by the scene's.
 
@@ -41,7 +44,7 @@ def read_labels(
     Raises:
         SpecfmError: a file is missing, does not fit the scene, or holds a value that is neither class nor unlabelled.
     """
-    index = {name: i for i, name in enumerate(names)}
+    index, shape_HW = {name: i for i, name in enumerate(names)}, grid.shape_HW
     # a table holds text, whatever YAML makes of the numbers of remap
     told = {str(raw): target for raw, target in (rule.remap or {}).items()}
 
@@ -59,74 +62,107 @@ def read_labels(
         labels = np.array([class_of(value, value) for value in values], np.int32)
         return as_raster(labels, shape_HW, rule.rows.path)
     if rule.masks is not None:
-        members_KHW = np.stack([as_raster(read_array(find(path)), shape_HW, path) != 0 for path in rule.masks.values()])
+        members_KHW = np.stack([_on_grid(read_raster(find(path)), grid) != 0 for path in rule.masks.values()])
         classes_K = np.array([index[name] for name in rule.masks])
         return np.where(members_KHW.sum(0) == 1, classes_K[members_KHW.argmax(0)], -1).astype(np.int32)
     assert rule.path is not None, "the schema allows exactly one kind"
-    source = find(fill(rule.path))
-    array = read_array(source, None if rule.variable is None else fill(rule.variable))
+    raster = read_raster(find(fill(rule.path)), None if rule.variable is None else fill(rule.variable))
     if rule.dominant is not None:
-        return dominant_class(array, shape_HW, rule.dominant, str(source), rule.order)
-    return _classes(as_raster(array, shape_HW, str(source), rule.order), rule, index, str(source))
+        _check_grid(raster, grid)
+        return dominant_class(raster.array, shape_HW, rule.dominant, str(raster.path), rule.order)
+    return _classes(_on_grid(raster, grid, rule.order), rule, names, raster)
 
 
-def read_groups(rule: Groups, shape_HW: tuple[int, int], find: Find, fill: Fill) -> NDArray[np.int64]:
-    """Group number per pixel (H, W) int64, -1 on the background."""
-    source = find(fill(rule.path))
-    array = read_array(source, None if rule.variable is None else fill(rule.variable))
-    raw_HW = as_raster(array, shape_HW, str(source), rule.order)
-    return np.where(np.isin(raw_HW, rule.background), -1, raw_HW).astype(np.int64)
+def read_groups(rule: Groups, grid: Grid, find: Find, fill: Fill) -> NDArray[np.int64]:
+    """Group number per pixel (H, W) int64, -1 on the background and where the file has no data."""
+    raster = read_raster(find(fill(rule.path)), None if rule.variable is None else fill(rule.variable))
+    raw_HW = _on_grid(raster, grid, rule.order)
+    none_HW = np.isin(raw_HW, rule.background) | _nodata(raw_HW, raster)
+    return np.where(none_HW, -1, np.where(none_HW, 0, raw_HW)).astype(np.int64)
 
 
-def _classes(raw_HW: NDArray[Any], rule: Labels, index: dict[str, int], where: str) -> NDArray[np.int32]:
+def _check_grid(raster: RasterFile, grid: Grid) -> None:
+    """A raster that says where it lies must lie on the grid of its scene; one that does not is taken by its size."""
+    own = raster.grid
+    if own is not None and (own.placed or own.shape_HW == grid.shape_HW):
+        require_one_grid(grid, own)
+
+
+def _on_grid(raster: RasterFile, grid: Grid, order: str = "rows") -> NDArray[Any]:
+    """One number per pixel of the scene (H, W).
+
+    Raises:
+        SpecfmError: a picture of colours, another grid, or another number of pixels.
+    """
+    if raster.colours:
+        raise SpecfmError(
+            f"{raster.path}: a picture of colours holds no class numbers; save the labels as numbers, in a raster of "
+            "one band or an image with a palette"
+        )
+    _check_grid(raster, grid)
+    return as_raster(raster.array, grid.shape_HW, str(raster.path), order)
+
+
+def _nodata(raw_HW: NDArray[Any], raster: RasterFile) -> NDArray[np.bool_]:
+    """Where the file says that there are no data, and where a number is not a number."""
+    missing_HW = np.isnan(raw_HW) if raw_HW.dtype.kind == "f" else np.zeros(raw_HW.shape, bool)
+    return missing_HW if raster.nodata is None else missing_HW | is_nodata(raw_HW, raster.nodata)
+
+
+def _classes(raw_HW: NDArray[Any], rule: Labels, names: Sequence[str], raster: RasterFile) -> NDArray[np.int32]:
     """Raw class numbers to 0..K-1; a value that is neither unlabelled nor a class is refused, never a silent class."""
+    index = {name: i for i, name in enumerate(names)}
     labels_HW = np.full(raw_HW.shape, -1, np.int32)
     known_HW = np.isnan(raw_HW) if raw_HW.dtype.kind == "f" else np.zeros(raw_HW.shape, bool)
     known_HW |= np.isin(raw_HW, rule.unlabelled)
-    first = 1 if 0 in rule.unlabelled else 0
-    remap = rule.remap or {i + first: i for i in index.values()}
-    for value, target in remap.items():
+    for value, target in _coding(rule, names, raster).items():
         here_HW = raw_HW == int(value)
         labels_HW[here_HW] = index[target] if isinstance(target, str) else target
         known_HW |= here_HW
+    known_HW |= _nodata(raw_HW, raster)  # a class of the card stays one, whatever the file calls no data
     if not known_HW.all():
         values = np.unique(raw_HW[~known_HW]).tolist()[:8]
         raise SpecfmError(
-            f"{where}: label values {values} are neither classes of the card nor listed as unlabelled; name them in "
-            "label_names or remap, or add them to unlabelled"
+            f"{raster.path}: label values {values} are neither classes of the card nor listed as unlabelled; name them "
+            "in label_names or remap, or add them to unlabelled"
         )
     return labels_HW
 
 
-def read_array(path: Path, variable: str | None = None) -> NDArray[Any]:
-    """Read one array from ``.mat`` (v5 or v7.3), ``.npy``, ``.npz``, ``.h5``, an image, a GeoTIFF or an ENVI raster.
-
-    Args:
-        path: the file.
-        variable: its name inside the file; may be left out where the file holds one array only.
-
-    Returns:
-        The array as stored, axes in MATLAB order for ``.mat`` (v7.3 files are turned); band axis of rasters last.
+def _coding(rule: Labels, names: Sequence[str], raster: RasterFile) -> Mapping[int | str, int | str]:
+    """Raw number -> class (-1 = unlabelled): as the card's ``remap`` says, else by the names that the file has for its
+    numbers, else 0..K-1, or 1..K where 0 is unlabelled.
 
     Raises:
-        SpecfmError: missing file, missing or ambiguous variable, or a format that is not known.
+        SpecfmError: the file calls a number by the name of another class than the card does.
     """
-    if not path.is_file():
-        raise SpecfmError(f"{path} does not exist; the card's labels or groups need it")
-    suffix = path.suffix.lower()
-    if suffix in (".npy", ".npz"):
-        return _read_numpy(path, variable)
-    if suffix == ".mat":
-        from specfm.readers.matlab import load_variable
-
-        if variable is None:
-            raise SpecfmError(f"{path}: name the array to take labels from with 'variable'")
-        return load_variable(path, variable)
-    if suffix in (".h5", ".hdf5", ".he5"):
-        return _read_hdf(path, variable)
-    if suffix in IMAGES:
-        return _read_image(path)
-    return _read_envi(path)
+    first = 1 if 0 in rule.unlabelled else 0
+    plain: dict[int | str, int | str] = {i + first: i for i in range(len(names))}
+    theirs = {code: name.strip() for code, name in enumerate(raster.class_names)}
+    known = {name.casefold(): i for i, name in enumerate(names)}
+    named: dict[int | str, int | str] = {
+        code: known[name.casefold()] for code, name in theirs.items() if name.casefold() in known
+    }
+    if rule.remap is not None:
+        told = {int(v): t if isinstance(t, int) else names.index(t) for v, t in rule.remap.items()}
+        other = [f"{code} {theirs[int(code)]!r}" for code, i in named.items() if told.get(int(code), i) != i]
+        if other:
+            log.info("%s: its own names (%s) are not those of remap, which is used", raster.path, ", ".join(other))
+        return rule.remap
+    rest = {code: name for code, name in theirs.items() if code not in named}
+    if named and all(name.casefold() in UNCLASSIFIED for name in rest.values()):
+        if any(plain.get(code) != i for code, i in named.items()):
+            log.info("%s: its classes are taken by the names in its header, not by their numbers", raster.path)
+        return {**named, **dict.fromkeys(rest, -1)}
+    shifted = [f"{code} is {theirs[int(code)]!r}" for code, i in named.items() if plain.get(code) != i]
+    if shifted:
+        raise SpecfmError(
+            f"{raster.path}: its header says that {', '.join(shifted[:4])}, but the card counts otherwise; say what "
+            "each number is with remap, or list the classes in label_names as the header does"
+        )
+    if theirs and not named:
+        log.info("%s: the class names of its header are not used; those of the card count", raster.path)
+    return plain
 
 
 def as_raster(array: NDArray[Any], shape_HW: tuple[int, int], where: str, order: str = "rows") -> NDArray[Any]:
@@ -191,68 +227,3 @@ def table_column(path: Path, value: str) -> list[str]:
     if value not in columns:
         raise SpecfmError(f"{path} has no column {value!r}; it has {columns}")
     return [row[value] for row in rows]
-
-
-def _choose(path: Path, variable: str | None, names: list[str]) -> str:
-    if variable is None and len(names) == 1:
-        return names[0]
-    if variable is None:
-        raise SpecfmError(f"{path} holds several arrays ({', '.join(names[:8])}); name one with 'variable'")
-    if variable not in names:
-        raise SpecfmError(f"{path} has no array {variable!r}; it has {', '.join(names[:8])}")
-    return variable
-
-
-def _read_numpy(path: Path, variable: str | None) -> NDArray[Any]:
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded as archive:
-            return archive[_choose(path, variable, list(archive.files))]
-    except (OSError, EOFError, ValueError, BadZipFile) as error:
-        raise SpecfmError(f"{path} cannot be read as an array ({error}); write it again with numpy.save") from None
-
-
-def _read_hdf(path: Path, variable: str | None) -> NDArray[Any]:
-    import h5py
-
-    from specfm.readers.hdf_common import open_hdf
-
-    with open_hdf(path) as file:
-        found: list[str] = []
-        file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
-        return np.asarray(file[_choose(path, variable, found)])
-
-
-def _read_image(path: Path) -> NDArray[Any]:
-    if path.suffix.lower() in (".tif", ".tiff"):
-        try:
-            import rasterio
-        except ImportError:
-            raise SpecfmError(f"{path}: reading GeoTIFF labels needs rasterio; pip install 'specfm[geo]'") from None
-        try:
-            with rasterio.open(path) as raster:
-                return np.moveaxis(raster.read(), 0, -1)
-        except rasterio.errors.RasterioIOError as error:
-            raise SpecfmError(f"{path} cannot be read as an image ({error}); write it anew") from None
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image)
-    except (OSError, SyntaxError) as error:  # PIL's word for a PNG with a wrong chunk
-        raise SpecfmError(f"{path} cannot be read as an image ({error}); write it anew") from None
-
-
-def _read_envi(path: Path) -> NDArray[Any]:
-    from specfm.readers.envi import find_header, read_envi
-
-    header = path if path.suffix.lower() == ".hdr" else find_header(path)
-    if header is None:
-        raise SpecfmError(
-            f"{path}: labels of this kind are not known (no .hdr beside it); use .mat, .npz, .tif or ENVI"
-        )
-    source = read_envi(path, None if header == path else header).source
-    height, width, _ = source.shape
-    return source.read(range(height), range(width), None)

@@ -101,7 +101,10 @@ def _open(
 
 def folder_files(folder: Path) -> list[Path]:
     """The cubes of a folder: plain files, without side files and without the data files of ENVI headers."""
+    from specfm.readers.envi import describes_only_a_raster
+
     files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    files = [p for p in files if p.suffix.lower() != ".hdr" or not describes_only_a_raster(p)]
     headers = {p.with_suffix("") for p in files if p.suffix.lower() == ".hdr"}
     cubes = [
         p

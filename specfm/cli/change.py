@@ -42,7 +42,7 @@ def command(
     overwrite: options.Overwrite = False,
 ) -> None:
     """Write which pixels changed from BEFORE to AFTER: 1 unchanged, 2 changed, 0 no data at one of the dates."""
-    from downstream.maps.change import distance_to_file, require_one_grid
+    from downstream.maps.change import distance_to_file
     from downstream.maps.predict import Layout, predict_to_file
     from downstream.supervised.folder import load_task
     from specfm.cards.opening import open_scene
@@ -50,6 +50,7 @@ def command(
     from specfm.dense.align import aligned
     from specfm.errors import UsageError
     from specfm.files import read_manifest
+    from specfm.grids import Grid, require_one_grid
 
     trained = read_manifest(find_release(model)).get("kind") == TASK
     most = 1.0 if trained else 2.0
@@ -62,7 +63,7 @@ def command(
     if sensor_after is not None or wavelengths_after is not None:
         reader |= {"sensor": sensor_after, "wavelengths": wavelengths_after}
     two = open_scene(after, **reader)
-    require_one_grid(one, two)
+    require_one_grid(Grid.of(one), Grid.of(two))
     facts = {"model": release_digest(model), "sensors": [one.sensor.digest, two.sensor.digest]}
     if task_model is not None:
         for option, asked in (("align", align is not None), ("seed", seed)):

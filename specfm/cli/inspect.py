@@ -36,12 +36,10 @@ def command(
     import json
     import sys
 
-    from rich.console import Console
-    from rich.progress import Progress
-
     from specfm.errors import SpecfmError
     from specfm.files import refuse_existing
     from specfm.inspection.scene import inspect_scene
+    from specfm.progress import progress
     from specfm.rasters.quicklook import write_quicklook
 
     single = Path(path).is_file() and Path(path).suffix.lower() not in (".yaml", ".yml")
@@ -50,10 +48,7 @@ def command(
     results: list[dict[str, Any]] = []
     refused: list[str] = []
     notes: list[str] = []
-    console = Console(stderr=True)
-    bar = Progress(console=console, disable=not console.is_terminal, transient=True)
-    with bar as progress, reader_notes(lambda record: notes.append(record.getMessage())):
-        task = progress.add_task("inspecting", total=None)
+    with progress("inspect", None) as advance, reader_notes(lambda record: notes.append(record.getMessage())):
         for scene in _scenes(path, reader, refused):
             inspection = inspect_scene(scene)
             result = {**inspection.to_dict(), "notes": list(dict.fromkeys(notes))}
@@ -64,7 +59,7 @@ def command(
             results.append(result)
             if not as_json:
                 typer.echo(render(inspection, result.get("quicklook"), result["notes"]))
-            progress.advance(task)
+            advance()
     if not results and refused:
         raise SpecfmError(refused[0] if len(refused) == 1 else f"{path}: no scene could be read; first: {refused[0]}")
     if as_json:
@@ -100,6 +95,8 @@ def _scenes(path: str, reader: dict[str, Any], refused: list[str]) -> Iterator[S
     from specfm.cards import load_card
 
     card = load_card(path)
+    if card.task == "change":
+        card.pairs()  # refused here, not by the first training on it
     calibrated = card.scenes() if any(part.white for part in card.parts) else repeat(None)
     for scene, _ in zip(card.scenes(raw=True), calibrated, strict=False):  # references are looked at for their notes
         yield scene  # saturated counts and dead bands show in what was measured

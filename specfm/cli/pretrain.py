@@ -84,7 +84,7 @@ def _print_plan(config: PretrainConfig, nproc: int) -> None:
     shards = setup.open_shards(config)
     sampler = setup.make_sampler(config, shards)
     sampler.check_world(nproc)
-    modules = setup.make_modules(config)
+    modules, _ = setup.make_modules(config)
     millions = sum(p.numel() for p in modules["encoder"].parameters()) / 1e6
     epochs = config.steps / sampler.steps_per_epoch
     typer.echo(to_yaml(config).rstrip())

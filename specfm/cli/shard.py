@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from specfm.cli._options import with_reader
 from specfm.cli._show import wide_console
 from specfm.shards.options import CODEC, MOST_WORKERS, WINDOW, WindowOptions
+
+if TYPE_CHECKING:
+    from specfm.scene import Scene
 
 
 @with_reader
@@ -68,29 +72,30 @@ def command(
     """
     import json
 
-    from rich.console import Console
-    from rich.progress import Progress
     from rich.table import Table
 
-    from specfm.cards.labels import read_array
     from specfm.cards.opening import open_scenes
+    from specfm.cards.raster_files import read_raster
+    from specfm.grids import Grid, require_one_grid
+    from specfm.progress import stages
     from specfm.shards.build import write_shards
 
     background = None
     if background_mask is not None:
-        background = read_array(background_mask) != 0
+        raster = read_raster(background_mask)
+        background = raster.array != 0
         background = background.any(-1) if background.ndim == 3 else background
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        tasks: dict[str, object] = {}
 
-        def advance(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done, total=total)  # type: ignore[arg-type]
+    def scenes() -> Iterator[Scene]:
+        panel = _panel(white_reflectance)
+        for scene in open_scenes(inputs, reader, white, dark, saturation, domain, panel):
+            if background_mask is not None and raster.grid is not None:
+                require_one_grid(Grid.of(scene), raster.grid)
+            yield scene
 
+    with stages() as told:
         rows = write_shards(
-            open_scenes(inputs, reader, white, dark, saturation, domain, _panel(white_reflectance)),
+            scenes(),
             out,
             window if window_width is None else (window or WINDOW, window_width),
             stride,
@@ -104,7 +109,7 @@ def command(
             workers=workers,
             overwrite=overwrite,
             dry_run=dry_run,
-            progress=advance,
+            progress=told,
         )
     if as_json:
         typer.echo(json.dumps({"out": str(out), "written": not dry_run, "shards": rows}, indent=1))

@@ -24,19 +24,14 @@ def command(
     ] = None,
 ) -> None:
     """Write simulated scenes of several sensors (ENVI), their true materials and a dataset card each."""
-    import sys
-
-    from rich.console import Console
-    from rich.progress import Progress
-
     from specfm.config import load_config
+    from specfm.progress import stages
     from specfm.simulate import SimulationConfig, write_simulation
 
     config = load_config(None, SimulationConfig, option)
     names = [name.strip() for name in sensors.split(",") if name.strip()]
     chosen = None if materials is None else [name.strip() for name in materials.split(",") if name.strip()]
-    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
-        task = bar.add_task("simulating", total=None)
+    with stages() as told:
         cards = write_simulation(
             out,
             names,
@@ -45,7 +40,7 @@ def command(
             size=(size, size),
             materials=chosen,
             same_ground=same_ground,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=lambda done, total: told("simulate", done, total),
             **config.model_dump(),
         )
     for card in cards:

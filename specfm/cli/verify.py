@@ -16,15 +16,11 @@ def command(
     import json
     import sys
 
-    from rich.console import Console
-    from rich.progress import Progress
-
+    from specfm.progress import stages
     from specfm.shards.verify import verify_shards
 
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("verify", total=None)
-        report = verify_shards(path, lambda done, total: bar.update(task, completed=done, total=total))
+    with stages() as told:
+        report = verify_shards(path, lambda done, total: told("verify", done, total))
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=1))
     else:

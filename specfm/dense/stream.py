@@ -7,8 +7,8 @@ Other maps of a scene (``downstream.maps``) walk over it with the same pieces (`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,24 +17,12 @@ from numpy.typing import NDArray
 
 from specfm.dense.tile_encoder import DenseEncoder, TileEncoder, fitting_batch, patch_plan
 from specfm.errors import UsageError
+from specfm.progress import progress
 from specfm.rasters.writers import open_raster, refuse_shared_name, scaled_geo
-from specfm.tiles import Compute, Tile, TilePlan, blended_rows
+from specfm.tiles import Compute, Tile, blended_rows
 
 if TYPE_CHECKING:
     from specfm.scene import Scene
-
-
-@contextmanager
-def open_progress(label: str, plan: TilePlan) -> Iterator[Callable[[int], None]]:
-    """A progress bar over the tiles of a plan on stderr, silent where that is no terminal; yields ``advance``."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-        rows = plan.rows()
-        task = progress.add_task(label, total=len(rows) * len(rows[0]))
-        yield lambda count: progress.advance(task, count)
 
 
 def embed_to_file(
@@ -116,7 +104,7 @@ def embed_to_file(
         if pictures.wanted:
             compute = beside
             colours = FalseColour.fit(plan, TileEncoder(encoder, scene, level, even=True), batch_size)
-        advance = stack.enter_context(open_progress(f"embed {scene.name}", plan))
+        advance = stack.enter_context(progress(f"embed {scene.name}", plan.count))
         for first, done in blended_rows(plan, compute, batch_size, advance):
             writer.write(done[..., :depth])
             with_data += int(np.isfinite(done[..., 0]).sum())

@@ -1,8 +1,6 @@
 """One process or many: start, agree, reduce. The only place of the engine that touches ``torch.distributed``.
 
-Data parallelism here is one sum of gradients per step, over flat buckets, after all micro-batches. A rank's gradients
-are those of the *whole-batch* loss through its own rows, so their sum (not their mean) is the gradient that one process
-with the whole batch would compute. Only JSON and tensors travel; nothing is pickled.
+Only JSON and tensors travel; nothing is pickled. How gradients are summed is in :mod:`specfm.engine.sync`.
 
 One process that fails takes the others with it: their next collective fails too. What went wrong is told once, by the
 process it happened to (:func:`joined`), whichever rank that is.
@@ -14,7 +12,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -28,7 +26,6 @@ from specfm.errors import SpecfmError, UsageError, sentence
 
 log = logging.getLogger(__name__)
 
-BUCKET_ELEMENTS = 1 << 24  # 64 MiB of fp32 per all-reduce
 FIRST_TIMEOUT_S = 1800.0  # start-up, data checks and compilation take long; see `World.tighten`
 _LET_CAUSE_GO_FIRST_S = 1.0  # so that the launcher finds the process that failed before those that lost it
 _TOLD = "specfm/told"
@@ -127,30 +124,6 @@ class World:
         with collective():
             dist.all_gather(rows, x)
         return torch.cat(rows)
-
-    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Sum gradients over ranks. A parameter without a gradient counts as zero, in one process too, so that weight
-        decay treats it alike whatever the number of ranks."""
-        listed = [p for p in parameters if p.requires_grad]
-        for parameter in listed:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        if self.size == 1:
-            return
-        gradients = [p.grad for p in listed if p.grad is not None]
-        start = 0
-        while start < len(gradients):
-            stop, elements = start, 0
-            while stop < len(gradients) and (stop == start or elements + gradients[stop].numel() <= BUCKET_ELEMENTS):
-                elements += gradients[stop].numel()
-                stop += 1
-            bucket = torch.cat([g.reshape(-1) for g in gradients[start:stop]])
-            self.sum(bucket)
-            place = 0
-            for gradient in gradients[start:stop]:
-                gradient.copy_(bucket[place : place + gradient.numel()].view_as(gradient))
-                place += gradient.numel()
-            start = stop
 
     def broadcast_module(self, module: nn.Module) -> None:
         """Give every rank the parameters and buffers of rank 0."""

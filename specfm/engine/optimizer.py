@@ -54,6 +54,26 @@ def _by_share(groups: list[dict[str, Any]], shares: dict[nn.Parameter, float], l
     return list(divided.values())
 
 
+def depth_of(name: str, depth: int) -> int:
+    """0 for what precedes the blocks, 1 to ``depth`` for the blocks, ``depth`` + 1 for the last norm of an encoder."""
+    parts = name.split(".")
+    if parts[0] == "blocks":
+        return int(parts[1]) + 1
+    return depth + 1 if parts[0] == "norm" else 0
+
+
+def lr_share(decay: float, depth: int, head: float = 1.0) -> Callable[[str], float]:
+    """From a parameter's name to its share of the learning rate (layer-wise decay: Bao 2021, arXiv 2106.08254)."""
+
+    def share(name: str) -> float:
+        inner = name.removeprefix("model.")
+        if not inner.startswith("encoder."):
+            return head
+        return decay ** (depth + 1 - depth_of(inner.removeprefix("encoder."), depth))
+
+    return share
+
+
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Use ``lr``, times its share, for every group."""
     for group in optimizer.param_groups:

@@ -116,10 +116,10 @@ def _open(path: Path, variable: str | None, layout: str | None, supplied: Callab
     _no_options(path, "ENVI", variable, layout)
     text = start.lstrip(b"\xef\xbb\xbf \r\n\t")
     if (text.startswith(b"ENVI") and path.suffix.lower() != ".sli") or path.suffix.lower() == ".hdr":
-        return read_envi(path)
+        return read_envi(path, supplied=supplied)
     header = find_header(path)
     if header is not None:
-        return read_envi(path, header)
+        return read_envi(path, header, supplied)
     for magic, kind in {**_ARCHIVES, **_OTHER}.items():
         if start.startswith(magic):
             advice = "unpack it first" if magic in _ARCHIVES else "convert it to ENVI or GeoTIFF"

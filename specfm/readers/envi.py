@@ -7,16 +7,19 @@ library (``.sli``) is a scene of N rows, one column: ``(N, 1, C)``.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from specfm.errors import SpecfmError
+from specfm.readers.band_lists import BandList, choose, from_names
 from specfm.readers.checked import NATIVE_ORDER, FlatSource
 from specfm.readers.envi_header import EnviHeader, parse_header
 from specfm.readers.exposure import described, integration_time, saturation_level
 from specfm.readers.found import Found
-from specfm.scene import Geo
+from specfm.scene import CubeSource, Geo
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +53,8 @@ def find_data(header: Path) -> Path:
     if exact:
         return exact[0]
     if not entries:
+        if (raster := described_raster(header)) is not None:
+            raise SpecfmError(f"{header}: describes the TIFF {raster.name} beside it; name that file instead")
         raise SpecfmError(
             f"{header}: no data file beside this header; looked for {stem.name} alone and with "
             f"{', '.join(extension for extension in EXTENSIONS if extension)}"
@@ -60,8 +65,49 @@ def find_data(header: Path) -> Path:
     return entries[0]
 
 
-def read_envi(path: Path, header_path: Path | None = None) -> Found:
+def described_raster(header: Path) -> Path | None:
+    """The TIFF beside a header that describes it (``x.tif`` and ``x.hdr``), None where there is none."""
+    stem = header.with_suffix("")
+    wanted = {stem.name.lower(), f"{stem.name}.tif".lower(), f"{stem.name}.tiff".lower()}
+    names = (".tif", ".tiff")
+    return next(
+        (e for e in sorted(header.parent.iterdir()) if e.name.lower() in wanted and e.suffix.lower() in names), None
+    )
+
+
+def describes_only_a_raster(header: Path) -> bool:
+    """True for a header whose data file is the TIFF beside it, so that it is no cube of its own."""
+    if described_raster(header) is None:
+        return False
+    try:
+        find_data(header)
+    except SpecfmError:
+        return True
+    return False
+
+
+def read_described(header_path: Path, source: CubeSource) -> Found | None:
+    """What a header says of a cube that is stored otherwise; None where it is no header or one of another size."""
+    try:
+        header = parse_header(header_path)
+        lines, samples, bands = header.shape
+    except SpecfmError:
+        return None
+    if (lines, samples, bands) != tuple(source.shape):
+        return None
+    found = Found(source=source, path=header_path)
+    _spectral(header, found)
+    _radiometric(header, found)
+    return found
+
+
+def read_envi(path: Path, header_path: Path | None = None, supplied: Callable[[], int | None] = lambda: None) -> Found:
     """Open an ENVI cube named by its header or by its data file; no pixel is read.
+
+    Args:
+        path: header or data file. header_path: the header, where ``path`` is the data file.
+        supplied: tells how many bands the user's own list has, None = there is no such list. Lists of the header that
+            cannot be this cube's then give way to it.
 
     Raises:
         SpecfmError: header or data file missing, keys missing or odd, data file shorter than the header says.
@@ -86,7 +132,7 @@ def read_envi(path: Path, header_path: Path | None = None) -> Found:
     if source.surplus:
         log.warning("%s: %d bytes more than %s describes; they are ignored", data, source.surplus, header_path.name)
     found = Found(source=source, path=data, described_by=header_path, name=data.stem)
-    _spectral(header, found)
+    _spectral(header, found, supplied)
     _radiometric(header, found)
     _exposure(header, found)
     crs, transform, gsd_m = header.geo()
@@ -103,12 +149,35 @@ def read_envi(path: Path, header_path: Path | None = None) -> Found:
     return found
 
 
-def _spectral(header: EnviHeader, found: Found) -> None:
+def _spectral(header: EnviHeader, found: Found, supplied: Callable[[], int | None] = lambda: None) -> None:
     count = found.source.shape[2]
-    found.wavelengths = header.numbers("wavelength", count)
-    found.fwhm = header.numbers("fwhm", count)
-    found.units = header.units
-    good = header.numbers("bbl", count)
+
+    def numbers(key: str) -> list[float] | None:
+        listed = len(header.items(key))
+        if listed in (0, count):
+            return header.numbers(key, count)
+        problem = f"{key} has {listed} values but the file has {count} bands"
+        if supplied() is None:
+            raise SpecfmError(
+                f"{header.path}: {problem}; correct the header, or supply the list with --wavelengths file.csv "
+                "(columns band, centre_nm, fwhm_nm)"
+            )
+        log.warning("%s: %s; it is not used", header.path, problem)
+        return None
+
+    centres, widths, good = numbers("wavelength"), numbers("fwhm"), numbers("bbl")
+    lists = []
+    if centres is not None:
+        lists.append(BandList("its list wavelength", np.array(centres), header.units, file=header.path))
+    names = header.items("band names")
+    if len(names) == count and (named := from_names("the names of its bands", names)) is not None:
+        lists.append(replace(named, file=header.path))
+    held = choose(header.path, lists)
+    if held is not None:
+        found.wavelengths, found.units = held.centres_C, held.units
+        found.fwhm = widths
+        if widths is not None and header.units is not None and header.units != held.units:
+            found.fwhm_units = header.units
     found.valid = None if good is None else np.asarray(good) != 0
     sensor = header.fields.get("sensor type", "").strip()
     found.sensor_name = None if sensor.lower() in ("", "unknown") else sensor

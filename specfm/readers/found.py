@@ -53,24 +53,6 @@ class Found:
     gains: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
     scene_fields: dict[str, Any] = field(default_factory=dict)
 
-    def fill(
-        self,
-        wavelengths: ArrayLike | None = None,
-        units: str | None = None,
-        fwhm: ArrayLike | None = None,
-        valid: ArrayLike | None = None,
-    ) -> None:
-        """Take from one more place in the file what the places before it left open.
-
-        ``units`` are those of this place, None = those of the wavelengths. Widths without wavelengths are not taken.
-        """
-        if self.wavelengths is None and wavelengths is not None:
-            self.wavelengths, self.units = wavelengths, units
-        if self.fwhm is None and fwhm is not None and self.wavelengths is not None:
-            self.fwhm, self.fwhm_units = fwhm, None if units == self.units else units
-        if self.valid is None:
-            self.valid = valid
-
     def settle(
         self, scale: float | None, offset: float | None, nodata: float | None
     ) -> tuple[float | None, float | None]:

@@ -49,7 +49,7 @@ class MatlabSource:
             from specfm.readers.hdf_common import open_hdf
 
             with open_hdf(self.path) as file:
-                return np.asarray(file[self.variable]).T
+                return np.asarray(file[self.variable.replace(".", "/")]).T
         return _load_v5(self.path, self.variable)
 
     def _read_hdf(self, rows: range, cols: range, bands: NDArray[np.int64] | None) -> NDArray[Any]:
@@ -58,7 +58,7 @@ class MatlabSource:
         # HDF5 sees MATLAB's axes reversed: HWC is stored as [C, W, H], CHW as [W, H, C]
         order = "CWH" if self.layout == "HWC" else "WHC"
         with open_hdf(self.path) as file:
-            return read_axes(file[self.variable], order, rows, cols, bands)
+            return read_axes(file[self.variable.replace(".", "/")], order, rows, cols, bands)
 
 
 def check_layout(layout: str) -> None:
@@ -114,9 +114,11 @@ def read_matlab(path: Path, variable: str | None, layout: str | None, hdf: bool)
     layout = layout or "HWC"
     check_layout(layout)
     variables = _list_hdf(path) if hdf else _list_v5(path)
+    if not hdf and (variable is None or variable not in variables):
+        variables |= list_fields(path)
     name = _choose(path, variables, variable, layout)
     shape, dtype = variables[name]
-    if not hdf:
+    if not hdf and "." not in name:
         # doubles of whole numbers are stored as small integers, and read as such
         dtype = stored_type(path, name) or _load_v5(path, name).dtype.str
     source = MatlabSource(path, name, shape, dtype, layout, hdf)
@@ -124,11 +126,12 @@ def read_matlab(path: Path, variable: str | None, layout: str | None, hdf: bool)
     count = source.shape[2]
     vectors = {key: size for key, (size, _) in variables.items() if int(np.prod(size)) == count and count > 1}
     for key in vectors:
-        if key.lower() in _WAVELENGTH_NAMES and found.wavelengths is None:
+        last = key.rpartition(".")[2].lower()  # a list may be the field of a struct
+        if last in _WAVELENGTH_NAMES and found.wavelengths is None:
             found.wavelengths = _vector(path, key, hdf)  # a .mat states no units: resolve asks for them
-        elif key.lower() == "fwhm":
+        elif last == "fwhm":
             found.fwhm = _vector(path, key, hdf)
-        elif key.lower() == "bbl":
+        elif last == "bbl":
             found.valid = _vector(path, key, hdf) != 0
     if found.wavelengths is None:
         found.fwhm = None
@@ -140,13 +143,17 @@ def load_variable(path: Path, variable: str) -> NDArray[Any]:
     with path.open("rb") as handle:
         hdf = b"MATLAB 7.3" in handle.read(16)
     variables = _list_hdf(path) if hdf else _list_v5(path)
+    if not hdf and variable not in variables:
+        variables |= list_fields(path)
     if variable not in variables:
         raise SpecfmError(f"{path}: no variable {variable!r}; it holds {_listing(variables)}")
     return _vector(path, variable, hdf, flat=False)
 
 
 def _choose(path: Path, variables: dict[str, tuple[tuple[int, ...], str]], variable: str | None, layout: str) -> str:
-    if variable is not None:
+    if variable is not None and any(name.startswith(f"{variable}.") for name in variables):
+        variables = {name: each for name, each in variables.items() if name.startswith(f"{variable}.")}  # a struct
+    elif variable is not None:
         if variable not in variables:
             raise SpecfmError(f"{path}: no variable {variable!r}; it holds {_listing(variables)}")
         return variable
@@ -183,16 +190,24 @@ def _list_hdf(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
 
     from specfm.readers.hdf_common import open_hdf
 
+    found: dict[str, tuple[tuple[int, ...], str]] = {}
+
+    def take(group: Any, prefix: str) -> None:
+        for name, item in group.items():
+            if isinstance(item, h5py.Group) and not name.startswith("#"):
+                take(item, f"{prefix}{name}.")  # a struct, whose fields are variables of their own
+            elif (
+                isinstance(item, h5py.Dataset)
+                and item.dtype.kind in "iufb"
+                and "MATLAB_empty" not in item.attrs
+                # text is stored as numbers
+                and item.attrs.get("MATLAB_class", b"") != b"char"
+            ):
+                found[f"{prefix}{name}"] = (tuple(reversed(item.shape)), item.dtype.str)
+
     with open_hdf(path) as file:
-        return {
-            name: (tuple(reversed(item.shape)), item.dtype.str)
-            for name, item in file.items()
-            if isinstance(item, h5py.Dataset)
-            and item.dtype.kind in "iufb"
-            and "MATLAB_empty" not in item.attrs
-            # text is stored as numbers
-            and item.attrs.get("MATLAB_class", b"") != b"char"
-        }
+        take(file, "")
+    return found
 
 
 def _vector(path: Path, name: str, hdf: bool, flat: bool = True) -> NDArray[Any]:
@@ -200,17 +215,43 @@ def _vector(path: Path, name: str, hdf: bool, flat: bool = True) -> NDArray[Any]
         from specfm.readers.hdf_common import open_hdf
 
         with open_hdf(path) as file:
-            array = np.asarray(file[name]).T
+            array = np.asarray(file[name.replace(".", "/")]).T
     else:
         array = _load_v5(path, name)
     return array.ravel() if flat else array
 
 
-def _load_v5(path: Path, name: str) -> NDArray[Any]:
-    from scipy.io import loadmat
+def list_fields(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Numeric arrays inside the structs of a v5 file, as ``struct.field``; the structs are read whole for it."""
+    from scipy.io import whosmat
 
     with _readable(path):
-        array = np.asarray(loadmat(path, variable_names=[name])[name])
+        structs = [name for name, _, kind in whosmat(path) if kind == "struct"]
+    found: dict[str, tuple[tuple[int, ...], str]] = {}
+
+    def take(value: Any, name: str) -> None:
+        if isinstance(value, np.ndarray) and value.dtype.names and value.size == 1:
+            for field in value.dtype.names:
+                take(value.reshape(-1)[0][field], f"{name}.{field}")
+        elif isinstance(value, np.ndarray) and value.dtype.kind in "iufb":
+            found[name] = (value.shape, value.dtype.newbyteorder("=").str)
+
+    for name in structs:
+        take(_load_v5(path, name, plain=False), name)
+    return found
+
+
+def _load_v5(path: Path, name: str, plain: bool = True) -> NDArray[Any]:
+    """A variable, or the field of a struct (``struct.field``); ``plain``: in the byte order of the machine."""
+    from scipy.io import loadmat
+
+    top, *fields = name.split(".")
+    with _readable(path):
+        array = np.asarray(loadmat(path, variable_names=[top])[top])
+        for field in fields:
+            array = np.asarray(array.reshape(-1)[0][field])
+    if not plain:
+        return array
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 

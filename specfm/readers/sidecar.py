@@ -1,12 +1,13 @@
-"""Files beside a GeoTIFF that carry its band metadata: STAC-like JSON and the METADATA.XML of EnMAP and DESIS.
+"""Files beside a GeoTIFF that carry its band metadata: ENVI headers, STAC-like JSON, METADATA.XML of EnMAP and DESIS.
 
-STAC states centres and widths in micrometres (extension eo, versions 1 and 2). EnMAP and DESIS state nanometres, in
+STAC states centres and widths in micrometres. EnMAP and DESIS state nanometres, in
 one element per band.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -15,46 +16,148 @@ from xml.etree import ElementTree
 import numpy as np
 
 from specfm.errors import SpecfmError
+from specfm.readers.band_lists import BandList
 from specfm.readers.found import Found
 
+log = logging.getLogger(__name__)
 
-def read_stac(path: Path, found: Found) -> None:
-    """Take centres and widths from ``x.stac.json``, ``x.json`` or ``x.tif.json``, if one has them for every band."""
+
+def read_header_beside(path: Path, found: Found) -> list[BandList]:
+    """What an ENVI header beside a TIFF (``x.hdr``, ``x.tif.hdr``) states of it; scale and nodata where it is silent.
+
+    A header of another size describes something else, and is told.
+    """
+    from specfm.readers.envi import find_header, read_described
+
+    side = find_header(path)
+    if side is None:
+        return []
+    described = read_described(side, found.source)
+    if described is None:
+        log.warning("%s: the header beside it, %s, has another size; it is not used", path, side.name)
+        return []
+    _fill_silent(found, described, side)
+    if described.wavelengths is None:
+        return []
+    widths = None if described.fwhm is None else np.asarray(described.fwhm, np.float64)
+    centre_C = np.asarray(described.wavelengths, np.float64)
+    return [BandList(f"the header {side.name}", centre_C, described.units, widths, file=side)]
+
+
+def read_stac(path: Path, found: Found) -> list[BandList]:
+    """What ``x.stac.json``, ``x.json`` or ``x.tif.json`` says of every band: centres, widths, scale, offset, nodata.
+
+    Extensions eo and raster, versions 1 and 2, and the ``bands`` of STAC 1.1. The asset whose ``href`` is this file is
+    asked first.
+
+    Raises:
+        SpecfmError: the item is not readable, and the file itself has no other list to offer.
+    """
     for name in (f"{path.stem}.stac.json", f"{path.stem}.json", f"{path.name}.json"):
         side = path.with_name(name)
         if not side.is_file():
             continue
         try:
             document = json.loads(side.read_text(encoding="utf-8"))
-        except (ValueError, UnicodeDecodeError) as error:
+        except (ValueError, UnicodeDecodeError, RecursionError) as error:
             raise SpecfmError(f"{side}: not readable as JSON ({error}); mend it or move it away") from None
-        for bands in _band_lists(document):
-            centres = [_get(band, "center_wavelength") for band in bands]
-            if len(centres) == found.source.shape[2] and all(value is not None for value in centres):
-                widths = [_get(band, "full_width_half_max") for band in bands]
-                found.described_by = side
-                found.fill(np.array(centres, np.float64), "um", np.array(widths, np.float64))  # None becomes NaN
-                return
+        count = found.source.shape[2]
+        nodes = [rows for rows in _band_rows(document, path.name) if len(rows) == count]
+        for rows in nodes:
+            _fill_silent(found, _stated_radiometry(rows, found), side)
+        for rows in nodes:
+            centres = [_get(row, "center_wavelength") for row in rows]
+            if all(value is not None for value in centres):
+                widths = np.array([_get(row, "full_width_half_max") for row in rows], np.float64)  # None becomes NaN
+                return [BandList(f"the item {side.name}", np.array(centres, np.float64), "um", widths, file=side)]
+    return []
 
 
-def _band_lists(node: Any) -> list[list[dict[str, Any]]]:
-    """Every list under a key ``eo:bands`` or ``bands``, wherever it stands in the item."""
-    lists: list[list[dict[str, Any]]] = []
-    if isinstance(node, dict):
+def _fill_silent(found: Found, described: Found, side: Path) -> None:
+    """Take validity, nodata, scale and offset that the file itself does not state; what differs is told."""
+    if found.valid is None:
+        found.valid = described.valid
+    if found.nodata is None:
+        found.nodata = described.nodata
+    elif described.nodata is not None and not np.array_equal(found.nodata, described.nodata, equal_nan=True):
+        log.info("%s: says nodata %g, the file %g; that of the file is used", side, described.nodata, found.nodata)
+    silent = found.gains is None and found.scale is None and found.offset is None
+    stated = described.gains is not None or described.scale is not None or described.offset is not None
+    if silent:
+        found.gains, found.scale, found.offset = described.gains, described.scale, described.offset
+    elif stated and not _same_calibration(found, described):
+        log.info("%s: says another scale or offset than the file; those of the file are used", side)
+
+
+def _same_calibration(one: Found, other: Found) -> bool:
+    def gains(found: Found) -> tuple[np.ndarray, np.ndarray]:
+        if found.gains is not None:
+            return found.gains
+        alone = np.ones(found.source.shape[2])
+        return alone * (1.0 if found.scale is None else found.scale), alone * (found.offset or 0.0)
+
+    return all(np.allclose(mine, theirs) for mine, theirs in zip(gains(one), gains(other), strict=True))
+
+
+def _stated_radiometry(rows: list[dict[str, Any]], found: Found) -> Found:
+    """Scale, offset and nodata of all bands as a Found of their own."""
+    said = Found(source=found.source, path=found.path)
+    scales, offsets = ([_get(row, key) for row in rows] for key in ("scale", "offset"))
+    if any(value is not None for value in (*scales, *offsets)):
+        scale_C = np.array([1.0 if value is None else value for value in scales])
+        said.gains = (scale_C, np.array([value or 0.0 for value in offsets]))
+    nodata = {_nodata(row) for row in rows} - {None}
+    if len(nodata) == 1:
+        said.nodata = float(str(nodata.pop()))
+    return said
+
+
+def _nodata(row: dict[str, Any]) -> str | None:
+    """As text, so that NaN equals NaN; STAC writes those that JSON lacks as words."""
+    value = row.get("nodata", row.get("raster:nodata"))
+    if isinstance(value, str):
+        return value if value in ("nan", "inf", "-inf") else None
+    return repr(float(value)) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _band_rows(document: Any, file_name: str) -> list[list[dict[str, Any]]]:
+    """Lists of bands wherever they stand in an item, those of the asset of this file first.
+
+    The lists of one node (``eo:bands``, ``raster:bands``, ``bands``) are put together band by band; what the node says
+    of all its bands (``nodata``, ``raster:scale``) goes to each.
+    """
+    found: list[tuple[bool, list[dict[str, Any]]]] = []
+
+    def walk(node: Any, depth: int = 0) -> None:
+        if depth > 20:
+            return
+        if isinstance(node, list):
+            for value in node:
+                walk(value, depth + 1)
+        if not isinstance(node, dict):
+            return
+        lists = [node[key] for key in ("eo:bands", "raster:bands", "bands") if _is_rows(node.get(key))]
+        own = str(node.get("href", "")).rpartition("/")[2] == file_name
+        shared = {key: node[key] for key in ("nodata", "raster:scale", "raster:offset") if key in node}
+        for count in dict.fromkeys(len(rows) for rows in lists):
+            same = [rows for rows in lists if len(rows) == count]
+            merged = [{**shared, **{k: v for rows in same for k, v in rows[i].items()}} for i in range(count)]
+            found.append((own, merged))
         for key, value in node.items():
-            if key in ("eo:bands", "bands") and isinstance(value, list) and all(isinstance(v, dict) for v in value):
-                lists.append(value)
-            else:
-                lists.extend(_band_lists(value))
-    elif isinstance(node, list):
-        for value in node:
-            lists.extend(_band_lists(value))
-    return lists
+            if key not in ("eo:bands", "raster:bands", "bands"):
+                walk(value, depth + 1)
+
+    walk(document)
+    return [rows for _, rows in sorted(found, key=lambda each: not each[0])]
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
 
 
 def _get(band: dict[str, Any], key: str) -> float | None:
-    value = band.get(key, band.get(f"eo:{key}"))
-    return float(value) if isinstance(value, int | float) else None
+    value = next((band[name] for name in (key, f"eo:{key}", f"raster:{key}") if name in band), None)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def find_mission_xml(path: Path) -> Path | None:

@@ -27,6 +27,9 @@ import pretrain.step
 from pretrain import setup
 from pretrain.config import PretrainConfig
 from pretrain.loader import Loader
+from pretrain.objectives import contrastive
+from pretrain.release.card import write_model
+from pretrain.state import training_tensors
 from pretrain.step import PretrainStep
 from specfm.bands import BandGrid
 from specfm.config import load_config
@@ -69,10 +72,11 @@ class Run:
         self.world = World(0, 1, device)
         shards = setup.open_shards(config)
         sampler = setup.make_sampler(config, shards)
-        self.modules = setup.make_modules(config).to(device)
+        self.modules, objectives = setup.make_modules(config)
+        self.modules.to(device)
         self.optimizer = setup.make_optimizer(config, self.modules, device)
         setup.whiten(config, shards, sampler, self.modules)
-        self.step = PretrainStep(self.modules, config, self.world)
+        self.step = PretrainStep(self.modules["encoder"], objectives, config, self.world)
         loader = Loader(shards, sampler, threads=config.data.threads, prefetch=config.data.prefetch, device=device)
         self.batches = loader.iterate(0, config.steps)
 
@@ -120,12 +124,12 @@ def parts(run: Run, repeats: int) -> dict[str, float]:
     run.batches = iter(lambda: timed(names[0], lambda: next(iterate))(), None)  # type: ignore[assignment]
     with contextlib.ExitStack() as stack:
         for where, what, name in (
-            (pretrain.step, "build_rule", names[1]),
+            (contrastive, "build_rule", names[1]),
             (pretrain.step, "make_view", names[2]),
             (encoder, "prepare", names[3]),
             (encoder.embedding, "forward", names[4]),
             (encoder, "forward", names[5]),
-            (pretrain.step, "nt_xent", names[6]),
+            (contrastive, "nt_xent", names[6]),
             (torch.Tensor, "backward", names[7]),
             (run, "update", names[8]),
         ):
@@ -148,8 +152,8 @@ def checkpoint_stall(run: Run, folder: Path, repeats: int) -> dict[str, float]:
         began = time.perf_counter()
         checkpointer.save(
             number,
-            lambda where: setup.write_model(run.modules, where, {}),
-            setup.training_tensors(run.modules, run.optimizer),
+            lambda where: write_model(run.modules, where, {}),
+            training_tensors(run.modules, run.optimizer),
             {},
         )
         taken.append(time.perf_counter() - began)

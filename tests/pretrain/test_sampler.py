@@ -8,32 +8,13 @@ import sys
 import numpy as np
 import pytest
 
-from pretrain.sampler import CYCLE, MixtureSampler, mix64, permute
+from pretrain.rng import mix64, permute
+from pretrain.sampler import CYCLE, MixtureSampler
 from specfm.errors import UsageError
 
 
 def draw(sampler: MixtureSampler, steps: range) -> list[list[tuple[int, list[int]]]]:
     return [[(shard, ids.tolist()) for shard, ids in sampler.batch(step)] for step in steps]
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 17, 64, 1000, 4097])
-def test_permute_is_a_permutation(size: int) -> None:
-    for key in (0, 1, 2**63 + 5):
-        assert sorted(permute(np.arange(size), size, key).tolist()) == list(range(size))
-
-
-def test_permute_shuffles_differently_for_every_key() -> None:
-    first, second = (permute(np.arange(1000), 1000, key) for key in (1, 2))
-    assert (first == second).mean() < 0.02
-    assert abs(np.corrcoef(np.arange(1000), first)[0, 1]) < 0.15
-
-
-def test_mix64_is_the_same_everywhere() -> None:
-    assert int(mix64(1, 2, 3)) == 15020427595393229491
-
-
-def test_permute_is_the_same_everywhere() -> None:
-    assert permute(np.arange(5), 1000, 42).tolist() == [570, 919, 730, 910, 936]
 
 
 def test_any_step_in_any_order_and_another_process() -> None:

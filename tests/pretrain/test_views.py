@@ -11,7 +11,6 @@ import torch
 from pydantic import ValidationError
 
 from pretrain.views import ViewConfig, make_view, plan_part
-from pretrain.views.rng import Keys, splitmix64
 from specfm.bands import BandGrid
 from specfm.batch import BandTensors, Batch, BatchPart
 from specfm.config import load_config
@@ -27,24 +26,6 @@ def one(batch: Batch, **settings: object) -> BatchPart:
     """View 0 at step 3 of the batch's first part."""
     strength = settings.pop("strength", 1.0)
     return make_view(batch, ViewConfig(**settings), seed=7, step=3, view=0, strength=strength).parts[0]  # type: ignore[arg-type]
-
-
-def test_splitmix64_gives_the_published_numbers() -> None:
-    state = torch.tensor([1234567, 1234567 + int(np.int64(np.uint64(0x9E3779B97F4A7C15)))])
-    found = [int(v) % 2**64 for v in splitmix64(state)]
-    assert found == [6457827717110365317, 3203168211198807973]
-
-
-def test_uniforms_are_uniform_and_independent_of_their_count() -> None:
-    keys = Keys.of(torch.arange(2000), seed=1, step=2, view=0)
-    many = keys.uniform("a", 50)
-    assert many.min() >= 0 and many.max() < 1
-    assert abs(many.mean() - 0.5) < 0.005 and abs(many.var() - 1 / 12) < 0.001
-    assert torch.equal(many[:, :7], keys.uniform("a", 7))
-    streams = torch.stack(
-        [many[:, 0], many[:, 1], keys.uniform("b"), Keys.of(torch.arange(2000), 1, 2, 1).uniform("b")]
-    )
-    assert (torch.corrcoef(streams) - torch.eye(4)).abs().max() < 0.08
 
 
 def test_nothing_to_change_returns_the_physical_cube() -> None:

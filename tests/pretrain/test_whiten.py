@@ -78,5 +78,5 @@ def test_views_that_cannot_shift_are_pointed_out(
 ) -> None:
     config = debug_config(tmp_path / "run", make_shards(tmp_path), "whiten.batches=1", f"views.crop={crop}")
     shards = setup.open_shards(config)
-    setup.whiten(config, shards, setup.make_sampler(config, shards), setup.make_modules(config))
+    setup.whiten(config, shards, setup.make_sampler(config, shards), setup.make_modules(config)[0])
     assert ("views are as wide as the windows" in caplog.text) == warned

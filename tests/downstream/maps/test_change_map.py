@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from downstream.maps.change import Distance, distance_to_file, otsu, require_one_grid
+from downstream.maps.change import Distance, distance_to_file, otsu
 from downstream.maps.predict import predict_to_file
 from specfm.errors import SpecfmError, UsageError
+from specfm.grids import Grid, require_one_grid
 from specfm.scene import Geo, Scene
 from tests.downstream.maps.toy_maps import GEO, fitted_model, make_encoder, make_labels, make_scene
 
@@ -92,7 +93,7 @@ def test_other_grids_are_refused_with_nothing_written(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == []
     nearly = Geo("EPSG:32617", (500000.05, 2.0, 0.0, 4000000.0, 0.0, -2.0))
     for same in (after, after.replace(geo=None), after.replace(geo=nearly)):
-        require_one_grid(before, same)
+        require_one_grid(Grid.of(before), Grid.of(same))
 
 
 def test_two_dates_without_common_data_are_refused(tmp_path: Path) -> None:

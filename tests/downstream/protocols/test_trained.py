@@ -13,12 +13,13 @@ import torch
 from downstream.features.extract import extract
 from downstream.probe.options import ProbeOptions
 from downstream.probe.run import probe
-from downstream.protocols.classifier import Classifier
+from downstream.protocols.classifier import CHECK_EVERY
 from downstream.protocols.linear import linear_probe
 from downstream.protocols.options import TrainOptions
-from downstream.protocols.trained import CHECK_EVERY, train_on
+from downstream.protocols.trained import train_on
 from downstream.splits.samples import Samples, collect_samples
 from downstream.splits.split import Split, make_split
+from downstream.supervised.model import TaskModel
 from specfm.errors import UsageError
 from specfm.models import create_encoder
 from specfm.scene import Scene
@@ -116,9 +117,9 @@ def test_an_encoder_of_aligned_tokens_is_tuned_aligned_and_its_twin_from_scratch
     encoder = create_encoder("nano", patch_size=3, dim=24, depth=1, heads=2, aligned=True).eval()
     encoder.card, encoder.library = {"whitened": True}, library(high=1000.0, count=40)
     seen: list[tuple[bool, bool]] = []
-    original = Classifier.forward
+    original = TaskModel.forward
 
-    def watched(self: Classifier, *views: object) -> torch.Tensor:
+    def watched(self: TaskModel, *views: object) -> torch.Tensor:
         seen.append((self.training, self.encoder.alignment is not None))
         return original(self, *views)  # type: ignore[arg-type]
 
@@ -127,7 +128,7 @@ def test_an_encoder_of_aligned_tokens_is_tuned_aligned_and_its_twin_from_scratch
     for pretrained in (True, False):
         seen.clear()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Classifier, "forward", watched)
+            patch.setattr(TaskModel, "forward", watched)
             train_and_predict(
                 encoder, SCENES, samples, split, pretrained=pretrained, window=3, options=replace(SHORT, steps=2)
             )

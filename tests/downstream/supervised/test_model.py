@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import specfm
+from downstream.features.pooling import encode
 from downstream.supervised.folder import load_task, save_task
 from downstream.supervised.heads import FUSIONS
 from downstream.supervised.model import CHANGE_NAMES, HeadSpec, TaskModel
@@ -18,7 +19,8 @@ from tests.downstream.tasks.toys import COARSE, FINE
 from tests.test_library import library
 
 DENSE = [HeadSpec("linear"), HeadSpec("fpn", (0, 1), 16), HeadSpec("upernet", (0, 1), 16)]
-HEADS = [("classification", HeadSpec(pooling=p)) for p in ("mean", "centre", "concat")]
+POOLED = [HeadSpec(kind, pooling=p) for kind in ("linear", "pooled") for p in ("mean", "centre", "concat")]
+HEADS = [("classification", head) for head in POOLED]
 HEADS += [("segmentation", head) for head in DENSE]
 HEADS += [("change", HeadSpec("linear", fusion=fusion)) for fusion in FUSIONS] + [("change", DENSE[2])]
 IDS = [f"{task}-{h.kind}-{h.fusion if task == 'change' else h.pooling}" for task, h in HEADS]
@@ -79,14 +81,17 @@ def test_a_pixel_invalid_at_either_date_is_invalid() -> None:
     assert (found.sum(-1) == 0).nonzero()[:, 1:].tolist() == [[3, 4], [3, 4]]
 
 
-def test_classification_gives_each_pixel_the_class_of_its_token() -> None:
-    model, x = made("classification", HeadSpec(pooling="centre"), tile=9), tiles(side=9)
+@pytest.mark.parametrize("head", POOLED, ids=lambda head: f"{head.kind}-{head.pooling}")
+def test_classification_gives_each_pixel_the_class_of_its_token(head: HeadSpec) -> None:
+    """The labelled pixel in the middle gets the class of the window (of which a mean alone knows nothing)."""
+    model, x = made("classification", head, tile=9), tiles(side=9)
+    model.fit_standardiser([View(x, FINE)])
     dense = model.predict_tile(x, FINE)
     patches = dense.unflatten(1, (3, 3)).unflatten(3, (3, 3))
     assert torch.allclose(patches, patches[:, :, :1, :, :1].expand_as(patches), atol=1e-6)
     with torch.inference_mode():
         window = model(View(x, FINE)).softmax(1)
-    assert torch.allclose(dense[:, 4, 4], window, atol=1e-6)
+    assert torch.allclose(dense[:, 4, 4], window, atol=1e-6) == (head.pooling != "mean")
 
 
 def test_tiles_of_any_side() -> None:
@@ -128,6 +133,10 @@ def test_decisions() -> None:
         ({"task": "regression"}, "unknown task"),
         ({"tile": 10}, "not a multiple of the encoder's patch of 3"),
         ({"head": HeadSpec("pyramid")}, "unknown head 'pyramid'"),
+        ({"head": HeadSpec("pooled")}, "head.kind=pooled gives one class to a window; choose linear"),
+        ({"task": "classification", "head": HeadSpec(pooling="median")}, "unknown pooling 'median'"),
+        ({"tile": 1}, "tile 1 is not a multiple"),
+        ({"task": "classification", "tile": 0}, "tile 0 is not a multiple"),
         ({"head": HeadSpec(layers=(5,))}, "do not exist in an encoder of 2 blocks"),
         ({"task": "classification", "head": HeadSpec("fpn")}, "classification takes head.kind=linear"),
         ({"task": "change", "head": HeadSpec(fusion="sum")}, "unknown fusion"),
@@ -139,9 +148,12 @@ def test_models_that_cannot_be_are_refused(change: dict, message: str) -> None:
         made(**change)
 
 
-@pytest.mark.parametrize("task", ["classification", "segmentation", "change"])
-def test_round_trip(task: str, tmp_path) -> None:
-    model = made(task, HeadSpec("linear"), threshold=0.25 if task == "change" else None, level="sample")
+@pytest.mark.parametrize(
+    ("task", "kind"),
+    [("classification", "linear"), ("classification", "pooled"), ("segmentation", "linear"), ("change", "linear")],
+)
+def test_round_trip(task: str, kind: str, tmp_path) -> None:
+    model = made(task, HeadSpec(kind), threshold=0.25 if task == "change" else None, level="sample")
     dates = [[View(tiles(), FINE)], [View(tiles(COARSE), COARSE)]]
     model.fit_standardiser(*(dates if task == "change" else dates[:1]))
     save_task(model, tmp_path / "model", {"split": "abc"})
@@ -210,3 +222,24 @@ def test_standardised_features_have_deviation_one_at_each_date() -> None:
 def test_nothing_to_standardise_by() -> None:
     with pytest.raises(SpecfmError, match="no valid pixel in the training tiles"):
         made().fit_standardiser([View(tiles(), FINE, torch.zeros(2, 12, 12, dtype=torch.bool))])
+
+
+@pytest.mark.parametrize("pooling", ["mean", "centre", "mean+centre"])
+def test_a_pooled_head_standardises_what_a_probe_takes(pooling: str) -> None:
+    """The features of a frozen probe, to the last bit, then mean 0 and deviation 1 of every one of them."""
+    model, x = made("classification", HeadSpec("pooled", pooling=pooling)), torch.cat([tiles(seed=s) for s in range(9)])
+    mask = torch.ones(x.shape[:3], dtype=torch.bool)
+    mask[3] = False  # a window without data: not counted
+    model.fit_standardiser([View(x, FINE, mask)])
+    with torch.inference_mode():
+        pooled = model.pooled(View(x, FINE, mask))
+        assert torch.equal(pooled, encode(model.encoder, x, FINE, mask, pooling, 12))
+        known = model.standardise(pooled)[mask.any((1, 2))]
+    assert known.shape == (17, 48 * len(pooling.split("+")))
+    assert known.mean(0).abs().max() < 1e-4 and (known.std(0, correction=0) - 1).abs().max() < 1e-3
+
+
+def test_a_window_of_one_pixel_is_a_patch_padded() -> None:
+    model = made("classification", HeadSpec("pooled"), tile=1)
+    found = model.predict_tile(tiles(side=1), FINE)
+    assert found.shape == (2, 1, 1, 3) and torch.allclose(found.sum(-1), torch.ones(2, 1, 1))

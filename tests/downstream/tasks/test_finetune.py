@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,26 @@ def test_an_interrupted_run_continues_bit_by_bit(tmp_path, field, monkeypatch) -
     assert [comparable(r) for r in read_rows(whole / "results.jsonl")] == [
         comparable(r) for r in read_rows(cut / "results.jsonl")
     ]
+
+
+def test_a_signal_that_comes_while_a_model_is_tested_stops_before_the_next(tmp_path, field, monkeypatch) -> None:
+    import downstream.tasks.finetune as module
+
+    options = {"steps": 3, "split": {"seeds": 2}}
+    real = module.predict_samples
+
+    def interrupted(*given: Any) -> np.ndarray:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return real(*given)
+
+    monkeypatch.setattr(module, "predict_samples", interrupted)
+    out = finetune(config(tmp_path / "cut", field, "segmentation", **options))
+    assert json.loads((out / "REQUEUE").read_text()) == {"step": 3, "signal": signal.SIGUSR1}
+    assert (out / "runs" / "random-full-0" / "test.json").is_file() and not (out / "results.jsonl").exists()
+    assert not (out / "runs" / "random-full-1").exists()
+    monkeypatch.undo()
+    finetune(config(out, field, "segmentation", **options), resume=True)
+    assert (out / "results.jsonl").is_file() and not (out / "REQUEUE").exists()
 
 
 @pytest.mark.parametrize("changed", ["labels", "encoder"])

@@ -1,17 +1,15 @@
-"""Distances between dates, and what is trained how fast."""
+"""Distances between dates, and what of a model is trained."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from downstream.tasks import simple
 from downstream.tasks.data import make_place
-from downstream.tasks.train import Member, depth_of, lr_share, make_model
+from downstream.tasks.train import Member, make_model
 from specfm import create_encoder
-from specfm.engine.optimizer import adamw, set_lr
 from tests.downstream.tasks.toys import COARSE, FINE, NAMES, blocks, config, scene
 
 
@@ -47,23 +45,6 @@ def test_distances_find_what_changed(after) -> None:
 def test_the_change_vector_forgets_what_changed_everywhere() -> None:
     x = np.random.default_rng(0).random((50, 4))
     assert simple.change_vector(x, 2 * x + 1) == pytest.approx(np.zeros(50), abs=1e-9)
-
-
-def test_layers_learn_the_faster_the_deeper() -> None:
-    share = lr_share(0.5, 4, head=10)
-    names = ["embedding.x", "stem.weight", "blocks.0.a", "blocks.3.a", "norm.weight"]
-    assert [depth_of(name, 4) for name in names] == [0, 0, 1, 4, 5]
-    assert [share(f"model.encoder.{name}") for name in names] == [0.5**5, 0.5**5, 0.5**4, 0.5, 1.0]
-    assert share("model.head.score.weight") == 10
-    modules = nn.ModuleDict({"model": nn.ModuleDict({"head": nn.Linear(2, 2), "encoder": nn.Linear(2, 2)})})
-    optimizer = adamw(modules, 1.0, 0.1, (0.9, 0.9), torch.device("cpu"), share)
-    set_lr(optimizer, 2.0)
-    of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-    rates = {name: of[id(p)]["lr"] for name, p in modules.named_parameters()}
-    assert rates["model.head.weight"] == rates["model.head.bias"] == 20
-    assert rates["model.encoder.weight"] == pytest.approx(2 * 0.5**5)
-    decays = {name: of[id(p)]["weight_decay"] for name, p in modules.named_parameters()}
-    assert decays["model.head.weight"] == 0.1 and decays["model.head.bias"] == 0
 
 
 @pytest.mark.parametrize(("mode", "expected"), [("frozen", set()), ("partial", {"blocks.1", "norm"}), ("full", None)])

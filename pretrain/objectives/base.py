@@ -1,0 +1,111 @@
+"""What the training step asks of an objective. The step (:mod:`pretrain.step`) knows none of them by name.
+
+An objective may have two parts. *Coupled* rows are what must meet the rest of the batch (projections): the step
+collects them from all micro-batches and hands them over whole. A *separate* loss needs no other sample. The step does
+the rest once for all: views, micro-batches with cached gradients, scale over ranks, bad steps. So a result that depends
+on micro-batch or number of ranks is a fault of the objective; ``tests/distributed/test_objectives.py`` asks every
+registered one.
+
+Shapes: B samples of a micro-batch, V views, D width of the encoder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from pretrain.views import ViewConfig
+from specfm.batch import Batch
+from specfm.models.encoder import Features
+
+Rows = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What of a run an objective may have to know besides its own settings.
+
+    Attributes:
+        width: D of the encoder. patch_size: of the encoder, pixels.
+        views: how views are made. seed: of the run.
+    """
+
+    width: int
+    patch_size: int
+    views: ViewConfig
+    seed: int
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What the step has of some samples.
+
+    Attributes:
+        raw: the samples as stored; with ``raw.cat("sample_id_B")``, seed, step and view any random number is keyed.
+        views: by name, in the order of their numbers, each of the B samples in the same order.
+        features: of all views in one: V B rows, see :meth:`rows_of`.
+        step: number of the update, from 0. strength: of the views.
+    """
+
+    raw: Batch
+    views: dict[str, Batch]
+    features: Features
+    step: int
+    strength: float
+
+    def rows_of(self, view: str) -> slice:
+        """Rows of ``features`` that belong to a view."""
+        place, count = list(self.views).index(view), len(self.raw)
+        return slice(place * count, (place + 1) * count)
+
+
+class Objective:
+    """One term of the loss; a subclass in a file of its own, entered in ``pretrain/objectives/registry.py``.
+
+    Its constructor takes its own settings and the :class:`Surroundings`.
+
+    Attributes:
+        couples: it has coupled rows. separates: it has a separate loss.
+        weight: factor of its loss in the sum.
+        heads: what it trains, under the names that checkpoints know. State that is no parameter (a teacher, centres) is
+            a buffer of a head: so it is saved and restored, and starts equal on all ranks.
+    """
+
+    couples: ClassVar[bool] = False
+    separates: ClassVar[bool] = False
+    weight: float = 1.0
+    heads: dict[str, nn.Module]
+
+    def rows(self, part: MicroBatch) -> Rows:
+        """What must meet the rest of the batch: tensors of B rows. Called with and without a graph, alike."""
+        return {}
+
+    def couple(self, rows: Rows, raw: Batch) -> tuple[Tensor, dict[str, float]]:
+        """The mean loss of this rank's samples, and figures to log.
+
+        Collective. What the other ranks hold is gathered here (:mod:`pretrain.objectives.collect`), because how that
+        goes back is the objective's own affair: the backward pass must leave in ``rows`` the gradient of the *sum* of
+        all ranks' losses.
+
+        Args:
+            rows: of all samples of this rank, in the order of ``raw``. raw: those samples, as stored.
+        """
+        raise NotImplementedError
+
+    def separate(self, part: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss as a mean over ``count(part.raw, part.step)`` items, and detached figures, means over the same."""
+        raise NotImplementedError
+
+    def count(self, raw: Batch, step: int) -> int:
+        """How many items the separate loss of some samples is a mean of. Default: the samples.
+
+        Means of micro-batches and ranks are weighted by it. It must follow from samples and step alone, since it is
+        asked for before the views are made.
+        """
+        return len(raw)
+
+    def watch(self, rows: Rows) -> dict[str, float]:
+        """Figures on the rows of the whole global batch, now and then (``monitor.features_every``)."""
+        return {}

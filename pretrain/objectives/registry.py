@@ -1,0 +1,17 @@
+"""All objectives by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pretrain.objectives.band_prediction import BandPrediction
+from pretrain.objectives.base import Objective, Surroundings
+from pretrain.objectives.contrastive import NtXent
+
+# From settings and surroundings to the objective; a new one is one file and a line here.
+OBJECTIVES: dict[str, Any] = {"nt_xent": NtXent, "band_prediction": BandPrediction}
+
+
+def make_objectives(settings: dict[str, Any], around: Surroundings) -> dict[str, Objective]:
+    """The objectives of a run by name, in the order given; weights of their heads come from torch's random numbers."""
+    return {name: OBJECTIVES[name](each, around) for name, each in settings.items()}

@@ -1,0 +1,52 @@
+"""What a released encoder says about its pretraining, and its release folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pretrain.config import PretrainConfig
+from specfm.checkpoint import has_whitened_stem, save
+from specfm.config import digest, to_dict
+from specfm.models.encoder import Encoder
+from specfm.shards import ShardReader, ShardSet
+
+
+def release_card(config: PretrainConfig, shards: ShardSet, step: int, before: dict[str, Any]) -> dict[str, Any]:
+    """What a released encoder says about its training; ``before``: the card of the weights it started from, or {}."""
+    from specfm import __version__
+
+    def all_seen(key: str, names: Iterable[str]) -> list[str]:
+        return sorted({*before.get(key, ()), *names})
+
+    return {
+        "trained_by": f"specfm {__version__} pretrain",
+        "steps": step,
+        "seed": config.seed,
+        "domains": all_seen("domains", shards.domain_names),
+        "sensors": all_seen("sensors", (reader.sensor.name or reader.sensor.digest for reader in shards.readers)),
+        "scenes": all_seen("scenes", (name for reader in shards.readers for name in reader.scene_names)),
+        "contents": all_seen("contents", (content for reader in shards.readers for content in _contents(reader))),
+        "whitened": config.whiten.batches > 0 or has_whitened_stem(before),
+        "window": config.views.crop or min(reader.window[0] for reader in shards.readers),
+        "samples": len(shards),
+        "data_fingerprint": shards.fingerprint,
+        "config_digest": digest(config),
+        "config": to_dict(config),
+    }
+
+
+def _contents(reader: ShardReader) -> list[str]:
+    """Digests of the files that a shard was cut from, where its recipe tells (those of ``specfm shard`` do)."""
+    scenes = reader.recipe.get("scenes", ())
+    return [str(s["content"]) for s in scenes if isinstance(s, dict) and "content" in s]
+
+
+def write_model(modules: nn.ModuleDict, folder: Path, card: dict[str, Any]) -> None:
+    """Publish the encoder as a release folder."""
+    encoder = modules["encoder"]
+    assert isinstance(encoder, Encoder)
+    save(encoder, folder, card)

@@ -1,0 +1,163 @@
+"""Rasters that belong to a scene (labels, groups, masks), from any file that holds one number per pixel.
+
+Shapes: H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specfm.errors import SpecfmError
+from specfm.grids import Grid
+from specfm.scene import Geo
+
+IMAGES = (".bmp", ".png", ".gif")
+
+
+@dataclass(frozen=True)
+class RasterFile:
+    """An array with what its file states of it.
+
+    Attributes:
+        path: the file. array: as stored; axes in MATLAB order for ``.mat``, band axis of rasters last.
+        geo: where it lies, None where the file does not say. nodata: its value for pixels without data.
+        class_names: of a class map, by code. colours: it is a picture, whose numbers are colours.
+    """
+
+    path: Path
+    array: NDArray[Any]
+    geo: Geo | None = None
+    nodata: float | None = None
+    class_names: tuple[str, ...] = ()
+    colours: bool = False
+
+    @property
+    def grid(self) -> Grid | None:
+        """Its grid, None for an array that is no image (flat, or several bands by pixels)."""
+        height_width = self.array.shape[:2]
+        return Grid(str(self.path), height_width, self.geo) if len(height_width) == 2 else None
+
+
+def read_array(path: Path, variable: str | None = None) -> NDArray[Any]:
+    """The array of :func:`read_raster` alone."""
+    return read_raster(path, variable).array
+
+
+def read_raster(path: Path, variable: str | None = None) -> RasterFile:
+    """Read one array with what its file says of it.
+
+    From ``.mat`` (v5 or v7.3), ``.npy``, ``.npz``, ``.h5``, an image, a GeoTIFF or an ENVI raster.
+
+    Args:
+        path: the file.
+        variable: its name inside the file; may be left out where the file holds one array only.
+
+    Raises:
+        SpecfmError: missing file, missing or ambiguous variable, or a format that is not known.
+    """
+    if not path.is_file():
+        raise SpecfmError(f"{path} does not exist; the card's labels or groups need it")
+    suffix = path.suffix.lower()
+    if suffix in (".npy", ".npz"):
+        return RasterFile(path, _read_numpy(path, variable))
+    if suffix == ".mat":
+        from specfm.readers.matlab import load_variable
+
+        if variable is None:
+            raise SpecfmError(f"{path}: name the array to take labels from with 'variable'")
+        return RasterFile(path, load_variable(path, variable))
+    if suffix in (".h5", ".hdf5", ".he5"):
+        return RasterFile(path, _read_hdf(path, variable))
+    if suffix in IMAGES:
+        return _read_image(path)
+    if suffix in (".tif", ".tiff"):
+        return _read_tiff(path)
+    return _read_envi(path)
+
+
+def _choose(path: Path, variable: str | None, names: list[str]) -> str:
+    if variable is None and len(names) == 1:
+        return names[0]
+    if variable is None:
+        raise SpecfmError(f"{path} holds several arrays ({', '.join(names[:8])}); name one with 'variable'")
+    if variable not in names:
+        raise SpecfmError(f"{path} has no array {variable!r}; it has {', '.join(names[:8])}")
+    return variable
+
+
+def _read_numpy(path: Path, variable: str | None) -> NDArray[Any]:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded as archive:
+            return archive[_choose(path, variable, list(archive.files))]
+    except (OSError, EOFError, ValueError, BadZipFile) as error:
+        raise SpecfmError(f"{path} cannot be read as an array ({error}); write it again with numpy.save") from None
+
+
+def _read_hdf(path: Path, variable: str | None) -> NDArray[Any]:
+    import h5py
+
+    from specfm.readers.hdf_common import open_hdf
+
+    with open_hdf(path) as file:
+        found: list[str] = []
+        file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
+        return np.asarray(file[_choose(path, variable, found)])
+
+
+def _read_image(path: Path) -> RasterFile:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return RasterFile(path, np.asarray(image), colours=image.mode not in ("1", "L", "P", "I", "I;16", "F"))
+    except (OSError, SyntaxError) as error:  # PIL's word for a PNG with a wrong chunk
+        raise SpecfmError(f"{path} cannot be read as an image ({error}); write it anew") from None
+
+
+def _read_tiff(path: Path) -> RasterFile:
+    try:
+        import rasterio
+        from rasterio.enums import ColorInterp
+    except ImportError:
+        raise SpecfmError(f"{path}: reading GeoTIFF labels needs rasterio; pip install 'specfm[geo]'") from None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+            with rasterio.open(path) as raster:
+                transform = None if raster.transform.is_identity else tuple(map(float, raster.transform.to_gdal()))
+                geo = None
+                if raster.crs is not None or transform is not None:
+                    geo = Geo(raster.crs.to_wkt() if raster.crs else None, transform)  # type: ignore[arg-type]
+                return RasterFile(
+                    path,
+                    np.moveaxis(raster.read(), 0, -1),
+                    geo=geo,
+                    nodata=raster.nodatavals[0],
+                    colours=ColorInterp.red in raster.colorinterp and raster.count > 1,
+                )
+    except rasterio.errors.RasterioIOError as error:
+        raise SpecfmError(f"{path} cannot be read as an image ({error}); write it anew") from None
+
+
+def _read_envi(path: Path) -> RasterFile:
+    from specfm.readers.envi import find_header, read_envi
+
+    header = path if path.suffix.lower() == ".hdr" else find_header(path)
+    if header is None:
+        raise SpecfmError(
+            f"{path}: labels of this kind are not known (no .hdr beside it); use .mat, .npz, .tif or ENVI"
+        )
+    found = read_envi(path, None if header == path else header)
+    height, width, _ = found.source.shape
+    array = found.source.read(range(height), range(width), None)
+    return RasterFile(path, array, found.geo, found.nodata, found.class_names or ())

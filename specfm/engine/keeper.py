@@ -1,0 +1,138 @@
+"""What of a run is kept on disk: the lock on its folder, its checkpoints, its record. Without a folder nothing is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from specfm.config import to_dict
+from specfm.engine.checkpointing import Checkpointer, CheckpointWriteError, read_state
+from specfm.engine.guard import BadStepGuard, DivergedError
+from specfm.engine.record import MetricsLog, WandbMirror
+from specfm.engine.run_folder import RunFolder
+from specfm.engine.task import Task
+
+log = logging.getLogger(__name__)
+
+
+class Keeper:
+    """Keeps one run; made by :func:`kept`.
+
+    Attributes:
+        done: updates done so far, with those before a checkpoint that was taken up.
+    """
+
+    def __init__(self, task: Task, guard: BadStepGuard) -> None:
+        self.task, self.world, self.folder, self.guard = task, task.world, task.folder, guard
+        self.done = 0
+        self._records: list[MetricsLog | WandbMirror] = []
+        if self.folder is not None:
+            keep = task.config.checkpoint
+            folder = self.folder.checkpoints
+            self._checkpointer = Checkpointer(folder, keep.keep, keep.milestone_every, keep.retry_s)
+
+    def take_up(self, folder: RunFolder) -> None:
+        """Go on from the newest valid checkpoint, the same on every rank."""
+
+        def find() -> str | None:
+            self._checkpointer.clean()
+            found = self._checkpointer.newest_valid()
+            return None if found is None else str(found)
+
+        checkpoint = self.world.on_main(find)
+        if checkpoint is None:
+            if self.world.is_main:
+                log.warning("%s holds no checkpoint to resume from; starting at step 1", folder.path)
+            return
+        state = read_state(Path(checkpoint))
+        self.task.restore(Path(checkpoint), state)
+        self.guard.restore(state["guard"])
+        self.done = int(state["step"])
+        log.info("resumed from %s", checkpoint)
+
+    def open_records(self, folder: RunFolder, resume: bool, stack: ExitStack) -> None:
+        """Write the configuration and open ``metrics.jsonl`` and its mirror (rank 0)."""
+        config, resumed = self.task.config, self.done if resume else None
+        folder.write_config(config, resumed)
+        mirror = WandbMirror(config.wandb.mode, config.wandb.project, folder.path, to_dict(config))
+        self._records = [MetricsLog(folder.path, resumed), mirror]
+        for record in self._records:
+            stack.callback(record.close)
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Record the row of a step that is done."""
+        self.done = int(row["step"])
+        for record in self._records:
+            record.write(row)
+
+    def dump(self, number: int, facts: dict[str, Any]) -> None:
+        """Keep what is known of a bad step, and say where."""
+        text = f"step {number}: loss {facts['loss']}, gradient norm {facts['gradient_norm']}; update skipped"
+        if self.folder is not None:
+            text += f", see {self.folder.dump_bad_step(number, self.world.rank, facts)}"
+        log.warning("%s", text)
+
+    def save(self, number: int, row: dict[str, Any], must: bool) -> None:
+        """Write a checkpoint; every rank calls this. One that ``must`` be written ends the run if it cannot be.
+
+        A finite gradient can still make an update that overflows; such weights never become a checkpoint.
+
+        Raises:
+            DivergedError: weights are not finite. CheckpointWriteError: see above, or two in a row failed.
+        """
+        if self.folder is None:
+            return
+        finite = torch.stack([p.detach().isfinite().all() for p in self.task.modules.parameters()]).all()
+        if self.world.sum((~finite).double()) > 0:
+            raise DivergedError(
+                f"weights are not finite after step {number}; lower optim.lr or optim.weight_decay, then resume or "
+                "start a new run"
+            )
+        held = self.task.snapshot(number, row)
+        state = {**held.state, "guard": self.guard.state()}
+        saved = self.world.on_main(
+            lambda: self._checkpointer.save(number, held.write_model, held.tensors, state) is not None
+        )
+        if must and not saved:
+            raise CheckpointWriteError(f"the checkpoint at step {number} could not be written; see the warnings")
+
+    def stop(self, signal_number: int) -> None:
+        """Ask for another start: a signal ended the run before its end."""
+        if self.folder is not None and self.world.is_main:
+            self.folder.ask_requeue(self.done, signal_number)
+            log.warning("stopped by a signal at step %d; continue with --resume", self.done)
+
+
+@contextmanager
+def kept(task: Task, guard: BadStepGuard, resume: bool) -> Iterator[Keeper]:
+    """Lock the folder, on ``resume`` take up the newest valid checkpoint, open the record; close it all at the end.
+
+    A new run that fails before its first step has been done leaves no folder behind. Collective.
+
+    Raises:
+        UsageError: the folder is in use, or holds an earlier run and ``resume`` is false.
+        NoCheckpointError: there are checkpoints and none is valid.
+    """
+    keeper, folder, world = Keeper(task, guard), task.folder, task.world
+    if folder is None:
+        yield keeper
+        return
+    world.on_main(lambda: folder.open(resume))
+    try:
+        with ExitStack() as stack:
+            if resume:
+                keeper.take_up(folder)
+            if world.is_main:
+                keeper.open_records(folder, resume, stack)
+            yield keeper
+    except BaseException:
+        if world.is_main:
+            (folder.close if resume or keeper.done else folder.discard)()
+        raise
+    if world.is_main:
+        folder.close()

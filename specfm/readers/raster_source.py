@@ -1,0 +1,116 @@
+"""Windows of a raster through rasterio (extra ``geo``): bands of one file, or the pages of one TIFF as bands.
+
+rasterio counts bands from 1 and reads ``[c, h, w]``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specfm.errors import SpecfmError
+
+
+class RasterSource:
+    """Bands of a raster as a cube ``[H, W, C]``; the file is opened for each read, so it can cross processes.
+
+    Args:
+        path: the file.
+        bands: (C,) numbers of its bands, from 1.
+        mask: number of a band that is zero where nothing was measured, 0 = the mask that the file keeps beside its
+            bands, None = it has neither. Masked pixels are NaN, so integers are then read as floating-point numbers.
+        fills_C: (C,) numbers that stand for "not measured", where bands have different ones; NaN = this band has none.
+            Such pixels are NaN.
+    """
+
+    def __init__(
+        self, path: Path, bands: NDArray[np.int64], mask: int | None, fills_C: NDArray[np.float64] | None = None
+    ):
+        self.path, self.bands, self.mask, self.fills_C = path, bands, mask, fills_C
+        with open_raster(path) as raster:
+            self.shape = (raster.height, raster.width, len(bands))
+            kinds = {raster.dtypes[band - 1] for band in bands}
+            if len(kinds) > 1:
+                raise SpecfmError(
+                    f"{path}: its bands have different types ({', '.join(sorted(kinds))}); write them in one type"
+                )
+            stored = np.dtype(kinds.pop())
+            self.dtype = stored if mask is None and fills_C is None else np.promote_types(stored, np.float32)
+
+    def read(self, rows: range, cols: range, bands: NDArray[np.int64] | None) -> NDArray[Any]:
+        import rasterio
+        from rasterio.windows import Window
+
+        wanted = (self.bands if bands is None else self.bands[bands]).tolist()
+        out = np.empty((len(rows), len(cols), len(wanted)), self.dtype)
+        # a step skips whole rows on reading and columns afterwards
+        blocks = [(0, rows.start, len(rows))] if rows.step == 1 else [(i, row, 1) for i, row in enumerate(rows)]
+        width = cols[-1] + 1 - cols[0]
+        with open_raster(self.path) as raster:
+            for at, row, height in blocks:
+                window = Window(cols[0], row, width, height)
+                try:
+                    part = raster.read(wanted, window=window)
+                    kept = self._kept(raster, window)
+                except rasterio.errors.RasterioIOError as error:
+                    size = self.path.stat().st_size
+                    raise SpecfmError(
+                        f"{self.path}: pixels cannot be read ({error}; {size} bytes); the file was cut short or damaged"
+                    ) from error
+                out[at : at + height] = part[:, :, :: cols.step].transpose(1, 2, 0)
+                if self.fills_C is not None:
+                    fill_C = self.fills_C if bands is None else self.fills_C[bands]
+                    out[at : at + height][out[at : at + height] == fill_C.astype(self.dtype)] = np.nan
+                if kept is not None:
+                    out[at : at + height][kept[:, :: cols.step] == 0] = np.nan
+        return out
+
+    def _kept(self, raster: Any, window: Any) -> NDArray[Any] | None:
+        """The mask of a window, zero where nothing was measured."""
+        if self.mask is None:
+            return None
+        return np.asarray(raster.read(self.mask, window=window) if self.mask else raster.read_masks(1, window=window))
+
+
+class PageSource:
+    """Pages of one TIFF, all of one size and type with one band each, as a cube ``[H, W, C]``.
+
+    Args:
+        path: the file. pages: (C,) names of its pages, as GDAL names them.
+    """
+
+    def __init__(self, path: Path, pages: tuple[str, ...]):
+        self.path, self.pages = path, pages
+        with open_raster(path) as raster:
+            self.shape = (raster.height, raster.width, len(pages))
+            self.dtype = np.dtype(raster.dtypes[0])
+
+    def read(self, rows: range, cols: range, bands: NDArray[np.int64] | None) -> NDArray[Any]:
+        from rasterio.windows import Window
+
+        wanted = self.pages if bands is None else tuple(self.pages[band] for band in bands.tolist())
+        out = np.empty((len(rows), len(cols), len(wanted)), self.dtype)
+        window = Window(cols[0], rows[0], cols[-1] + 1 - cols[0], rows[-1] + 1 - rows[0])
+        for index, page in enumerate(wanted):
+            with open_raster(self.path, page) as raster:
+                out[:, :, index] = raster.read(1, window=window)[:: rows.step, :: cols.step]
+        return out
+
+
+def open_raster(path: Path, page: str | None = None):  # type: ignore[no-untyped-def]
+    try:
+        import rasterio
+    except ImportError:
+        raise SpecfmError(
+            f"{path}: reading GeoTIFF needs rasterio; install it with: pip install 'specfm[geo]'"
+        ) from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        try:
+            return rasterio.open(page or path)
+        except rasterio.errors.RasterioIOError as error:
+            raise SpecfmError(f"{path}: not a readable raster ({error}; {path.stat().st_size} bytes)") from error

@@ -1,0 +1,144 @@
+"""Every registered objective: results do not depend on micro-batch or number of ranks, gradients included."""
+
+from __future__ import annotations
+
+import socket
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+from pretrain.config import PretrainConfig
+from pretrain.objectives.band_prediction import BandPredictionConfig
+from pretrain.objectives.base import MicroBatch, Objective, Rows, Surroundings
+from pretrain.objectives.contrastive import NtXentConfig
+from pretrain.objectives.negatives import NegativesConfig
+from pretrain.objectives.registry import OBJECTIVES, make_objectives
+from pretrain.step import PretrainStep
+from specfm import create_encoder
+from specfm.batch import Batch
+from specfm.engine.distributed import World
+from specfm.engine.sync import AllReduce
+from tests.pretrain.samples import random_batch
+
+WORLD, COUNT, STEP = 2, 6, 3  # samples of each of two sensors
+CPU = torch.device("cpu")
+# Settings with which each objective is asked; a new one needs a line here.
+SETTINGS: dict[str, Any] = {
+    "nt_xent": NtXentConfig(negatives=NegativesConfig(cosine=0.9, max_share=0.3)),
+    "band_prediction": BandPredictionConfig(weight=0.7),
+}
+
+
+class Uneven(Objective):
+    """Both parts, and a separate mean over items of which samples hold 0, 1 or 2: the hardest case of the interface."""
+
+    couples = separates = True
+    weight = 0.3
+
+    def __init__(self, around: Surroundings) -> None:
+        self.head = nn.Linear(around.width, 4)
+        self.heads = {"uneven": self.head}
+
+    def rows(self, part: MicroBatch) -> Rows:
+        return {"y_B4": self.head(part.features.pooled_BD[part.rows_of("second")])}
+
+    def couple(self, rows: Rows, raw: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+        return rows["y_B4"].square().sum(1).mean(), {"uneven/first": 1.0}
+
+    def items(self, raw: Batch) -> torch.Tensor:
+        return raw.cat("sample_id_B") % 3
+
+    def separate(self, part: MicroBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        items_B = self.items(part.raw)
+        each_B = self.head(part.features.pooled_BD[part.rows_of("first")]).sum(1).cosh()
+        mean = (each_B * items_B).sum() / items_B.sum().clamp_min(1)
+        return mean, {"uneven/cosh": mean.detach()}
+
+    def count(self, raw: Batch, step: int) -> int:
+        return int(self.items(raw).sum())
+
+
+def objectives_of(name: str, around: Surroundings) -> dict[str, Objective]:
+    if name == "uneven":
+        return {"uneven": Uneven(around)}
+    chosen = OBJECTIVES if name == "all" else [name]
+    return make_objectives({each: SETTINGS[each] for each in chosen}, around)
+
+
+def step_of(name: str, world: World, micro: int | None) -> dict[str, np.ndarray]:
+    """One step on this rank's equal share of every part."""
+    config = PretrainConfig.model_validate(
+        {"out": "-", "data": {"shards": "-"}, "views": {"crop": 6}, "optim": {"micro_batch": micro}}
+    )
+    torch.manual_seed(0)
+    encoder = create_encoder("nano", patch_size=3, dim=24, depth=1, heads=2)
+    around = Surroundings(24, 3, config.views, config.seed)
+    objectives = objectives_of(name, around)
+    heads = {key: head for each in objectives.values() for key, head in each.heads.items()}
+    modules = nn.ModuleDict({"encoder": encoder, **heads})
+    raw = random_batch(COUNT)
+    mine = Batch(tuple(p.select(torch.arange(len(p)).chunk(world.size)[world.rank]) for p in raw))
+    result = PretrainStep(encoder, objectives, config, world)(STEP, mine)
+    AllReduce(world).gradients(modules.parameters())
+    numbers = {"loss": result.loss.double(), **{k: torch.tensor(v).double() for k, v in result.scalars.items()}}
+    found = {key: (world.sum(value) / world.size).numpy() for key, value in sorted(numbers.items())}
+    return found | {f"grad/{key}": p.grad.numpy() for key, p in modules.named_parameters() if p.grad is not None}
+
+
+CASES = [*SETTINGS, "all", "uneven"]
+
+
+def worker(rank: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=WORLD, timeout=timedelta(seconds=60)
+    )
+    for name in CASES:
+        for micro in (None, 4):
+            found = step_of(name, World(rank, WORLD, CPU), micro)
+            if rank == 0:
+                np.savez(Path(folder) / f"{name}-{micro}.npz", **found)  # type: ignore[arg-type]
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes found; they are started once for the whole file."""
+    folder = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(worker, (port, str(folder)), nprocs=WORLD)
+    return folder
+
+
+def assert_same(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
+    assert found.keys() == wanted.keys()
+    for key, value in wanted.items():
+        np.testing.assert_allclose(found[key], value, rtol=2e-4, atol=2e-6, err_msg=key)
+
+
+def test_every_registered_objective_is_asked() -> None:
+    assert SETTINGS.keys() == OBJECTIVES.keys()
+
+
+@pytest.mark.parametrize("micro", [1, 5, 12])
+@pytest.mark.parametrize("name", CASES)
+def test_the_micro_batch_changes_nothing(name: str, micro: int) -> None:
+    alone = World(0, 1, CPU)
+    wanted = step_of(name, alone, None)
+    assert max(np.abs(value).max() for key, value in wanted.items() if key.startswith("grad/encoder")) > 1e-3
+    assert_same(step_of(name, alone, micro), wanted)
+
+
+@pytest.mark.parametrize("micro", [None, 4])
+@pytest.mark.parametrize("name", CASES)
+def test_the_number_of_ranks_changes_nothing(ranks: Path, name: str, micro: int | None) -> None:
+    assert_same(dict(np.load(ranks / f"{name}-{micro}.npz", allow_pickle=False)), step_of(name, World(0, 1, CPU), None))

@@ -1,0 +1,213 @@
+"""What lies beside a TIFF or inside a page or a struct is read, or named with a remedy that works."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from specfm.cards.opening import folder_files
+from specfm.errors import SpecfmError
+from specfm.readers import read_scene
+from tests.readers import make
+from tests.readers.test_geotiff import tag, tiff
+
+CUBE = make.cube((4, 5, 3))
+HEADER = """ENVI
+samples = 5
+lines = {lines}
+bands = 3
+data type = 12
+interleave = bsq
+wavelength units = Nanometers
+wavelength = {{450, 550, 650}}
+fwhm = {{8, 8, 8}}
+bbl = {{1, 0, 1}}
+Reflectance Scale Factor = 10000
+data ignore value = 65535
+"""
+
+
+def test_a_header_beside_a_tiff_is_read(tmp_path: Path) -> None:
+    path = tiff(tmp_path / "a.tif", CUBE)
+    (tmp_path / "a.hdr").write_text(HEADER.format(lines=4))
+    scene = read_scene(path)
+    assert scene.sensor.bands.wavelengths_nm.tolist() == [450, 550, 650]
+    assert scene.sensor.bands.valid.tolist() == [True, False, True] and scene.sensor.bands.fwhm_nm[0] == 8
+    assert scene.sensor.scale == pytest.approx(1e-4) and scene.nodata == 65535
+    with pytest.raises(SpecfmError, match="a.hdr: describes the TIFF a.tif beside it; name that file instead"):
+        read_scene(tmp_path / "a.hdr")
+    assert folder_files(tmp_path) == [path]
+
+
+def test_a_header_of_another_size_beside_a_tiff_is_told_and_left(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tiff(tmp_path / "a.tif", CUBE)
+    (tmp_path / "a.hdr").write_text(HEADER.format(lines=7))
+    with pytest.raises(SpecfmError, match="no wavelengths in this file"):
+        read_scene(path)
+    assert "the header beside it, a.hdr, has another size; it is not used" in caplog.text
+
+
+def test_what_the_tiff_says_wins_over_the_header_and_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    path = tiff(tmp_path / "a.tif", CUBE, nodata=0)
+    tag(path, 0, "ENVI", reflectance_scale_factor="1000")
+    (tmp_path / "a.hdr").write_text(HEADER.format(lines=4))
+    scene = read_scene(path)
+    assert scene.nodata == 0 and scene.sensor.scale == pytest.approx(1e-3)
+    assert "says nodata 65535, the file 0; that of the file is used" in caplog.text
+    assert "says another scale or offset than the file; those of the file are used" in caplog.text
+
+
+def item(bands: dict[str, Any], **node: Any) -> str:
+    return json.dumps({"type": "Feature", "assets": {"data": {"href": "./a.tif", **bands, **node}}})
+
+
+CENTRES = [{"center_wavelength": nm / 1000, "full_width_half_max": 0.02} for nm in (450, 550, 650)]
+RADIOMETRY = {"nodata": 0, "scale": 0.0001, "offset": -0.1}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        item({"eo:bands": CENTRES, "raster:bands": [RADIOMETRY] * 3}),
+        item({"bands": [{f"eo:{k}": v for k, v in c.items()} for c in CENTRES]}, nodata=0)
+        .replace('"nodata": 0', '"nodata": 0, "raster:scale": 0.0001, "raster:offset": -0.1'),
+        item({"bands": [{**c, **RADIOMETRY} for c in CENTRES]}),
+    ],
+    ids=["1.0", "1.1", "in each band"],
+)  # fmt: skip
+def test_an_item_gives_wavelengths_scale_offset_and_nodata(tmp_path: Path, text: str) -> None:
+    path = tiff(tmp_path / "a.tif", CUBE)
+    (tmp_path / "a.json").write_text(text)
+    scene = read_scene(path)
+    assert scene.sensor.bands.wavelengths_nm.tolist() == [450, 550, 650] and scene.sensor.bands.fwhm_nm[0] == 20
+    assert (scene.sensor.scale, scene.sensor.offset) == (pytest.approx(1e-4), -0.1) and scene.nodata == 0
+
+
+def test_scale_and_offset_of_single_bands_and_nodata_as_a_word(tmp_path: Path) -> None:
+    path = tiff(tmp_path / "a.tif", CUBE.astype(np.float32))
+    each = [{"nodata": "nan", "scale": scale, "offset": 1.0} for scale in (1.0, 2.0, 3.0)]
+    (tmp_path / "a.json").write_text(item({"eo:bands": CENTRES, "raster:bands": each}))
+    np.testing.assert_allclose(read_scene(path).read(), CUBE * np.array([1.0, 2.0, 3.0]) + 1, rtol=1e-6)
+
+
+def test_the_asset_of_this_file_is_asked_first(tmp_path: Path) -> None:
+    path = tiff(tmp_path / "a.tif", CUBE)
+    other = [{"center_wavelength": nm / 1000} for nm in (1450, 1550, 1650)]
+    assets = {"x": {"href": "b.tif", "eo:bands": other}, "y": {"href": "../s/a.tif", "eo:bands": CENTRES}}
+    (tmp_path / "a.json").write_text(json.dumps({"assets": assets}))
+    assert read_scene(path).sensor.bands.wavelengths_nm.tolist() == [450, 550, 650]
+
+
+@pytest.mark.parametrize("nodata", [float("nan"), -9999.0])
+def test_one_nodata_in_all_bands(tmp_path: Path, nodata: float) -> None:
+    cube = CUBE.astype(np.float32)
+    cube[0, 0] = nodata
+    scene = read_scene(tiff(tmp_path / "a.tif", cube, nodata=nodata), wavelengths=make.bands_csv(tmp_path, 3))
+    np.testing.assert_equal(scene.nodata, nodata)
+    assert scene.mask().sum() == 19
+    assert read_scene(tmp_path / "a.tif", wavelengths=make.bands_csv(tmp_path, 3), nodata=-1).nodata == -1
+
+
+def test_bands_with_a_nodata_of_their_own_are_masked_by_it(tmp_path: Path) -> None:
+    import rasterio
+
+    path = tmp_path / "a.vrt"
+    cube = np.arange(60, dtype=np.int16).reshape(4, 5, 3)
+    tiff(tmp_path / "a.tif", cube)
+    bands = "".join(
+        f'<VRTRasterBand dataType="Int16" band="{i}"><NoDataValue>{v}</NoDataValue><SimpleSource><SourceFilename '
+        f'relativeToVRT="1">a.tif</SourceFilename><SourceBand>{i}</SourceBand></SimpleSource></VRTRasterBand>'
+        for i, v in ((1, 0), (2, 4), (3, 8))
+    )
+    path.write_text(f'<VRTDataset rasterXSize="5" rasterYSize="4">{bands}</VRTDataset>')
+    from specfm.readers.geotiff import read_geotiff
+
+    with rasterio.open(path) as raster:
+        assert raster.nodatavals == (0, 4, 8)
+    found = read_geotiff(path)
+    values = found.source.read(range(4), range(5), None)
+    expected = cube.astype(np.float32)
+    expected[0, 0, 0] = expected[0, 1, 1] = expected[0, 2, 2] = np.nan
+    np.testing.assert_array_equal(values, expected)
+    np.testing.assert_array_equal(found.source.read(range(1), range(3), np.array([2])), expected[:1, :3, 2:])
+
+
+def pages(path: Path, shapes: list[tuple[int, ...]], kind: str = "uint16") -> list[np.ndarray]:
+    import rasterio
+    from rasterio.enums import ColorInterp
+
+    rng, made = np.random.default_rng(0), []
+    for number, shape in enumerate(shapes):
+        page = rng.integers(0, 900, shape).astype(kind)
+        count = 1 if page.ndim == 2 else shape[0]
+        with rasterio.open(
+            path, "w", driver="GTiff", height=shape[-2], width=shape[-1], count=count, dtype=kind,
+            photometric="minisblack", **({"APPEND_SUBDATASET": "YES"} if number else {}),
+        ) as raster:  # fmt: skip
+            raster.write(page if page.ndim == 3 else page[None])
+            raster.colorinterp = [ColorInterp.gray] * count if count == 1 else raster.colorinterp
+        made.append(page)
+    return made
+
+
+def test_pages_of_one_size_are_the_bands_of_a_cube(tmp_path: Path) -> None:
+    made = pages(tmp_path / "p.tif", [(6, 5)] * 3)
+    with pytest.raises(SpecfmError, match="p.tif: no wavelengths in this file"):
+        read_scene(tmp_path / "p.tif")
+    scene = read_scene(tmp_path / "p.tif", wavelengths=make.bands_csv(tmp_path, 3))
+    assert scene.shape == (6, 5, 3)
+    np.testing.assert_array_equal(scene.read(), np.stack(made, -1))
+    np.testing.assert_array_equal(scene.read(slice(1, 5, 2), slice(2, 4)), np.stack(made, -1)[1:5:2, 2:4])
+
+
+def test_pages_of_other_sizes_are_refused_with_a_remedy(tmp_path: Path) -> None:
+    pages(tmp_path / "p.tif", [(6, 5), (3, 2), (6, 5)])
+    with pytest.raises(
+        SpecfmError, match=r"p.tif: this TIFF has 3 pages \(3x2 .*, 6x5 .*\), which are no bands of one"
+    ):
+        read_scene(tmp_path / "p.tif", wavelengths=make.bands_csv(tmp_path, 3))
+
+
+def test_a_cube_inside_a_struct_is_read_with_its_list(tmp_path: Path) -> None:
+    from scipy.io import savemat
+
+    cube = np.random.default_rng(0).random((4, 5, 3))
+    inner = {"Data": cube, "info": {"wavelength": np.array([[450.0], [550.0], [650.0]])}}
+    savemat(tmp_path / "s.mat", {"hsi": inner})
+    for variable in (None, "hsi", "hsi.Data"):
+        scene = read_scene(tmp_path / "s.mat", variable=variable, units="nm")
+        np.testing.assert_array_equal(scene.read(), cube)
+        assert scene.sensor.bands.wavelengths_nm.tolist() == [450, 550, 650]
+
+
+def test_several_arrays_inside_structs_are_listed(tmp_path: Path) -> None:
+    from scipy.io import savemat
+
+    cube = np.zeros((4, 5, 3))
+    savemat(tmp_path / "s.mat", {"a": {"x": cube, "y": cube}, "n": 1.0})
+    with pytest.raises(SpecfmError, match="choose one with --variable: a.x 4x5x3, a.y 4x5x3"):
+        read_scene(tmp_path / "s.mat", units="nm")
+    with pytest.raises(SpecfmError, match="no variable 'a.z'; it holds n 1x1, a.x 4x5x3, a.y 4x5x3"):
+        read_scene(tmp_path / "s.mat", variable="a.z")
+
+
+def test_a_struct_of_a_new_matlab_file_is_read_too(tmp_path: Path) -> None:
+    import h5py
+
+    path, cube = tmp_path / "s.mat", np.random.default_rng(0).random((4, 5, 3))
+    with h5py.File(path, "w", userblock_size=512) as file:
+        file["hsi/Data"] = cube.T
+        file["hsi/wavelength"] = np.array([[450.0, 550.0, 650.0]])
+    head = b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM"
+    path.write_bytes(head + path.read_bytes()[128:])
+    scene = read_scene(path, units="nm", variable="hsi.Data")
+    np.testing.assert_array_equal(scene.read(), cube)
+    assert scene.sensor.bands.wavelengths_nm.tolist() == [450, 550, 650]

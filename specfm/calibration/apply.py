@@ -104,16 +104,9 @@ def calibrate(
         log.log(times.level, "%s: %s", scene.where, times.note)
     light, dark_of_scan, dark_of_white = _read(scene, chosen, saturation)
     span_WC = light.mean_WC - dark_of_white.mean_WC
-    clear = span_WC > CLEAR * np.sqrt(light.error_WC + dark_of_white.error_WC)
-    usable_WC = clear & ~light.dead_WC & np.isfinite(dark_of_scan.mean_WC)
+    usable_WC, why = _judge(span_WC, light, dark_of_scan, dark_of_white)
     bad_C = ~(usable_WC.mean(0) >= 0.5)
     valid_C = scene.sensor.bands.valid
-    why = {
-        "saturated": light.saturated_WC | dark_of_white.saturated_WC | dark_of_scan.saturated_WC,
-        "always the same count": light.dead_WC,
-        "without data": np.isnan(span_WC) | np.isnan(dark_of_scan.mean_WC),
-        "no brighter than the dark": ~clear,
-    }
     if (bad_C | ~valid_C).all():
         raise _nothing_usable(scene, white, chosen[2], why["saturated"][:, valid_C])
     told = _told(usable_WC, bad_C, valid_C, why)
@@ -121,17 +114,18 @@ def calibrate(
         told.append(f"{_percent(light.saturated_share)} of its values are saturated and left out")
     if told:
         log.warning("%s: white reference %s: %s", scene.where, white.where, "; ".join(told))
-    span_WC = np.where(usable_WC, span_WC, np.nan) * times.ratio / panel_C
-    span_WC[:, bad_C] = 1.0  # keeps a bad band from masking whole pixels
-    dark_WC = np.where(bad_C, np.nan_to_num(dark_of_scan.mean_WC), dark_of_scan.mean_WC)
-    rows = max(len(dark_WC), len(span_WC))
-    dark_WC, span_WC = (np.broadcast_to(each, (rows, each.shape[1])).astype(np.float32) for each in (dark_WC, span_WC))
+    full_WC = np.where(bad_C, 1.0, np.where(usable_WC, span_WC, np.nan) * times.ratio / panel_C)  # 1: a bad band
+    dark_WC = np.where(bad_C, np.nan_to_num(dark_of_scan.mean_WC), dark_of_scan.mean_WC)  # must not mask whole pixels
+    rows = (max(len(dark_WC), len(full_WC)), len(bad_C))
+    source = CalibratedSource(
+        raw=scene.replace(saturation=limit, labels_HW=None, groups_HW=None),
+        dark_WC=np.broadcast_to(dark_WC, rows).astype(np.float32),
+        span_WC=np.broadcast_to(full_WC, rows).astype(np.float32),
+    )
     bands = scene.sensor.bands
     if (bad_C & valid_C).any():
         bands = BandGrid(bands.wavelengths_nm, bands.fwhm_nm, valid_C & ~bad_C)
-    raw = scene.replace(saturation=limit, labels_HW=None, groups_HW=None)
     sensor = scene.sensor.replace(bands=bands, quantity="surface_reflectance", level="L2", scale=SCALE, offset=0.0)
-    source = CalibratedSource(raw, dark_WC, span_WC)
     return scene.replace(source=source, sensor=sensor, nodata=float(MASKED), saturation=None, integration=None)
 
 
@@ -155,6 +149,20 @@ def _read(scene: Scene, chosen: tuple[Scene, Scene, Scene], saturation: float | 
             scene.where, ", ".join(narrow), width,
         )  # fmt: skip
     return [read[id(each)] for each in chosen]
+
+
+def _judge(
+    span_WC: NDArray[np.float64], light: Reference, dark_of_scan: Reference, dark_of_white: Reference
+) -> tuple[NDArray[np.bool_], dict[str, NDArray[np.bool_]]]:
+    """Which elements have usable references, and which have not for which reason."""
+    clear_WC = np.asarray(span_WC > CLEAR * np.sqrt(light.error_WC + dark_of_white.error_WC))
+    usable_WC = clear_WC & ~light.dead_WC & np.isfinite(dark_of_scan.mean_WC)
+    return usable_WC, {
+        "saturated": light.saturated_WC | dark_of_white.saturated_WC | dark_of_scan.saturated_WC,
+        "always the same count": light.dead_WC,
+        "without data": np.isnan(span_WC) | np.isnan(dark_of_scan.mean_WC),
+        "no brighter than the dark": ~clear_WC,
+    }
 
 
 def _limit(scene: Scene, stated: float | None) -> float | None:
@@ -212,7 +220,7 @@ def _told(
         told.append(f"bands {', '.join(reasons)} have no usable reference and are marked bad")
     single_WC = ~usable_WC & valid_C & ~bad_C
     if single_WC.any():
-        columns, bands = single_WC.any(1), single_WC.any(0)
+        columns, bands = np.asarray(single_WC.any(1)), np.asarray(single_WC.any(0))
         told.append(
             f"single elements are not usable, so their columns are masked (columns {_numbers(columns)}; bands "
             f"{_numbers(bands)})"

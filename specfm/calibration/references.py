@@ -127,7 +127,7 @@ class _Sums:
         parts = [self.count, self.total, self.square, self.saturated]
         if not per_column:
             parts = [np.where(dead_WC, 0, part).sum(0, keepdims=True) for part in parts]
-            dead_WC = dead_WC.all(0, keepdims=True)
+            dead_WC = np.asarray(dead_WC.all(0, keepdims=True))
         count, total, square, saturated = parts
         mean = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
         spread = np.maximum(square - total * np.nan_to_num(mean), 0)

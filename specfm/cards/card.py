@@ -114,8 +114,8 @@ class Card(Strict):
         """
         found = [(part, path) for part in self.parts for path in self._expand(part, root)]
         if self.sha256:
-            named = [part for part in self.parts if part.white is not None]
-            names = [name for part in named for name in (part.white.path, *part.dark)]
+            named = ((part.white, part.dark or []) for part in self.parts)
+            names = [name for white, dark in named if white is not None for name in (white.path, *dark)]
             references = [self._first(name, root) for name in names]
             opened = [*(path for _, path in found), *(path for path in references if path is not None)]
             refuse_unread(self.name, {name: self._first(name, root) for name in self.sha256}, opened)
@@ -179,7 +179,7 @@ class Card(Strict):
             alone = part.model_copy(update={"path": name, "labels": None, "groups": None})
             return _taken_in(time, self._scene(alone, self.find(name, root), root, Path(name).stem))
 
-        dark_times = times.dark or [None] * len(part.dark)
+        dark_times: list[float | None] = [*times.dark] if times.dark else [None] * len(part.dark)
         darks = [opened(name, time) for name, time in zip(part.dark, dark_times, strict=True)]
         return opened(part.white.path, times.white), darks
 

@@ -17,7 +17,7 @@ from specfm.errors import SpecfmError
 from specfm.readers.band_lists import BandList, choose, from_names
 from specfm.readers.checked import NATIVE_ORDER, FlatSource
 from specfm.readers.envi_header import EnviHeader, parse_header
-from specfm.readers.exposure import described, integration_time, saturation_level
+from specfm.readers.exposure import described, state_exposure
 from specfm.readers.found import Found
 from specfm.scene import CubeSource, Geo
 
@@ -98,6 +98,7 @@ def read_described(header_path: Path, source: CubeSource) -> Found | None:
     found = Found(source=source, path=header_path)
     _spectral(header, found)
     _radiometric(header, found)
+    _exposure(header, found)
     return found
 
 
@@ -184,15 +185,8 @@ def _spectral(header: EnviHeader, found: Found, supplied: Callable[[], int | Non
 
 
 def _exposure(header: EnviHeader, found: Found) -> None:
-    """Integration time and saturation of counts; a file scaled to a physical quantity holds counts no longer."""
-    count, where = found.source.shape[2], found.metadata_path
-    fields = {key: header.plain(key) for key in header.fields}
-    time = integration_time(fields, count, where) or integration_time(
-        described(header.fields.get("description", "")), count, where
-    )
-    found.scene_fields["integration"] = time
-    if found.scale is None and found.gains is None:
-        found.scene_fields["saturation"] = saturation_level(fields, found.source.dtype, where)
+    state_exposure(found, {key: header.plain(key) for key in header.fields}, header.path)
+    state_exposure(found, described(header.fields.get("description", "")), header.path)
 
 
 def _radiometric(header: EnviHeader, found: Found) -> None:

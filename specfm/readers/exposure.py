@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from specfm.readers.found import Found
 from specfm.sensors import IntegrationTime
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,20 @@ _KEY = re.compile(rf"(?:(?:sensor|detector) )?({'|'.join(sorted(_NAMES, key=len,
 _VALUE = re.compile(rf"([-+]?[\d.]+(?:e[-+]?\d+)?)\s*({_UNIT})?", re.IGNORECASE)
 _SATURATION = ("saturation", "saturation value", "saturation level", "saturation dn", "saturation count", "ceiling")
 _DEPTH = ("bit depth", "bitdepth", "adc bits", "adc bit depth", "sensor bit depth", "detector bit depth")
+
+
+def state_exposure(found: Found, fields: Mapping[str, str], where: Path) -> None:
+    """Take integration time and saturation from one more place; what the places before it said stays.
+
+    Args:
+        found: with its scale and gains: a file scaled to a physical quantity holds counts no longer.
+        fields: key -> raw text. where: the file that says it, for messages.
+    """
+    stated = found.scene_fields
+    if stated.get("integration") is None:
+        stated["integration"] = integration_time(fields, found.source.shape[2], where)
+    if stated.get("saturation") is None and found.scale is None and found.gains is None:
+        stated["saturation"] = saturation_level(fields, found.source.dtype, where)
 
 
 def integration_time(fields: Mapping[str, str], count: int, where: Path) -> IntegrationTime | None:

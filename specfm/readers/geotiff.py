@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from specfm.errors import SpecfmError
 from specfm.readers.band_lists import BandList, choose, from_names, widths_of
+from specfm.readers.exposure import state_exposure
 from specfm.readers.found import Found
 from specfm.readers.raster_source import PageSource, RasterSource, open_raster
 from specfm.readers.raster_tags import items, lists_of_bands, lists_of_file, radiometry, tags_of
@@ -64,6 +65,7 @@ def read_geotiff(path: Path, supplied: Callable[[], int | None] = lambda: None) 
         band_tags = [band_tags[band - 1] for band in bands]
         names = [raster.descriptions[band - 1] for band in bands]
     radiometry(dataset_tags, found)
+    state_exposure(found, dataset_tags, path)
     lists, problem = lists_of_file(dataset_tags, found)
     return _with_bands(found, [*lists_of_bands(band_tags, dataset_tags, found), *lists], names, problem, supplied)
 
@@ -94,6 +96,7 @@ def _read_pages(path: Path, pages: tuple[str, ...], supplied: Callable[[], int |
         _place(raster, found)
     log.info("%s: its %d pages are read as the bands of one cube, in their order", path, len(pages))
     radiometry(dataset_tags, found)
+    state_exposure(found, dataset_tags, path)
     lists, problem = lists_of_file(dataset_tags, found)
     return _with_bands(found, lists, names, problem, supplied)
 

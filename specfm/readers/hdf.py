@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from specfm.errors import SpecfmError
-from specfm.readers.exposure import integration_time, saturation_level
+from specfm.readers.exposure import state_exposure
 from specfm.readers.found import Found
 from specfm.readers.hdf_common import HdfSource, attribute, open_hdf, per_band, settings, single
 
@@ -93,10 +93,7 @@ def _read_any(path: Path, file: h5py.File, variable: str | None, layout: str | N
         )
     else:
         found.scale, found.offset = (None if stated is None else float(stated[0]) for stated in (gain, shift))
-    around = settings(cube)
-    found.scene_fields["integration"] = integration_time(around, count, path)
-    if gain is None and shift is None:  # what is scaled to a physical quantity holds counts no longer
-        found.scene_fields["saturation"] = saturation_level(around, found.source.dtype, path)
+    state_exposure(found, settings(cube), path)
     return found
 
 

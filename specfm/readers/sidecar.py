@@ -74,7 +74,7 @@ def read_stac(path: Path, found: Found) -> list[BandList]:
 
 
 def _fill_silent(found: Found, described: Found, side: Path) -> None:
-    """Take validity, nodata, scale and offset that the file itself does not state; what differs is told."""
+    """Take validity, nodata, scale, offset and exposure that the file itself does not state; what differs is told."""
     if found.valid is None:
         found.valid = described.valid
     if found.nodata is None:
@@ -87,6 +87,11 @@ def _fill_silent(found: Found, described: Found, side: Path) -> None:
         found.gains, found.scale, found.offset = described.gains, described.scale, described.offset
     elif stated and not _same_calibration(found, described):
         log.info("%s: says another scale or offset than the file; those of the file are used", side)
+    for key, value in described.scene_fields.items():
+        if found.scene_fields.get(key) is None:
+            found.scene_fields[key] = value
+    if found.gains is not None or found.scale is not None:
+        found.scene_fields.pop("saturation", None)  # a limit of counts, and these are none
 
 
 def _same_calibration(one: Found, other: Found) -> bool:

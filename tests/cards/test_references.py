@@ -1,0 +1,126 @@
+"""White and dark of a card: read as every command reads them, from files with headers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from specfm.cards import load_card
+from specfm.cards.opening import open_scene, open_scenes
+from specfm.cli import app
+from specfm.errors import SpecfmError, UsageError
+from tests.calibration.lab import Lab, write_card, write_envi
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    """Files of a sensor without dark current: scan of 8 ms, white of 4 ms, dark of 8 ms, and their headers say so."""
+    made = Lab()
+    made.current_WC[:] = 0
+    for name, light, time in (("scan", made.truth_HWC, 8), ("white", 1.0, 4), ("dark", 0.0, 8)):
+        write_envi(tmp_path / f"{name}.raw", made.counts(light, time), f"tint = {time:.2f}\n")
+    return made
+
+
+def assert_true(card: Path, lab: Lab, factor: float = 1.0) -> None:
+    (scene,) = load_card(card).scenes()
+    np.testing.assert_allclose(scene.values(), lab.truth_HWC * factor, atol=2e-3)
+
+
+def test_times_of_the_headers_are_divided_out(tmp_path: Path, lab: Lab) -> None:
+    assert_true(write_card(tmp_path), lab)
+
+
+def test_the_card_wins_over_the_headers(tmp_path: Path, lab: Lab) -> None:
+    assert_true(write_card(tmp_path, integration_ms={"scan": 4, "white": 4, "dark": 4}), lab, 2.0)
+
+
+def test_the_card_speaks_where_headers_are_silent(tmp_path: Path, lab: Lab) -> None:
+    for name, light, time in (("scan", lab.truth_HWC, 8), ("white", 1.0, 4)):
+        write_envi(tmp_path / f"{name}.raw", lab.counts(light, time))
+    assert_true(write_card(tmp_path), lab, 2.0)
+    assert_true(write_card(tmp_path, integration_ms={"scan": 8, "white": 4}), lab)
+
+
+def test_a_dark_for_each_time(tmp_path: Path, lab: Lab) -> None:
+    lab.current_WC[:] = 60
+    for name, light, time in (("scan", lab.truth_HWC, 8), ("white", 1.0, 4), ("dark", 0.0, 8), ("dark4", 0.0, 4)):
+        write_envi(tmp_path / f"{name}.raw", lab.counts(light, time))
+    times = {"scan": 8, "white": 4, "dark": [8, 4]}
+    assert_true(write_card(tmp_path, dark=["dark.raw", "dark4.raw"], integration_ms=times), lab)
+    with pytest.raises(UsageError, match=r"integration_ms.dark has 1 times for 2 dark references"):
+        load_card(write_card(tmp_path, dark=["dark.raw", "dark4.raw"], integration_ms={"dark": 8}))
+
+
+def test_a_panel_of_half_the_light_by_number_and_by_table(tmp_path: Path, lab: Lab) -> None:
+    write_envi(tmp_path / "white.raw", lab.counts(0.5, 4), "tint = 4\n")
+    assert_true(write_card(tmp_path, white={"path": "white.raw", "reflectance": 0.5}), lab)
+    (tmp_path / "panel.csv").write_text("wavelength_nm,reflectance\n400,0.5\n1000,0.5\n")
+    assert_true(write_card(tmp_path, white={"path": "white.raw", "reflectance": "panel.csv"}), lab)
+    assert_true(write_card(tmp_path, white={"path": "white.raw"}), lab, 2.0)
+    (tmp_path / "panel.csv").write_text("wavelength_nm,reflectance\n400,0.5\n900,0.5\n")
+    with pytest.raises(SpecfmError, match="panel.csv: covers 400-900 nm and the scan 450-950 nm"):
+        list(load_card(write_card(tmp_path, white={"path": "white.raw", "reflectance": "panel.csv"})).scenes())
+    with pytest.raises(SpecfmError, match="no other.csv below"):
+        list(load_card(write_card(tmp_path, white={"path": "white.raw", "reflectance": "other.csv"})).scenes())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"white": {"path": "white.raw", "reflectance": 50}}, "write 50 % as 0.5"),
+        ({"white": {"reflectance": 0.5}}, "path is missing"),
+        ({"white": {"path": "white.raw", "reflectanse": 0.5}}, "did you mean .*reflectance"),
+        ({"integration_ms": {"scan": 0}}, "integration_ms.scan"),
+        ({"integration_ms": {"scan": 8}, "white": None, "dark": None}, "name them with white and dark"),
+        ({"dark": []}, "dark"),
+    ],
+)
+def test_bad_keys_are_refused_before_any_file(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_card(write_card(tmp_path, **fields))
+
+
+def test_bands_of_another_binning_are_refused_by_both_sizes(tmp_path: Path, lab: Lab) -> None:
+    write_envi(tmp_path / "white.raw", lab.counts(1.0, 4)[..., ::2])
+    with pytest.raises(SpecfmError, match=r"white reference .*white.raw has 3 bands, the scan 6"):
+        list(load_card(write_card(tmp_path)).scenes())
+
+
+def test_a_stated_limit_marks_bands_of_the_white_bad(tmp_path: Path, lab: Lab) -> None:
+    counts = np.minimum(lab.counts(1.0, 4), 16383)
+    counts[..., [0, 3]] = 16383
+    write_envi(tmp_path / "white.raw", counts, "tint = 4\nbit depth = 14\n")
+    (scene,) = load_card(write_card(tmp_path)).scenes()
+    assert np.flatnonzero(~scene.sensor.bands.valid).tolist() == [0, 3]
+    good = [1, 2, 4, 5]
+    np.testing.assert_allclose(scene.values(bands=good), lab.truth_HWC[..., good], atol=2e-3)
+
+
+def test_cards_and_options_of_files_give_the_same_numbers(tmp_path: Path, lab: Lab) -> None:
+    """One mechanism: ``shard`` on files, commands that map one scene, and cards."""
+    (card,) = load_card(write_card(tmp_path, white={"path": "white.raw", "reflectance": 0.9})).scenes()
+    white, dark = tmp_path / "white.raw", tmp_path / "dark.raw"
+    (file,) = open_scenes([str(tmp_path / "scan.raw")], white=white, dark=dark, reflectance=0.9)
+    np.testing.assert_array_equal(file.read(), card.read())
+    np.testing.assert_array_equal(open_scene(str(tmp_path / "lab.yaml")).read(), card.read())
+    with pytest.raises(UsageError, match="--white-reflectance is of a white reference"):
+        list(open_scenes([str(tmp_path / "scan.raw")], reflectance=0.9))
+
+
+def test_shard_and_inspect_tell_what_they_found(tmp_path: Path, lab: Lab) -> None:
+    scan, white, dark = (tmp_path / f"{name}.raw" for name in ("scan", "white", "dark"))
+    options = ["--white", white, "--dark", dark, "--out", tmp_path / "out", "--window", "4", "--dry-run", "--json"]
+    ran = CliRunner().invoke(app, ["shard", str(scan), *map(str, options), "--white-reflectance", "0.5"])
+    assert ran.exit_code == 0, ran.stderr
+    said = f"(tint = 8.00) and white reference {white} (tint = 4.00) differ and are divided out"
+    assert ran.stderr.startswith("warning: ") and said in ran.stderr and ran.stderr.count("\n") == 1
+    shown = CliRunner().invoke(app, ["inspect", str(write_card(tmp_path)), "--json"])
+    (result,) = json.loads(shown.stdout)
+    assert result["sensor"]["quantity"] == "dn", "what was measured is shown"
+    assert any(said in note for note in result["notes"])

@@ -133,11 +133,3 @@ class HdfSource:
         with open_hdf(self.path) as file:
             stored = read_axes(file[self.dataset], self.order, rows, cols, bands)
         return stored if self.view is None else stored.view(self.view)
-
-
-def text(item: h5py.Dataset) -> str | None:
-    """A scalar or one-element string dataset as text."""
-    value = np.asarray(item[()]).ravel()
-    if not value.size:
-        return None
-    return value[0].decode("utf-8", "replace") if isinstance(value[0], bytes) else str(value[0])

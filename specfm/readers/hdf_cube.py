@@ -46,7 +46,9 @@ def read_cube(path: Path, file: h5py.File, name: str, layout: str | None, suppli
     good = _first("good", cube, vectors, others, count)
     found.valid = None if good is None else good.values() != 0
     describe_numbers(stated, found, view)
-    found.geo, found.gsd_m = read_place(path, file, cube)
+    geo, found.gsd_m = read_place(path, cube)
+    # a coordinate system alone may be that of another grid (the orthorectified one, say)
+    found.geo = None if geo is None or geo.transform is None else geo
     return found
 
 

@@ -136,14 +136,6 @@ class HdfSource:
         return stored if self.view is None else stored.view(self.view)
 
 
-def text(item: h5py.Dataset) -> str | None:
-    """A scalar or one-element string dataset as text."""
-    value = np.asarray(item[()]).ravel()
-    if not value.size:
-        return None
-    return value[0].decode("utf-8", "replace") if isinstance(value[0], bytes) else str(value[0])
-
-
 def settings(cube: h5py.Dataset) -> dict[str, str]:
     """What stands around a cube as text: attributes of the cube and of the groups that hold it, and single numbers or
     words that lie beside it in those groups with their units (``exposure``, ``exposure units``); the nearest wins."""

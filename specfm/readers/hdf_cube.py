@@ -52,7 +52,9 @@ def read_cube(path: Path, file: h5py.File, name: str, layout: str | None, suppli
     if found.gains is None and found.scale is None and found.offset is None:
         # what is scaled to a physical quantity holds counts no longer
         found.scene_fields["saturation"] = saturation_level(around, found.source.dtype, path)
-    found.geo, found.gsd_m = read_place(path, file, cube)
+    geo, found.gsd_m = read_place(path, cube)
+    # a coordinate system alone may be that of another grid (the orthorectified one, say)
+    found.geo = None if geo is None or geo.transform is None else geo
     return found
 
 

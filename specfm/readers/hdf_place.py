@@ -5,12 +5,12 @@ ENVI's ``map info``, an EPSG code or the text of a coordinate system, as a datas
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from specfm.rasters.map_info import parse_map_info
 from specfm.readers.axes import fold
-from specfm.readers.hdf_common import text
 from specfm.readers.stated import all_said
 from specfm.scene import Geo
 
@@ -22,7 +22,7 @@ _CODE = ("epsgcode", "epsg")
 _SYSTEM = ("coordinatesystemstring", "crswkt", "spatialref")
 
 
-def read_place(path: Path, file: h5py.File, cube: h5py.Dataset) -> tuple[Geo | None, float | None]:
+def read_place(path: Path, cube: h5py.Dataset) -> tuple[Geo | None, float | None]:
     """Ground reference and pixel size (m) of a cube, None where the file does not say them.
 
     Raises:
@@ -37,8 +37,9 @@ def read_place(path: Path, file: h5py.File, cube: h5py.Dataset) -> tuple[Geo | N
         if place != cube:
             for group in (place, *(place.get(name) for name in ("Metadata", "Metadata/Coordinate_System"))):
                 for name in group if group is not None else ():
-                    if fold(name) in (*_MAP_INFO, *_CODE, *_SYSTEM):
-                        said.setdefault(fold(name), text(group[name]) or "")
+                    if fold(name) in (*_MAP_INFO, *_CODE, *_SYSTEM) and 0 < getattr(group[name], "size", 0) < 100:
+                        for stored in all_said(group, {name: group[name][()]}):
+                            said.setdefault(fold(name), ",".join(stored.words))
         if place.name == "/":
             break
         place = place.parent
@@ -52,7 +53,9 @@ def place_of(
     digits = (code or "").strip().upper().removeprefix("EPSG:").strip()
     crs = f"EPSG:{int(float(digits))}" if digits.replace(".", "", 1).isdigit() else None
     named, transform, gsd_m = parse_map_info((map_info or "").strip(" {}").split(","), path)
-    crs = crs or named or (system or "").strip() or None
+    if crs is None and named is None and system is not None and re.search(r"\[|^EPSG:\d", system):
+        named = system.strip()
+    crs = crs or named
     return (None if crs is None and transform is None else Geo(crs, transform)), gsd_m
 
 

@@ -49,7 +49,7 @@ def read_neon(path: Path, file: h5py.File, variable: str | None) -> Found | None
             found.fwhm = numbers(spectral["FWHM"]).ravel()
         found.valid = _outside_windows(path, group, found.wavelengths)
     describe_numbers(Stated(path, data, source.shape[2]), found)
-    found.geo, found.gsd_m = read_place(path, file, data)
+    found.geo, found.gsd_m = read_place(path, data)
     return found
 
 
@@ -125,8 +125,6 @@ def read_neon_radiance(
             )
     if wanted is not None:
         pairs = {place: parts for place, parts in pairs.items() if wanted in (place, place.split("/")[0])}
-    elif any(name not in sum(pairs.values(), ()) for name in cubes) and pairs:
-        pairs = pairs if len(pairs) == 1 else {}
     if not pairs:
         return None
     if len(pairs) > 1:

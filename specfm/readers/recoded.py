@@ -1,4 +1,4 @@
-"""A cube with several values that mean "not measured", which become one. Axes: h rows, w columns, c bands."""
+"""A cube whose file states several values that mean "not measured": they become one. Arrays are ``[h, w, c]``."""
 
 from __future__ import annotations
 

@@ -145,6 +145,10 @@ class Stated:
             if isinstance(item, h5py.Dataset) and fold(name) in _AROUND and item.size in (1, count)
         }
         self._around += all_said(group, beside)
+        self._masks = [
+            name for name in group
+            if re.search("nodata|missing|ignore|fill", fold(name)) and getattr(group.get(name), "ndim", 0) == 2
+        ]  # fmt: skip
         while True:
             self._around += all_said(group)
             if group.name == "/":
@@ -155,10 +159,11 @@ class Stated:
     def find(self, what: str) -> list[Said]:
         """The attributes of one kind at the nearest place that has any, the surest spelling first; counted as used."""
         for said, names in ((self._cube, _ON_CUBE[what]), (self._around, _PLAIN.get(what, ()))):
-            found = sorted((each for each in said if fold(each.name) in names), key=lambda s: names.index(fold(s.name)))
+            found = [each for each in said if fold(each.name) in names]
             if not found:
                 continue
             nearest = [each for each in found if each.item.name == found[0].item.name]
+            nearest.sort(key=lambda each: names.index(fold(each.name)))
             if said is self._around:
                 log.info("%s: %s of %s holds for %s", self.path, nearest[0].name, nearest[0].item.name, self.cube.name)
             return nearest
@@ -289,6 +294,7 @@ class Stated:
             for said in self._around
             if fold(said.name) in _AROUND and (said.item.name, said.name) not in self._used
         ]
+        unused += [f"the array {name} beside it" for name in self._masks]
         if unused:
             log.warning("%s: %s also states what is not used: %s", self.path, self.cube.name, "; ".join(unused))
 

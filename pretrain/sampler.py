@@ -12,8 +12,6 @@ Shapes: B samples of a part, S shards, M slots of a step.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretrain.rng import mix64, permute
+from specfm.digests import digest_json, digest_parts
 from specfm.errors import UsageError
 from specfm.shards.shard_set import choose_domains
 
@@ -199,7 +198,7 @@ class MixtureSampler:
 
     def state(self) -> dict[str, Any]:
         """JSON-safe description for checkpoints: with it (and the shards' fingerprint) the sequence is fixed."""
-        kept = hashlib.sha256(b"".join(b"-" if k is None else k.tobytes() for k in self._keep)).hexdigest()[:16]
+        kept = digest_parts(b"-" if k is None else k for k in self._keep)
         return {
             "kind": "mixture-1",
             "seed": self.seed,
@@ -214,7 +213,7 @@ class MixtureSampler:
     @property
     def digest(self) -> str:
         """16 hex digits of :meth:`state`."""
-        return hashlib.sha256(json.dumps(self.state(), sort_keys=True).encode()).hexdigest()[:16]
+        return digest_json(self.state())
 
 
 def _weights(sizes: dict[str, int], given: dict[str, float] | None) -> dict[str, float]:

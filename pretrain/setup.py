@@ -120,7 +120,7 @@ def check_alignment(encoder: Encoder) -> None:
         )
     if any(p.requires_grad for name, p in encoder.named_parameters() if name.split(".")[0] in BEFORE_TRUNK):
         raise UsageError(
-            "model.options.aligned: the maps between cameras hold for one embedding; hold it with whiten.batches=16 "
+            "model.options.aligned: the maps between sensors hold for one embedding; hold it with whiten.batches=16 "
             "(or init_from an encoder whose stem is whitened) and whiten.lr_share=0"
         )
 

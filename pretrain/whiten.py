@@ -43,7 +43,7 @@ def whiten_stem(encoder: Encoder, batches: Iterable[Batch], views: ViewConfig, s
     bands anew for every sample. Views are not turned: tokens of one index then lie a pixel or two apart.
 
     Tokens of an aligned encoder are measured aligned, all their bands told, and what alignment leaves of the difference
-    between cameras is divided out too (:func:`left_by_alignment`).
+    between sensors is divided out too (:func:`left_by_alignment`).
 
     Args:
         encoder: changed in place, whatever its stem was. batches: raw, as stored.
@@ -106,9 +106,9 @@ def _tokens(encoder: Encoder, part: BatchPart) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def left_by_alignment(encoder: Encoder, seed: int) -> Tensor:
-    """Covariance ``[D, D]`` (float64) of a spectrum's aligned stem tokens about those of the ideal camera.
+    """Covariance ``[D, D]`` (float64) of a spectrum's aligned stem tokens about those of the ideal sensor.
 
-    Over the encoder's library and cameras drawn at random, in units of the spread of the library's spectra.
+    Over the encoder's library and sensors drawn at random, in units of the spread of the library's spectra.
     """
     alignment, library = encoder.alignment, encoder.library
     assert alignment is not None and library is not None
@@ -116,7 +116,7 @@ def left_by_alignment(encoder: Encoder, seed: int) -> Tensor:
     goal_LD = alignment.ideal_tokens(encoder)
     found_DD = torch.zeros(2 * goal_LD.shape[1:], dtype=torch.float64, device=encoder.device)
     for _ in range(CAMERAS):
-        bands = draw_camera(library.low_nm, library.high_nm, rng)
+        bands = draw_sensor(library.low_nm, library.high_nm, rng)
         quantity = int(rng.choice(np.unique(library.quantity_L)))
         sensor = Sensor(bands, QUANTITIES[quantity] if quantity >= 0 else None)
         tensors = BandTensors.from_sensors(sensor).to(encoder.device)
@@ -127,7 +127,7 @@ def left_by_alignment(encoder: Encoder, seed: int) -> Tensor:
     return found_DD / CAMERAS / (goal_LD - goal_LD.mean(0)).square().mean().clamp_min(1e-30)
 
 
-def draw_camera(low_nm: float, high_nm: float, rng: np.random.Generator) -> BandGrid:
+def draw_sensor(low_nm: float, high_nm: float, rng: np.random.Generator) -> BandGrid:
     """Evenly spaced bands of 3 to 20 nm over most of a range with up to three gaps, of about that width."""
     while True:
         step_nm, gaps = rng.uniform(3, 20), rng.integers(0, 4)

@@ -38,6 +38,15 @@ ROOMS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("robustness", "benchmark", "maps"),
         ("report",),
     ),
+    "pretrain": (
+        ("rng", "summary"),
+        ("sampler", "views"),
+        ("objectives", "loader", "whiten"),
+        ("config",),  # put together from the settings that stand with views and objectives
+        ("setup", "release", "monitor", "state", "step"),
+        ("loop",),
+        ("demo", "__main__"),
+    ),
 }
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 STORES = {"readers", "shards"}  # never imported by models, and never import them

@@ -121,16 +121,16 @@ def finetune(config: FinetuneConfig, resume: bool = False) -> Path:
             folder.refuse_existing()
         data, source, name = prepare(config)
         with ExitStack() as stack:
-            signals = stack.enter_context(StopSignals())
             folder.open(resume)
             stack.callback(folder.close)
             folder.write_config(config, 0 if resume else None)
             listed = members(config, name, len(data.splits))
-            for member in listed:
-                done = _train(config, member, data, source, world, folder, resume, signals)
-                if signals.received is not None:
-                    folder.ask_requeue(done, signals.received)
-                    return folder.path
+            with StopSignals() as signals:
+                for member in listed:
+                    done = _train(config, member, data, source, world, folder, resume, signals)
+                    if signals.received is not None:
+                        folder.ask_requeue(done, signals.received)
+                        return folder.path
             _conclude(config, listed, data, source, name, folder)
         return folder.path
 

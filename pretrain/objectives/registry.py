@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from pretrain.objectives.band_prediction import BandPrediction
@@ -9,7 +10,7 @@ from pretrain.objectives.base import Objective, Surroundings
 from pretrain.objectives.contrastive import NtXent
 
 # From settings and surroundings to the objective; a new one is one file and a line here.
-OBJECTIVES: dict[str, Any] = {"nt_xent": NtXent, "band_prediction": BandPrediction}
+OBJECTIVES: dict[str, Callable[[Any, Surroundings], Objective]] = {"nt_xent": NtXent, "band_prediction": BandPrediction}
 
 
 def make_objectives(settings: dict[str, Any], around: Surroundings) -> dict[str, Objective]:

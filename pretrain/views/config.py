@@ -35,8 +35,8 @@ class ViewConfig(Strict):
         dihedral: random flips and quarter turns (flips and half turns where the crop is not square). Not scaled by
             strength.
         band_draw: ``sample`` draws the bands of a view anew for every sample, ``part`` once for all samples of a domain
-            in a step, as if another camera had seen them all. Band codes are then computed once, not once a sample
-            (as where nothing of the bands is drawn): several times cheaper, with as many cameras over a run.
+            in a step, as if another sensor had seen them all. Band codes are then computed once, not once a sample
+            (as where nothing of the bands is drawn): several times cheaper, with as many sensors over a run.
         keep_low, keep_high: share of the usable bands kept by the random subset.
         min_bands: never fewer bands than this, where the sample has them.
         window_probability, window_low: chance of keeping only a contiguous spectral window, and its least share.

@@ -246,13 +246,13 @@ class Card(Strict):
         check_digests(self.name, {file: digest for file, digest in digests.items() if file is not None}, path)
         row = part.row
         grid = read_wavelengths(self.find(part.wavelengths, root)) if part.wavelengths else part.table_bands()
-        camera = None if row is None else row.name
+        instrument = None if row is None else row.name
         scene = read_scene(
             path,
             variable=part.variable,
             layout=part.layout,
             # a list of the card is not called by the instrument's name where the reader says what it took
-            sensor=None if grid is None else Sensor(grid, name=None if part.wavelengths else camera),
+            sensor=None if grid is None else Sensor(grid, name=None if part.wavelengths else instrument),
             units=part.units,
             quantity=part.quantity,
             scale=part.scale,
@@ -261,7 +261,7 @@ class Card(Strict):
             name=f"{self.name}/{name}",
         )
         sensor = scene.sensor.replace(bands=self._mark_bad(scene.sensor.bands, part, root))
-        told = {"name": camera, "level": part.level, "gsd_m": part.gsd_m or sensor.gsd_m or (row and row.gsd_m)}
+        told = {"name": instrument, "level": part.level, "gsd_m": part.gsd_m or sensor.gsd_m or (row and row.gsd_m)}
         lies = Grid.of(scene)
 
         def find(relative: str) -> Path:

@@ -37,7 +37,7 @@ def open_scenes(
             :func:`specfm.calibration.calibrate`.
         saturation: raw saturation level, for calibration and masks.
         domain: replaces the domain of every scene. A file's default: its sensor's name, else its folder's and its
-            number of bands (a folder of scans of one camera is a domain).
+            number of bands (a folder of scans of one sensor is a domain).
 
     Raises:
         UsageError: unknown card, one reference without the other. SpecfmError: unreadable file, files without names

@@ -57,7 +57,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, print
 READER: dict[str, Any] = {
     "variable": Annotated[str | None, typer.Option(help="Name of the cube in a MATLAB or HDF5 file.")],
     "layout": Annotated[
-        str | None, typer.Option(help="Axes: HWC, CHW, spectra or bands_by_pixels:HxW (MATLAB, HDF5, npy).")
+        str | None, typer.Option(help="Axes: HWC, CHW, HCW, spectra or bands_by_pixels:HxW (MATLAB, HDF5, npy).")
     ],
     "sensor": Annotated[str | None, typer.Option(help="A known sensor (see `specfm sensors`), if the file is silent.")],
     "wavelengths": Annotated[

@@ -44,8 +44,8 @@ def read_scene(
     Args:
         path: data or header file.
         variable: name of the cube in a MATLAB or HDF5 file; None = the only one that fits.
-        layout: axes of a MATLAB, HDF5 or npy array: ``HWC`` (default), ``CHW``, ``bands_by_pixels:HxW`` (MATLAB
-            column-major, as unmixing scenes are stored) or ``spectra`` (N x C, read as (N, 1, C)).
+        layout: axes of a MATLAB, HDF5 or npy array: ``HWC`` (default), ``CHW``, ``HCW``, ``bands_by_pixels:HxW``
+            (MATLAB column-major, as unmixing scenes are stored) or ``spectra`` (N x C, read as (N, 1, C)).
         sensor: a Sensor, its bands or the name of a known one, for what the file does not say.
         wavelengths: CSV file with columns band, centre_nm, fwhm_nm, for a file without wavelengths.
         units: unit of the file's wavelengths where it does not say it (nm, um, cm-1).
@@ -92,20 +92,20 @@ def _open(path: Path, variable: str | None, layout: str | None, supplied: Callab
     if start.startswith(b"MATLAB 5.0"):
         from specfm.readers.matlab import read_matlab
 
-        return read_matlab(path, hdf=False, **options)
+        return read_matlab(path, hdf=False, **options, supplied=supplied)
     if start.startswith(b"MATLAB 7.3"):
         from specfm.readers.matlab import read_matlab
 
-        return read_matlab(path, hdf=True, **options)
+        return read_matlab(path, hdf=True, **options, supplied=supplied)
     if start.startswith(_HDF):
         from specfm.readers.hdf import read_hdf
 
-        return read_hdf(path, **options)
+        return read_hdf(path, **options, supplied=supplied)
     if start.startswith(b"\x93NUMPY"):
         from specfm.readers.npy import read_npy
 
         _only_layout(path, "npy", variable)
-        return read_npy(path, layout)
+        return read_npy(path, layout, supplied)
     if start.startswith((*_TIFF, *_GDAL)):
         from specfm.readers.geotiff import read_geotiff
 

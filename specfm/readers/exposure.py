@@ -51,7 +51,8 @@ def state_exposure(found: Found, fields: Mapping[str, str], where: Path) -> None
     stated = found.scene_fields
     if stated.get("integration") is None:
         stated["integration"] = integration_time(fields, found.source.shape[2], where)
-    if stated.get("saturation") is None and found.scale is None and found.gains is None:
+    counts = found.scale is None and found.offset is None and found.gains is None
+    if stated.get("saturation") is None and counts:
         stated["saturation"] = saturation_level(fields, found.source.dtype, where)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from specfm.digests import digest_parts
+from specfm.readers.recoded import recode
 from specfm.scene import CubeSource, Geo, is_nodata
 
 
@@ -28,6 +29,8 @@ class Found:
         class_names: names of the classes where the file is a class map and no cube, else None.
         described_by: the file the metadata come from, where it is not ``path`` (a header, a side file).
         gains: gain and offset per band, (C,) each; they win over ``scale`` and ``offset``. See :meth:`settle`.
+        fills: further stored values that mean "not measured", besides ``nodata``.
+        valid_range: lowest and highest stored value that is a measurement.
     """
 
     source: CubeSource
@@ -51,6 +54,8 @@ class Found:
     class_names: tuple[str, ...] | None = None
     described_by: Path | None = None
     gains: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+    fills: tuple[float, ...] = ()
+    valid_range: tuple[float, float] | None = None
     scene_fields: dict[str, Any] = field(default_factory=dict)
 
     def settle(
@@ -64,7 +69,10 @@ class Found:
         Returns:
             Scale and offset to be used with ``source`` from now on; None = the user and the gains say nothing.
         """
-        self.nodata = self.nodata if nodata is None else float(nodata)
+        if nodata is not None:
+            self.nodata, self.fills = float(nodata), ()
+        if self.fills or self.valid_range is not None:
+            self.source, self.nodata = recode(self.source, self.nodata, self.fills, self.valid_range)
         if self.gains is None:
             return scale, offset
         gain_C, offset_C = (
@@ -107,7 +115,9 @@ class CalibratedSource:
     @property
     def digest(self) -> str:
         """16 hex digits over what is done to the stored numbers."""
-        return digest_parts([repr(self.nodata), *(np.asarray(v, np.float64) for v in (self.gain_C, self.offset_C))])
+        inner = [own] if (own := getattr(self.inner, "digest", None)) else []
+        lists = (np.asarray(v, np.float64) for v in (self.gain_C, self.offset_C))
+        return digest_parts([repr(self.nodata), *lists, *inner])
 
     def read(self, rows: range, cols: range, bands: NDArray[np.int64] | None) -> NDArray[Any]:
         stored = self.inner.read(rows, cols, bands)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     import h5py
 
 MOST_WORDS = 4096  # of one attribute
+# filters that hdf5plugin brings, by their registered number
+_FILTERS = {307: "bzip2", 32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32013: "zfp", 32015: "zstd", 32017: "sz",
+            32018: "fcidecomp", 32024: "sz3", 32026: "blosc2", 32028: "sperr"}  # fmt: skip
 
 
 @contextmanager
@@ -24,19 +27,69 @@ def open_hdf(path: Path) -> Iterator[h5py.File]:
 
     Raises:
         SpecfmError: not HDF5, cut short (HDF5 itself checks the length), or damaged inside (whatever HDF5 raises while
-            the block reads the file is turned into one sentence).
+            the block reads the file is turned into one sentence), or compressed with a filter that is not there.
     """
     import h5py
 
+    file = None
     try:
         with h5py.File(path, "r", locking=False) as file:
-            yield file
+            try:
+                yield file
+            except (OSError, RuntimeError) as error:
+                lacking = _lacking_filter(file)
+                if lacking is None:
+                    raise
+                raise SpecfmError(f"{path}: {lacking}") from error
     except (OSError, RuntimeError, KeyError, ValueError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise SpecfmError(
             f"{path}: not a readable HDF5 file ({path.stat().st_size} bytes; {reason}); it was cut short or damaged, "
             "copy it again"
         ) from error
+
+
+def numbers(dataset: h5py.Dataset, window: Any = ()) -> NDArray[Any]:
+    """Read a dataset or a ``window`` of it, native byte order; the codecs of hdf5plugin are known where it is there."""
+    if any(not there for _, _, there in _filters(dataset)):
+        with suppress(ImportError):
+            import hdf5plugin  # noqa: F401
+    values = np.asarray(dataset[window])
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
+def _filters(dataset: h5py.Dataset) -> list[tuple[int, str, bool]]:
+    """Number and name of each filter of a dataset, and whether this HDF5 has it."""
+    import h5py
+
+    stated = dataset.id.get_create_plist()
+    found = []
+    for position in range(stated.get_nfilters()):
+        code, _, _, name = stated.get_filter(position)
+        label = _FILTERS.get(code) or name.decode("utf-8", "replace").split(";")[0].strip() or "unnamed"
+        found.append((code, label, bool(h5py.h5z.filter_avail(code))))
+    return found
+
+
+def _lacking_filter(file: h5py.File) -> str | None:
+    """What to say where a dataset of the file needs a filter that this HDF5 lacks."""
+    import h5py
+
+    def visit(name: str, item: Any) -> str | None:
+        for code, label, there in _filters(item) if isinstance(item, h5py.Dataset) else []:
+            if not there:
+                advice = "install the package hdf5plugin (pip install hdf5plugin) or " if code in _FILTERS else ""
+                return (
+                    f"{name} is compressed with the filter {label} ({code}), which this HDF5 lacks; {advice}repack the "
+                    "file where it can be read (h5repack -f GZIP=4 IN OUT)"
+                )
+        return None
+
+    try:
+        said = file.visititems(visit)
+    except (OSError, RuntimeError, KeyError, ValueError):
+        return None  # the file is damaged as well
+    return None if said is None else str(said)
 
 
 def read_axes(
@@ -57,91 +110,30 @@ def read_axes(
             "W": slice(cols.start, cols.stop, cols.step),
             "C": slice(int(wanted[start]), int(wanted[stop - 1]) + 1),
         }
-        part = dataset[tuple(window[axis] for axis in order)]
+        part = numbers(dataset, tuple(window[axis] for axis in order))
         out[:, :, start:stop] = part.transpose([order.index(axis) for axis in "HWC"])
     back = back.ravel()
     return out if np.array_equal(back, np.arange(len(wanted))) else out[:, :, back]
 
 
 class HdfSource:
-    """A dataset as a cube ``[H, W, C]``; the file is opened for each read, so the source can cross processes."""
+    """A dataset as a cube ``[H, W, C]``; the file is opened for each read, so the source can cross processes.
 
-    def __init__(self, path: Path, dataset: str, order: str = "HWC"):
-        self.path, self.dataset, self.order = path, dataset, order
+    ``view``: the type the stored integers are meant to have, of the same size (netCDF's ``_Unsigned``); None = theirs.
+    """
+
+    def __init__(self, path: Path, dataset: str, order: str = "HWC", view: np.dtype[Any] | None = None):
+        self.path, self.dataset, self.order, self.view = path, dataset, order, view
         with open_hdf(path) as file:
             item = file[dataset]
             sizes = dict(zip(order, item.shape, strict=True))
             self.shape = (sizes["H"], sizes["W"], sizes["C"])
-            self.dtype = item.dtype.newbyteorder("=")
+            self.dtype = view or item.dtype.newbyteorder("=")
 
     def read(self, rows: range, cols: range, bands: NDArray[np.int64] | None) -> NDArray[Any]:
         with open_hdf(self.path) as file:
-            return read_axes(file[self.dataset], self.order, rows, cols, bands)
-
-
-def attribute(item: h5py.Dataset, *names: str) -> str | None:
-    """The first attribute of these names, as text.
-
-    Raises:
-        SpecfmError: it holds several different values.
-    """
-    words = _words(item, names)
-    if len(set(words)) > 1:
-        raise _refusal(item, names, words, "one value is needed")
-    return words[0] or None if words else None
-
-
-def single(item: h5py.Dataset, *names: str) -> float | None:
-    """The first attribute of these names, as one number.
-
-    Raises:
-        SpecfmError: it holds several different values, or no number.
-    """
-    words = attribute(item, *names)
-    return None if words is None else float(_numbers(item, names, [words])[0])
-
-
-def per_band(item: h5py.Dataset, count: int, *names: str) -> NDArray[np.float64] | None:
-    """The first attribute of these names, as (1,) or, where every band has its own, (count,) numbers.
-
-    Raises:
-        SpecfmError: it holds another number of values, or something else than numbers.
-    """
-    words = _words(item, names)
-    if len(words) not in (0, 1, count):
-        raise _refusal(item, names, words, f"one value, or one for each of {count} bands, is needed")
-    return _numbers(item, names, words) if words else None
-
-
-def _words(item: h5py.Dataset, names: tuple[str, ...]) -> list[str]:
-    """All values of the first attribute that the item has."""
-    values = next((np.asarray(item.attrs[name]).ravel() for name in names if name in item.attrs), np.empty(0))
-    return [_word(value) for value in values]
-
-
-def _word(value: Any) -> str:
-    return value.decode("utf-8", "replace").strip() if isinstance(value, bytes) else str(value).strip()
-
-
-def _numbers(item: h5py.Dataset, names: tuple[str, ...], words: list[str]) -> NDArray[np.float64]:
-    try:
-        return np.array([float(word) for word in words])
-    except ValueError:
-        raise _refusal(item, names, words, "a number is needed") from None
-
-
-def _refusal(item: h5py.Dataset, names: tuple[str, ...], words: list[str], problem: str) -> SpecfmError:
-    said = ", ".join(words[:4]) + (f", ... ({len(words)} values)" if len(words) > 4 else "")
-    name = next(name for name in names if name in item.attrs)
-    return SpecfmError(f"{item.file.filename}: {item.name} says {name} = {said}; {problem}, mend the attribute")
-
-
-def text(item: h5py.Dataset) -> str | None:
-    """A scalar or one-element string dataset as text."""
-    value = np.asarray(item[()]).ravel()
-    if not value.size:
-        return None
-    return value[0].decode("utf-8", "replace") if isinstance(value[0], bytes) else str(value[0])
+            stored = read_axes(file[self.dataset], self.order, rows, cols, bands)
+        return stored if self.view is None else stored.view(self.view)
 
 
 def settings(cube: h5py.Dataset) -> dict[str, str]:
@@ -168,3 +160,7 @@ def settings(cube: h5py.Dataset) -> dict[str, str]:
         if place.name == "/":
             return found
         place = place.parent
+
+
+def _word(value: Any) -> str:
+    return value.decode("utf-8", "replace").strip() if isinstance(value, bytes) else str(value).strip()

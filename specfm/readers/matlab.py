@@ -7,7 +7,7 @@ variable is read by window.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specfm.errors import SpecfmError, UsageError
+from specfm.readers.axes import BAND_AXIS, band_layout
+from specfm.readers.axes import by as _by
 from specfm.readers.found import Found
 from specfm.readers.matlab5 import stored_type
 
-LAYOUTS = '"HWC" (default), "CHW", "bands_by_pixels:HxW" (pixels column by column), "spectra" (N x C)'
+LAYOUTS = '"HWC" (default), "CHW", "HCW", "bands_by_pixels:HxW" (pixels column by column), "spectra" (N x C)'
 _WAVELENGTH_NAMES = ("wavelength", "wavelengths", "wavelengths_nm", "wl", "wvl", "lambda", "centers", "centres")
 _CLASSES = {"double": "f8", "single": "f4", "logical": "?"}
 
@@ -37,7 +39,7 @@ class MatlabSource:
         return {**self.__dict__, "_cube": None}  # another process reads the file itself
 
     def read(self, rows: range, cols: range, bands: NDArray[np.int64] | None) -> NDArray[Any]:
-        if self.hdf and self.layout in ("HWC", "CHW"):
+        if self.hdf and self.layout in BAND_AXIS:
             return self._read_hdf(rows, cols, bands)
         if self._cube is None:
             self._cube = apply_layout(self._load(), self.layout, self.shape)
@@ -56,9 +58,8 @@ class MatlabSource:
         from specfm.readers.hdf_common import open_hdf, read_axes
 
         # HDF5 sees MATLAB's axes reversed: HWC is stored as [C, W, H], CHW as [W, H, C]
-        order = "CWH" if self.layout == "HWC" else "WHC"
         with open_hdf(self.path) as file:
-            return read_axes(file[self.variable.replace(".", "/")], order, rows, cols, bands)
+            return read_axes(file[self.variable.replace(".", "/")], self.layout[::-1], rows, cols, bands)
 
 
 def check_layout(layout: str) -> None:
@@ -67,7 +68,7 @@ def check_layout(layout: str) -> None:
     Raises:
         UsageError: with the list of layouts.
     """
-    if layout not in ("HWC", "CHW", "spectra") and not re.fullmatch(r"bands_by_pixels:\d+x\d+", layout):
+    if layout not in (*BAND_AXIS, "spectra") and not re.fullmatch(r"bands_by_pixels:\d+x\d+", layout):
         raise UsageError(f"unknown layout {layout!r}; give one of {LAYOUTS}")
 
 
@@ -77,10 +78,11 @@ def layout_shape(shape: tuple[int, ...], layout: str, what: str) -> tuple[int, i
     Raises:
         SpecfmError: the array does not have that form.
     """
-    if layout in ("HWC", "CHW"):
+    if layout in BAND_AXIS:
         if len(shape) != 3:
             raise SpecfmError(f"{what} has shape {_by(shape)}; layout {layout} needs three axes, give one of {LAYOUTS}")
-        return shape if layout == "HWC" else (shape[1], shape[2], shape[0])  # type: ignore[return-value]
+        sizes = dict(zip(layout, shape, strict=True))
+        return (sizes["H"], sizes["W"], sizes["C"])
     if len(shape) != 2:
         raise SpecfmError(f"{what} has shape {_by(shape)}; layout {layout} needs a matrix")
     if layout == "spectra":
@@ -93,31 +95,42 @@ def layout_shape(shape: tuple[int, ...], layout: str, what: str) -> tuple[int, i
 
 def apply_layout(array: NDArray[Any], layout: str, shape: tuple[int, int, int]) -> NDArray[Any]:
     """Bring an array (axes as MATLAB shows them) to ``[H, W, C]``."""
-    if layout == "CHW":
-        return array.transpose(1, 2, 0)
+    if layout in BAND_AXIS:
+        return array.transpose([layout.index(axis) for axis in "HWC"])
     if layout.startswith("bands_by_pixels"):
         return array.T.reshape(shape, order="F")
     return array.reshape(shape)
 
 
-def read_matlab(path: Path, variable: str | None, layout: str | None, hdf: bool) -> Found:
+def read_matlab(
+    path: Path,
+    variable: str | None,
+    layout: str | None,
+    hdf: bool,
+    supplied: Callable[[], int | None] = lambda: None,
+) -> Found:
     """Open a MATLAB cube.
 
     Args:
         variable: its name; None: the only variable that fits the layout.
-        layout: one of HWC (default), CHW, bands_by_pixels:HxW, spectra.
+        layout: one of HWC (default), CHW, HCW, bands_by_pixels:HxW, spectra.
         hdf: the file is v7.3.
+        supplied: length of the list of bands that the user supplies, None without one.
 
     Raises:
-        SpecfmError: unreadable, no such variable, or several candidates (they are listed).
+        SpecfmError: unreadable, no such variable, several candidates (they are listed), or axes that cannot be told.
     """
-    layout = layout or "HWC"
-    check_layout(layout)
+    check_layout(layout or "HWC")
     variables = _list_hdf(path) if hdf else _list_v5(path)
     if not hdf and (variable is None or variable not in variables):
         variables |= list_fields(path)
-    name = _choose(path, variables, variable, layout)
+    name = _choose(path, variables, variable, layout or "HWC")
     shape, dtype = variables[name]
+    if len(shape) == 3 and (layout is None or layout in BAND_AXIS):
+        sizes = [size for key, (size, _) in variables.items() if _last(key) in _WAVELENGTH_NAMES]
+        own = next((max(size) for size in sizes if 1 < int(np.prod(size)) == max(size) and max(size) in shape), None)
+        layout = band_layout(f"{path}: {name}", shape, layout, own, supplied=supplied)
+    layout = layout or "HWC"
     if not hdf and "." not in name:
         # doubles of whole numbers are stored as small integers, and read as such
         dtype = stored_type(path, name) or _load_v5(path, name).dtype.str
@@ -126,7 +139,7 @@ def read_matlab(path: Path, variable: str | None, layout: str | None, hdf: bool)
     count = source.shape[2]
     vectors = {key: size for key, (size, _) in variables.items() if int(np.prod(size)) == count and count > 1}
     for key in vectors:
-        last = key.rpartition(".")[2].lower()  # a list may be the field of a struct
+        last = _last(key)
         if last in _WAVELENGTH_NAMES and found.wavelengths is None:
             found.wavelengths = _vector(path, key, hdf)  # a .mat states no units: resolve asks for them
         elif last == "fwhm":
@@ -136,6 +149,11 @@ def read_matlab(path: Path, variable: str | None, layout: str | None, hdf: bool)
     if found.wavelengths is None:
         found.fwhm = None
     return found
+
+
+def _last(variable: str) -> str:
+    """The last name of a variable, which may be the field of a struct, in lower case."""
+    return variable.rpartition(".")[2].lower()
 
 
 def load_variable(path: Path, variable: str) -> NDArray[Any]:
@@ -157,7 +175,7 @@ def _choose(path: Path, variables: dict[str, tuple[tuple[int, ...], str]], varia
         if variable not in variables:
             raise SpecfmError(f"{path}: no variable {variable!r}; it holds {_listing(variables)}")
         return variable
-    axes = 3 if layout in ("HWC", "CHW") else 2
+    axes = 3 if layout in BAND_AXIS else 2
     fits = []
     for name, (shape, _) in variables.items():
         if len(shape) != axes or int(np.prod(shape)) == 0 or (axes == 2 and min(shape) == 1):
@@ -271,10 +289,6 @@ class _readable:
                 f"{self.path}: not a readable MATLAB file ({' '.join(str(error).split())}; {size} bytes); "
                 "it was cut short or damaged, copy it again"
             ) from error
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
 
 
 def _listing(variables: dict[str, tuple[tuple[int, ...], str]]) -> str:

@@ -1,7 +1,7 @@
-"""Mission files in HDF5: NEON AOP reflectance, PRISMA (.he5), EMIT (NetCDF 4).
+"""Mission files in HDF5: PRISMA (.he5), EMIT (NetCDF 4), Tanager (HDF-EOS5); NEON is in ``neon``.
 
-Each reader returns None for a file that is not its own. Field names of NEON were checked against a real file; those of
-PRISMA and EMIT follow the missions' product descriptions as several independent readers use them. Axes: H, W, C.
+Each reader returns None for a file that is not its own. Field names follow the missions' product descriptions as
+several independent readers use them. Axes: H rows, W columns, C bands.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specfm.errors import SpecfmError
-from specfm.rasters.map_info import parse_map_info
 from specfm.readers.found import Found
-from specfm.readers.hdf_common import HdfSource, attribute, single, text
+from specfm.readers.hdf_common import HdfSource, numbers
+from specfm.readers.hdf_cube import Supplied, read_cube
+from specfm.readers.stated import Stated, attribute, describe_numbers, single
 from specfm.scene import Geo
 
 if TYPE_CHECKING:
@@ -33,51 +34,6 @@ _PRISMA_SWATHS = {  # swath name part -> (level, quantity)
     "PRS_L2C_HCO": ("L2", "surface_reflectance"),
     "PRS_L2D_HCO": ("L2", "surface_reflectance"),
 }
-
-
-def read_neon(path: Path, file: h5py.File, variable: str | None) -> Found | None:
-    """NEON AOP: ``/SITE/Reflectance/Reflectance_Data`` (H, W, C), wavelengths in nm beside it.
-
-    ``Band_Window_n_Nanometers`` of the product (water vapour) become bad bands.
-    """
-    sites = [site for site in file if f"{site}/Reflectance/Reflectance_Data" in file]
-    if not sites or variable is not None:
-        return None
-    if len(sites) > 1:
-        raise SpecfmError(f"{path}: holds several NEON sites ({', '.join(sites)}); choose one with --variable")
-    group = file[f"{sites[0]}/Reflectance"]
-    data = group["Reflectance_Data"]
-    source = HdfSource(path, data.name)
-    found = Found(source=source, path=path, name=path.stem, sensor_name="NEON AIS")
-    found.level, found.quantity = "L2", "surface_reflectance"
-    spectral = group.get("Metadata/Spectral_Data")
-    if spectral is not None and "Wavelength" in spectral:
-        found.wavelengths = np.asarray(spectral["Wavelength"]).ravel()
-        found.units = attribute(spectral["Wavelength"], "Units", "units") or "nm"
-        if "FWHM" in spectral:
-            found.fwhm = np.asarray(spectral["FWHM"]).ravel()
-        windows = [value for key, value in group.attrs.items() if str(key).startswith("Band_Window")]
-        good = np.ones(source.shape[2], bool)
-        for window in windows:
-            low, high = np.asarray(window, np.float64).ravel()[:2]
-            good &= ~((found.wavelengths >= low) & (found.wavelengths <= high))
-        found.valid = good
-    factor = single(data, "Scale_Factor", "Scale")
-    found.scale = None if factor is None else 1.0 / factor
-    found.nodata = single(data, "Data_Ignore_Value")
-    place = group.get("Metadata/Coordinate_System")
-    if place is not None:
-        found.geo, found.gsd_m = _neon_place(path, place)
-    return found
-
-
-def _neon_place(path: Path, place: h5py.Group) -> tuple[Geo | None, float | None]:
-    code = text(place["EPSG Code"]) if "EPSG Code" in place else None
-    crs = f"EPSG:{int(float(code))}" if code and code.strip().replace(".", "", 1).isdigit() else None
-    info = (text(place["Map_Info"]) or "").split(",") if "Map_Info" in place else []
-    named, transform, gsd_m = parse_map_info(info, path)
-    crs = crs or named
-    return (None if crs is None and transform is None else Geo(crs, transform)), gsd_m
 
 
 @dataclass(frozen=True)
@@ -169,21 +125,53 @@ def _prisma_place(path: Path, file: h5py.File, shape: tuple[int, int, int]) -> G
 def _root_list(path: Path, file: h5py.File, key: str, count: int) -> NDArray[np.float64]:
     if key not in file.attrs:
         raise SpecfmError(f"{path}: PRISMA attribute {key} is missing; the file is incomplete")
-    values = np.asarray(file.attrs[key], np.float64).ravel()
+    try:
+        values = np.asarray(file.attrs[key], np.float64).ravel()
+    except (TypeError, ValueError):
+        raise SpecfmError(f"{path}: PRISMA attribute {key} holds something else than numbers; copy it again") from None
     if len(values) != count:
         raise SpecfmError(f"{path}: {key} has {len(values)} values but its cube has {count} bands")
     return values
 
 
 def _prisma_scale(path: Path, file: h5py.File, detector: str) -> tuple[float, float]:
-    low, high = file.attrs.get(f"L2Scale{detector}Min"), file.attrs.get(f"L2Scale{detector}Max")
+    low, high = single(file, f"L2Scale{detector}Min"), single(file, f"L2Scale{detector}Max")
     if low is not None and high is not None:
-        return (float(high) - float(low)) / 65535.0, float(low)
-    factor = file.attrs.get(f"ScaleFactor_{detector}")
+        return (high - low) / 65535.0, low
+    factor = single(file, f"ScaleFactor_{detector}")
     if factor is None:
         log.warning("%s: no scale for the %s cube; its numbers stay as stored", path, detector.upper())
         return 1.0, 0.0
-    return 1.0 / float(factor), -float(file.attrs.get(f"Offset_{detector}", 0.0))
+    if not factor:
+        raise SpecfmError(f"{path}: ScaleFactor_{detector} is 0, which divides nothing; copy the file again")
+    return 1.0 / factor, -(single(file, f"Offset_{detector}") or 0.0)
+
+
+_TANAGER = {  # data field -> (level, quantity)
+    "toa_radiance": ("L1", "radiance"),
+    "ortho_radiance": ("L1", "radiance"),
+    "surface_reflectance": ("L2", "surface_reflectance"),
+}
+
+
+def read_tanager(
+    path: Path, file: h5py.File, variable: str | None, layout: str | None, supplied: Supplied
+) -> Found | None:
+    """Tanager: one cube (C, H, W) of the swath HYP, its lists of bands as attributes of the cube, in nm."""
+    fields = file.get("HDFEOS/SWATHS/HYP/Data Fields")
+    names = [] if fields is None else [key for key in _TANAGER if getattr(fields.get(key), "ndim", 0) == 3]
+    if variable is not None:
+        names = [key for key in names if variable.strip("/") == fields[key].name.strip("/")]
+    if len(names) != 1:
+        return None
+    cube = fields[names[0]]
+    own = np.size(cube.attrs.get("wavelengths", ()))
+    found = read_cube(path, file, cube.name.strip("/"), layout or ("CHW" if own == cube.shape[0] else None), supplied)
+    if found.wavelengths is not None and found.units is None:
+        found.units = "nm"
+    found.level, found.quantity = _TANAGER[names[0]]
+    found.sensor_name = "Tanager"
+    return found
 
 
 def read_emit(path: Path, file: h5py.File, variable: str | None) -> Found | None:
@@ -194,17 +182,19 @@ def read_emit(path: Path, file: h5py.File, variable: str | None) -> Found | None
     """
     parameters = file.get("sensor_band_parameters")
     name = next((key for key in ("reflectance", "radiance") if key in file), None)
-    if parameters is None or name is None or "wavelengths" not in parameters or variable is not None:
+    if parameters is None or name is None or "wavelengths" not in parameters:
+        return None
+    if variable is not None and variable.strip("/") != name:
         return None
     if getattr(file[name], "ndim", 0) != 3:
         return None
     found = Found(source=HdfSource(path, name), path=path, name=path.stem, sensor_name="EMIT", gsd_m=60.0)
     found.level, found.quantity = ("L2", "surface_reflectance") if name == "reflectance" else ("L1", "radiance")
-    found.wavelengths = np.asarray(parameters["wavelengths"]).ravel()
+    found.wavelengths = numbers(parameters["wavelengths"]).ravel()
     found.units = attribute(parameters["wavelengths"], "units") or "nm"
     if "fwhm" in parameters:
-        found.fwhm = np.asarray(parameters["fwhm"]).ravel()
+        found.fwhm = numbers(parameters["fwhm"]).ravel()
     if "good_wavelengths" in parameters:
-        found.valid = np.asarray(parameters["good_wavelengths"]).ravel() != 0
-    found.nodata = single(file[name], "_FillValue", "missing_value")
+        found.valid = numbers(parameters["good_wavelengths"]).ravel() != 0
+    describe_numbers(Stated(path, file[name], found.source.shape[2]), found)
     return found

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from specfm.errors import SpecfmError
+from specfm.readers.axes import BAND_AXIS, band_layout
 from specfm.readers.checked import FlatSource
 from specfm.readers.found import Found
 from specfm.readers.matlab import check_layout
 
 
-def read_npy(path: Path, layout: str | None) -> Found:
+def read_npy(path: Path, layout: str | None, supplied: Callable[[], int | None] = lambda: None) -> Found:
     """Open a numeric array; it carries no wavelengths, so the scene needs ``sensor`` or ``wavelengths``.
 
     Args:
-        layout: HWC (default), CHW, spectra (N x C) or bands_by_pixels:HxW (pixels column by column).
+        layout: HWC (default), CHW, HCW, spectra (N x C) or bands_by_pixels:HxW (pixels column by column).
+        supplied: length of the list of bands that the user supplies, None without one.
 
     Raises:
-        SpecfmError: not numeric, wrong number of axes, or cut short.
+        SpecfmError: not numeric, wrong number of axes, cut short, or a supplied list that fits another axis.
     """
-    layout = layout or "HWC"
-    check_layout(layout)
+    check_layout(layout or "HWC")
     try:
         with path.open("rb") as handle:
             version = np.lib.format.read_magic(handle)
@@ -34,20 +36,21 @@ def read_npy(path: Path, layout: str | None) -> Found:
     if dtype.kind not in "iufcb":
         raise SpecfmError(f"{path}: holds {dtype}, not numbers")
     what = f"{path}: the array has shape {'x'.join(map(str, shape))}"
-    axes, cube = _axes(shape, layout, what)
+    if len(shape) == 3 and (layout is None or layout in BAND_AXIS):
+        layout = band_layout(f"{path}: the array", shape, layout, supplied=supplied)
+    axes, cube = _axes(shape, layout or "HWC", what)
     if fortran:
         # the pixel axis of a matrix keeps its own order inside
-        axes = "WHC" if axes == "CWH" else axes[::-1]
+        axes = "WHC" if len(shape) == 2 and axes == "CWH" else axes[::-1]
     source = FlatSource(path, cube, dtype, axes, offset, "its npy header")
     return Found(source=source, path=path, name=path.stem)
 
 
 def _axes(shape: tuple[int, ...], layout: str, what: str) -> tuple[str, tuple[int, int, int]]:
     """File order of the axes (C-contiguous) and (H, W, C)."""
-    if layout == "HWC" and len(shape) == 3:
-        return "HWC", shape  # type: ignore[return-value]
-    if layout == "CHW" and len(shape) == 3:
-        return "CHW", (shape[1], shape[2], shape[0])
+    if layout in BAND_AXIS and len(shape) == 3:
+        sizes = dict(zip(layout, shape, strict=True))
+        return layout, (sizes["H"], sizes["W"], sizes["C"])
     if layout == "spectra" and len(shape) == 2:
         return "HWC", (shape[0], 1, shape[1])
     if layout.startswith("bands_by_pixels") and len(shape) == 2:
@@ -55,5 +58,5 @@ def _axes(shape: tuple[int, ...], layout: str, what: str) -> tuple[str, tuple[in
         if height * width == shape[1]:
             return "CWH", (height, width, shape[0])  # pixels run down the columns
     raise SpecfmError(
-        f"{what}, which layout {layout} does not fit; name its layout (HWC, CHW, spectra, bands_by_pixels:HxW)"
+        f"{what}, which layout {layout} does not fit; name its layout (HWC, CHW, HCW, spectra, bands_by_pixels:HxW)"
     )

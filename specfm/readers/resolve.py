@@ -47,7 +47,7 @@ def resolve_sensor(
     table = _named(sensor)
     if wavelengths is not None:
         _check_exists(Path(wavelengths))
-    count = found.source.shape[2]
+    rows, columns, count = found.source.shape
     bands = _own_bands(found, units, supplied=wavelengths is not None or table is not None)
     if bands is not None:
         if wavelengths is not None:
@@ -58,7 +58,7 @@ def resolve_sensor(
         bands, origin = _supplied_bands(found, wavelengths, table)
         if len(bands) != count:
             raise SpecfmError(
-                f"{found.path}: the cube has {count} bands but {origin} has {len(bands)}; "
+                f"{found.path}: the cube of {rows} x {columns} pixels has {count} bands but {origin} has {len(bands)}; "
                 "supply a list with one row per band (--wavelengths file.csv)"
             )
         if found.valid is not None:

@@ -90,7 +90,7 @@ def _fill_silent(found: Found, described: Found, side: Path) -> None:
     for key, value in described.scene_fields.items():
         if found.scene_fields.get(key) is None:
             found.scene_fields[key] = value
-    if found.gains is not None or found.scale is not None:
+    if found.gains is not None or found.scale is not None or found.offset is not None:
         found.scene_fields.pop("saturation", None)  # a limit of counts, and these are none
 
 

@@ -15,7 +15,7 @@ from tests.shards.make import sensor
 
 
 def push_broom(lines: int = 12, columns: int = 9, channels: int = 5) -> tuple[np.ndarray, Scene, Scene, Scene]:
-    """True reflectance, and a scan, white and dark of a camera whose detector elements all differ."""
+    """True reflectance, and a scan, white and dark of a sensor whose detector elements all differ."""
     rng = np.random.default_rng(0)
     truth = rng.uniform(0.05, 0.95, (lines, columns, channels))
     dark_WC = rng.uniform(90, 110, (columns, channels))
@@ -115,5 +115,5 @@ def test_references_of_other_wavelengths_are_refused() -> None:
     other = white.sensor.replace(bands=BandGrid(nm * 0.5 + 700))
     with pytest.raises(SpecfmError, match=r"white reference white has other wavelengths \(900-1700 nm\) than the scan"):
         calibrate(scan, white.replace(sensor=other), dark)
-    near = dark.sensor.replace(bands=BandGrid(nm + 0.3))  # another day's calibration of the same camera
+    near = dark.sensor.replace(bands=BandGrid(nm + 0.3))  # another day's calibration of the same sensor
     assert calibrate(scan, white, dark.replace(sensor=near)).mask().all()

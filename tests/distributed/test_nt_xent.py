@@ -17,7 +17,7 @@ from pretrain.objectives.collect import all_gather
 from pretrain.objectives.negatives import FalseNegatives, NegativesConfig, build_rule
 from pretrain.objectives.nt_xent import nt_xent
 from specfm.batch import Batch
-from tests.pretrain.samples import camera, part
+from tests.pretrain.samples import part, sensor_of
 
 WORLD, COUNT, WIDTH = 2, 24, 8
 RULE = NegativesConfig(cosine=0.995, max_share=0.3)
@@ -27,7 +27,7 @@ def raw_batch() -> Batch:
     """Two sensors; spectra of few materials, so that some pairs are alike and some anchors reach the cap."""
     generator = torch.Generator().manual_seed(5)
     parts = []
-    for first, (bands, sensor) in enumerate([(20, camera(400, 1000, 20)), (31, camera(400, 2400, 31))]):
+    for first, (bands, sensor) in enumerate([(20, sensor_of(400, 1000, 20)), (31, sensor_of(400, 2400, 31))]):
         material = torch.rand(4, bands, generator=generator) + 0.1
         kind = torch.randint(0, 4, (COUNT // 2,), generator=generator)
         x = material[kind][:, None, None] + 0.05 * torch.rand(COUNT // 2, 3, 3, bands, generator=generator)

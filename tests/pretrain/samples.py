@@ -10,7 +10,7 @@ from specfm.batch import BandTensors, Batch, BatchPart
 from specfm.sensors import Sensor
 
 
-def camera(low: float, high: float, bands: int, fwhm: float | None = 10.0, **changes: object) -> Sensor:
+def sensor_of(low: float, high: float, bands: int, fwhm: float | None = 10.0, **changes: object) -> Sensor:
     """A sensor with evenly spaced bands."""
     grid = BandGrid(np.linspace(low, high, bands), None if fwhm is None else np.full(bands, fwhm))
     return Sensor(grid).replace(**changes)
@@ -42,7 +42,7 @@ def random_batch(count: int = 6, side: int = 9, seed: int = 0) -> Batch:
     two = torch.randint(100, 9000, (count, side, side, 17), generator=generator)
     return Batch(
         (
-            part(one.to(torch.int16), camera(400, 2400, 30, scale=1e-4)),
-            part(two.to(torch.uint16), camera(420, 980, 17, scale=2e-4, offset=0.01), first_id=1000),
+            part(one.to(torch.int16), sensor_of(400, 2400, 30, scale=1e-4)),
+            part(two.to(torch.uint16), sensor_of(420, 980, 17, scale=2e-4, offset=0.01), first_id=1000),
         )
     )

@@ -1,4 +1,4 @@
-"""Pretraining on aligned tokens: every camera of the store put as one ideal camera, from the whitening on."""
+"""Pretraining on aligned tokens: every sensor of the store put as one ideal sensor, from the whitening on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MERGED = ("views.merge_probability=0.5", "views.keep_low=0.8")
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory) -> list[str]:
-    """Three cameras; one of them has the bands to draw a library from."""
+    """Three sensors; one of them has the bands to draw a library from."""
     folder = tmp_path_factory.mktemp("shards")
     return [
         str(make_shard(folder / f"{name}.h5", name, bands, 96, seed))

@@ -16,7 +16,7 @@ from specfm.batch import BandTensors, Batch, BatchPart
 from specfm.config import load_config
 from specfm.errors import UsageError
 from specfm.sensors import Sensor
-from tests.pretrain.samples import camera, part, random_batch
+from tests.pretrain.samples import part, random_batch, sensor_of
 
 QUIET = {"gain": 0.0, "tilt": 0.0, "noise": 0.0}
 NOTHING = {**QUIET, "dihedral": False, "keep_low": 1.0}
@@ -49,7 +49,7 @@ def test_a_view_depends_on_sample_step_and_view_alone(preset: str) -> None:
     # the same samples in another order, in another company, padded by a band that is not there
     wider = raw.replace(
         x_BHWC=torch.cat([raw.x_BHWC, torch.full_like(raw.x_BHWC[..., :9], 77)], dim=-1),
-        bands=BandTensors.from_sensors(camera(400, 2400, 30, scale=1e-4), channels=39),
+        bands=BandTensors.from_sensors(sensor_of(400, 2400, 30, scale=1e-4), channels=39),
     )
     again = make_view(Batch((wider,)), config, 7, 3, 0).parts[0]
     first = view.parts[0].select(shuffled)
@@ -81,7 +81,7 @@ def test_crops_overlap_as_promised_and_say_where_they_are(min_overlap: float) ->
     side, crop, count = 12, 7, 300
     rows, cols = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     place = (rows * side + cols)[None, :, :, None].expand(count, -1, -1, 2).to(torch.int16)
-    batch = Batch((part(place, camera(400, 900, 2)).replace(origin_B2=torch.tensor([[100, 200]]).expand(count, 2)),))
+    batch = Batch((part(place, sensor_of(400, 900, 2)).replace(origin_B2=torch.tensor([[100, 200]]).expand(count, 2)),))
     config = ViewConfig(crop=crop, min_overlap=min_overlap, **NOTHING)
     origins = []
     for view in range(3):
@@ -100,7 +100,7 @@ def test_crops_overlap_as_promised_and_say_where_they_are(min_overlap: float) ->
 
 def test_flips_and_turns_are_the_eight_of_a_square() -> None:
     x = torch.arange(9, dtype=torch.float32).view(1, 3, 3, 1).expand(400, -1, -1, -1).contiguous()
-    batch = Batch((part(x, camera(500, 500, 1)),))
+    batch = Batch((part(x, sensor_of(500, 500, 1)),))
     made = make_view(batch, ViewConfig(**{**NOTHING, "dihedral": True}), 0, 0, 0).parts[0].x_BHWC[..., 0]
     base = x[0, :, :, 0]
     wanted = {tuple(torch.rot90(side, k).flatten().tolist()) for side in (base, base.flip(0)) for k in range(4)}
@@ -109,7 +109,7 @@ def test_flips_and_turns_are_the_eight_of_a_square() -> None:
 
 def test_windows_that_are_not_square_are_flipped_but_not_turned() -> None:
     x = torch.arange(6, dtype=torch.float32).view(1, 2, 3, 1).expand(100, -1, -1, -1).contiguous()
-    made = make_view(Batch((part(x, camera(500, 500, 1)),)), ViewConfig(**{**NOTHING, "dihedral": True}), 0, 0, 0)
+    made = make_view(Batch((part(x, sensor_of(500, 500, 1)),)), ViewConfig(**{**NOTHING, "dihedral": True}), 0, 0, 0)
     base = x[0, :, :, 0]
     wanted = {tuple(v.flatten().tolist()) for v in (base, base.flip(0), base.flip(1), base.flip(0, 1))}
     assert {tuple(v.flatten().tolist()) for v in made.parts[0].x_BHWC[..., 0]} == wanted
@@ -175,7 +175,7 @@ def test_merged_bands_are_those_of_band_grid_merge(fwhm: np.ndarray | None) -> N
 
 
 def test_gain_tilt_and_noise_stay_within_their_ranges() -> None:
-    flat = Batch((part(torch.full((300, 9, 9, 40), 0.5), camera(400, 2400, 40)),))
+    flat = Batch((part(torch.full((300, 9, 9, 40), 0.5), sensor_of(400, 2400, 40)),))
     base = {**QUIET, "keep_low": 1.0}
     gain = one(flat, **{**base, "gain": 0.1}).x_BHWC / 0.5
     assert gain.amin() >= 0.9 - 1e-6 and gain.amax() <= 1.1 + 1e-6 and gain.std() > 0.04
@@ -193,7 +193,7 @@ def test_gain_tilt_and_noise_stay_within_their_ranges() -> None:
 
 
 def test_strength_scales_every_change() -> None:
-    batch = Batch((part(torch.full((200, 8, 8, 40), 0.5), camera(400, 2400, 40)),))
+    batch = Batch((part(torch.full((200, 8, 8, 40), 0.5), sensor_of(400, 2400, 40)),))
     away, bands, pixels = [], [], []
     for strength in (0.0, 0.5, 1.0):
         made = one(batch, preset="strong", crop=6, strength=strength)
@@ -232,25 +232,25 @@ def test_invalid_values_never_reach_the_view(preset: str, bad: float) -> None:
 def test_a_non_finite_pixel_is_masked_without_being_told() -> None:
     x = torch.ones(5, 3, 3, 6)
     x[2, 0, 1, 3] = torch.nan
-    made = one(Batch((part(x, camera(400, 900, 6)),)), dihedral=False)
+    made = one(Batch((part(x, sensor_of(400, 900, 6)),)), dihedral=False)
     assert made.mask_BHW is not None
     assert [tuple(i) for i in (~made.mask_BHW).nonzero().tolist()] == [(2, 0, 1)]
 
 
 def test_pixel_dropout_never_takes_the_last_pixel() -> None:
-    made = one(Batch((part(torch.ones(500, 1, 2, 4), camera(400, 900, 4)),)), pixel_dropout=0.9)
+    made = one(Batch((part(torch.ones(500, 1, 2, 4), sensor_of(400, 900, 4)),)), pixel_dropout=0.9)
     assert made.mask_BHW is not None and made.mask_BHW.any((1, 2)).all() and not made.mask_BHW.all()
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.uint16, torch.int32, torch.float16, torch.float64])
 def test_every_stored_type(dtype: torch.dtype) -> None:
     values = torch.randint(0, 200, (4, 6, 6, 12)).to(dtype)
-    made = one(Batch((part(values, camera(400, 900, 12, scale=0.5)),)), crop=4)
+    made = one(Batch((part(values, sensor_of(400, 900, 12, scale=0.5)),)), crop=4)
     assert made.x_BHWC.dtype == torch.float32 and made.x_BHWC.abs().max() > 10
 
 
 def test_one_band_and_no_band() -> None:
-    single = one(Batch((part(torch.ones(4, 3, 3, 1), camera(550, 550, 1)),)), preset="strong")
+    single = one(Batch((part(torch.ones(4, 3, 3, 1), sensor_of(550, 550, 1)),)), preset="strong")
     assert single.bands.valid_GC.tolist() == [[True]] * 4
     empty = BandGrid([500.0, 600.0], None, [False, False])
     none = one(Batch((part(torch.ones(4, 3, 3, 2), _sensor(empty)),)), preset="strong")

@@ -71,7 +71,8 @@ def test_shifted_tiles_give_the_same_map(
 
 def test_a_cropped_scene_gives_the_same_map(model: TaskModel, scene: Scene, reference: NDArray[np.int64]) -> None:
     part = Scene.from_array(scene.read()[1:, 2:], scene.sensor)
-    assert (codes_of(model, part, Layout()) == reference[1:, 2:]).mean() >= 0.99
+    # .9897 to .9912 over six seeds; maps whose tiles step along the lattice of patches agree on .976
+    assert (codes_of(model, part, Layout()) == reference[1:, 2:]).mean() >= 0.985
 
 
 @pytest.mark.parametrize(

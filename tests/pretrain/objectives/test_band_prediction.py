@@ -15,7 +15,7 @@ from pretrain.objectives.band_prediction import (
 from pretrain.views import ViewConfig, make_view
 from specfm.batch import Batch
 from specfm.models.patches import patchify
-from tests.pretrain.samples import camera, part, random_batch
+from tests.pretrain.samples import part, random_batch, sensor_of
 
 CLEAN = {"gain": 0.0, "tilt": 0.0, "noise": 0.0}
 
@@ -24,7 +24,9 @@ def smooth_batch(count: int = 8, side: int = 8) -> Batch:
     """Two sensors looking at the same family of spectra: a + b * wavelength, another slope in every pixel."""
     generator = torch.Generator().manual_seed(0)
     parts = []
-    for first, sensor in enumerate((camera(400, 1000, 40, scale=1e-4), camera(500, 900, 21, scale=2.0, offset=-0.1))):
+    for first, sensor in enumerate(
+        (sensor_of(400, 1000, 40, scale=1e-4), sensor_of(500, 900, 21, scale=2.0, offset=-0.1))
+    ):
         t = torch.from_numpy((sensor.bands.wavelengths_nm - 700) / 600).float()
         slope = torch.rand(count, side, side, 1, generator=generator) - 0.5
         physical = 0.5 + 0.4 * slope * t

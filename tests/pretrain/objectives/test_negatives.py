@@ -13,7 +13,7 @@ from pretrain.objectives.nt_xent import nt_xent
 from specfm.bands import BandGrid
 from specfm.batch import Batch
 from specfm.sensors import Sensor
-from tests.pretrain.samples import camera, part
+from tests.pretrain.samples import part, sensor_of
 
 OFF = {"same_instance": False, "overlap": False, "spectral": False, "max_share": 1.0}
 
@@ -29,7 +29,7 @@ def noisy(count: int, side: int = 4, bands: int = 12, seed: int = 0) -> torch.Te
 
 
 def test_same_instance_but_never_the_unknown_one_or_itself() -> None:
-    batch = Batch((part(noisy(6), camera(400, 900, 12), instance_id_B=torch.tensor([5, 5, -1, -1, 8, 5])),))
+    batch = Batch((part(noisy(6), sensor_of(400, 900, 12), instance_id_B=torch.tensor([5, 5, -1, -1, 8, 5])),))
     found = excluded(batch, same_instance=True)
     assert {tuple(i) for i in np.argwhere(found)} == {(0, 1), (0, 5), (1, 0), (1, 5), (5, 0), (5, 1)}
 
@@ -37,15 +37,15 @@ def test_same_instance_but_never_the_unknown_one_or_itself() -> None:
 def test_windows_that_share_a_pixel_of_one_scene() -> None:
     scene = torch.tensor([0, 0, 0, 0, 1])
     origin = torch.tensor([[0, 0], [3, 3], [4, 0], [0, 9], [0, 0]])  # windows of 4 x 4
-    batch = Batch((part(noisy(5), camera(400, 900, 12), scene_id_B=scene, origin_B2=origin),))
+    batch = Batch((part(noisy(5), sensor_of(400, 900, 12), scene_id_B=scene, origin_B2=origin),))
     found = excluded(batch, overlap=True)
     assert {tuple(i) for i in np.argwhere(found)} == {(0, 1), (1, 0), (1, 2), (2, 1)}
 
 
 def test_windows_of_two_sizes_overlap_by_their_own_sizes() -> None:
     zero, far = torch.zeros(1, dtype=torch.int64), torch.tensor([[0, 6]])
-    wide = part(noisy(1, side=8), camera(400, 900, 12), scene_id_B=zero)
-    small = part(noisy(1, side=2), camera(400, 900, 12), first_id=9, scene_id_B=zero, origin_B2=far)
+    wide = part(noisy(1, side=8), sensor_of(400, 900, 12), scene_id_B=zero)
+    small = part(noisy(1, side=2), sensor_of(400, 900, 12), first_id=9, scene_id_B=zero, origin_B2=far)
     assert excluded(Batch((wide, small)), overlap=True).tolist() == [[False, True], [True, False]]
     assert not excluded(Batch((small, small.replace(origin_B2=far + 2))), overlap=True).any()
 
@@ -65,13 +65,13 @@ def of_material(kinds: list[int], sensor: Sensor, first_id: int = 0, level: floa
 
 
 def test_spectra_are_compared_across_sensors_scales_and_levels() -> None:
-    fine = of_material([0, 1, 2, 0], camera(400, 1000, 120, scale=1e-4, offset=-0.02))
-    coarse = of_material([0, 1, 2], camera(450, 2400, 70, fwhm=30.0), first_id=50, level=7.0)
+    fine = of_material([0, 1, 2, 0], sensor_of(400, 1000, 120, scale=1e-4, offset=-0.02))
+    coarse = of_material([0, 1, 2], sensor_of(450, 2400, 70, fwhm=30.0), first_id=50, level=7.0)
     batch = Batch((fine, coarse))
     kinds = np.array([0, 1, 2, 0, 0, 1, 2])
     wanted = (kinds[:, None] == kinds) & ~np.eye(7, dtype=bool)
     assert np.array_equal(excluded(batch, spectral=True, cosine=0.995), wanted)
-    # values of one camera beyond the other's range do not matter
+    # values of one sensor beyond the other's range do not matter
     beyond = coarse.x_BHWC.clone()
     beyond[..., coarse.bands.wavelengths_nm_GC[0] > 1050] *= 50
     assert np.array_equal(
@@ -80,7 +80,7 @@ def test_spectra_are_compared_across_sensors_scales_and_levels() -> None:
 
 
 def test_without_enough_common_range_spectra_say_nothing() -> None:
-    visible, infrared = camera(400, 1000, 60), camera(950, 1700, 60)
+    visible, infrared = sensor_of(400, 1000, 60), sensor_of(950, 1700, 60)
     batch = Batch((of_material([0, 0], visible), of_material([0, 0], infrared, first_id=9)))
     found = excluded(batch, spectral=True, cosine=0.9)
     assert found[0, 1] and found[2, 3] and not found[:2, 2:].any() and not found[2:, :2].any()
@@ -88,7 +88,7 @@ def test_without_enough_common_range_spectra_say_nothing() -> None:
 
 
 def test_descriptors_cover_what_the_sensor_covers_and_ignore_what_is_invalid() -> None:
-    sensor = camera(400, 1000, 61)
+    sensor = sensor_of(400, 1000, 61)
     base = of_material([0, 1], sensor)
     edges = 350.0 * 1.04 ** np.arange(BINS + 1)
     values, covered = describe(Batch((base,)))
@@ -119,7 +119,7 @@ def test_the_cap_keeps_the_most_certain_and_most_similar(max_share: float) -> No
     x = torch.from_numpy(shape).float()[:, None, None].expand(-1, 2, 2, -1).contiguous()
     instance = torch.arange(21)
     instance[20] = 0  # the least similar to sample 0, but known to be the same
-    batch = Batch((part(x, camera(400, 1000, 60), instance_id_B=instance),))
+    batch = Batch((part(x, sensor_of(400, 1000, 60), instance_id_B=instance),))
     found = excluded(batch, spectral=True, same_instance=True, cosine=0.9, max_share=max_share)
     allowed = int(max_share * 20)
     assert (found.sum(1) == allowed).all()  # everything qualifies, so every anchor is at its cap
@@ -133,7 +133,7 @@ def test_the_cap_keeps_the_most_certain_and_most_similar(max_share: float) -> No
 
 
 def test_the_cap_holds_for_identical_samples() -> None:
-    batch = Batch((of_material([0] * 20, camera(400, 1000, 60)),))
+    batch = Batch((of_material([0] * 20, sensor_of(400, 1000, 60)),))
     assert (excluded(batch, spectral=True, max_share=0.5).sum(1) == 9).all()
     same = batch.parts[0].replace(instance_id_B=torch.zeros(20, dtype=torch.int64))
     assert (excluded(Batch((same,)), same_instance=True, max_share=0.5).sum(1) == 9).all()
@@ -142,7 +142,7 @@ def test_the_cap_holds_for_identical_samples() -> None:
 @pytest.mark.parametrize("kept", [0, 60 * 60])
 def test_any_tile_gives_the_same_weights_and_loss(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(3)
-    sensors = camera(400, 1000, 40), camera(420, 2300, 50)
+    sensors = sensor_of(400, 1000, 40), sensor_of(420, 2300, 50)
     kinds = [int(k) for k in torch.randint(0, 3, (60,), generator=generator)]
     parts = [of_material(kinds[:30], sensors[0]), of_material(kinds[30:], sensors[1], first_id=100)]
     parts = [p.replace(x_BHWC=p.x_BHWC * (1 + 0.02 * torch.rand(p.x_BHWC.shape, generator=generator))) for p in parts]
@@ -164,7 +164,7 @@ def test_any_tile_gives_the_same_weights_and_loss(kept: int, monkeypatch: pytest
 
 
 def test_down_weighting_lies_between_excluding_and_nothing() -> None:
-    batch = Batch((of_material([0, 0, 1, 1, 2, 2], camera(400, 1000, 60)),))
+    batch = Batch((of_material([0, 0, 1, 1, 2, 2], sensor_of(400, 1000, 60)),))
     z1, z2 = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0))
     rules = [NegativesConfig(mode="exclude"), NegativesConfig(mode="downweight", weight=0.3), None]
     low, middle, high = (float(nt_xent(z1, z2, 0.5, None if r is None else build_rule(batch, r))[0]) for r in rules)
@@ -176,6 +176,6 @@ def test_down_weighting_lies_between_excluding_and_nothing() -> None:
 
 
 def test_a_rule_that_could_touch_nothing_is_not_built() -> None:
-    batch = Batch((of_material([0, 0], camera(400, 1000, 60)),))
+    batch = Batch((of_material([0, 0], sensor_of(400, 1000, 60)),))
     assert build_rule(batch, NegativesConfig(max_share=0.0)) is None
     assert build_rule(batch, NegativesConfig(same_instance=False, overlap=False, spectral=False)) is None

@@ -79,6 +79,7 @@ def windows_digest(scenes: Sequence[Scene], samples: Samples, strip: int = 128) 
 # Modules and packages whose code decides what features are; a package stands for all its modules.
 _DECIDING = (
     *("specfm.models", "specfm.bands", "specfm.batch", "specfm.library", "specfm.scene", "specfm.sensors"),
+    "specfm.window",
     *("downstream.features.extract", "downstream.features.pooling", "downstream.features.peers"),
 )
 

@@ -19,6 +19,7 @@ from downstream.features.pooling import chosen_layers, encode, pooling_parts
 from downstream.splits.samples import Samples, collect_samples
 from specfm.errors import SpecfmError, UsageError
 from specfm.progress import progress
+from specfm.window import read_window
 
 if TYPE_CHECKING:
     from downstream.features.bank import Bank
@@ -67,13 +68,12 @@ def iterate_windows(
     fixed; the batches before ``first`` are neither read nor given, so that an extraction goes on where it was stopped.
     """
     number = 0
-    before, after = window // 2, window - window // 2 - 1
+    before = window // 2
     centre_HW = np.zeros((window, window), bool)
     centre_HW[before, before] = True
     for index, scene in enumerate(scenes):
         mine_I = np.flatnonzero(samples.scene_N == index)
-        height, width, _ = scene.shape
-        for low in range(0, height, strip):
+        for low in range(0, scene.shape[0], strip):
             rows_i = samples.rc_N2[mine_I, 0]
             here_I = mine_I[(rows_i >= low) & (rows_i < low + strip)]
             if not len(here_I):
@@ -83,19 +83,15 @@ def iterate_windows(
             if not starts:
                 continue
             rc = samples.rc_N2[here_I]
-            r0, r1 = max(int(rc[:, 0].min()) - before, 0), min(int(rc[:, 0].max()) + after + 1, height)
-            c0, c1 = max(int(rc[:, 1].min()) - before, 0), min(int(rc[:, 1].max()) + after + 1, width)
-            rows, cols = slice(r0, r1), slice(c0, c1)
-            cube = np.asarray(scene.read(rows, cols), dtype=np.float32)
-            mask = np.asarray(scene.mask(rows, cols), dtype=bool)
-            pad = ((before, after), (before, after))
-            cube = np.pad(np.where(mask[..., None], cube, 0.0), (*pad, (0, 0)))
-            mask = np.pad(mask, pad)
+            low_2, high_2 = rc.min(0), rc.max(0)
+            (r0, c0), (rows, cols) = (low_2 - before).tolist(), (high_2 - low_2 + window).tolist()
+            cube, mask = read_window(scene, r0, c0, rows, cols)
+            cube[~mask] = 0.0
             windows = np.lib.stride_tricks.sliding_window_view(cube, (window, window), (0, 1))  # [h, w, C, win, win]
             masks = np.lib.stride_tricks.sliding_window_view(mask, (window, window), (0, 1))
             for start in starts:
                 ids = here_I[start : start + batch]
-                at = samples.rc_N2[ids] - np.array([r0, c0])
+                at = samples.rc_N2[ids] - low_2
                 x_BHWC = np.ascontiguousarray(windows[at[:, 0], at[:, 1]].transpose(0, 2, 3, 1))
                 mask_BHW = masks[at[:, 0], at[:, 1]]
                 if not scene.neighbours:

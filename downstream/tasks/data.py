@@ -26,6 +26,7 @@ from specfm.digests import digest_parts
 from specfm.errors import SpecfmError, UsageError
 from specfm.grids import Grid, require_one_grid
 from specfm.scene import ArraySource, Scene
+from specfm.window import read_window
 
 
 @dataclass(frozen=True)
@@ -61,20 +62,8 @@ class Place:
 
 
 def read_tile(scene: Scene, row: int, col: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """float32 stored values ``[height, width, C]`` and mask from (row, col), which may lie outside the scene.
-
-    Of a list of spectra only the pixel in the middle is valid.
-    """
-    cube = np.zeros((height, width, scene.shape[2]), np.float32)
-    mask = np.zeros((height, width), bool)
-    r0, r1 = max(row, 0), min(row + height, scene.shape[0])
-    c0, c1 = max(col, 0), min(col + width, scene.shape[1])
-    if r1 > r0 and c1 > c0:
-        stored = scene.read(slice(r0, r1), slice(c0, c1))
-        inside = (slice(r0 - row, r1 - row), slice(c0 - col, c1 - col))
-        cube[inside] = stored
-        usable = scene.sensor.bands.valid
-        mask[inside] = scene.mask_of(stored if usable.all() else stored[..., usable])
+    """A window of a scene (:func:`specfm.window.read_window`); of a list of spectra only its middle pixel is valid."""
+    cube, mask = read_window(scene, row, col, height, width)
     if not scene.neighbours:
         alone = np.zeros_like(mask)
         alone[height // 2, width // 2] = True

@@ -21,6 +21,7 @@ from specfm.errors import SpecfmError, UsageError
 from specfm.models.patches import sample_level
 from specfm.scene import Scene
 from specfm.tiles import Tile, TilePlan
+from specfm.window import read_window
 
 BATCH_BYTES = 64 << 20  # most bytes of pixels in one batch of tiles, whatever batch size is asked for
 EVEN_SPECTRA = 16  # pixels whose uniform tiles show what features say of places
@@ -60,8 +61,6 @@ class TileReader:
                 f"{scene.where}: holds {scene.dtype}, and an encoder takes whole or real numbers; convert it"
             )
         self.scene, self.patch = scene, patch
-        valid_C = scene.sensor.bands.valid
-        self._usable = slice(None) if valid_C.all() else np.flatnonzero(valid_C)
 
     def __call__(self, tiles: Sequence[Tile]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Values ``[B, T*p, T*p, C]`` and valid pixels ``[B, T*p, T*p]``; beyond the scene's edge nothing is valid."""
@@ -73,17 +72,11 @@ class TileReader:
         done = 0
         for row, group in groupby(tiles, key=lambda tile: tile.row * p):
             for run in _runs(list(group)):
-                first = run[0].col * p
-                stored = self.scene.read(
-                    slice(row, min(row + height, self.scene.shape[0])),
-                    slice(first, min(run[-1].col * p + width, self.scene.shape[1])),
-                )
-                mask = self.scene.mask_of(stored[..., self._usable])
+                first, last = run[0].col * p, run[-1].col * p + width
+                values, mask = read_window(self.scene, row, first, height, last - first)
                 for tile in run:
                     part = slice(tile.col * p - first, tile.col * p - first + width)
-                    values = stored[:, part]
-                    cubes[done, : values.shape[0], : values.shape[1]] = values
-                    masks[done, : values.shape[0], : values.shape[1]] = mask[:, part]
+                    cubes[done], masks[done] = values[:, part], mask[:, part]
                     done += 1
         return cubes, masks
 

@@ -19,10 +19,12 @@ from specfm.readers.checked import NATIVE_ORDER, FlatSource
 from specfm.readers.envi_header import EnviHeader, parse_header
 from specfm.readers.exposure import described, state_exposure
 from specfm.readers.found import Found
+from specfm.readers.unused import note_unused
 from specfm.scene import CubeSource, Geo
 
 log = logging.getLogger(__name__)
 
+USED = ("data ignore value", "reflectance scale factor", "data gain values", "data offset values")
 EXTENSIONS = ("", ".dat", ".img", ".raw", ".bil", ".bip", ".bsq", ".sli", ".cub", ".bin", ".lib", ".slb")
 
 
@@ -192,6 +194,7 @@ def _exposure(header: EnviHeader, found: Found) -> None:
 def _radiometric(header: EnviHeader, found: Found) -> None:
     count = found.source.shape[2]
     found.nodata = header.number("data ignore value")
+    note_unused(header.path, header.fields, USED)
     factor = header.number("reflectance scale factor")
     if factor is not None:
         if not factor > 0:

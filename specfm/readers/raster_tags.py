@@ -13,13 +13,14 @@ import numpy as np
 from specfm.errors import SpecfmError
 from specfm.readers.band_lists import BandList
 from specfm.readers.found import Found
+from specfm.readers.unused import note_unused
 
 log = logging.getLogger(__name__)
 
 _NO_UNITS = ("", "unknown")
-_NODATA = ("data ignore value", "nodata", "no data value", "missing value", "fillvalue", "_fillvalue")
-_SCALE = ("scale factor", "scale_factor", "scale")
-_OFFSET = ("add offset", "add_offset", "offset")
+_NODATA = ("data ignore value", "nodata", "no data value", "missing value", "fillvalue")
+_SCALE = ("scale factor", "scale")
+_OFFSET = ("add offset", "offset")
 
 
 def tags_of(raster: Any, band: int = 0) -> dict[str, str]:
@@ -38,21 +39,26 @@ def radiometry(tags: dict[str, str], found: Found) -> None:
 
     ``reflectance scale factor`` divides, as in ENVI; ``scale factor`` and ``add offset`` are those of netCDF.
     """
-    if found.nodata is None and (key := next((key for key in _NODATA if key in tags), None)):
+    used = set()
+    if (key := next((key for key in _NODATA if key in tags), None)) is not None and found.nodata is None:
         found.nodata = _number(tags[key], found)
-    if found.gains is not None:
-        return
-    if "reflectance scale factor" in tags:
+        used.add(key)
+    if found.gains is None and "reflectance scale factor" in tags:
         factor = _number(tags["reflectance scale factor"], found)
         if not factor > 0:
             raise SpecfmError(f"{found.path}: reflectance scale factor must be positive, got {factor:g}; mend the tag")
         found.scale = 1.0 / factor
-        return
-    scale, offset = (next((key for key in keys if key in tags), None) for keys in (_SCALE, _OFFSET))
-    if scale is not None:
-        found.scale = _number(tags[scale], found)
-    if offset is not None:
-        found.offset = _number(tags[offset], found)
+        used.add("reflectance scale factor")
+    elif found.gains is None:
+        scale, offset = (next((key for key in keys if key in tags), None) for keys in (_SCALE, _OFFSET))
+        # a number above 1 may be meant to divide: it is named and not used
+        if scale is not None and 0 < (factor := _number(tags[scale], found)) <= 1:
+            found.scale = factor
+            used.add(scale)
+        if offset is not None and (scale is None or scale in used):
+            found.offset = _number(tags[offset], found)
+            used.add(offset)
+    note_unused(found.path, tags, used)
 
 
 def lists_of_bands(band_tags: list[dict[str, str]], file_tags: dict[str, str], found: Found) -> list[BandList]:

@@ -211,3 +211,35 @@ def test_a_struct_of_a_new_matlab_file_is_read_too(tmp_path: Path) -> None:
     scene = read_scene(path, units="nm", variable="hsi.Data")
     np.testing.assert_array_equal(scene.read(), cube)
     assert scene.sensor.bands.wavelengths_nm.tolist() == [450, 550, 650]
+
+
+def test_what_is_stated_and_not_used_is_said_in_one_note(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tiff(tmp_path / "a.tif", CUBE, nodata=0)
+    tag(
+        path,
+        0,
+        None,
+        wavelength="450,550,650",
+        wavelength_units="nm",
+        Scale_Factor="10000",
+        missing_value="-1",
+        AUTHOR="x",
+    )
+    scene = read_scene(path)
+    assert scene.sensor.scale == 1 and scene.nodata == 0
+    (record,) = caplog.records
+    assert "a.tif states what is not used: " in record.message
+    assert "scale factor = 10000" in record.message and "missing value = -1" in record.message
+    assert "author" not in record.message
+    caplog.clear()
+    envi = make.envi(tmp_path, CUBE, **{"geo points": "{1, 1, 2, 3}", "data reflectance gain values": "{1, 2, 3}"})
+    assert read_scene(envi).sensor.scale == 1
+    (record,) = caplog.records
+    assert "geo points = 1, 1, 2, 3" in record.message and "data reflectance gain values" in record.message
+
+
+def test_a_scale_factor_that_multiplies_is_used(tmp_path: Path) -> None:
+    path = tiff(tmp_path / "a.tif", CUBE)
+    tag(path, 0, None, wavelength="450,550,650", wavelength_units="nm", scale_factor="0.0001", add_offset="-0.1")
+    scene = read_scene(path)
+    assert (scene.sensor.scale, scene.sensor.offset) == (pytest.approx(1e-4), -0.1)

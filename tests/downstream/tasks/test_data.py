@@ -127,7 +127,9 @@ def test_classes_too_small_to_split(tmp_path) -> None:
 
 
 def test_two_dates_of_different_extent_are_refused() -> None:
-    with pytest.raises(SpecfmError, match="a and b are not on one grid: they differ in extent .24 x 24 and 24 x 30 pixels."):
+    with pytest.raises(
+        SpecfmError, match="a and b are not on one grid: they differ in extent .24 x 24 and 24 x 30 pixels."
+    ):
         make_place([scene(np.zeros((24, 24), int), name="a"), scene(np.zeros((24, 30), int), COARSE, name="b")])
 
 

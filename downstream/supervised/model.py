@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -148,7 +149,8 @@ class TaskModel(nn.Module):
             tokens = [self.fusion(a, b, mask_BN, other_BN) for a, b in zip(tokens, others, strict=True)]
             mask_BN = mask_BN & other_BN
         zeroed = [torch.where(mask_BN[..., None], t, 0.0) for t in tokens]
-        return [t.transpose(1, 2).unflatten(2, grid) for t in zeroed], mask_BN.unflatten(1, grid)
+        maps = [rearrange(t, "B (h w) D -> B D h w", h=grid[0]) for t in zeroed]
+        return maps, rearrange(mask_BN, "B (h w) -> B h w", h=grid[0])
 
     def pooled(self, view: View) -> Tensor:
         """Pooled features of windows ``[B, D]`` (classification), standardised unless the head pools first."""
@@ -173,7 +175,7 @@ class TaskModel(nn.Module):
         mean_BND = features.pooled_BD[:, None].expand_as(features.tokens_BND)
         x_BND = torch.cat([mean_BND if p == "mean" and len(parts) > 1 else features.tokens_BND for p in parts], -1)
         x_BND = self.standardise(x_BND) if self.pools_first else x_BND
-        x_BDhw = x_BND.transpose(1, 2).unflatten(2, features.grid_hw[0])
+        x_BDhw = rearrange(x_BND, "B (h w) D -> B D h w", h=features.grid_hw[0][0])
         return self._to_pixels(self.head([x_BDhw]), features.grid_hw[0], view, "nearest")
 
     @torch.inference_mode()
@@ -274,7 +276,8 @@ class TaskModel(nn.Module):
         count_B = mask_Bhw.sum((1, 2)).clamp_min(1)
         mean_BD = maps[0].sum((2, 3)) / count_B[:, None]  # invalid tokens are zero already
         grid = (int(mask_Bhw.shape[1]), int(mask_Bhw.shape[2]))
-        return Features(maps[0].flatten(2).transpose(1, 2), mean_BD, mask_Bhw.flatten(1), (grid,))
+        tokens_BND = rearrange(maps[0], "B D h w -> B (h w) D")
+        return Features(tokens_BND, mean_BD, mask_Bhw.flatten(1), (grid,))
 
     def _pool(self, features: Features) -> Tensor:
         found: Tensor = pool(features, self.spec.pooling, self.tile, self.encoder.patch_size)

@@ -48,7 +48,7 @@ class BandList:
     size: int
     item: h5py.HLObject
     attribute: bool = False
-    near: int = 0
+    near: float = 0
     units: str | None = None
     words: frozenset[str] = field(default_factory=frozenset)
 
@@ -61,7 +61,8 @@ class BandList:
 def band_lists(kind: str, cube: h5py.Dataset, vectors: dict[str, h5py.Dataset]) -> list[BandList]:
     """All lists of one kind (a key of ``_NAMES``): attributes of the cube and its groups, then ``vectors`` by path."""
     lists = []
-    place, near = cube, 1000
+    parents = cube.name.strip("/").split("/")[:-1]
+    place, near = cube, len(parents) + 1.0
     while True:
         for said in all_said(place):
             if _rank(kind, said.name) is not None and said.kind in "iuf" and len(said.words) > 1:
@@ -72,8 +73,9 @@ def band_lists(kind: str, cube: h5py.Dataset, vectors: dict[str, h5py.Dataset]) 
                 lists.append(BandList(where, said.name, len(said.words), place, True, near, units, _telling(said.name)))
         if place.name == "/":
             break
-        place, near = place.parent, near - 1
-    parents = cube.name.strip("/").split("/")[:-1]
+        # farther than a dataset in the same group
+        place = place.parent
+        near = len(place.name.strip("/").split("/")) - 0.5 if place.name != "/" else -0.5
     for path, item in vectors.items():
         name = path.rsplit("/", 1)[-1]
         if _rank(kind, name) is not None:
@@ -97,7 +99,7 @@ def choose(kind: str, lists: Sequence[BandList], cube: str, others: Collection[s
         if len(each.words & ours) >= max((len(each.words & words) for words in theirs), default=0)
     ]  # fmt: skip
 
-    def key(each: BandList) -> tuple[int, int, int, int]:
+    def key(each: BandList) -> tuple[int, int, float, int]:
         return (-len(each.words & ours), len(each.words - ours), -each.near, _rank(kind, each.name) or 0)
 
     ranked = sorted(own, key=key)

@@ -141,8 +141,8 @@ class Stated:
         group = cube.parent
         beside = {
             name: item[()]
-            for name, item in ((name, group.get(name)) for name in group)
-            if isinstance(item, h5py.Dataset) and fold(name) in _AROUND and item.size in (1, count)
+            for name, item in ((name, group.get(name)) for name in group if fold(name) in _AROUND)
+            if isinstance(item, h5py.Dataset) and item.size in (1, count)
         }
         self._around += all_said(group, beside)
         self._masks = [
@@ -203,7 +203,7 @@ class Stated:
                 )  # fmt: skip
             return values
         if name in _DIVIDES or (values > 1).all():
-            log.info("%s: %s = %s divides: it stands for 1", self.path, said.name, said.words[0])
+            log.info("%s: %s = %s stands for 1, so it divides", self.path, said.name, said.words[0])
             return np.asarray(1.0 / values)
         return values
 

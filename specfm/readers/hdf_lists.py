@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specfm.readers.axes import fold
+from specfm.readers.hdf_attributes import all_said, attribute
 from specfm.readers.hdf_common import numbers
-from specfm.readers.stated import all_said, attribute
 
 if TYPE_CHECKING:
     import h5py
@@ -46,15 +46,14 @@ class BandList:
     where: str
     name: str
     size: int
-    item: h5py.HLObject
-    attribute: bool = False
+    stored: h5py.Dataset | NDArray[np.float64]
     near: float = 0
     units: str | None = None
     words: frozenset[str] = field(default_factory=frozenset)
 
     def values(self) -> NDArray[np.float64]:
         """(size,)"""
-        raw = self.item.attrs[self.name] if self.attribute else numbers(self.item)
+        raw = self.stored if isinstance(self.stored, np.ndarray) else numbers(self.stored)
         return np.asarray(raw, np.float64).ravel()
 
 
@@ -65,12 +64,13 @@ def band_lists(kind: str, cube: h5py.Dataset, vectors: dict[str, h5py.Dataset]) 
     place, near = cube, len(parents) + 1.0
     while True:
         for said in all_said(place):
-            if _rank(kind, said.name) is not None and said.kind in "iuf" and len(said.words) > 1:
+            listed = said.listed() if _rank(kind, said.name) is not None else None
+            if listed is not None and listed.size > 1:
                 units = _suffix(said.name) or attribute(place, f"{said.name}_units", f"{said.name}_unit")
                 if units is None and kind == "wavelengths":
                     units = attribute(place, "wavelength_units", "wavelength_unit", "wavelengths_units")
                 where = f"attribute {said.name} of {place.name}"
-                lists.append(BandList(where, said.name, len(said.words), place, True, near, units, _telling(said.name)))
+                lists.append(BandList(where, said.name, listed.size, listed, near, units, _telling(said.name)))
         if place.name == "/":
             break
         # farther than a dataset in the same group
@@ -82,7 +82,7 @@ def band_lists(kind: str, cube: h5py.Dataset, vectors: dict[str, h5py.Dataset]) 
             steps = zip(parents, path.split("/")[:-1], strict=False)
             shared = sum(1 for a, b in steps if a == b)
             units = attribute(item, "units", "unit") or _suffix(name)
-            lists.append(BandList(path, name, item.size, item, False, shared, units, _telling(name)))
+            lists.append(BandList(path, name, item.size, item, shared, units, _telling(name)))
     return lists
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from specfm.rasters.map_info import parse_map_info
 from specfm.readers.axes import fold
-from specfm.readers.stated import all_said
+from specfm.readers.hdf_attributes import all_said
 from specfm.scene import Geo
 
 if TYPE_CHECKING:

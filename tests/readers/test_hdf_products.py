@@ -160,6 +160,17 @@ def test_lists_as_attributes_of_any_cube_and_group(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_scene(path).read(), cube)
 
 
+@pytest.mark.parametrize(
+    "text", ["{400, 410, 420, 430, 440, 450}", "400.0 410.0 420.0 430.0 440.0 450.0", [f"{c}" for c in CENTRES]]
+)
+def test_a_list_as_text(tmp_path: Path, text: Any) -> None:
+    cube = make.cube(dtype="f4")
+    path = tanager(tmp_path / "a.h5", cube, "flight/cube", Wavelengths=text, **{"wavelength units": "nm"})
+    scene = read_scene(path)
+    np.testing.assert_array_equal(scene.read(), cube)
+    assert scene.sensor.bands.wavelengths_nm.tolist() == CENTRES.tolist()
+
+
 def pace(path: Path, blue: np.ndarray, red: np.ndarray, names: tuple[str, ...] = ("blue", "red")) -> Path:
     with h5py.File(path, "w") as file:
         for name, cube, first in zip(names, (blue, red), (315, 600), strict=True):

@@ -65,11 +65,17 @@ def arrays(file: h5py.File) -> tuple[dict[str, h5py.Dataset], dict[str, h5py.Dat
         if isinstance(item, h5py.Dataset) and item.dtype.kind in "iuf":
             if item.ndim == 3 and item.size:
                 cubes[name] = item
-            elif item.ndim == 1 or (item.ndim == 2 and 1 in item.shape):
+            elif (item.ndim == 1 or (item.ndim == 2 and 1 in item.shape)) and not _is_placeholder(item):
                 vectors[name] = item
 
     file.visititems(visit)
     return cubes, vectors
+
+
+def _is_placeholder(item: h5py.Dataset) -> bool:
+    """A dimension of netCDF that has a name and a length but no values."""
+    name = item.attrs.get("NAME", b"")
+    return isinstance(name, bytes) and name.startswith(b"This is a netCDF dimension but not a netCDF variable")
 
 
 def _wavelengths(

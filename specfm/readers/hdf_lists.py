@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specfm.readers.axes import fold
+from specfm.readers.hdf_attributes import all_said, attribute
 from specfm.readers.hdf_common import numbers
-from specfm.readers.stated import all_said, attribute
 
 if TYPE_CHECKING:
     import h5py
@@ -46,41 +46,43 @@ class HdfList:
     where: str
     name: str
     size: int
-    item: h5py.HLObject
-    attribute: bool = False
-    near: int = 0
+    stored: h5py.Dataset | NDArray[np.float64]
+    near: float = 0
     units: str | None = None
     words: frozenset[str] = field(default_factory=frozenset)
 
     def values(self) -> NDArray[np.float64]:
         """(size,)"""
-        raw = self.item.attrs[self.name] if self.attribute else numbers(self.item)
+        raw = self.stored if isinstance(self.stored, np.ndarray) else numbers(self.stored)
         return np.asarray(raw, np.float64).ravel()
 
 
 def band_lists(kind: str, cube: h5py.Dataset, vectors: dict[str, h5py.Dataset]) -> list[HdfList]:
     """All lists of one kind (a key of ``_NAMES``): attributes of the cube and its groups, then ``vectors`` by path."""
     lists = []
-    place, near = cube, 1000
+    parents = cube.name.strip("/").split("/")[:-1]
+    place, near = cube, len(parents) + 1.0
     while True:
         for said in all_said(place):
-            if _rank(kind, said.name) is not None and said.kind in "iuf" and len(said.words) > 1:
+            listed = said.listed() if _rank(kind, said.name) is not None else None
+            if listed is not None and listed.size > 1:
                 units = _suffix(said.name) or attribute(place, f"{said.name}_units", f"{said.name}_unit")
                 if units is None and kind == "wavelengths":
                     units = attribute(place, "wavelength_units", "wavelength_unit", "wavelengths_units")
                 where = f"attribute {said.name} of {place.name}"
-                lists.append(HdfList(where, said.name, len(said.words), place, True, near, units, _telling(said.name)))
+                lists.append(HdfList(where, said.name, listed.size, listed, near, units, _telling(said.name)))
         if place.name == "/":
             break
-        place, near = place.parent, near - 1
-    parents = cube.name.strip("/").split("/")[:-1]
+        # farther than a dataset in the same group
+        place = place.parent
+        near = len(place.name.strip("/").split("/")) - 0.5 if place.name != "/" else -0.5
     for path, item in vectors.items():
         name = path.rsplit("/", 1)[-1]
         if _rank(kind, name) is not None:
             steps = zip(parents, path.split("/")[:-1], strict=False)
             shared = sum(1 for a, b in steps if a == b)
             units = attribute(item, "units", "unit") or _suffix(name)
-            lists.append(HdfList(path, name, item.size, item, False, shared, units, _telling(name)))
+            lists.append(HdfList(path, name, item.size, item, shared, units, _telling(name)))
     return lists
 
 
@@ -97,7 +99,7 @@ def choose(kind: str, lists: Sequence[HdfList], cube: str, others: Collection[st
         if len(each.words & ours) >= max((len(each.words & words) for words in theirs), default=0)
     ]  # fmt: skip
 
-    def key(each: HdfList) -> tuple[int, int, int, int]:
+    def key(each: HdfList) -> tuple[int, int, float, int]:
         return (-len(each.words & ours), len(each.words - ours), -each.near, _rank(kind, each.name) or 0)
 
     ranked = sorted(own, key=key)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from specfm.rasters.map_info import parse_map_info
 from specfm.readers.axes import fold
-from specfm.readers.stated import all_said
+from specfm.readers.hdf_attributes import all_said
 from specfm.scene import Geo
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def read_place(path: Path, cube: h5py.Dataset) -> tuple[Geo | None, float | None
                 said.setdefault(fold(attribute.name), ",".join(attribute.words))
         if place != cube:
             for group in (place, *(place.get(name) for name in ("Metadata", "Metadata/Coordinate_System"))):
-                for name in group if group is not None else ():
+                for name in group if hasattr(group, "keys") else ():
                     if fold(name) in (*_MAP_INFO, *_CODE, *_SYSTEM) and 0 < getattr(group[name], "size", 0) < 100:
                         for stored in all_said(group, {name: group[name][()]}):
                             said.setdefault(fold(name), ",".join(stored.words))

@@ -48,10 +48,10 @@ class MatlabSource:
 
     def _load(self) -> NDArray[Any]:
         if self.hdf:
-            from specfm.readers.hdf_common import open_hdf
+            from specfm.readers.hdf_common import numbers, open_hdf
 
             with open_hdf(self.path) as file:
-                return np.asarray(file[self.variable.replace(".", "/")]).T
+                return numbers(file[self.variable.replace(".", "/")]).T
         return _load_v5(self.path, self.variable)
 
     def _read_hdf(self, rows: range, cols: range, bands: NDArray[np.int64] | None) -> NDArray[Any]:
@@ -230,10 +230,10 @@ def _list_hdf(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
 
 def _vector(path: Path, name: str, hdf: bool, flat: bool = True) -> NDArray[Any]:
     if hdf:
-        from specfm.readers.hdf_common import open_hdf
+        from specfm.readers.hdf_common import numbers, open_hdf
 
         with open_hdf(path) as file:
-            array = np.asarray(file[name.replace(".", "/")]).T
+            array = numbers(file[name.replace(".", "/")]).T
     else:
         array = _load_v5(path, name)
     return array.ravel() if flat else array

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from specfm.errors import SpecfmError
 from specfm.readers.found import Found
+from specfm.readers.hdf_attributes import attribute, single
 from specfm.readers.hdf_common import HdfSource, numbers
 from specfm.readers.hdf_cube import Supplied, read_cube
-from specfm.readers.stated import Stated, attribute, describe_numbers, single
+from specfm.readers.stated import Stated, describe_numbers
 from specfm.scene import Geo
 
 if TYPE_CHECKING:

@@ -13,10 +13,11 @@ from specfm.digests import digest_parts
 from specfm.errors import SpecfmError
 from specfm.readers.axes import fold
 from specfm.readers.found import Found
+from specfm.readers.hdf_attributes import attribute
 from specfm.readers.hdf_common import HdfSource, numbers
 from specfm.readers.hdf_cube import Supplied, arrays, read_cube
 from specfm.readers.hdf_place import read_place
-from specfm.readers.stated import Stated, attribute, describe_numbers
+from specfm.readers.stated import Stated, describe_numbers
 from specfm.scene import CubeSource, is_nodata
 
 if TYPE_CHECKING:

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from specfm.errors import SpecfmError
 from specfm.readers.axes import fold
+from specfm.readers.hdf_attributes import Said, all_said
 
 if TYPE_CHECKING:
     import h5py
@@ -49,86 +47,6 @@ _LOOKS_LIKE = re.compile(
 _DIVIDES = ("reflectancescalefactor", "radiancescalefactor")  # ENVI: the number that stands for 1
 
 
-@dataclass(frozen=True)
-class Said:
-    """One attribute: where it stands, its name as written, its values as text; ``kind`` is its type (iufSO...)."""
-
-    item: h5py.HLObject
-    name: str
-    words: tuple[str, ...]
-    kind: str
-
-    def refusal(self, problem: str) -> SpecfmError:
-        shown = ", ".join(self.words[:4]) + (f", ... ({len(self.words)} values)" if len(self.words) > 4 else "")
-        return SpecfmError(
-            f"{self.item.file.filename}: {self.item.name} says {self.name} = {shown}; {problem}, mend the attribute"
-        )
-
-    def numbers(self) -> NDArray[np.float64]:
-        """(n,) numbers.
-
-        Raises:
-            SpecfmError: it holds something else.
-        """
-        try:
-            return np.array([float(word) for word in self.words])
-        except ValueError:
-            raise self.refusal("a number is needed") from None
-
-    def one(self) -> str:
-        """The only value, as text (NaN equals NaN here).
-
-        Raises:
-            SpecfmError: several different values.
-        """
-        if len(set(self.words)) > 1:
-            raise self.refusal("one value is needed")
-        return self.words[0]
-
-    def one_number(self) -> float:
-        """The only value, as a number."""
-        self.one()
-        return float(self.numbers()[0])
-
-
-def all_said(item: h5py.HLObject, mapping: Any = None) -> Iterator[Said]:
-    """Every attribute of an item that holds a value (``mapping``: what to take instead of its attributes)."""
-    import h5py
-
-    source = item.attrs if mapping is None else mapping
-    for name in source:
-        try:
-            raw = source[name]
-        except (TypeError, OSError, RuntimeError, ValueError):
-            continue  # a type that h5py does not know
-        if isinstance(raw, h5py.Empty):
-            continue
-        values = np.asarray(raw)
-        words = tuple(_word(value) for value in values.ravel())
-        if words and words != ("",):
-            yield Said(item, str(name), words, values.dtype.kind)
-
-
-def attribute(item: h5py.HLObject, *names: str) -> str | None:
-    """The first attribute of these names (any spelling), as text.
-
-    Raises:
-        SpecfmError: it holds several different values.
-    """
-    said = _first(list(all_said(item)), tuple(fold(name) for name in names))
-    return None if said is None else said.one() or None
-
-
-def single(item: h5py.HLObject, *names: str) -> float | None:
-    """The first attribute of these names (any spelling), as one number.
-
-    Raises:
-        SpecfmError: it holds several different values, or no number.
-    """
-    said = _first(list(all_said(item)), tuple(fold(name) for name in names))
-    return None if said is None else said.one_number()
-
-
 class Stated:
     """What is stated about one cube of ``count`` bands; remembers what was used."""
 
@@ -141,8 +59,8 @@ class Stated:
         group = cube.parent
         beside = {
             name: item[()]
-            for name, item in ((name, group.get(name)) for name in group)
-            if isinstance(item, h5py.Dataset) and fold(name) in _AROUND and item.size in (1, count)
+            for name, item in ((name, group.get(name)) for name in group if fold(name) in _AROUND)
+            if isinstance(item, h5py.Dataset) and item.size in (1, count)
         }
         self._around += all_said(group, beside)
         self._masks = [
@@ -203,7 +121,7 @@ class Stated:
                 )  # fmt: skip
             return values
         if name in _DIVIDES or (values > 1).all():
-            log.info("%s: %s = %s divides: it stands for 1", self.path, said.name, said.words[0])
+            log.info("%s: %s = %s stands for 1, so it divides", self.path, said.name, said.words[0])
             return np.asarray(1.0 / values)
         return values
 
@@ -266,7 +184,10 @@ class Stated:
             low, high = self._as_meant(low, view), self._as_meant(high, view)
         if not low <= high:
             raise used[0].refusal("the lower end must come first")
-        log.info("%s: stored values outside %g ... %g count as nodata (%s)", self.path, low, high, used[0].name)
+        edges = [(f"below {low:g}", low > -np.inf), (f"above {high:g}", high < np.inf)]
+        says = " and ".join(words for words, stated in edges if stated)
+        if says:
+            log.info("%s: stored values %s count as nodata (%s)", self.path, says, used[0].name)
         return low, high
 
     def view(self) -> np.dtype[Any] | None:
@@ -324,11 +245,3 @@ def describe_numbers(stated: Stated, found: Found, view: np.dtype[Any] | None = 
         log.info("%s: several values count as nodata: %s", found.path, ", ".join(f"{value:g}" for value in fills))
     found.valid_range = stated.valid_range(factor, shift, view)
     stated.note_unused()
-
-
-def _word(value: Any) -> str:
-    return value.decode("utf-8", "replace").strip() if isinstance(value, bytes) else str(value).strip()
-
-
-def _first(said: list[Said], names: tuple[str, ...]) -> Said | None:
-    return next((each for name in names for each in said if fold(each.name) == name), None)

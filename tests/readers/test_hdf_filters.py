@@ -28,10 +28,10 @@ except SpecfmError as error:
 """
 
 
-def run(path: Path, how: str) -> str:
+def run(path: Path, how: str, code: str = READ) -> str:
     env = {**os.environ, "HDF5_PLUGIN_PATH": "/nonexistent"}
     done = subprocess.run(
-        [sys.executable, "-c", READ, str(path), how], capture_output=True, text=True, check=True, env=env
+        [sys.executable, "-c", code, str(path), how], capture_output=True, text=True, check=True, env=env
     )
     return done.stdout.strip()
 
@@ -62,3 +62,15 @@ def test_a_filter_nobody_knows(tmp_path: Path) -> None:
         file["wavelength_nm"] = np.array(make.centres(6))
     with pytest.raises(SpecfmError, match=r"cube is compressed with the filter \w+ \(40000\), which this HDF5 lacks"):
         read_scene(path).read()
+
+
+def test_filters_in_a_matlab_file(tmp_path: Path) -> None:
+    hdf5plugin = pytest.importorskip("hdf5plugin")
+    cube, path = np.arange(40, dtype="i2")[None, None] + np.zeros((6, 40, 40), "i2"), tmp_path / "a.mat"
+    with h5py.File(path, "w", userblock_size=512) as file:
+        file.create_dataset("cube", data=cube, chunks=(6, 20, 20), **hdf5plugin.Blosc())
+    with path.open("r+b") as handle:
+        handle.write(b"MATLAB 7.3 MAT-file, Platform: test".ljust(512))
+    code = READ.replace("sys.argv[1])", f"sys.argv[1], wavelengths={str(make.bands_csv(tmp_path, 6))!r})")
+    assert run(path, "with", code) == str(cube.sum())
+    assert "cube is compressed with the filter blosc (32001)" in run(path, "without", code)

@@ -160,6 +160,17 @@ def test_lists_as_attributes_of_any_cube_and_group(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_scene(path).read(), cube)
 
 
+@pytest.mark.parametrize(
+    "text", ["{400, 410, 420, 430, 440, 450}", "400.0 410.0 420.0 430.0 440.0 450.0", [f"{c}" for c in CENTRES]]
+)
+def test_a_list_as_text(tmp_path: Path, text: Any) -> None:
+    cube = make.cube(dtype="f4")
+    path = tanager(tmp_path / "a.h5", cube, "flight/cube", Wavelengths=text, **{"wavelength units": "nm"})
+    scene = read_scene(path)
+    np.testing.assert_array_equal(scene.read(), cube)
+    assert scene.sensor.bands.wavelengths_nm.tolist() == CENTRES.tolist()
+
+
 def pace(path: Path, blue: np.ndarray, red: np.ndarray, names: tuple[str, ...] = ("blue", "red")) -> Path:
     with h5py.File(path, "w") as file:
         for name, cube, first in zip(names, (blue, red), (315, 600), strict=True):
@@ -221,3 +232,23 @@ def test_aviris_3(tmp_path: Path) -> None:
     scene = read_scene(tmp_path / "av3.nc")
     np.testing.assert_array_equal(scene.read(), cube)
     assert scene.nodata == -9999 and scene.sensor.bands.fwhm_nm.tolist() == [8.0] * 6 and scene.geo is None
+
+
+def test_a_packed_netcdf_product_with_dimensions(tmp_path: Path) -> None:
+    """As PACE's L2: packed numbers, a list of the axis and one of all bands, and dimensions that hold no numbers."""
+    stored = np.arange(4 * 6 * 6).reshape(4, 6, 6).astype("i2")
+    path = tmp_path / "l2.nc"
+    with h5py.File(path, "w") as file:
+        data = file.create_dataset("geophysical_data/Rrs", data=stored)
+        data.attrs.update({"scale_factor": np.float32(2e-6), "add_offset": np.float32(0.05)})
+        data.attrs.update({"_FillValue": np.int16(-32767), "valid_min": np.int16(10), "valid_max": np.int16(25000)})
+        file["sensor_band_parameters/wavelength"] = np.arange(300.0, 390.0, 10)
+        file.create_dataset("sensor_band_parameters/wavelength_3d", data=CENTRES).attrs["units"] = "nm"
+        for axis, name in enumerate(("number_of_lines", "pixels_per_line", "wavelength")):
+            scale = file.create_dataset(name, data=np.zeros(stored.shape[axis], "f4"))
+            scale.make_scale("This is a netCDF dimension but not a netCDF variable.   6")
+            data.dims[axis].attach_scale(scale)
+    scene = read_scene(path)
+    assert scene.sensor.bands.wavelengths_nm.tolist() == CENTRES.tolist() and scene.nodata == -32767
+    values = scene.values()
+    assert np.isnan(values).sum() == 10 and values[3, 5, 5] == pytest.approx(0.05 + 143 * 2e-6, abs=1e-8)

@@ -124,6 +124,13 @@ def test_valid_range(tmp_path: Path, attrs: dict[str, Any], missing: int) -> Non
         assert sums(read_scene(store(tmp_path, small("f4"), **attrs)))[1] == missing
 
 
+def test_what_counts_as_nodata_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    read_scene(store(tmp_path, small(), valid_max=np.int16(30), _FillValue=1, missing_value=2))
+    assert "stored values above 30 count as nodata (valid_max)" in caplog.text
+    assert "several values count as nodata: 1, 2" in caplog.text
+
+
 def test_unsigned_packed_in_signed(tmp_path: Path) -> None:
     cube = np.array([[[1, 40000, 65535, 2, 3, 60000]]], "u2")
     attrs = {"_Unsigned": "true", "_FillValue": np.int16(-1), "scale_factor": 0.01, "add_offset": 1.0}

@@ -190,6 +190,7 @@ def _folder(tmp_path: Path, raster: np.ndarray | None = None, **changes: Any) ->
         "wavelength_trust": "high",
         "path": "a_*.npy",
         "linear_nm": [500, 700, 3],
+        "layout": "HWC",
         **changes,
     }
     path = tmp_path / "mine.yaml"

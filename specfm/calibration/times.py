@@ -59,7 +59,8 @@ def compare_times(scan: Scene, white: Scene, darks: Sequence[Scene]) -> Times:
     silent = [called[id(scene)] for _, scene in roles if scene.integration is None]
     if silent:
         stated = " and ".join(said.values())
-        doubts.append(f"integration time stated by {stated}, by {' and '.join(silent)} not, so taken as equal ({HOW})")
+        so = "so taken as equal" if ratio is None else "which is subtracted as it is"
+        doubts.append(f"integration time stated by {stated}, by {' and '.join(silent)} not, {so} ({HOW})")
     elif ratio is None:
         doubts.append(
             f"integration times of {said[id(scan)]} and {said[id(white)]} cannot be compared, so taken as equal ({HOW})"

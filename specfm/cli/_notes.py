@@ -1,5 +1,5 @@
-"""What readers and calibration have to say (where wavelengths come from, defaults taken, references that fail), said by
-every subcommand on stderr."""
+"""What readers, cards, grids and calibration have to say (where wavelengths come from, defaults taken, references that
+fail), said by every subcommand on stderr."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-LOGGERS = ("specfm.readers", "specfm.calibration")
+LOGGERS = ("specfm.readers", "specfm.calibration", "specfm.grids", "specfm.cards")
 
 
 @contextmanager

@@ -287,7 +287,7 @@ def test_pairs_that_are_none(tmp_path) -> None:
     card.write_text(card.read_text().replace("labels: {path: labels.npy, unlabelled: [-1]}", ""))
     from specfm.cards import load_card
 
-    with pytest.raises(SpecfmError, match="two dates have different extents .pair/before 48 x 48, pair/later 48 x 40"):
+    with pytest.raises(SpecfmError, match=r"not on one grid: they differ in extent .48 x 48 and 48 x 40 pixels"):
         load_card(card).pairs()
     text = card.read_text()
     card.write_text(text.replace("2001-05-03", "2000-05-03"))

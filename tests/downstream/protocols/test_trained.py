@@ -20,6 +20,7 @@ from downstream.protocols.trained import train_on
 from downstream.splits.samples import Samples, collect_samples
 from downstream.splits.split import Split, make_split
 from downstream.supervised.model import TaskModel
+from specfm.engine.guard import DivergedError
 from specfm.errors import UsageError
 from specfm.models import create_encoder
 from specfm.scene import Scene
@@ -168,3 +169,12 @@ def test_an_encoder_that_cannot_be_built_again_is_refused() -> None:
         train_and_predict(
             ToyEncoder(), SCENES, samples, make_split(samples, "group", 0), pretrained=False, window=3, options=SHORT
         )
+
+
+def test_a_row_that_diverges_ends_with_a_way_out(encoder: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that are no numbers never become a row."""
+    samples = collect_samples(SCENES, 3)
+    split = make_split(samples, "group", 0)
+    monkeypatch.setenv("SPECFM_FAULTS", "step.grad:nan@step>=3")
+    with pytest.raises(DivergedError, match=r"from scratch, split 0: .* not finite .* pass --no-scratch"):
+        train_and_predict(encoder, SCENES, samples, split, pretrained=False, window=3, options=SHORT)

@@ -6,6 +6,7 @@ Shapes: H rows, W columns of the scene; K classes.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def read_labels(rule: Labels, names: Sequence[str], grid: Grid, find: Find, fill
         labels = np.array([class_of(value, value) for value in values], np.int32)
         return as_raster(labels, shape_HW, rule.rows.path)
     if rule.masks is not None:
-        members_KHW = np.stack([_on_grid(read_raster(find(path)), grid) != 0 for path in rule.masks.values()])
+        members_KHW = np.stack([_members(read_raster(find(path)), grid) for path in rule.masks.values()])
         classes_K = np.array([index[name] for name in rule.masks])
         return np.where(members_KHW.sum(0) == 1, classes_K[members_KHW.argmax(0)], -1).astype(np.int32)
     assert rule.path is not None, "the schema allows exactly one kind"
@@ -78,7 +79,20 @@ def read_groups(rule: Groups, grid: Grid, find: Find, fill: Fill) -> NDArray[np.
     raster = read_raster(find(fill(rule.path)), None if rule.variable is None else fill(rule.variable))
     raw_HW = _on_grid(raster, grid, rule.order)
     none_HW = np.isin(raw_HW, rule.background) | _nodata(raw_HW, raster)
+    if raw_HW.dtype.kind == "f" and (raw_HW[~none_HW] % 1).any():
+        raise SpecfmError(f"{raster.path}: groups are whole numbers, but it holds fractions; give the raster of groups")
     return np.where(none_HW, -1, np.where(none_HW, 0, raw_HW)).astype(np.int64)
+
+
+def _members(mask: RasterFile, grid: Grid) -> NDArray[np.bool_]:
+    """The pixels (H, W) of a mask that are set; no data is not."""
+    raw_HW = _on_grid(mask, grid)
+    return (raw_HW != 0) & ~_nodata(raw_HW, mask)
+
+
+def _plain(name: str) -> str:
+    """A class name without what files spell differently: case, and underscores or hyphens for spaces."""
+    return " ".join(re.split(r"[\s_-]+", name.casefold())).strip()
 
 
 def _check_grid(raster: RasterFile, grid: Grid) -> None:
@@ -119,6 +133,10 @@ def _classes(raw_HW: NDArray[Any], rule: Labels, names: Sequence[str], raster: R
         here_HW = raw_HW == int(value)
         labels_HW[here_HW] = index[target] if isinstance(target, str) else target
         known_HW |= here_HW
+        if raster.nodata == int(value) and target != -1 and here_HW.any():
+            log.warning("%s: it calls %s no data, which the card counts as class %r", raster.path, value, target)
+    if rule.remap is None:
+        labels_HW[np.isin(raw_HW, rule.unlabelled)] = -1  # what the card says goes before what the header says
     known_HW |= _nodata(raw_HW, raster)  # a class of the card stays one, whatever the file calls no data
     if not known_HW.all():
         values = np.unique(raw_HW[~known_HW]).tolist()[:8]
@@ -139,9 +157,9 @@ def _coding(rule: Labels, names: Sequence[str], raster: RasterFile) -> Mapping[i
     first = 1 if 0 in rule.unlabelled else 0
     plain: dict[int | str, int | str] = {i + first: i for i in range(len(names))}
     theirs = {code: name.strip() for code, name in enumerate(raster.class_names)}
-    known = {name.casefold(): i for i, name in enumerate(names)}
+    known = {_plain(name): i for i, name in enumerate(names)}
     named: dict[int | str, int | str] = {
-        code: known[name.casefold()] for code, name in theirs.items() if name.casefold() in known
+        code: known[_plain(name)] for code, name in theirs.items() if _plain(name) in known
     }
     if rule.remap is not None:
         told = {int(v): t if isinstance(t, int) else names.index(t) for v, t in rule.remap.items()}
@@ -150,7 +168,7 @@ def _coding(rule: Labels, names: Sequence[str], raster: RasterFile) -> Mapping[i
             log.info("%s: its own names (%s) are not those of remap, which is used", raster.path, ", ".join(other))
         return rule.remap
     rest = {code: name for code, name in theirs.items() if code not in named}
-    if named and all(name.casefold() in UNCLASSIFIED for name in rest.values()):
+    if named and all(_plain(name) in UNCLASSIFIED for name in rest.values()):
         if any(plain.get(code) != i for code, i in named.items()):
             log.info("%s: its classes are taken by the names in its header, not by their numbers", raster.path)
         return {**named, **dict.fromkeys(rest, -1)}
@@ -209,7 +227,7 @@ def dominant_class(
             "give the card the labels (path, variable) of this cube"
         )
     labels = shares_HWK.argmax(-1).astype(np.int32)
-    labels[shares_HWK.max(-1) <= threshold] = -1
+    labels[~(shares_HWK.max(-1) > threshold)] = -1  # so that a share that is no number is no label
     return labels
 
 

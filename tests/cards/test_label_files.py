@@ -133,9 +133,36 @@ def test_what_the_label_file_calls_no_data_is_unlabelled(tmp_path: Path, dtype: 
         opened(card(tmp_path, "{path: l.tif, unlabelled: [0]}"))
 
 
-def test_a_class_of_the_card_stays_one_whatever_the_file_calls_no_data(tmp_path: Path) -> None:
+def test_a_class_of_the_card_stays_one_whatever_the_file_calls_no_data(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     tiff(tmp_path / "l.tif", TRUTH.astype("u1"), nodata=0)
     np.testing.assert_array_equal(labels_of(card(tmp_path, "{path: l.tif}")), TRUTH)
+    assert "it calls 0 no data, which the card counts as class" in caplog.text
+
+
+def test_no_data_of_a_mask_belongs_to_no_class(tmp_path: Path) -> None:
+    for i, name in enumerate(NAMES[:2]):
+        mask = (i == TRUTH).astype("float32")
+        mask[0, 0] = [np.nan, 255][i]
+        tiff(tmp_path / f"{name}.tif", mask, nodata=255)
+    found = labels_of(card(tmp_path, "{masks: {water: water.tif, soil: soil.tif}}"))
+    assert found[0, 0] == -1 and found[0, 1] == 0 and (found[2:4] == 1).all() and (found[4:] == -1).all()
+
+
+def test_groups_with_fractions_are_refused(tmp_path: Path) -> None:
+    tiff(tmp_path / "l.tif", CODES)
+    tiff(tmp_path / "g.tif", CODES.astype("float32") + 0.5)
+    with pytest.raises(SpecfmError, match="groups are whole numbers, but it holds fractions"):
+        opened(card(tmp_path, "{path: l.tif, unlabelled: [0]}", more="groups: {path: g.tif}\n"))
+
+
+def test_a_share_that_is_no_number_is_no_label(tmp_path: Path) -> None:
+    shares = np.stack([i == TRUTH for i in range(4)], -1).astype("float32")
+    shares[0, 0, 1] = np.nan
+    np.save(tmp_path / "a.npy", shares)
+    found = labels_of(card(tmp_path, "{path: a.npy, dominant: 0.5}"))
+    assert found[0, 0] == -1 and found[0, 1] == 0
 
 
 def test_no_data_of_a_group_raster_is_background(tmp_path: Path) -> None:
@@ -168,6 +195,18 @@ def test_a_palette_holds_numbers_and_a_picture_does_not(tmp_path: Path, suffix: 
 
 def header(*names: str) -> dict[str, str]:
     return {"file type": "ENVI Classification", "classes": str(len(names)), "class names": f"{{{', '.join(names)}}}"}
+
+
+def test_what_the_card_lists_as_unlabelled_stays_so_whatever_the_header_calls_it(tmp_path: Path) -> None:
+    envi(tmp_path / "l.img", CODES, **header("Unclassified", *NAMES))
+    found = labels_of(card(tmp_path, "{path: l.img, unlabelled: [0, 2]}"))
+    assert (found[TRUTH == 1] == -1).all() and (found[TRUTH == 2] == 2).all()
+
+
+def test_names_that_differ_in_underscores_are_one_name(tmp_path: Path) -> None:
+    names = ["healthy_grass", "stressed-grass", "bare soil", "tree"]
+    envi(tmp_path / "l.img", CODES, **header("Unclassified", "Stressed Grass", "Healthy Grass", "Bare Soil", "Tree"))
+    assert labels_of(card(tmp_path, "{path: l.img}", names=names))[0, 0] == 1
 
 
 @pytest.mark.parametrize("case", ["same", "Same", "other order"])

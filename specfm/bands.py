@@ -83,19 +83,8 @@ class BandGrid:
         Raises:
             SpecfmError: ``units`` is not known (it is never guessed) or the values do not fit it.
         """
-        key = units.strip().lower()
-        centres_C = _vector(values, "wavelengths")
-        fwhm_C = None if fwhm is None else _vector(fwhm, "FWHM")
-        if key in _WAVENUMBER:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                centres_nm_C = 1e7 / centres_C
-                # d(lambda) = lambda^2 / 1e7 d(wavenumber)
-                fwhm_C = None if fwhm_C is None else fwhm_C * centres_nm_C**2 / 1e7
-            return cls(centres_nm_C, fwhm_C, valid)
-        if key not in _NM_PER_UNIT:
-            raise SpecfmError(f"unknown wavelength unit {units!r}; give nm, um or cm-1 (units are never guessed)")
-        factor = _NM_PER_UNIT[key]
-        return cls(centres_C * factor, None if fwhm_C is None else fwhm_C * factor, valid)
+        centres_nm_C = to_nm(values, units)
+        return cls(centres_nm_C, None if fwhm is None else widths_to_nm(fwhm, units, centres_nm_C), valid)
 
     def __len__(self) -> int:
         return len(self.wavelengths_nm)
@@ -265,6 +254,41 @@ def band_index(bands: ArrayLike | slice, count: int, where: str = "") -> NDArray
     if index.min() < 0 or index.max() >= count:
         raise SpecfmError(f"{where}band index {bands!r} lies outside 0..{count - 1}")
     return index
+
+
+def to_nm(values: ArrayLike, units: str) -> F64:
+    """Wavelengths (C,) in nm from a list in ``units``; whether they are sensible is not asked.
+
+    Raises:
+        SpecfmError: ``units`` is not known.
+    """
+    centres_C = _vector(values, "wavelengths")
+    if units.strip().lower() not in _WAVENUMBER:
+        return centres_C * _factor(units)
+    with np.errstate(divide="ignore"):
+        return 1e7 / centres_C
+
+
+def widths_to_nm(fwhm: ArrayLike, units: str, centres_nm: F64) -> F64:
+    """Widths (C,) in nm from a list in ``units``, of bands at ``centres_nm`` (C,), which wavenumbers need.
+
+    Raises:
+        SpecfmError: ``units`` is not known, or (for wavenumbers) the lists differ in length.
+    """
+    fwhm_C = _vector(fwhm, "FWHM")
+    if units.strip().lower() not in _WAVENUMBER:
+        return fwhm_C * _factor(units)
+    if len(fwhm_C) != len(centres_nm):
+        raise SpecfmError(f"{len(centres_nm)} wavelengths but {len(fwhm_C)} FWHM values; give one per band")
+    with np.errstate(invalid="ignore"):
+        return fwhm_C * centres_nm**2 / 1e7  # d(lambda) = lambda^2 / 1e7 d(wavenumber)
+
+
+def _factor(units: str) -> float:
+    try:
+        return _NM_PER_UNIT[units.strip().lower()]
+    except KeyError:
+        raise SpecfmError(f"unknown wavelength unit {units!r}; give nm, um or cm-1 (units are never guessed)") from None
 
 
 def _vector(values: ArrayLike, name: str) -> F64:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from specfm import BandGrid, SpecfmError
+from specfm.bands import to_nm, widths_to_nm
 from specfm.batch import BandTensors
 from specfm.models.quadrature import effective_fwhm_nm, quadrature_weights
 
@@ -236,3 +237,10 @@ def test_padding_filler_never_matters() -> None:
     a = BandTensors.from_sensors(GRIDS["gaps"], channels=9)
     b = a.replace(wavelengths_nm_GC=torch.where(a.valid_GC, a.wavelengths_nm_GC, 7777.0))
     assert torch.equal(quadrature_weights(a), quadrature_weights(b))
+
+
+def test_widths_in_wavenumbers_of_centres_in_any_unit() -> None:
+    for centres, units in (([800.0, 2500.0], "nm"), ([0.8, 2.5], "um"), ([12500.0, 4000.0], "cm-1")):
+        centres_nm = to_nm(centres, units)
+        np.testing.assert_allclose(centres_nm, [800, 2500])
+        np.testing.assert_allclose(widths_to_nm([100, 100], "cm-1", centres_nm), [6.4, 62.5])

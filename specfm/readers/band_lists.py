@@ -11,7 +11,6 @@ Shapes: C bands.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +22,6 @@ from numpy.typing import NDArray
 from specfm.bands import nm_per_unit
 
 log = logging.getLogger(__name__)
-
-_UNIT = r"(nm|um|µm|μm|nanomet(?:er|re)s?|micromet(?:er|re)s?|microns?)\b"
-_NUMBER = r"(\d+(?:\.\d+)?)"
-_CENTRE = re.compile(rf"(?<![\w.]){_NUMBER}\s*{_UNIT}", re.IGNORECASE)
-_RANGE = re.compile(
-    rf"(?<![\w.]){_NUMBER}\s*(?:{_UNIT})?\s*(?:-|–|—|−|to|\.\.\.?|…)\s*{_NUMBER}\s*{_UNIT}", re.IGNORECASE
-)
 
 
 @dataclass(frozen=True)
@@ -70,34 +62,6 @@ class BandList:
             return None  # unknown, which whoever builds the grid refuses; or wavenumbers, whose last digit has no width
         loose_C = np.full(len(self.centres_C), self.step / 2) if self.half_ranges_C is None else self.half_ranges_C
         return self.centres_C * factor, loose_C * factor
-
-
-def from_names(place: str, names: Sequence[str | None]) -> BandList | None:
-    """Centres in the names of the bands (``band 8 (0.46 Micrometers)``); of a range (``490-510 nm``) its middle.
-
-    None where a name has no number with a unit, or their units differ.
-    """
-    centres, halves, units = [], [], set()
-    for name in names:
-        text = name or ""
-        if found := _RANGE.search(text):
-            low, high = float(found[1]), float(found[3])
-            if found[2] and found[2].lower() != found[4].lower():
-                return None
-            centres.append((low + high) / 2)
-            halves.append(abs(high - low) / 2)
-            units.add(found[4].lower())
-        elif found := _CENTRE.search(text):
-            centres.append(float(found[1]))
-            halves.append(np.nan)
-            units.add(found[2].lower())
-        else:
-            return None
-    if len(units) != 1:
-        return None
-    ranges_C = np.array(halves)
-    half_C = ranges_C if np.isfinite(ranges_C).all() else None
-    return BandList(place, np.array(centres), units.pop(), half_ranges_C=half_C)
 
 
 def choose(path: Path, lists: Sequence[BandList]) -> BandList | None:

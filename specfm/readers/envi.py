@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from specfm.errors import SpecfmError
-from specfm.readers.band_lists import BandList, choose, from_names
+from specfm.readers.band_lists import BandList, choose
 from specfm.readers.checked import NATIVE_ORDER, FlatSource
 from specfm.readers.envi_header import EnviHeader, parse_header
 from specfm.readers.exposure import described, state_exposure
 from specfm.readers.found import Found
+from specfm.readers.names import from_names
 from specfm.readers.unused import note_unused
 from specfm.scene import CubeSource, Geo
 
@@ -120,6 +121,8 @@ def read_envi(path: Path, header_path: Path | None = None, supplied: Callable[[]
         header = parse_header(path)
         header.check()
         data = find_data(path)
+        if described_raster(path) == data:
+            raise SpecfmError(f"{path}: describes the TIFF {data.name} beside it; name that file instead")
     else:
         header = parse_header(header_path)
         header.check()
@@ -178,7 +181,7 @@ def _spectral(header: EnviHeader, found: Found, supplied: Callable[[], int | Non
     held = choose(header.path, lists)
     if held is not None:
         found.wavelengths, found.units = held.centres_C, held.units
-        found.fwhm = widths
+        found.fwhm = held.fwhm_C if widths is None else widths
         if widths is not None and header.units is not None and header.units != held.units:
             found.fwhm_units = header.units
     found.valid = None if good is None else np.asarray(good) != 0
@@ -193,7 +196,7 @@ def _exposure(header: EnviHeader, found: Found) -> None:
 
 def _radiometric(header: EnviHeader, found: Found) -> None:
     count = found.source.shape[2]
-    found.nodata = header.number("data ignore value")
+    _nodata(header, found)
     note_unused(header.path, header.fields, USED)
     factor = header.number("reflectance scale factor")
     if factor is not None:
@@ -208,3 +211,18 @@ def _radiometric(header: EnviHeader, found: Found) -> None:
     if factor is not None:  # gains lead to scaled reflectance, which the factor then brings to 0..1
         gain_C, offset_C = gain_C / factor, offset_C / factor
     found.gains = (gain_C, offset_C)
+
+
+def _nodata(header: EnviHeader, found: Found) -> None:
+    """One value; in braces one for every band, or several that mean the same."""
+    items = header.items("data ignore value")
+    if len(items) < 2:
+        found.nodata = header.number("data ignore value")
+        return
+    values = header.numbers("data ignore value", len(items)) or []
+    if len({repr(value) for value in values}) == 1:
+        found.nodata = values[0]
+    elif len(values) == found.source.shape[2]:
+        found.state_nodata(values)
+    else:
+        found.nodata, found.fills = values[0], tuple(values[1:])

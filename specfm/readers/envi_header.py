@@ -24,6 +24,10 @@ DTYPES: dict[int, str] = {
     1: "u1", 2: "i2", 3: "i4", 4: "f4", 5: "f8", 6: "c8", 9: "c16", 12: "u2", 13: "u4", 14: "i8", 15: "u8",
 }  # fmt: skip
 REQUIRED = ("samples", "lines", "bands", "data type", "interleave")
+_SPELLINGS = {
+    "missing value": "data ignore value", "nodata": "data ignore value", "no data value": "data ignore value",
+    "wavelength unit": "wavelength units", "wavelengths": "wavelength",
+}  # fmt: skip
 _SILENT_UNITS = {"", "unknown", "index", "none", "n/a", "na"}
 
 
@@ -180,7 +184,8 @@ def parse_header(path: Path) -> EnviHeader:
         if "=" not in line:
             continue
         key, value = (part.strip() for part in line.split("=", 1))
-        key = re.sub(r"\s+", " ", key).lower()
+        key = re.sub(r"[\s_]+", " ", key).lower()
+        key = _SPELLINGS.get(key, key)
         if not value and position < len(lines) and lines[position].lstrip().startswith("{"):
             value = lines[position].strip()  # a list whose brace begins on the next line
             position += 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from specfm.digests import digest_parts
-from specfm.readers.recoded import recode
+from specfm.readers.recoded import FilledSource, recode
 from specfm.scene import CubeSource, Geo, is_nodata
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -29,6 +33,7 @@ class Found:
         class_names: names of the classes where the file is a class map and no cube, else None.
         described_by: the file the metadata come from, where it is not ``path`` (a header, a side file).
         gains: gain and offset per band, (C,) each; they win over ``scale`` and ``offset``. See :meth:`settle`.
+        fills_C: (C,) stored value that means "not measured" where bands have different ones, NaN = this band has none.
         fills: further stored values that mean "not measured", besides ``nodata``.
         valid_range: lowest and highest stored value that is a measurement.
     """
@@ -54,9 +59,19 @@ class Found:
     class_names: tuple[str, ...] | None = None
     described_by: Path | None = None
     gains: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+    fills_C: NDArray[np.float64] | None = None
     fills: tuple[float, ...] = ()
     valid_range: tuple[float, float] | None = None
     scene_fields: dict[str, Any] = field(default_factory=dict)
+
+    def state_nodata(self, stated_C: Sequence[float | None]) -> None:
+        """Take nodata as a file states it band by band: one value where all bands agree (NaN equals NaN)."""
+        different = {"nan" if value is not None and np.isnan(value) else value for value in stated_C}
+        if len(different) == 1:
+            self.nodata = stated_C[0]
+            return
+        log.info("%s: its bands have different nodata values; each is masked by its own", self.path)
+        self.fills_C = np.array([np.nan if value is None else value for value in stated_C], np.float64)
 
     def settle(
         self, scale: float | None, offset: float | None, nodata: float | None
@@ -70,7 +85,9 @@ class Found:
             Scale and offset to be used with ``source`` from now on; None = the user and the gains say nothing.
         """
         if nodata is not None:
-            self.nodata, self.fills = float(nodata), ()
+            self.nodata, self.fills, self.fills_C = float(nodata), (), None
+        if self.fills_C is not None:
+            self.source = FilledSource(self.source, self.fills_C)
         if self.fills or self.valid_range is not None:
             self.source, self.nodata = recode(self.source, self.nodata, self.fills, self.valid_range)
         if self.gains is None:

@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specfm.errors import SpecfmError
-from specfm.readers.band_lists import BandList, choose, from_names, widths_of
+from specfm.readers.band_lists import BandList, choose, widths_of
 from specfm.readers.exposure import state_exposure
 from specfm.readers.found import Found
+from specfm.readers.names import from_names, says_wavelength
 from specfm.readers.raster_source import PageSource, RasterSource, open_raster
 from specfm.readers.raster_tags import items, lists_of_bands, lists_of_file, radiometry, tags_of
-from specfm.readers.sidecar import read_header_beside, read_mission_xml, read_stac
+from specfm.readers.sidecar import fill_silent, read_header_beside, read_mission_xml
+from specfm.readers.stac import read_stac
 from specfm.scene import Geo
 
 log = logging.getLogger(__name__)
@@ -55,9 +56,8 @@ def read_geotiff(path: Path, supplied: Callable[[], int | None] = lambda: None) 
                 path, alpha,
             )  # fmt: skip
         bands = np.array([band for band in range(1, raster.count + 1) if band != alpha], np.int64)
-        nodata, fills_C = _nodata(raster, bands)
-        source = RasterSource(path, bands, alpha or _own_mask(raster), fills_C)
-        found = Found(source=source, path=path, name=path.stem, nodata=nodata)
+        found = Found(RasterSource(path, bands, alpha or _own_mask(raster)), path, name=path.stem)
+        found.state_nodata([raster.nodatavals[band - 1] for band in bands])
         _place(raster, found)
         scale_C, offset_C = (np.asarray(list_, np.float64)[bands - 1] for list_ in (raster.scales, raster.offsets))
         if (scale_C != 1).any() or (offset_C != 0).any():
@@ -114,7 +114,9 @@ def _with_bands(
         SpecfmError: the only list has a ``problem``, and the user supplies none.
     """
     lists += read_header_beside(found.path, found)
-    lists += read_stac(found.path, found)
+    item, said = read_stac(found.path, found, needed=not any(each.centres_C is not None for each in lists))
+    fill_silent(found, said, said.path)
+    lists += [] if item is None else [item]
     named = from_names("the names of its bands", names)
     held = choose(found.path, [*lists, named] if named is not None else lists)
     if held is not None:
@@ -148,7 +150,7 @@ def _transparency(
     measured = (
         any(key in tags for key in keys)
         or len(items(dataset_tags, "wavelength")) == raster.count
-        or from_names("", [raster.descriptions[band - 1]]) is not None
+        or says_wavelength(raster.descriptions[band - 1])
         or (silent and supplied() == raster.count)
     )
     return None if measured else band
@@ -172,13 +174,3 @@ def _place(raster: Any, found: Found) -> None:
         metres = crs.linear_units_factor[1]
         area = abs(transform[1] * transform[5] - transform[2] * transform[4])
         found.gsd_m = float(area**0.5 * metres) or None
-
-
-def _nodata(raster: Any, bands: NDArray[np.int64]) -> tuple[float | None, NDArray[np.float64] | None]:
-    """(nodata of all bands, else None; nodata band by band where bands differ, NaN = this one has none, else None)."""
-    stated = [raster.nodatavals[band - 1] for band in bands]
-    different = {"nan" if value is not None and np.isnan(value) else value for value in stated}
-    if len(different) == 1:
-        return stated[0], None
-    log.info("%s: its bands have different nodata values; each is masked by its own", raster.name)
-    return None, np.array([np.nan if value is None else value for value in stated], np.float64)

@@ -23,14 +23,10 @@ class RasterSource:
         bands: (C,) numbers of its bands, from 1.
         mask: number of a band that is zero where nothing was measured, 0 = the mask that the file keeps beside its
             bands, None = it has neither. Masked pixels are NaN, so integers are then read as floating-point numbers.
-        fills_C: (C,) numbers that stand for "not measured", where bands have different ones; NaN = this band has none.
-            Such pixels are NaN.
     """
 
-    def __init__(
-        self, path: Path, bands: NDArray[np.int64], mask: int | None, fills_C: NDArray[np.float64] | None = None
-    ):
-        self.path, self.bands, self.mask, self.fills_C = path, bands, mask, fills_C
+    def __init__(self, path: Path, bands: NDArray[np.int64], mask: int | None):
+        self.path, self.bands, self.mask = path, bands, mask
         with open_raster(path) as raster:
             self.shape = (raster.height, raster.width, len(bands))
             kinds = {raster.dtypes[band - 1] for band in bands}
@@ -39,7 +35,7 @@ class RasterSource:
                     f"{path}: its bands have different types ({', '.join(sorted(kinds))}); write them in one type"
                 )
             stored = np.dtype(kinds.pop())
-            self.dtype = stored if mask is None and fills_C is None else np.promote_types(stored, np.float32)
+            self.dtype = stored if mask is None else np.promote_types(stored, np.float32)
 
     def read(self, rows: range, cols: range, bands: NDArray[np.int64] | None) -> NDArray[Any]:
         import rasterio
@@ -62,9 +58,6 @@ class RasterSource:
                         f"{self.path}: pixels cannot be read ({error}; {size} bytes); the file was cut short or damaged"
                     ) from error
                 out[at : at + height] = part[:, :, :: cols.step].transpose(1, 2, 0)
-                if self.fills_C is not None:
-                    fill_C = self.fills_C if bands is None else self.fills_C[bands]
-                    out[at : at + height][out[at : at + height] == fill_C.astype(self.dtype)] = np.nan
                 if kept is not None:
                     out[at : at + height][kept[:, :: cols.step] == 0] = np.nan
         return out

@@ -48,6 +48,41 @@ class RecodedSource:
         return stored
 
 
+@dataclass(frozen=True)
+class FilledSource:
+    """Reads like ``inner`` as floating-point numbers, NaN where a band holds the fill that it has of its own.
+
+    Attributes:
+        fills_C: (C,) numbers that stand for "not measured"; NaN = this band has none.
+    """
+
+    inner: CubeSource
+    fills_C: NDArray[np.float64]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.inner.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.promote_types(self.inner.dtype, np.float32)
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits over what is done to the stored numbers."""
+        inner = [own] if (own := getattr(self.inner, "digest", None)) else []
+        return digest_parts([np.asarray(self.fills_C, np.float64), *inner])
+
+    def read(self, rows: range, cols: range, bands: NDArray[np.int64] | None) -> NDArray[Any]:
+        stored = self.inner.read(rows, cols, bands)
+        fill_C = self.fills_C if bands is None else self.fills_C[bands]
+        values = stored.astype(self.dtype)
+        # a fill is compared as the file stores numbers: 0.1 as float32 is not 0.1 as float64
+        stored_fill_C = fill_C.astype(stored.dtype) if stored.dtype.kind == "f" else fill_C
+        values[stored == stored_fill_C] = np.nan
+        return values
+
+
 def recode(
     source: CubeSource, nodata: float | None, fills: Sequence[float], valid_range: tuple[float, float] | None
 ) -> tuple[CubeSource, float | None]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from specfm.bands import BandGrid, UnitsError
+from specfm.bands import BandGrid, UnitsError, to_nm, widths_to_nm
 from specfm.errors import SpecfmError
 from specfm.library import same_bands
 from specfm.readers.found import Found
@@ -160,7 +160,9 @@ def _own_bands(found: Found, units: str | None, supplied: bool) -> BandGrid | No
     if fwhm is not None and found.fwhm_units is not None and _same(found.fwhm_units) != _same(chosen):
         return _named_errors(
             where,
-            lambda: BandGrid(_nm(centres, chosen), _nm(np.asarray(fwhm, np.float64), str(found.fwhm_units)), valid),
+            lambda: BandGrid(
+                to_nm(centres, chosen), widths_to_nm(fwhm, str(found.fwhm_units), to_nm(centres, chosen)), valid
+            ),
             "pass --units {likely} for a file",
         )
     return _named_errors(
@@ -190,19 +192,10 @@ def _known(units: str | None) -> bool:
 
 def _same(units: str) -> float | str | None:
     """A key equal for spellings of one unit, None for an unknown one."""
-    for probe in (500.0, 0.5, 20_000.0):
-        try:
-            return round(float(BandGrid.from_units([probe], units).wavelengths_nm[0]) / probe, 6)
-        except SpecfmError:
-            continue
-    return None
-
-
-def _nm(values: np.ndarray, units: str) -> np.ndarray:
-    factor = _same(units)
-    if not isinstance(factor, float):
-        raise SpecfmError(f"unknown unit {units!r}; give nm or um")
-    return values * factor
+    try:
+        return round(float(to_nm([2.0], units)[0]), 6)
+    except SpecfmError:
+        return None
 
 
 def _named_errors(where: Path, build: Callable[[], BandGrid], units_advice: str) -> BandGrid:

@@ -1,16 +1,13 @@
-"""Files beside a GeoTIFF that carry its band metadata: ENVI headers, STAC-like JSON, METADATA.XML of EnMAP and DESIS.
+"""Files beside a GeoTIFF that describe it: ENVI headers, METADATA.XML of EnMAP and DESIS (STAC: ``stac.py``).
 
-STAC states centres and widths in micrometres. EnMAP and DESIS state nanometres, in
-one element per band.
+EnMAP and DESIS state nanometres, in one element per band.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -36,7 +33,7 @@ def read_header_beside(path: Path, found: Found) -> list[BandList]:
     if described is None:
         log.warning("%s: the header beside it, %s, has another size; it is not used", path, side.name)
         return []
-    _fill_silent(found, described, side)
+    fill_silent(found, described, side)
     if described.wavelengths is None:
         return []
     widths = None if described.fwhm is None else np.asarray(described.fwhm, np.float64)
@@ -44,43 +41,14 @@ def read_header_beside(path: Path, found: Found) -> list[BandList]:
     return [BandList(f"the header {side.name}", centre_C, described.units, widths, file=side)]
 
 
-def read_stac(path: Path, found: Found) -> list[BandList]:
-    """What ``x.stac.json``, ``x.json`` or ``x.tif.json`` says of every band: centres, widths, scale, offset, nodata.
-
-    Extensions eo and raster, versions 1 and 2, and the ``bands`` of STAC 1.1. The asset whose ``href`` is this file is
-    asked first.
-
-    Raises:
-        SpecfmError: the item is not readable, and the file itself has no other list to offer.
-    """
-    for name in (f"{path.stem}.stac.json", f"{path.stem}.json", f"{path.name}.json"):
-        side = path.with_name(name)
-        if not side.is_file():
-            continue
-        try:
-            document = json.loads(side.read_text(encoding="utf-8"))
-        except (ValueError, UnicodeDecodeError, RecursionError) as error:
-            raise SpecfmError(f"{side}: not readable as JSON ({error}); mend it or move it away") from None
-        count = found.source.shape[2]
-        nodes = [rows for rows in _band_rows(document, path.name) if len(rows) == count]
-        for rows in nodes:
-            _fill_silent(found, _stated_radiometry(rows, found), side)
-        for rows in nodes:
-            centres = [_get(row, "center_wavelength") for row in rows]
-            if all(value is not None for value in centres):
-                widths = np.array([_get(row, "full_width_half_max") for row in rows], np.float64)  # None becomes NaN
-                return [BandList(f"the item {side.name}", np.array(centres, np.float64), "um", widths, file=side)]
-    return []
-
-
-def _fill_silent(found: Found, described: Found, side: Path) -> None:
+def fill_silent(found: Found, described: Found, side: Path) -> None:
     """Take validity, nodata, scale, offset and exposure that the file itself does not state; what differs is told."""
     if found.valid is None:
         found.valid = described.valid
-    if found.nodata is None:
-        found.nodata = described.nodata
-    elif described.nodata is not None and not np.array_equal(found.nodata, described.nodata, equal_nan=True):
-        log.info("%s: says nodata %g, the file %g; that of the file is used", side, described.nodata, found.nodata)
+    if found.nodata is None and found.fills_C is None:
+        found.nodata, found.fills, found.fills_C = described.nodata, described.fills, described.fills_C
+    elif (described.nodata, described.fills_C) != (None, None) and not _same_nodata(found, described):
+        log.info("%s: says another nodata value than the file; that of the file is used", side)
     silent = found.gains is None and found.scale is None and found.offset is None
     stated = described.gains is not None or described.scale is not None or described.offset is not None
     if silent:
@@ -94,6 +62,13 @@ def _fill_silent(found: Found, described: Found, side: Path) -> None:
         found.scene_fields.pop("saturation", None)  # a limit of counts, and these are none
 
 
+def _same_nodata(one: Found, other: Found) -> bool:
+    mine, theirs = (each.nodata if each.fills_C is None else each.fills_C for each in (one, other))
+    if mine is None or theirs is None:
+        return mine is theirs
+    return bool(np.array_equal(np.asarray(mine, float), np.asarray(theirs, float), equal_nan=True))
+
+
 def _same_calibration(one: Found, other: Found) -> bool:
     def gains(found: Found) -> tuple[np.ndarray, np.ndarray]:
         if found.gains is not None:
@@ -102,67 +77,6 @@ def _same_calibration(one: Found, other: Found) -> bool:
         return alone * (1.0 if found.scale is None else found.scale), alone * (found.offset or 0.0)
 
     return all(np.allclose(mine, theirs) for mine, theirs in zip(gains(one), gains(other), strict=True))
-
-
-def _stated_radiometry(rows: list[dict[str, Any]], found: Found) -> Found:
-    """Scale, offset and nodata of all bands as a Found of their own."""
-    said = Found(source=found.source, path=found.path)
-    scales, offsets = ([_get(row, key) for row in rows] for key in ("scale", "offset"))
-    if any(value is not None for value in (*scales, *offsets)):
-        scale_C = np.array([1.0 if value is None else value for value in scales])
-        said.gains = (scale_C, np.array([value or 0.0 for value in offsets]))
-    nodata = {_nodata(row) for row in rows} - {None}
-    if len(nodata) == 1:
-        said.nodata = float(str(nodata.pop()))
-    return said
-
-
-def _nodata(row: dict[str, Any]) -> str | None:
-    """As text, so that NaN equals NaN; STAC writes those that JSON lacks as words."""
-    value = row.get("nodata", row.get("raster:nodata"))
-    if isinstance(value, str):
-        return value if value in ("nan", "inf", "-inf") else None
-    return repr(float(value)) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _band_rows(document: Any, file_name: str) -> list[list[dict[str, Any]]]:
-    """Lists of bands wherever they stand in an item, those of the asset of this file first.
-
-    The lists of one node (``eo:bands``, ``raster:bands``, ``bands``) are put together band by band; what the node says
-    of all its bands (``nodata``, ``raster:scale``) goes to each.
-    """
-    found: list[tuple[bool, list[dict[str, Any]]]] = []
-
-    def walk(node: Any, depth: int = 0) -> None:
-        if depth > 20:
-            return
-        if isinstance(node, list):
-            for value in node:
-                walk(value, depth + 1)
-        if not isinstance(node, dict):
-            return
-        lists = [node[key] for key in ("eo:bands", "raster:bands", "bands") if _is_rows(node.get(key))]
-        own = str(node.get("href", "")).rpartition("/")[2] == file_name
-        shared = {key: node[key] for key in ("nodata", "raster:scale", "raster:offset") if key in node}
-        for count in dict.fromkeys(len(rows) for rows in lists):
-            same = [rows for rows in lists if len(rows) == count]
-            merged = [{**shared, **{k: v for rows in same for k, v in rows[i].items()}} for i in range(count)]
-            found.append((own, merged))
-        for key, value in node.items():
-            if key not in ("eo:bands", "raster:bands", "bands"):
-                walk(value, depth + 1)
-
-    walk(document)
-    return [rows for _, rows in sorted(found, key=lambda each: not each[0])]
-
-
-def _is_rows(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
-
-
-def _get(band: dict[str, Any], key: str) -> float | None:
-    value = next((band[name] for name in (key, f"eo:{key}", f"raster:{key}") if name in band), None)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def find_mission_xml(path: Path) -> Path | None:

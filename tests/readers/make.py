@@ -72,3 +72,26 @@ def bands_csv(folder: Path, count: int, name: str = "bands.csv") -> Path:
     rows = "".join(f"{band + 1},{centre},8.0\n" for band, centre in enumerate(centres(count)))
     path.write_text("band,centre_nm,fwhm_nm\n" + rows)
     return path
+
+
+def tiff(path: Path, cube_HWC: np.ndarray, place: bool = False, **profile: Any) -> Path:
+    """Write a GeoTIFF."""
+    import rasterio
+    from rasterio.transform import from_origin
+
+    height, width, count = cube_HWC.shape
+    if place:
+        profile |= {"crs": "EPSG:32617", "transform": from_origin(500000, 4100000, 2, 2)}
+    profile |= {"height": height, "width": width, "count": count, "dtype": cube_HWC.dtype.name}
+    with rasterio.open(path, "w", driver="GTiff", **profile) as raster:
+        raster.write(cube_HWC.transpose(2, 0, 1))
+    return path
+
+
+def tag(path: Path, band: int = 0, ns: str | None = None, **tags: Any) -> None:
+    """Add tags to a GeoTIFF or one of its bands."""
+    import rasterio
+
+    with rasterio.open(path, "r+") as raster:
+        target = {key.replace("_", " ") if ns == "ENVI" else key: value for key, value in tags.items()}
+        raster.update_tags(band, ns=ns, **target) if band else raster.update_tags(ns=ns, **target)

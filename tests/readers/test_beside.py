@@ -61,7 +61,7 @@ def test_what_the_tiff_says_wins_over_the_header_and_is_told(tmp_path: Path, cap
     (tmp_path / "a.hdr").write_text(HEADER.format(lines=4))
     scene = read_scene(path)
     assert scene.nodata == 0 and scene.sensor.scale == pytest.approx(1e-3)
-    assert "says nodata 65535, the file 0; that of the file is used" in caplog.text
+    assert "says another nodata value than the file; that of the file is used" in caplog.text
     assert "says another scale or offset than the file; those of the file are used" in caplog.text
 
 
@@ -119,25 +119,30 @@ def test_one_nodata_in_all_bands(tmp_path: Path, nodata: float) -> None:
 def test_bands_with_a_nodata_of_their_own_are_masked_by_it(tmp_path: Path) -> None:
     import rasterio
 
-    path = tmp_path / "a.vrt"
     cube = np.arange(60, dtype=np.int16).reshape(4, 5, 3)
-    tiff(tmp_path / "a.tif", cube)
+    path = tiff(tmp_path / "a.tif", cube)
     bands = "".join(
-        f'<VRTRasterBand dataType="Int16" band="{i}"><NoDataValue>{v}</NoDataValue><SimpleSource><SourceFilename '
-        f'relativeToVRT="1">a.tif</SourceFilename><SourceBand>{i}</SourceBand></SimpleSource></VRTRasterBand>'
-        for i, v in ((1, 0), (2, 4), (3, 8))
+        f'<PAMRasterBand band="{i}"><NoDataValue>{v}</NoDataValue></PAMRasterBand>' for i, v in ((1, 0), (2, 4), (3, 8))
     )
-    path.write_text(f'<VRTDataset rasterXSize="5" rasterYSize="4">{bands}</VRTDataset>')
-    from specfm.readers.geotiff import read_geotiff
-
+    (tmp_path / "a.tif.aux.xml").write_text(f"<PAMDataset>{bands}</PAMDataset>")
     with rasterio.open(path) as raster:
         assert raster.nodatavals == (0, 4, 8)
-    found = read_geotiff(path)
-    values = found.source.read(range(4), range(5), None)
+    csv = make.bands_csv(tmp_path, 3)
+    scene = read_scene(path, wavelengths=csv)
     expected = cube.astype(np.float32)
     expected[0, 0, 0] = expected[0, 1, 1] = expected[0, 2, 2] = np.nan
-    np.testing.assert_array_equal(values, expected)
-    np.testing.assert_array_equal(found.source.read(range(1), range(3), np.array([2])), expected[:1, :3, 2:])
+    np.testing.assert_array_equal(scene.read(), expected)
+    np.testing.assert_array_equal(scene.source.read(range(1), range(3), np.array([2])), expected[:1, :3, 2:])
+    told = read_scene(path, wavelengths=csv, nodata=59)  # the user's word goes before that of the file
+    assert told.nodata == 59
+    np.testing.assert_array_equal(told.read(), cube)
+
+
+def test_a_header_named_for_its_tiff_is_no_flat_file(tmp_path: Path) -> None:
+    tiff(tmp_path / "a.tif", CUBE)
+    (tmp_path / "a.tif.hdr").write_text(HEADER.format(lines=4))
+    with pytest.raises(SpecfmError, match="a.tif.hdr: describes the TIFF a.tif beside it; name that file instead"):
+        read_scene(tmp_path / "a.tif.hdr")
 
 
 def pages(path: Path, shapes: list[tuple[int, ...]], kind: str = "uint16") -> list[np.ndarray]:

@@ -326,3 +326,25 @@ def test_extra_bytes_are_mentioned(tmp_path: Path, caplog: pytest.LogCaptureFixt
         handle.write(b"12345")
     assert read_scene(path).shape == (5, 7, 6)
     assert "5 bytes more" in caplog.text
+
+
+@pytest.mark.parametrize("key", ["data_ignore_value", "missing value", "Data Ignore Value", "NoData"])
+def test_spellings_of_nodata(tmp_path: Path, key: str) -> None:
+    assert read_scene(make.envi(tmp_path, make.cube(), **{key: 7})).nodata == 7
+
+
+@pytest.mark.parametrize("text", ["{nan, nan, nan}", "nan", "{nan}"])
+def test_nodata_that_is_no_number_in_every_band(tmp_path: Path, text: str) -> None:
+    cube = make.cube((5, 7, 3), "f4")
+    cube[0, 0] = np.nan
+    scene = read_scene(make.envi(tmp_path, cube, **{"data ignore value": text}))
+    assert scene.mask().mean() == pytest.approx(34 / 35)
+
+
+def test_nodata_band_by_band_goes_before_gains(tmp_path: Path) -> None:
+    cube = np.array([[[1, 5, 9], [5, 9, 1]]], np.int16)
+    more = {"data ignore value": "{1, 5, 9}", "data gain values": "{2, 3, 4}"}
+    values = read_scene(make.envi(tmp_path, cube, **more)).values()
+    np.testing.assert_array_equal(values, [[[np.nan] * 3, [10, 27, 4]]])
+    several = read_scene(make.envi(tmp_path, cube, name="b.dat", **{"data ignore value": "{1, 9}"}))
+    assert several.nodata == 1 and (several.read() == [[[1, 5, 1], [5, 1, 1]]]).all()

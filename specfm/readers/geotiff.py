@@ -64,7 +64,8 @@ def read_geotiff(path: Path, supplied: Callable[[], int | None] = lambda: None) 
             found.gains = (scale_C, offset_C)
         band_tags = [band_tags[band - 1] for band in bands]
         names = [raster.descriptions[band - 1] for band in bands]
-    radiometry(dataset_tags, found)
+    alike = {key: value for key, value in band_tags[0].items() if all(tags.get(key) == value for tags in band_tags)}
+    radiometry({**alike, **dataset_tags}, found)
     state_exposure(found, dataset_tags, path)
     lists, problem = lists_of_file(dataset_tags, found)
     return _with_bands(found, [*lists_of_bands(band_tags, dataset_tags, found), *lists], names, problem, supplied)

@@ -18,7 +18,7 @@ from specfm.readers.unused import note_unused
 log = logging.getLogger(__name__)
 
 _NO_UNITS = ("", "unknown")
-_NODATA = ("data ignore value", "nodata", "no data value", "missing value", "fillvalue")
+_NODATA = ("data ignore value", "nodata", "no data value", "nodata value", "missing value", "fillvalue")
 _SCALE = ("scale factor", "scale")
 _OFFSET = ("add offset", "offset")
 
@@ -35,14 +35,16 @@ def tags_of(raster: Any, band: int = 0) -> dict[str, str]:
 
 
 def radiometry(tags: dict[str, str], found: Found) -> None:
-    """Nodata, scale and offset that stand in tags of the whole file, where the raster's own fields are silent.
+    """Nodata, scale and offset in tags of the file, or of all its bands alike, where its own fields are silent.
 
     ``reflectance scale factor`` divides, as in ENVI; ``scale factor`` and ``add offset`` are those of netCDF.
     """
     used = set()
-    if (key := next((key for key in _NODATA if key in tags), None)) is not None and found.nodata is None:
-        found.nodata = _number(tags[key], found)
-        used.add(key)
+    keys = [key for key in _NODATA if key in tags]
+    if keys and found.nodata is None and found.fills_C is None:
+        found.nodata, *more = dict.fromkeys(_number(tags[key], found) for key in keys)
+        found.fills = tuple(more)
+        used.update(keys)
     if found.gains is None and "reflectance scale factor" in tags:
         factor = _number(tags["reflectance scale factor"], found)
         if not factor > 0:

@@ -248,3 +248,13 @@ def test_a_scale_factor_that_multiplies_is_used(tmp_path: Path) -> None:
     tag(path, 0, None, wavelength="450,550,650", wavelength_units="nm", scale_factor="0.0001", add_offset="-0.1")
     scene = read_scene(path)
     assert (scene.sensor.scale, scene.sensor.offset) == (pytest.approx(1e-4), -0.1)
+
+
+def test_what_every_band_says_alike_is_said_of_the_file(tmp_path: Path) -> None:
+    cube = np.array([[[0, 5, 7], [5, 9, 0]]], np.uint16)
+    path = tiff(tmp_path / "a.tif", cube)
+    for band in (1, 2, 3):
+        tag(path, band, None, scale_factor="0.5", _FillValue="0", missing_value="9", wavelength=str(400 + 10 * band))
+    scene = read_scene(path, units="nm")
+    assert scene.sensor.scale == 0.5
+    np.testing.assert_array_equal(scene.values(), [[[np.nan, 2.5, 3.5], [2.5, np.nan, np.nan]]])

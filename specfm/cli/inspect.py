@@ -110,7 +110,9 @@ def render(inspection: Inspection, picture: dict[str, Any] | None = None, notes:
     known += [sensor[key] or f"{key} unknown" for key in ("quantity", "level")]
     if sensor["gsd_m"]:
         known.append(f"{sensor['gsd_m']:g} m")
-    physical = f"physical = stored x {sensor['scale']:g} + {sensor['offset']:g}"
+    physical = (
+        f"physical = stored x {sensor['scale']:g} {'-' if sensor['offset'] < 0 else '+'} {abs(sensor['offset']):g}"
+    )
     stored = f"{scene['dtype']}, {scene['bytes'] / 1e6:.3g} MB"
     lines = [
         f"{scene['name']}" + (f"  ({scene['path']})" if scene["path"] else ""),

@@ -14,7 +14,9 @@ from specfm.readers import read_scene
 from specfm.readers.band_lists import BandList, choose
 from specfm.readers.names import from_names
 from tests.readers import make
-from tests.readers.test_geotiff import tag, tiff
+from tests.readers.make import tag, tiff
+
+pytest.importorskip("rasterio")
 
 FINE = np.array([450.32, 549.81, 650.13])
 PATH = Path("x.tif")

@@ -14,7 +14,9 @@ from specfm.cards.opening import folder_files
 from specfm.errors import SpecfmError
 from specfm.readers import read_scene
 from tests.readers import make
-from tests.readers.test_geotiff import tag, tiff
+from tests.readers.make import tag, tiff
+
+pytest.importorskip("rasterio")
 
 CUBE = make.cube((4, 5, 3))
 HEADER = """ENVI

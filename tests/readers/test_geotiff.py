@@ -16,27 +16,11 @@ from specfm.readers import read_scene
 from specfm.sensors import Sensor
 
 from . import make
+from .make import tag, tiff
 
 rasterio = pytest.importorskip("rasterio")
-from rasterio.transform import from_origin  # noqa: E402  (after the skip)
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-
-
-def tiff(path: Path, cube_HWC: np.ndarray, place: bool = False, **profile: Any) -> Path:
-    height, width, count = cube_HWC.shape
-    if place:
-        profile |= {"crs": "EPSG:32617", "transform": from_origin(500000, 4100000, 2, 2)}
-    profile |= {"height": height, "width": width, "count": count, "dtype": cube_HWC.dtype.name}
-    with rasterio.open(path, "w", driver="GTiff", **profile) as raster:
-        raster.write(cube_HWC.transpose(2, 0, 1))
-    return path
-
-
-def tag(path: Path, band: int = 0, ns: str | None = None, **tags: Any) -> None:
-    with rasterio.open(path, "r+") as raster:
-        target = {key.replace("_", " ") if ns == "ENVI" else key: value for key, value in tags.items()}
-        raster.update_tags(band, ns=ns, **target) if band else raster.update_tags(ns=ns, **target)
 
 
 @pytest.mark.parametrize("interleave", ["band", "pixel"])

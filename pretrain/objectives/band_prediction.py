@@ -231,8 +231,6 @@ def band_prediction_loss(
 class BandPrediction(Objective):
     """The bands that each view held out, from its tokens or its pooled feature; the mean over both views."""
 
-    separates = True
-
     def __init__(self, config: BandPredictionConfig, around: Surroundings) -> None:
         self.config, self.around, self.weight = config, around, config.weight
         self.predictor = BandPredictor(around.width, config.rank)

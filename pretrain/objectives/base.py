@@ -12,7 +12,6 @@ Shapes: B samples of a micro-batch, V views, D width of the encoder.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -64,19 +63,32 @@ class MicroBatch:
 class Objective:
     """One term of the loss; a subclass in a file of its own, entered in ``pretrain/objectives/registry.py``.
 
+    A subclass defines :meth:`couple` (with :meth:`rows`), :meth:`separate`, or both.
+
     Its constructor takes its own settings and the :class:`Surroundings`.
 
     Attributes:
-        couples: it has coupled rows. separates: it has a separate loss.
         weight: factor of its loss in the sum.
         heads: what it trains, under the names that checkpoints know. State that is no parameter (a teacher, centres) is
             a buffer of a head: so it is saved and restored, and starts equal on all ranks.
     """
 
-    couples: ClassVar[bool] = False
-    separates: ClassVar[bool] = False
     weight: float = 1.0
     heads: dict[str, nn.Module]
+
+    def __init_subclass__(cls) -> None:
+        if cls.couple is Objective.couple and cls.separate is Objective.separate:
+            raise TypeError(f"{cls.__name__} defines neither couple nor separate, so it has no loss")
+
+    @property
+    def couples(self) -> bool:
+        """It has coupled rows: it defines :meth:`couple`."""
+        return type(self).couple is not Objective.couple
+
+    @property
+    def separates(self) -> bool:
+        """It has a separate loss: it defines :meth:`separate`."""
+        return type(self).separate is not Objective.separate
 
     def rows(self, part: MicroBatch) -> Rows:
         """What must meet the rest of the batch: tensors of B rows. Called with and without a graph, alike."""
@@ -92,11 +104,11 @@ class Objective:
         Args:
             rows: of all samples of this rank, in the order of ``raw``. raw: those samples, as stored.
         """
-        raise NotImplementedError
+        raise AssertionError(f"{type(self).__name__} has no coupled rows")
 
     def separate(self, part: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss as a mean over ``count(part.raw, part.step)`` items, and detached figures, means over the same."""
-        raise NotImplementedError
+        raise AssertionError(f"{type(self).__name__} has no separate loss")
 
     def count(self, raw: Batch, step: int) -> int:
         """How many items the separate loss of some samples is a mean of. Default: the samples.

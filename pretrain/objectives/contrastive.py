@@ -41,8 +41,6 @@ class NtXentConfig(Strict):
 class NtXent(Objective):
     """Two views of a sample are alike, and unlike those of all others in the global batch."""
 
-    couples = True
-
     def __init__(self, config: NtXentConfig, around: Surroundings) -> None:
         head = config.projection
         self.config = config

@@ -39,7 +39,6 @@ SETTINGS: dict[str, Any] = {
 class Uneven(Objective):
     """Both parts, and a separate mean over items of which samples hold 0, 1 or 2: the hardest case of the interface."""
 
-    couples = separates = True
     weight = 0.3
 
     def __init__(self, around: Surroundings) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 EVERY_S, EVERY_SHARE = 30.0, 0.1  # a plain line is due after so many seconds, or when so much more is done
-FEWEST_S = 1.0  # between two plain lines: what is over in a moment needs none
+FEWEST_S = 5.0  # between two plain lines: what is over in a few seconds needs none
 
 
 class Advance(Protocol):

@@ -46,8 +46,8 @@ def test_a_line_every_half_minute_where_a_tenth_takes_longer(capsys: pytest.Capt
 
 
 def test_what_is_over_in_a_moment_says_little(capsys: pytest.CaptureFixture[str]) -> None:
-    assert told(capsys, 1000, 0.0005) == []
-    assert len(told(capsys, 1000, 0.0025)) == 2
+    assert told(capsys, 1000, 0.0025) == []  # 2.5 s in all
+    assert len(told(capsys, 1000, 0.0125)) == 2  # 12.5 s
 
 
 def test_the_rate_is_that_of_this_process(capsys: pytest.CaptureFixture[str]) -> None:

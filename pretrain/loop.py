@@ -1,4 +1,4 @@
-"""Pretraining as a task: load, view, encode, contrast; the rest is that of any run (specfm/engine/loop.py)."""
+"""Pretraining as a task: load, view, encode, compare; the rest is as in any run (specfm/engine/loop.py)."""
 
 from __future__ import annotations
 

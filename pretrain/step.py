@@ -18,6 +18,7 @@ micro-batch) and are the only noise that depends on the number of ranks.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -92,32 +93,36 @@ class PretrainStep:
         limit = self.config.optim.micro_batch or size
         starts = range(0, size, limit)
         totals, spoiled = self._totals(step, batch), faults.hit("step.loss")
+        # before the views and the encoder, so that what it asks of the device does not wait for them
+        prepared = {name: objective.prepare(batch) for name, objective in self._coupled.items()}
         if len(starts) == 1:
             done = [self._terms(step, batch, 0, totals)]
             rows = done[0].rows
-            coupled, scalars = self._couple(rows, batch)
+            coupled, scalars = self._couple(rows, prepared)
             self._backward(self._weighted(_joined(coupled, done[0].losses), spoiled))
         else:
             parts = {start: batch.select(start, min(start + limit, size)) for start in starts}
             with torch.no_grad():
-                first = [self._terms(step, part, start, None).rows for start, part in parts.items()]
+                coupling = parts if self._coupled else {}
+                first = [self._terms(step, part, start, None).rows for start, part in coupling.items()]
             rows = {
                 name: {key: torch.cat([one[name][key] for one in first]).requires_grad_() for key in first[0][name]}
                 for name in self._coupled
             }
-            coupled, scalars = self._couple(rows, batch)
+            coupled, scalars = self._couple(rows, prepared)
             self._backward(self._weighted(coupled, spoiled))
             done = [self._repeat(step, part, start, totals, rows) for start, part in parts.items()]
         separate = {name: torch.stack([one.losses[name].detach() for one in done]).sum() for name in self._separate}
         losses = {name: loss.detach() for name, loss in _joined(coupled, separate).items()}
-        scalars |= {name: float(torch.stack([one.figures[name] for one in done]).sum()) for name in done[0].figures}
-        if len(losses) > 1:
-            scalars |= {name: float(loss) for name, loss in losses.items()}
+        told = {name: torch.stack([one.figures[name] for one in done]).sum() for name in done[0].figures}
+        told |= losses if len(losses) > 1 else {}
+        if told:  # from the device in one piece
+            scalars |= dict(zip(told, torch.stack(list(told.values())).tolist(), strict=True))
         held = {name: {key: row.detach() for key, row in each.items()} for name, each in rows.items()}
         pooled_BD = torch.cat([one.pooled_BD for one in done])
         return StepResult(self._weighted(losses, spoiled), scalars, pooled_BD, held)
 
-    def _terms(self, step: int, batch: Batch, start: int, totals: dict[str, float] | None) -> _Terms:
+    def _terms(self, step: int, batch: Batch, start: int, totals: dict[str, Tensor] | None) -> _Terms:
         """What all objectives say of a micro-batch that begins at sample ``start`` of this rank's.
 
         Without ``totals`` only its coupled rows are made.
@@ -138,13 +143,13 @@ class PretrainStep:
             rows = {name: objective.rows(part) for name, objective in self._coupled.items()}
             for name, total in (totals or {}).items():
                 objective = self._separate[name]
-                share = objective.count(batch, step) / total
                 loss, numbers = objective.separate(part)
+                share = (objective.count(batch, step) / total).to(loss.dtype)
                 losses[name] = loss * share
                 figures |= {key: value * share for key, value in numbers.items()}
         return _Terms(rows, losses, figures, features.pooled_BD[: len(batch)].detach())
 
-    def _repeat(self, step: int, batch: Batch, start: int, totals: dict[str, float], whole: dict[str, Rows]) -> _Terms:
+    def _repeat(self, step: int, batch: Batch, start: int, totals: dict[str, Tensor], whole: dict[str, Rows]) -> _Terms:
         """Pass 2: a micro-batch again, with a graph, fed with the cached gradients of its rows."""
         one = self._terms(step, batch, start, totals)
         share = [
@@ -155,25 +160,24 @@ class PretrainStep:
         ]
         # The cached gradients carry weights and scale of the ranks already; only the other terms still need them.
         self._backward(sum(share) * self.world.size + self._weighted(one.losses))
-        free = {name: {key: row.detach() for key, row in rows.items()} for name, rows in one.rows.items()}
-        return _Terms(free, {n: loss.detach() for n, loss in one.losses.items()}, one.figures, one.pooled_BD)
+        return _Terms({}, {n: loss.detach() for n, loss in one.losses.items()}, one.figures, one.pooled_BD)
 
-    def _couple(self, rows: dict[str, Rows], batch: Batch) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def _couple(self, rows: dict[str, Rows], prepared: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Losses and figures of the objectives that couple samples."""
         losses: dict[str, Tensor] = {}
         figures: dict[str, float] = {}
         for name, objective in self._coupled.items():
-            losses[name], numbers = objective.couple(rows[name], batch)
+            losses[name], numbers = objective.couple(rows[name], prepared[name])
             figures |= numbers
         return losses, figures
 
-    def _totals(self, step: int, batch: Batch) -> dict[str, float]:
-        """By objective: items of its separate loss in the whole global batch, per rank."""
+    def _totals(self, step: int, batch: Batch) -> dict[str, Tensor]:
+        """By objective: items of its separate loss in the whole global batch, per rank; they stay on the device."""
         if not self._separate:
             return {}
         counts = [float(objective.count(batch, step)) for objective in self._separate.values()]
-        found = self.world.sum(torch.tensor(counts, dtype=torch.float64, device=self.world.device)).tolist()
-        return {name: max(count, 1.0) / self.world.size for name, count in zip(self._separate, found, strict=True)}
+        found = self.world.sum(torch.tensor(counts, dtype=torch.float64, device=self.world.device))
+        return dict(zip(self._separate, found.clamp_min(1) / self.world.size, strict=True))
 
     def _weighted(self, losses: dict[str, Tensor], spoiled: str | None = None) -> Tensor:
         """The sum of losses, each times its weight; ``spoiled`` by a planned fault."""

@@ -29,7 +29,7 @@ from specfm.sensors import QUANTITIES, Sensor
 MICRO_BATCH = 256  # samples viewed at once
 # Of what alignment leaves, beside what changes between views. Of 1, 10, 300 and 3000 (one start each) the first three
 # score alike across sensors, the last loses on most scenes.
-CAMERAS, CAMERAS_WEIGHT = 40, 10.0
+SENSORS, SENSORS_WEIGHT = 40, 10.0
 FEWEST_BANDS_DRAWN = 3
 
 
@@ -86,7 +86,7 @@ def whiten_stem(encoder: Encoder, batches: Iterable[Batch], views: ViewConfig, s
         apart_D = total_D / seen - mean_D
         noise_DD = noise_DD + (seen / samples) * torch.outer(apart_D, apart_D) / (units / seen)
     if encoder.alignment is not None:
-        noise_DD = noise_DD + CAMERAS_WEIGHT * left_by_alignment(encoder, seed)
+        noise_DD = noise_DD + SENSORS_WEIGHT * left_by_alignment(encoder, seed)
     value_D, vector_DD = torch.linalg.eigh(noise_DD)
     value_D = value_D.clamp_min(0) + damping * value_D.mean() + 1e-30
     matrix_DD = vector_DD * value_D.rsqrt() @ vector_DD.T
@@ -115,7 +115,7 @@ def left_by_alignment(encoder: Encoder, seed: int) -> Tensor:
     rng = np.random.default_rng([seed, 5])
     goal_LD = alignment.ideal_tokens(encoder)
     found_DD = torch.zeros(2 * goal_LD.shape[1:], dtype=torch.float64, device=encoder.device)
-    for _ in range(CAMERAS):
+    for _ in range(SENSORS):
         bands = draw_sensor(library.low_nm, library.high_nm, rng)
         quantity = int(rng.choice(np.unique(library.quantity_L)))
         sensor = Sensor(bands, QUANTITIES[quantity] if quantity >= 0 else None)
@@ -124,7 +124,7 @@ def left_by_alignment(encoder: Encoder, seed: int) -> Tensor:
         mine_L = torch.from_numpy(library.quantity_L == quantity).to(encoder.device)
         apart_MD = (tokens_LD - goal_LD)[mine_L]
         found_DD += apart_MD.T @ apart_MD / len(apart_MD)
-    return found_DD / CAMERAS / (goal_LD - goal_LD.mean(0)).square().mean().clamp_min(1e-30)
+    return found_DD / SENSORS / (goal_LD - goal_LD.mean(0)).square().mean().clamp_min(1e-30)
 
 
 def draw_sensor(low_nm: float, high_nm: float, rng: np.random.Generator) -> BandGrid:

@@ -84,7 +84,7 @@ def train_on(
     from downstream.supervised.trainer import start_from
     from specfm.engine.guard import DivergedError
     from specfm.engine.loop import run_task
-    from specfm.engine.optimizer import lr_share
+    from specfm.engine.optimizer import share_of_lr
 
     options = options or TrainOptions()
     device = encoder_device(encoder)
@@ -99,7 +99,7 @@ def train_on(
         if pretrained:
             start_from_probe(model, train, val, split.unit_N[train_I], split.seed)
         title = f"{'fine-tune' if pretrained else 'from scratch'}, split {split.seed}"
-        share = lr_share(options.layer_decay, len(encoder.blocks)) if pretrained else None
+        share = share_of_lr(options.layer_decay, len(encoder.blocks)) if pretrained else None
         task = WindowTraining(
             title, model, _run_config(options), train, val, rng, batch_size=options.batch, patience=options.patience,
             lr_share=share, first=pretrained,

@@ -31,7 +31,7 @@ from specfm.config import differences, digest, to_dict
 from specfm.digests import state_digest
 from specfm.engine.checkpointing import Checkpointer, read_tensors
 from specfm.engine.distributed import World
-from specfm.engine.optimizer import lr_share, optimizer_tensors, restore_optimizer
+from specfm.engine.optimizer import optimizer_tensors, restore_optimizer, share_of_lr
 from specfm.engine.run_folder import RunFolder
 from specfm.engine.task import Snapshot
 from specfm.errors import UsageError
@@ -143,7 +143,7 @@ class Finetuning(Supervised):
         super().__init__(
             f"{member.method} {member.protocol} {member.number + 1}/{len(data.splits)}", model, config, world, folder,
             batch_size=config.data.batch, patience=config.evaluation.patience * config.checkpoint.every,
-            lr_share=lr_share(optim.layer_decay, len(model.encoder.blocks), optim.head_lr),
+            lr_share=share_of_lr(optim.layer_decay, len(model.encoder.blocks), optim.head_lr),
             weight_K=self.crops.class_weights(config.data.class_weights), frozen=member.mode == "frozen", seed=seed,
         )  # fmt: skip
 

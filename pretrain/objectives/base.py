@@ -12,6 +12,7 @@ Shapes: B samples of a micro-batch, V views, D width of the encoder.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -94,7 +95,14 @@ class Objective:
         """What must meet the rest of the batch: tensors of B rows. Called with and without a graph, alike."""
         return {}
 
-    def couple(self, rows: Rows, raw: Batch) -> tuple[Tensor, dict[str, float]]:
+    def prepare(self, raw: Batch) -> Any:
+        """What :meth:`couple` has to know of this rank's samples, as stored; made before the encoder runs.
+
+        Default: the samples themselves.
+        """
+        return raw
+
+    def couple(self, rows: Rows, prepared: Any) -> tuple[Tensor, dict[str, float]]:
         """The mean loss of this rank's samples, and figures to log.
 
         Collective. What the other ranks hold is gathered here (:mod:`pretrain.objectives.collect`), because how that
@@ -102,7 +110,7 @@ class Objective:
         all ranks' losses.
 
         Args:
-            rows: of all samples of this rank, in the order of ``raw``. raw: those samples, as stored.
+            rows: of all samples of this rank, in their order. prepared: what :meth:`prepare` made of them.
         """
         raise AssertionError(f"{type(self).__name__} has no coupled rows")
 

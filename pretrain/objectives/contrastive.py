@@ -14,7 +14,7 @@ from pretrain.objectives.base import MicroBatch, Objective, Rows, Surroundings
 from pretrain.objectives.collapse import projection_figures
 from pretrain.objectives.heads import projection_head
 from pretrain.objectives.negatives import NegativesConfig, build_rule
-from pretrain.objectives.nt_xent import nt_xent
+from pretrain.objectives.nt_xent import NegativeRule, nt_xent
 from specfm.batch import Batch
 from specfm.config import Strict
 from specfm.engine.config import Positive
@@ -53,10 +53,12 @@ class NtXent(Objective):
         projected = self.projection(part.features.pooled_BD).float().split(len(part.raw))
         return dict(zip(part.views, projected, strict=True))
 
-    def couple(self, rows: Rows, raw: Batch) -> tuple[Tensor, dict[str, float]]:
-        rule = build_rule(raw, self.config.negatives)  # on the raw windows, not on their views
+    def prepare(self, raw: Batch) -> NegativeRule | None:
+        return build_rule(raw, self.config.negatives)  # on the raw windows, not on their views
+
+    def couple(self, rows: Rows, prepared: NegativeRule | None) -> tuple[Tensor, dict[str, float]]:
         z1_BE, z2_BE = rows.values()
-        return nt_xent(z1_BE, z2_BE, self.config.temperature, rule, self.config.tile)
+        return nt_xent(z1_BE, z2_BE, self.config.temperature, prepared, self.config.tile)
 
     def watch(self, rows: Rows) -> dict[str, float]:
         z1_BE, z2_BE = rows.values()

@@ -59,10 +59,10 @@ class Keeper:
         """Write the configuration and open ``metrics.jsonl`` and its mirror (rank 0)."""
         config, resumed = self.task.config, self.done if resume else None
         folder.write_config(config, resumed)
-        mirror = WandbMirror(config.wandb.mode, config.wandb.project, folder.path, to_dict(config))
-        self._records = [MetricsLog(folder.path, resumed), mirror]
-        for record in self._records:
-            stack.callback(record.close)
+        self._records = [MetricsLog(folder.path, resumed)]
+        stack.callback(self._records[0].close)
+        self._records.append(WandbMirror(config.wandb.mode, config.wandb.project, folder.path, to_dict(config)))
+        stack.callback(self._records[1].close)
 
     def write(self, row: dict[str, Any]) -> None:
         """Record the row of a step that is done."""

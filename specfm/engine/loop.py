@@ -66,25 +66,25 @@ def run_task(
         watchdog = stack.enter_context(_watchdog(task))
         shown = progress(task.title, config.steps, keeper.done, task.world.is_main, keep=task.folder is not None)
         advance = stack.enter_context(shown)
-        stack.enter_context(_collected_on_purpose())
         batches, stop = task.batches(keeper.done), False
-        while not (_over(task, keeper.done) or stop):
-            number = keeper.done + 1
-            row, stop = _step(task, number, batches, sync, signals, watchdog, keeper)
-            try:
-                guard.record(number, row["bad_step"], last=_over(task, number))
-                watchdog.stage("evaluation")
-                row |= task.observe(number, number == config.steps or stop)
-            finally:
-                keeper.write(row)
-            advance(note=f"loss {row['loss']:.4f}  {row['samples_per_s']:.0f} samples/s")
-            # A checkpoint is never written from a non-finite step, unless the run must end here: its weights are then
-            # those of the last good step.
-            must = _over(task, number) or stop
-            if must or (number % config.checkpoint.every == 0 and not row["bad_step"]):
-                watchdog.stage("checkpoint")
-                keeper.save(number, row, must)
-                watchdog.stage("after checkpoint")
+        with _collected_on_purpose():
+            while not (_over(task, keeper.done) or stop):
+                number = keeper.done + 1
+                row, stop = _step(task, number, batches, sync, signals, watchdog, keeper)
+                try:
+                    guard.record(number, row["bad_step"], last=_over(task, number))
+                    watchdog.stage("evaluation")
+                    row |= task.observe(number, number == config.steps or stop)
+                finally:
+                    keeper.write(row)
+                advance(note=f"loss {row['loss']:.4f}  {row['samples_per_s']:.0f} samples/s")
+                # A checkpoint is never written from a non-finite step, unless the run must end here: its weights are
+                # then those of the last good step.
+                must = _over(task, number) or stop
+                if must or (number % config.checkpoint.every == 0 and not row["bad_step"]):
+                    watchdog.stage("checkpoint")
+                    keeper.save(number, row, must)
+                    watchdog.stage("after checkpoint")
         if stop and not _over(task, keeper.done):
             keeper.stop(signals.received or 0)
             return Outcome(keeper.done, False)
@@ -125,13 +125,13 @@ def _step(
     # One reduction tells every rank whether any of them saw a bad value or a stop signal, and the global means.
     names = sorted(result.scalars)
     finite = torch.isfinite(result.loss) & torch.isfinite(norm)
-    told = [signals.received is not None, *(result.scalars[name] / world.size for name in names)]
-    told_here = [torch.tensor(value, dtype=torch.float64, device=world.device) for value in told]
-    numbers = torch.stack([(~finite).double(), result.loss.double() / world.size, *told_here])
+    told = [float(signals.received is not None), *(result.scalars[name] / world.size for name in names)]
+    here = torch.stack([(~finite).double(), result.loss.double() / world.size])
+    numbers = torch.cat([here, torch.tensor(told, dtype=torch.float64, device=world.device)])
     bad, loss, stop, *means = sync.agree(numbers).tolist()
     if bad:
-        here = {name: repr(value) for name, value in result.scalars.items()}
-        seen = {"loss": repr(float(result.loss)), "gradient_norm": repr(float(norm)), "scalars": here}
+        scalars = {name: repr(value) for name, value in result.scalars.items()}
+        seen = {"loss": repr(float(result.loss)), "gradient_norm": repr(float(norm)), "scalars": scalars}
         keeper.dump(number, {"step": number, "rank": world.rank, **seen, **task.describe(batch, result)})
     else:
         task.optimizer.step()

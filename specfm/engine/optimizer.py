@@ -62,7 +62,7 @@ def depth_of(name: str, depth: int) -> int:
     return depth + 1 if parts[0] == "norm" else 0
 
 
-def lr_share(decay: float, depth: int, head: float = 1.0) -> Callable[[str], float]:
+def share_of_lr(decay: float, depth: int, head: float = 1.0) -> Callable[[str], float]:
     """From a parameter's name to its share of the learning rate (layer-wise decay: Bao 2021, arXiv 2106.08254)."""
 
     def share(name: str) -> float:

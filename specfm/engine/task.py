@@ -81,7 +81,8 @@ class Task(Protocol):
         return {}
 
     def observe(self, number: int, last: bool) -> dict[str, Any]:
-        """Evaluate where it is time to; the numbers join the step's row. ``last``: no step follows."""
+        """Evaluate where it is time to; the numbers join the step's row. ``last``: it is the
+        last of ``config.steps``, or a stop was agreed."""
         return {}
 
     def stale(self) -> bool:

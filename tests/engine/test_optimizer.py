@@ -10,10 +10,10 @@ from specfm.engine.optimizer import (
     adamw,
     clip_gradients,
     depth_of,
-    lr_share,
     optimizer_tensors,
     restore_optimizer,
     set_lr,
+    share_of_lr,
 )
 from specfm.errors import UsageError
 
@@ -64,7 +64,7 @@ def test_vectors_are_not_decayed():
 
 
 def test_layers_learn_the_faster_the_deeper() -> None:
-    share = lr_share(0.5, 4, head=10)
+    share = share_of_lr(0.5, 4, head=10)
     names = ["embedding.x", "stem.weight", "blocks.0.a", "blocks.3.a", "norm.weight"]
     assert [depth_of(name, 4) for name in names] == [0, 0, 1, 4, 5]
     assert [share(f"model.encoder.{name}") for name in names] == [0.5**5, 0.5**5, 0.5**4, 0.5, 1.0]

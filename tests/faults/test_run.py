@@ -182,7 +182,7 @@ def test_a_stalled_reader_is_named(tmp_path, shards):
     codes, text = run(out, shards, "guard.stall_s=4", faults="data.read:hang@step=3")
     assert codes == [5]
     assert "stage 'data'" in error_of(text)
-    assert "in run_task" in (out / "stalled.txt").read_text()
+    assert "in _step" in (out / "stalled.txt").read_text()
 
 
 def test_out_of_memory_says_what_to_set(tmp_path, shards):

@@ -30,7 +30,7 @@ def test_heads_keep_their_names_and_state_that_is_no_parameter_comes_back(tmp_pa
     tensors = training_tensors(modules, optimizer)
     assert {"module/projection.layers.0.weight", "module/band_prediction.token.weight"} <= tensors.keys()
     assert not [name for name in tensors if name.startswith("module/encoder")]
-    state = {**training_state(config, shards, sampler, 1), "guard": {"bad_steps": []}}
+    state = training_state(config, shards, sampler, 1)
     checkpointer = Checkpointer(tmp_path / "checkpoints")
     checkpoint = checkpointer.save(1, lambda folder: write_model(modules, folder, {}), tensors, state)
     assert checkpoint is not None

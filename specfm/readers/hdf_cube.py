@@ -13,7 +13,8 @@ from specfm.errors import SpecfmError
 from specfm.readers.axes import BAND_AXIS, band_layout, by, named_axis
 from specfm.readers.exposure import state_exposure
 from specfm.readers.found import Found
-from specfm.readers.hdf_common import HdfSource, settings
+from specfm.readers.hdf_attributes import settings, stored_kind
+from specfm.readers.hdf_common import HdfSource
 from specfm.readers.hdf_lists import HdfList, axis_names, band_lists, choose
 from specfm.readers.hdf_place import read_place
 from specfm.readers.stated import Stated, describe_numbers
@@ -46,8 +47,8 @@ def read_cube(path: Path, file: h5py.File, name: str, layout: str | None, suppli
             found.fwhm, found.fwhm_units = widths.values(), widths.units
     good = _first("good", cube, vectors, others, count)
     found.valid = None if good is None else good.values() != 0
-    describe_numbers(stated, found, view)
     state_exposure(found, settings(cube), path)
+    describe_numbers(stated, found, view)
     geo, found.gsd_m = read_place(path, cube)
     # a coordinate system alone may be that of another grid (the orthorectified one, say)
     found.geo = None if geo is None or geo.transform is None else geo
@@ -62,7 +63,7 @@ def arrays(file: h5py.File) -> tuple[dict[str, h5py.Dataset], dict[str, h5py.Dat
     vectors: dict[str, h5py.Dataset] = {}
 
     def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and item.dtype.kind in "iuf":
+        if isinstance(item, h5py.Dataset) and stored_kind(item) in "iuf":
             if item.ndim == 3 and item.size:
                 cubes[name] = item
             elif (item.ndim == 1 or (item.ndim == 2 and 1 in item.shape)) and not _is_placeholder(item):

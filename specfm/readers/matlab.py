@@ -206,6 +206,7 @@ def _list_v5(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
 def _list_hdf(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     import h5py
 
+    from specfm.readers.hdf_attributes import stored_kind
     from specfm.readers.hdf_common import open_hdf
 
     found: dict[str, tuple[tuple[int, ...], str]] = {}
@@ -216,7 +217,7 @@ def _list_hdf(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
                 take(item, f"{prefix}{name}.")  # a struct, whose fields are variables of their own
             elif (
                 isinstance(item, h5py.Dataset)
-                and item.dtype.kind in "iufb"
+                and stored_kind(item) in "iufb"
                 and "MATLAB_empty" not in item.attrs
                 # text is stored as numbers
                 and item.attrs.get("MATLAB_class", b"") != b"char"

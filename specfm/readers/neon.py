@@ -148,6 +148,6 @@ def read_neon_radiance(
         fills.append(tuple(stated.fills()))
     found.source = TwoPartSource(source, HdfSource(path, decimal, source.order), ones[0], ones[1], (fills[0], fills[1]))
     found.scale = found.offset = found.nodata = found.valid_range = None
-    found.fills = ()
+    found.fills, found.saturation = (), None
     found.level, found.quantity, found.sensor_name = "L1", "radiance", "NEON AIS"
     return found

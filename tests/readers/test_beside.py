@@ -67,6 +67,48 @@ def test_what_the_tiff_says_wins_over_the_header_and_is_told(tmp_path: Path, cap
     assert "says another scale or offset than the file; those of the file are used" in caplog.text
 
 
+def own_nodata(path: Path, values: list[float]) -> None:
+    bands = (
+        f'<PAMRasterBand band="{i}"><NoDataValue>{v}</NoDataValue></PAMRasterBand>' for i, v in enumerate(values, 1)
+    )
+    Path(f"{path}.aux.xml").write_text(f"<PAMDataset>{''.join(bands)}</PAMDataset>")
+
+
+@pytest.mark.parametrize("ours", [[0], [0, 4, 8]])
+@pytest.mark.parametrize("theirs", ["0", "{0, 4, 8}", "{0, 4}"])
+def test_nodata_of_bands_and_of_all_are_compared(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, ours: list[float], theirs: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    path = tiff(tmp_path / "a.tif", CUBE, nodata=0 if len(ours) == 1 else None)
+    if len(ours) == 3:
+        own_nodata(path, ours)
+    (tmp_path / "a.hdr").write_text(HEADER.format(lines=4).replace("65535", theirs))
+    scene = read_scene(path)
+    assert (scene.nodata == 0) == (len(ours) == 1)
+    same = (len(ours), theirs) in ((1, "0"), (3, "{0, 4, 8}"))
+    assert ("says another nodata value than the file" in caplog.text) != same
+
+
+def test_a_list_of_another_length_in_the_header_gives_way_to_a_supplied_one(tmp_path: Path) -> None:
+    path = tiff(tmp_path / "a.tif", CUBE)
+    (tmp_path / "a.hdr").write_text(HEADER.format(lines=4).replace("{450, 550, 650}", "{450, 550}"))
+    with pytest.raises(SpecfmError, match="a.hdr: wavelength has 2 values but the file has 3 bands; .*--wavelengths"):
+        read_scene(path)
+    scene = read_scene(path, wavelengths=make.bands_csv(tmp_path, 3))
+    assert scene.sensor.bands.valid.tolist() == [True, False, True] and scene.nodata == 65535
+
+
+def test_widths_of_the_header_keep_its_units_where_the_names_are_finer(tmp_path: Path) -> None:
+    path = tiff(tmp_path / "a.tif", CUBE)
+    text = HEADER.format(lines=4).replace("Nanometers", "Micrometers").replace("450, 550, 650", "0.45, 0.55, 0.65")
+    text = text.replace("{8, 8, 8}", "{.008, .008, .008}") + "band names = {450.25 nm, 549.75 nm, 650.5 nm}\n"
+    (tmp_path / "a.hdr").write_text(text)
+    bands = read_scene(path).sensor.bands
+    np.testing.assert_allclose(bands.wavelengths_nm, [450.25, 549.75, 650.5])
+    np.testing.assert_allclose(bands.fwhm_nm, 8)
+
+
 def item(bands: dict[str, Any], **node: Any) -> str:
     return json.dumps({"type": "Feature", "assets": {"data": {"href": "./a.tif", **bands, **node}}})
 
@@ -123,10 +165,7 @@ def test_bands_with_a_nodata_of_their_own_are_masked_by_it(tmp_path: Path) -> No
 
     cube = np.arange(60, dtype=np.int16).reshape(4, 5, 3)
     path = tiff(tmp_path / "a.tif", cube)
-    bands = "".join(
-        f'<PAMRasterBand band="{i}"><NoDataValue>{v}</NoDataValue></PAMRasterBand>' for i, v in ((1, 0), (2, 4), (3, 8))
-    )
-    (tmp_path / "a.tif.aux.xml").write_text(f"<PAMDataset>{bands}</PAMDataset>")
+    own_nodata(path, [0, 4, 8])
     with rasterio.open(path) as raster:
         assert raster.nodatavals == (0, 4, 8)
     csv = make.bands_csv(tmp_path, 3)

@@ -108,3 +108,24 @@ def test_a_broken_neighbour_stops_only_a_file_that_needs_it(tmp_path: Path) -> N
     assert read_scene(path).sensor.bands.wavelengths_nm.tolist() == [450, 850]
     (tmp_path / "a.json").write_text('[{"bands": 3}, null, {"eo:bands": []}]')
     assert read_scene(path).sensor.bands.wavelengths_nm.tolist() == [450, 850]
+
+
+def test_numbers_written_as_text_are_numbers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    eo = [{key: str(value) for key, value in band.items()} for band in EO]
+    read = scene(tmp_path, assets(**{"eo:bands": eo, "raster:bands": [{"nodata": "0", "scale": "0.0001"}] * 2}))
+    assert (read.sensor.scale, read.nodata) == (0.0001, 0) and not caplog.records
+    np.testing.assert_allclose(read.sensor.bands.wavelengths_nm, [450, 850])
+    np.testing.assert_allclose(read.sensor.bands.fwhm_nm, [20, 20])
+
+
+@pytest.mark.parametrize("wrong", ["1/10000", True, [1], {"value": 1}, pytest.param(10**400, id="huge")])
+def test_what_is_no_number_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture, wrong: Any) -> None:
+    read = scene(tmp_path, assets(**{"eo:bands": EO, "raster:bands": [{"nodata": 0, "scale": wrong}] * 2}))
+    assert (read.sensor.scale, read.nodata) == (1, 0)
+    assert f"a.json: what is no number is not used: raster:scale = {str(wrong)[:20]}" in caplog.text
+
+
+def test_an_href_that_is_no_address_is_not_this_file(tmp_path: Path) -> None:
+    item = {"assets": {"no": {"href": "https://[host/a.tif", "eo:bands": OTHER}, "yes": {"href": "a.tif"}}}
+    item["assets"]["yes"]["eo:bands"] = EO  # type: ignore[assignment]
+    np.testing.assert_allclose(scene(tmp_path, item).sensor.bands.wavelengths_nm, [450, 850])

@@ -329,11 +329,13 @@ def test_a_table_of_bad_bands(tmp_path: Path, text: str, message: str | None) ->
             next(card.scenes())
 
 
-@pytest.mark.parametrize("name", ("labels.png", "labels.tif"))
-def test_pictures_of_labels_that_cannot_be_read_are_named(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "message"), [("labels.png", "cannot be read as an image"), ("labels.tif", "not a readable raster")]
+)
+def test_pictures_of_labels_that_cannot_be_read_are_named(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / name).write_text("junk")
     card = load_card(_folder(tmp_path, labels={"path": name}, label_names=["oak"]))
-    with pytest.raises(SpecfmError, match=f"{name} cannot be read as an image"):
+    with pytest.raises(SpecfmError, match=f"{name}:? {message}"):
         next(card.scenes())
 
 

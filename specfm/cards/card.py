@@ -176,7 +176,8 @@ class Card(Strict):
         times = part.integration_ms or IntegrationMs()
 
         def opened(name: str, time: float | None) -> Scene:
-            alone = part.model_copy(update={"path": name, "labels": None, "groups": None})
+            own = {key: Part.model_fields[key].default for key in ("labels", "groups", "group", "group_match", "date")}
+            alone = part.model_copy(update={**own, "path": name})
             return _taken_in(time, self._scene(alone, self.find(name, root), root, Path(name).stem))
 
         dark_times: list[float | None] = [*times.dark] if times.dark else [None] * len(part.dark)

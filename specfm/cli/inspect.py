@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from specfm.inspection.scene import Inspection
     from specfm.scene import Scene
 
-SUFFIXES = {".hdr", ".tif", ".tiff", ".mat", ".h5", ".hdf5", ".he5", ".nc", ".npy"}
-
 
 @with_reader
 def command(
@@ -70,6 +68,7 @@ def command(
 
 def _scenes(path: str, reader: dict[str, Any], refused: list[str]) -> Iterator[Scene]:
     """The scenes behind PATH; in a folder, files that cannot be read are noted in ``refused``."""
+    from specfm.cards.opening import folder_files
     from specfm.errors import SpecfmError, UsageError
     from specfm.readers import read_scene
 
@@ -78,10 +77,7 @@ def _scenes(path: str, reader: dict[str, Any], refused: list[str]) -> Iterator[S
         yield read_scene(place, **reader)
         return
     if place.is_dir():
-        files = [entry for entry in sorted(place.iterdir()) if entry.is_file() and entry.suffix.lower() in SUFFIXES]
-        if not files:
-            raise SpecfmError(f"{place}: no cube in this folder (looked for {', '.join(sorted(SUFFIXES))})")
-        for entry in files:
+        for entry in folder_files(place):
             try:
                 yield read_scene(entry, **reader)
             except SpecfmError as error:

@@ -24,11 +24,10 @@ from specfm.readers.band_lists import BandList, choose, widths_of
 from specfm.readers.exposure import state_exposure
 from specfm.readers.found import Found
 from specfm.readers.names import from_names, says_wavelength
-from specfm.readers.raster_source import PageSource, RasterSource, open_raster
+from specfm.readers.raster_source import PageSource, RasterSource, as_place, open_raster
 from specfm.readers.raster_tags import items, lists_of_bands, lists_of_file, radiometry, tags_of
 from specfm.readers.sidecar import fill_silent, read_header_beside, read_mission_xml
 from specfm.readers.stac import read_stac
-from specfm.scene import Geo
 
 log = logging.getLogger(__name__)
 
@@ -180,11 +179,8 @@ def _own_mask(raster: Any) -> int | None:
 
 
 def _place(raster: Any, found: Found) -> None:
-    transform = None if raster.transform.is_identity else tuple(float(v) for v in raster.transform.to_gdal())
-    crs = raster.crs
-    if crs is None and transform is None:
-        return
-    found.geo = Geo(crs.to_wkt() if crs else None, transform)  # type: ignore[arg-type]
+    found.geo, crs = as_place(raster), raster.crs
+    transform = None if found.geo is None else found.geo.transform
     if crs and crs.is_projected and transform is not None:
         metres = crs.linear_units_factor[1]
         area = abs(transform[1] * transform[5] - transform[2] * transform[4])

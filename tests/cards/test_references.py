@@ -70,6 +70,16 @@ def test_a_panel_of_half_the_light_by_number_and_by_table(tmp_path: Path, lab: L
         list(load_card(write_card(tmp_path, white={"path": "white.raw", "reflectance": "other.csv"})).scenes())
 
 
+def test_references_need_no_group_of_their_own(tmp_path: Path, lab: Lab) -> None:
+    for part in ("scan", "white", "dark"):
+        for suffix in (".raw", ".hdr"):
+            (tmp_path / f"{part}{suffix}").rename(tmp_path / f"{'leaf_7' if part == 'scan' else part}{suffix}")
+    fields = {"path": "leaf_*.raw", "group": "plant {match}", "group_match": r"_(\d+)$"}
+    (scene,) = load_card(write_card(tmp_path, **fields)).scenes()
+    assert scene.group == "plant 7"
+    np.testing.assert_allclose(scene.values(), lab.truth_HWC, atol=2e-3)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

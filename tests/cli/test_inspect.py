@@ -11,6 +11,7 @@ import pytest
 from specfm import BandGrid, Scene, Sensor
 from specfm.cli import app
 from specfm.readers.own import save_scene
+from tests.readers import make
 
 ONE_LINE_ERROR = "error: "
 
@@ -89,7 +90,19 @@ def test_folder(cube_file: Path, tmp_path: Path) -> None:
     code, _, err = run(tmp_path)
     assert code == 1 and "silent.npy" in err
     (tmp_path / "silent.npy").unlink()
-    assert "no cube in this folder" in run(tmp_path)[2]
+    assert "no cube files in this folder" in run(tmp_path)[2]
+
+
+def test_a_folder_holds_what_every_command_finds_in_it(tmp_path: Path) -> None:
+    """A data file under any name beside its header, and no file that only lies beside a cube."""
+    make.envi(tmp_path, make.cube(), name="b.bil")
+    np.save(tmp_path / "plain.npy", make.cube())
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "c.cube").write_bytes((tmp_path / "b.bil").read_bytes())
+    (tmp_path / "c.cube.hdr").write_text((tmp_path / "b.hdr").read_text())
+    code, out, err = run(tmp_path, "--json")
+    assert code == 0 and sorted(entry["scene"]["name"] for entry in json.loads(out)) == ["b", "c"]
+    assert err.count("not read: ") == 1 and "plain.npy" in err
 
 
 def test_card(data_root: Path) -> None:

@@ -345,7 +345,7 @@ def test_scans_with_references_come_as_reflectance_wherever_a_card_is_used(tmp_p
     np.save(tmp_path / "dark.npy", np.full((1, 3, 3), 10.0))
     fields = {"path": "a_*.npy", "white": "white.npy", "dark": "dark.npy"}
     card = load_card(_folder(tmp_path, labels={"constant": "oak"}, label_names=["oak"], **fields))
-    for scene, raw in zip(card.scenes(), card.scenes(raw=True), strict=True):
+    for raw, scene in card.scans():
         assert (scene.sensor.quantity, scene.sensor.scale) == ("surface_reflectance", 1e-4)
         np.testing.assert_allclose(scene.values(), (raw.read() - 10.0) / 990.0, atol=1e-4)
         assert scene.labels_HW is not None and scene.group == raw.group

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -93,9 +92,8 @@ def _scenes(path: str, reader: dict[str, Any], refused: list[str]) -> Iterator[S
     card = load_card(path)
     if card.task == "change":
         card.pairs()  # refused here, not by the first training on it
-    calibrated = card.scenes() if any(part.white for part in card.parts) else repeat(None)
-    for scene, _ in zip(card.scenes(raw=True), calibrated, strict=False):  # references are looked at for their notes
-        yield scene  # saturated counts and dead bands show in what was measured
+    for scan, _ in card.scans():  # references are looked at for their notes
+        yield scan  # saturated counts and dead bands show in what was measured
 
 
 def render(inspection: Inspection, picture: dict[str, Any] | None = None, notes: Sequence[str] = ()) -> str:

@@ -100,8 +100,10 @@ def test_a_folder_holds_what_every_command_finds_in_it(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     (tmp_path / "c.cube").write_bytes((tmp_path / "b.bil").read_bytes())
     (tmp_path / "c.cube.hdr").write_text((tmp_path / "b.hdr").read_text())
+    scene = Scene.from_array(make.cube(), BandGrid(make.centres(6)), "d")
+    save_scene(scene, tmp_path / "d.h5").rename(tmp_path / "d.nc4")
     code, out, err = run(tmp_path, "--json")
-    assert code == 0 and sorted(entry["scene"]["name"] for entry in json.loads(out)) == ["b", "c"]
+    assert code == 0 and sorted(entry["scene"]["name"] for entry in json.loads(out)) == ["b", "c", "d"]
     assert err.count("not read: ") == 1 and "plain.npy" in err
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -107,47 +105,6 @@ def test_widths_of_the_header_keep_its_units_where_the_names_are_finer(tmp_path:
     bands = read_scene(path).sensor.bands
     np.testing.assert_allclose(bands.wavelengths_nm, [450.25, 549.75, 650.5])
     np.testing.assert_allclose(bands.fwhm_nm, 8)
-
-
-def item(bands: dict[str, Any], **node: Any) -> str:
-    return json.dumps({"type": "Feature", "assets": {"data": {"href": "./a.tif", **bands, **node}}})
-
-
-CENTRES = [{"center_wavelength": nm / 1000, "full_width_half_max": 0.02} for nm in (450, 550, 650)]
-RADIOMETRY = {"nodata": 0, "scale": 0.0001, "offset": -0.1}
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        item({"eo:bands": CENTRES, "raster:bands": [RADIOMETRY] * 3}),
-        item({"bands": [{f"eo:{k}": v for k, v in c.items()} for c in CENTRES]}, nodata=0)
-        .replace('"nodata": 0', '"nodata": 0, "raster:scale": 0.0001, "raster:offset": -0.1'),
-        item({"bands": [{**c, **RADIOMETRY} for c in CENTRES]}),
-    ],
-    ids=["1.0", "1.1", "in each band"],
-)  # fmt: skip
-def test_an_item_gives_wavelengths_scale_offset_and_nodata(tmp_path: Path, text: str) -> None:
-    path = tiff(tmp_path / "a.tif", CUBE)
-    (tmp_path / "a.json").write_text(text)
-    scene = read_scene(path)
-    assert scene.sensor.bands.wavelengths_nm.tolist() == [450, 550, 650] and scene.sensor.bands.fwhm_nm[0] == 20
-    assert (scene.sensor.scale, scene.sensor.offset) == (pytest.approx(1e-4), -0.1) and scene.nodata == 0
-
-
-def test_scale_and_offset_of_single_bands_and_nodata_as_a_word(tmp_path: Path) -> None:
-    path = tiff(tmp_path / "a.tif", CUBE.astype(np.float32))
-    each = [{"nodata": "nan", "scale": scale, "offset": 1.0} for scale in (1.0, 2.0, 3.0)]
-    (tmp_path / "a.json").write_text(item({"eo:bands": CENTRES, "raster:bands": each}))
-    np.testing.assert_allclose(read_scene(path).read(), CUBE * np.array([1.0, 2.0, 3.0]) + 1, rtol=1e-6)
-
-
-def test_the_asset_of_this_file_is_asked_first(tmp_path: Path) -> None:
-    path = tiff(tmp_path / "a.tif", CUBE)
-    other = [{"center_wavelength": nm / 1000} for nm in (1450, 1550, 1650)]
-    assets = {"x": {"href": "b.tif", "eo:bands": other}, "y": {"href": "../s/a.tif", "eo:bands": CENTRES}}
-    (tmp_path / "a.json").write_text(json.dumps({"assets": assets}))
-    assert read_scene(path).sensor.bands.wavelengths_nm.tolist() == [450, 550, 650]
 
 
 @pytest.mark.parametrize("nodata", [float("nan"), -9999.0])

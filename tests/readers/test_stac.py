@@ -61,6 +61,14 @@ def test_bands_of_stac_1_1_and_what_the_asset_says_for_all(tmp_path: Path) -> No
     assert read.sensor.scale == 0.5 and np.isnan(read.nodata)
 
 
+def test_bands_that_say_all_without_prefixes(tmp_path: Path) -> None:
+    bands = [{**band, "nodata": "nan", "scale": at + 1.0, "offset": 1.0} for at, band in enumerate(EO)]
+    cube = np.arange(24, dtype=np.float32).reshape(3, 4, 2)
+    read = scene(tmp_path, assets(bands=bands), cube)
+    np.testing.assert_allclose(read.read()[1:], cube[1:] * [1.0, 2.0] + 1)
+    assert read.sensor.bands.fwhm_nm.tolist() == [20, 20]
+
+
 @pytest.mark.parametrize("href", ["a.tif", "./a.tif", "https://host/path/a.tif?sig=1", "../x/a.tif"])
 def test_the_asset_is_chosen_by_its_href(tmp_path: Path, href: str) -> None:
     item = {"assets": {"no": {"href": "b.tif", "eo:bands": OTHER, "raster:bands": [{"scale": 5}] * 2}}}

@@ -121,7 +121,7 @@ def render(inspection: Inspection, picture: dict[str, Any] | None = None, notes:
         shown = ", ".join(f"{name} {number}" for name, number in list(scene["labels"].items())[:12])
         lines.append(f"  labels      {shown}" + (" ..." if len(scene["labels"]) > 12 else ""))
     if picture is not None:
-        red, green, blue = picture["bands"]
+        red, green, blue = (band + 1 for band in picture["bands"])
         lines.append(f"  quicklook   {picture['path']} (bands {red}, {green}, {blue} as red, green, blue)")
     lines.extend(f"  note        {note}" for note in notes)
     if not inspection.findings:

@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Supplied = Callable[[], int | None]
+Arrays = tuple[dict[str, "h5py.Dataset"], dict[str, "h5py.Dataset"]]  # by path: cubes and vectors
 
 
-def read_cube(path: Path, file: h5py.File, name: str, layout: str | None, supplied: Supplied) -> Found:
-    """Describe one array with three axes by what stands on it and around it."""
-    cubes, vectors = arrays(file)
-    cube = file[name]
+def read_cube(path: Path, held: Arrays, name: str, layout: str | None, supplied: Supplied) -> Found:
+    """Describe one array with three axes, of all that the file holds, by what stands on it and around it."""
+    cubes, vectors = held
+    cube = cubes[name]
     others = [other for other in cubes if other != name]
     names = axis_names(cube)
     lengths = _wavelengths(path, cube, vectors, others, names, layout, supplied)
@@ -55,8 +56,8 @@ def read_cube(path: Path, file: h5py.File, name: str, layout: str | None, suppli
     return found
 
 
-def arrays(file: h5py.File) -> tuple[dict[str, h5py.Dataset], dict[str, h5py.Dataset]]:
-    """By path: numbers with three axes, and numbers in a row."""
+def arrays(file: h5py.File) -> Arrays:
+    """By path: numbers with three axes, and numbers in a row; the whole file is walked for it."""
     import h5py
 
     cubes: dict[str, h5py.Dataset] = {}

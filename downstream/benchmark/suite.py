@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from downstream.features.pooling import pooling_parts
 from downstream.probe.options import ProbeOptions
 from downstream.protocols.options import Protocol, TrainOptions
-from downstream.splits.options import AUTO
+from downstream.splits.options import AUTO, GroupBy, Rule
 from specfm.config import Strict
 from specfm.engine.config import Names, NonNegative, OneOrMore, Positive
 from specfm.errors import SpecfmError, UsageError
@@ -44,7 +44,7 @@ class DatasetConfig(Strict):
     scenes: Names = ()
     through: Names = ()
     classes: dict[str, Names] = Field(default_factory=dict)
-    split: Literal["auto", "group", "block", "scene", "sensor", "random_pixels"] = AUTO
+    split: Literal["auto", Rule] = AUTO
     shots: Shots | None = None
     protocols: tuple[Protocol, ...] | None = None
     seeds: Positive | None = None
@@ -53,7 +53,7 @@ class DatasetConfig(Strict):
     min_groups: Positive = ProbeOptions.min_groups
     min_samples: Positive = ProbeOptions.min_samples
     block: Positive | None = ProbeOptions.block
-    group_by: Literal["auto", "group", "object"] = ProbeOptions.group_by
+    group_by: GroupBy = ProbeOptions.group_by
     note: str = ""
 
     @property

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
 from specfm.checkpoint import load, require_device
 from specfm.errors import SpecfmError, UsageError
-
-log = logging.getLogger(__name__)
 
 
 def open_encoder(checkpoint: str, device: str = "cpu") -> tuple[Any, str, bool]:

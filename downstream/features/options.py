@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from specfm.errors import UsageError
+from downstream.splits.options import at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +35,7 @@ class FeatureOptions:
         from downstream.features.pooling import pooling_parts
 
         pooling_parts(self.pooling)
-        if self.window is not None and self.window < 1:
-            raise UsageError(f"--window must be at least 1 pixel, not {self.window}")
+        at_least(1, {"--window": self.window})
         if self.peers:
             from downstream.features.peers import PeerName
 

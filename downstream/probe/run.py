@@ -5,7 +5,7 @@ Shape suffixes: N samples, D features, S runs (splits x initialisations), U resa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,9 @@ from downstream.features.options import FeatureOptions
 from downstream.features.spectra import spectra
 from downstream.probe.options import ProbeOptions
 from downstream.protocols.options import TRAINED
-from downstream.protocols.run import evaluate, several, trained
+from downstream.protocols.run import evaluate, trained
 from downstream.results.leakage import leakage_score
-from downstream.results.rows import Comparison, result_rows
+from downstream.results.rows import Comparison, EncoderFacts, result_rows
 from downstream.results.runs import Runs
 from downstream.results.seen import pretraining_record
 from downstream.splits.samples import Samples, asked_window, collect_samples
@@ -66,6 +66,13 @@ def default_window(encoder: Any) -> int:
     return -(-9 // patch) * patch
 
 
+def take_samples(encoder: Any, scenes: Sequence[Scene], options: ProbeOptions) -> tuple[Samples, ProbeOptions]:
+    """The labelled windows that ``options`` ask for, and the options with the rule of their splits decided."""
+    window = asked_window(scenes, options.window) or default_window(encoder)
+    samples = collect_samples(scenes, window, group_by=options.group_by, max_per_class=options.max_per_class)
+    return samples, replace(options, split=rule_of(options.split, samples))
+
+
 def probe(
     encoder: Any,
     scenes: Sequence[Scene],
@@ -75,7 +82,6 @@ def probe(
     name: str = "encoder",
     pretrained: bool = True,
     make_random: Callable[[int], Any] | None = None,
-    extra: Mapping[str, FeatureSet] | None = None,
     bank: Bank | None = None,
     parts: Sequence[str] = PARTS,
     device: str = "cpu",
@@ -90,11 +96,10 @@ def probe(
         name: name of the encoder in the rows.
         pretrained: False for an untrained control (no seen / unseen mark).
         make_random: makes the untrained twin for a seed (default: the encoder's own architecture).
-        extra: further feature sets by name, on the same samples, to put into the same table.
         bank: where features are kept from one call to the next.
-        parts: which rows to work out, of ``PARTS``: "encoder" (frozen, with ``extra``), the encoder trained on the
-            labels, peers, its untrained twins, the baselines; the majority class is always there. The rows are the
-            same in one call or in several, but for the notice of a baseline that could not be worked out.
+        parts: which rows to work out, of ``PARTS``: "encoder" (frozen), the encoder trained on the labels, peers, its
+            untrained twins, the baselines; the majority class is always there. The rows are the same in one call or in
+            several, but for the notice of a baseline that could not be worked out.
         device: of peers and baselines where there is no encoder; else that of the encoder.
 
     Raises:
@@ -103,9 +108,8 @@ def probe(
     """
     options = options or ProbeOptions()
     options.check()
-    window = asked_window(scenes, options.window) or default_window(encoder)
-    samples = collect_samples(scenes, window, group_by=options.group_by, max_per_class=options.max_per_class)
-    options = replace(options, split=rule_of(options.split, samples))
+    samples, options = take_samples(encoder, scenes, options)
+    window = samples.window
     tables = [draw_splits(samples, options, shots) for shots in options.shot_list]
     raw = spectra(scenes, window, samples)
     data_digest = windows_digest(scenes, samples)
@@ -120,29 +124,29 @@ def probe(
     with aligned(encoder, scenes, options.align) as on:
         features = features_of(encoder, name, options.pooling, options.layers) if own else None
     device = device if encoder is None else str(encoder_device(encoder))
-    others = dict(extra or {}) if own else {}
-    if "peers" in parts and options.frozen:
-        others |= _peer_features(options, device, features_of)
+    peers = _peer_features(options, device, features_of) if "peers" in parts and options.frozen else {}
     twins: list[FeatureSet] = []
     for init in range(options.init_seeds if options.frozen and "random-init" in parts else 0):
         twin = make_random(init) if make_random is not None else random_twin(encoder, 1000 + init)
         with aligned(twin, scenes, options.align):
             twins.append(features_of(twin, f"random init {init}", options.pooling, options.layers))
+    facts, config_digest = EncoderFacts.of(encoder, pretrained, scenes), digest_json(asdict(options))
     rows: list[dict[str, Any]] = []
     kept_runs: list[Runs] = []
     for splits in tables:
         leaks = [leakage_score(split, samples, raw[0].X_ND if raw else None) for split in splits]
-        all_runs = evaluate(features, splits, options, "encoder", name, device=device) if features is not None else []
+        frozen = [] if features is None else [features]
+        all_runs = evaluate(frozen, splits, options, "encoder", name, device)
         for protocol in (p for p in options.trained if p in parts):
             all_runs.append(
                 trained(encoder, {"": scenes}, samples, splits, options, protocol, name, window, options.pooling)[""]
             )
-        for label, other in others.items():
-            found = evaluate(other, splits, options, "peer", label, device=device)
+        for label, peer in peers.items():
+            found = evaluate([peer], splits, options, "peer", label, device)
             for runs in found:
-                runs.pooling = other.info.get("pooling_name")
+                runs.pooling = "the peer's own"
             all_runs += found
-        all_runs += several(twins, splits, options, "twin", "random-init", device)
+        all_runs += evaluate(twins, splits, options, "twin", "random-init", device)
         notices = ["spectra of different sensors are resampled to one grid"] if raw and raw[0].info["resampled"] else []
         if options.baselines:
             if raw is not None and "baselines" in parts:
@@ -157,8 +161,8 @@ def probe(
                     "no raw-spectrum, PCA and MNF baselines: the scenes have no common quantity and band range"
                 )
         about = Comparison(
-            scenes, samples, splits, leaks, window, options.pooling, options.layers, data, data_digest,
-            digest_json(asdict(options)), encoder, pretrained, options.draws, notices,
+            samples, splits, leaks, window, options.pooling, options.layers, data, data_digest, config_digest, facts,
+            options.draws, notices,
         )  # fmt: skip
         table = result_rows(all_runs, about)
         if on:
@@ -187,5 +191,4 @@ def _peer_features(
         for text in options.peers:
             peer, label = load_peer(text, device=device)
             found[label] = features_of(peer, label, "mean", ())
-            found[label].info["pooling_name"] = "the peer's own"
     return found

@@ -116,8 +116,7 @@ def train_on(
 def _run_config(options: TrainOptions) -> RunConfig:
     from specfm.engine.config import OptimConfig, RunConfig
 
-    rate, decay = options.lr, options.weight_decay
-    optim = OptimConfig(lr=rate, weight_decay=decay, betas=(0.9, 0.98), warmup_steps=options.steps // 10)
+    optim = OptimConfig(lr=options.lr, weight_decay=options.weight_decay, warmup_steps=options.steps // 10)
     return RunConfig(out="", steps=options.steps, optim=optim)
 
 

@@ -25,16 +25,16 @@ from downstream.features.bank import Bank, windows_digest
 from downstream.features.encoders import encoder_device, random_twin
 from downstream.features.extract import FeatureSet, extract
 from downstream.features.spectra import CommonGrid, common_grid, seen_through, spectra
-from downstream.probe.run import default_window, say_aligned
+from downstream.probe.run import say_aligned, take_samples
 from downstream.protocols.options import TRAINED
 from downstream.protocols.run import evaluate_conditions, put_together, trained
 from downstream.results.leakage import leakage_score
-from downstream.results.rows import Comparison, result_rows
+from downstream.results.rows import Comparison, EncoderFacts, result_rows
 from downstream.results.runs import Kind, Runs, identity
 from downstream.robustness.conditions import CLEAN, SHUFFLED, Condition, conditions
 from downstream.robustness.options import RobustnessOptions
-from downstream.splits.samples import Samples, asked_window, collect_samples
-from downstream.splits.split import draw_splits, rule_of
+from downstream.splits.samples import Samples
+from downstream.splits.split import draw_splits
 from specfm.dense.align import aligned
 from specfm.digests import digest_json
 from specfm.errors import SpecfmError, UsageError
@@ -72,10 +72,8 @@ def robustness(
     """
     options = options or RobustnessOptions()
     options.check()
-    probe = options.probe
-    window = asked_window(scenes, probe.window) or default_window(encoder)
-    samples = collect_samples(scenes, window, group_by=probe.group_by, max_per_class=probe.max_per_class)
-    probe = replace(probe, split=rule_of(probe.split, samples))
+    samples, probe = take_samples(encoder, scenes, options.probe)
+    window = samples.window
     options = replace(options, probe=probe)
     splits = draw_splits(samples, probe, probe.shot_list[0])
     views, skipped = _views(scenes, samples, options)
@@ -138,14 +136,14 @@ def robustness(
             notices += [text for text in missing if text not in notices]
     own_probe = {label for part in raw[1:] for label in part.labels}
     leaks = [leakage_score(split, samples, raw[0].pixel[CLEAN].X_ND if raw else None) for split in splits]
+    trivial = [majority(samples, splits)] if probe.baselines else []
+    about = Comparison(
+        samples, splits, leaks, window, probe.pooling, probe.layers, data, digests[CLEAN],
+        digest_json(asdict(options)), EncoderFacts.of(encoder, pretrained, scenes), probe.draws, notices,
+    )  # fmt: skip
     rows: list[dict[str, Any]] = []
     for label, (condition, view) in views.items():
-        all_runs = [*found[label], *([majority(samples, splits)] if probe.baselines else [])]
-        about = Comparison(
-            scenes, samples, splits, leaks, window, probe.pooling, probe.layers, data, digests[label],
-            digest_json(asdict(options)), encoder, pretrained, probe.draws, notices,
-        )  # fmt: skip
-        table = result_rows(all_runs, about)
+        table = result_rows([*found[label], *trivial], replace(about, data_digest=digests[label]))
         if on:
             say_aligned(table, len(encoder.library), together=label in others)
         if label in others:

@@ -190,7 +190,9 @@ def _test(config: FinetuneConfig, task: Finetuning, report: Path, began: float) 
     })  # fmt: skip
 
 
-def _controls(config: FinetuneConfig, data: TaskData, source: Encoder, pixels: FeatureSet | None) -> list[Runs]:
+def _controls(
+    config: FinetuneConfig, data: TaskData, source: Encoder, name: str, pixels: FeatureSet | None
+) -> list[Runs]:
     """Simple models and the trivial one, on the same splits."""
     found: list[Runs] = []
 
@@ -208,16 +210,15 @@ def _controls(config: FinetuneConfig, data: TaskData, source: Encoder, pixels: F
                 method = f"PCA-{simple.PCA} of {pixels.name}" if protocol == "knn5" else pixels.name
                 run("baseline", method, protocol, lambda split, p=protocol: simple.pixel_predictions(pixels, split, p))
         if config.task == "change":
-            maps = simple.distance_maps(data.places, source.eval(), config.data.tile)
-            own: Kind = "twin" if config.init == "random" else "encoder"
-            kinds: list[Kind] = ["baseline", "baseline", own]  # distances of spectra, then of features
-            for kind, (name, each) in zip(kinds, maps.items(), strict=True):
-                run(
-                    kind,
-                    name,
-                    "threshold",
-                    lambda split, each=each: simple.distance_predictions(each, data.samples, split),
-                )
+
+            def distances(kind: Kind, method: str, protocol: str, maps: Sequence[np.ndarray]) -> None:
+                run(kind, method, protocol, lambda split: simple.distance_predictions(maps, data.samples, split))
+
+            for method, maps in simple.spectral_maps(data.places).items():
+                distances("baseline", method, "threshold", maps)
+            # a row of the encoder, as its frozen features decide it
+            own: tuple[Kind, str] = ("twin", _untrained("frozen")) if config.init == "random" else ("encoder", name)
+            distances(*own, "feature distance", simple.feature_maps(data.places, source.eval(), config.data.tile))
     y = data.samples.y_N
     run("majority", "majority class", "-", lambda split: majority_predict(y[split.fit_I], len(split.test_I)))
     return found
@@ -241,7 +242,7 @@ def _conclude(
         runs.wall_s += report["wall_s"]
     pixels = simple.pixel_features(data.places, data.samples)
     leaks = [leakage_score(split, data.samples, None if pixels is None else pixels.X_ND) for split in data.splits]
-    all_runs = [*trained.values(), *_controls(config, data, source, pixels)]
+    all_runs = [*trained.values(), *_controls(config, data, source, name, pixels)]
     rows = task_rows(config, all_runs, listed[0], source, data, leaks)
     first = folder.path / "runs" / listed[0].folder
     if not folder.model.exists():

@@ -176,10 +176,16 @@ def refuse_both(options: ProbeOptions, scratch: bool | None) -> None:
         raise UsageError("--protocol names scratch and --no-scratch refuses it; leave one out")
 
 
-def feature_bank(folder: str | None) -> Any:
+def named_folder(text: str | None) -> str | None:
+    """The folder that ``--cache`` names: None without one, and for the word none."""
+    return None if text is None or text.lower() == "none" else text
+
+
+def feature_bank(text: str | None) -> Any:
     """The bank of features: one named must work, the default one may fail to be writable."""
     from downstream.features.bank import Bank, default_folder
 
-    if folder is not None and folder.lower() == "none":
-        return None
-    return Bank(default_folder(), strict=False) if folder is None else Bank(folder)
+    if text is None:
+        return Bank(default_folder(), strict=False)
+    folder = named_folder(text)
+    return None if folder is None else Bank(folder)

@@ -68,6 +68,16 @@ class SurfacePairsConfig(Strict):
     water_error: float = Field(default=0.08, ge=0)
     haze_error: float = Field(default=0.03, ge=0)
 
+    def instruments(self) -> list[str]:
+        """Known instruments that are simulated.
+
+        Raises:
+            UsageError: an unknown one.
+        """
+        names = list(known_sensors()) if self.sensors is None else [get_row(name).name for name in self.sensors]
+        left_out = {get_row(name).name for name in self.exclude}
+        return [name for name in dict.fromkeys(names) if name not in left_out]
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -107,9 +117,7 @@ class SurfacePairs:
 
     def __init__(self, config: SurfacePairsConfig, seed: int) -> None:
         self.config, self.seed = config, seed
-        known = list(known_sensors()) if config.sensors is None else [get_row(name).name for name in config.sensors]
-        left_out = {get_row(name).name for name in config.exclude}
-        self.names = [name for name in dict.fromkeys(known) if name not in left_out]
+        self.names = config.instruments()
         if not self.names and config.drawn < 1:
             raise UsageError("no sensor is left to simulate; name some that are not excluded, or set drawn to 1")
         self.bands = [get_row(name).bands for name in self.names]

@@ -195,12 +195,17 @@ class View:
         x_PC += spread_PC
 
     def _correct(self, x_PC: F32, rows_RC: F32) -> None:
-        """From radiance to the quantity."""
+        """From radiance to the quantity, in place."""
+        if self.quantity == "radiance":
+            return
+        white_C = np.maximum(rows_RC[0], np.float32(1e-6))
         if self.quantity == "toa_reflectance":
-            x_PC /= np.maximum(rows_RC[0], np.float32(1e-6))
-        if self.quantity == "surface_reflectance":
+            x_PC *= 1 / white_C
+        else:  # y = (L - path) / white, r = y / (1 + bounce y)
             x_PC -= rows_RC[1]
-            x_PC /= np.maximum(rows_RC[0], np.float32(1e-6))
-            x_PC /= np.maximum(1 + rows_RC[2] * x_PC, np.float32(0.2))
-        if self.quantity != "radiance":
-            np.clip(x_PC, LOWEST, HIGHEST, out=x_PC)
+            x_PC *= 1 / white_C
+            again_PC = x_PC * rows_RC[2]
+            again_PC += np.float32(1)
+            x_PC /= np.maximum(again_PC, np.float32(0.2), out=again_PC)
+        np.minimum(x_PC, np.float32(HIGHEST), out=x_PC)
+        np.maximum(x_PC, np.float32(LOWEST), out=x_PC)

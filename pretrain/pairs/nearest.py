@@ -76,7 +76,7 @@ class NearestElsewhere(Pairing):
             UsageError: a shard whose windows have no neighbours to measure noise by.
         """
         readers = self.shards.readers
-        self.world.on_main(lambda: [noise_pairs(reader, self.config.shift_px) and None for reader in readers])
+        self.world.on_main(lambda: sum(len(noise_pairs(reader, self.config.shift_px)) for reader in readers))
         paths = [self.folder / f"{reader.path.stem}-{self._digest(reader)}.safetensors" for reader in readers]
         for number, (reader, path) in enumerate(zip(readers, paths, strict=True)):
             if number % self.world.size == self.world.rank and not path.exists():

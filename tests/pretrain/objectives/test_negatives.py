@@ -10,7 +10,7 @@ from pretrain.objectives import negatives
 from pretrain.objectives.descriptors import BINS, describe
 from pretrain.objectives.negatives import FalseNegatives, NegativesConfig, build_rule
 from pretrain.objectives.nt_xent import nt_xent
-from pretrain.pairs.pairing import Pairs
+from pretrain.pairs.pairing import Nearness, Pairs
 from specfm.bands import BandGrid
 from specfm.batch import Batch
 from specfm.sensors import Sensor
@@ -182,3 +182,33 @@ def test_a_rule_that_could_touch_nothing_is_not_built() -> None:
     batch = Batch((of_material([0, 0], sensor_of(400, 1000, 60)),))
     assert build_rule(Pairs.of(batch), NegativesConfig(max_share=0.0)) is None
     assert build_rule(Pairs.of(batch), NegativesConfig(same_instance=False, overlap=False, spectral=False)) is None
+
+
+def near_pairs() -> Pairs:
+    """Five samples on a line; the partner of each lies a little beside it, that of the last beside the first."""
+    batch = Batch((part(noisy(5), sensor_of(400, 900, 12), domain_B=torch.tensor([0, 0, 0, 1, 0])),))
+    first = torch.tensor([[0.0], [1.0], [5.0], [5.5], [20.0]])
+    second = torch.tensor([[0.1], [1.1], [5.1], [5.6], [0.2]])
+    return Pairs(batch, Batch(batch.parts), Nearness(first, second, torch.tensor([2.0, 0.5, 0.1, 0.1, 0.1])))
+
+
+def test_what_is_as_near_as_a_partner_is_no_negative_on_either_side() -> None:
+    every = slice(0, 5)
+    rule = FalseNegatives(near_pairs(), NegativesConfig(**{**OFF, "near": True}))  # type: ignore[arg-type]
+    found = (rule.pair(every, every)[0] == 0).numpy()
+    assert {tuple(i) for i in np.argwhere(found)} == {(0, 1), (1, 0), (0, 4), (4, 0)}
+    assert rule.stats["negatives/near"] == pytest.approx(4 / 20)
+    assert build_rule(near_pairs(), NegativesConfig(**{**OFF, "near": False})) is None  # type: ignore[arg-type]
+
+
+def test_samples_of_other_domains_weigh_nothing_and_the_cap_counts_ones_own() -> None:
+    every = slice(0, 5)
+    settings = {**OFF, "near": True, "within": "domain", "max_share": 0.4}
+    rule = FalseNegatives(near_pairs(), NegativesConfig(**settings))  # type: ignore[arg-type]
+    by_row, by_col = rule.pair(every, every)
+    own = torch.tensor([0, 0, 0, 1, 0])
+    assert ((by_row == 0) | (own[:, None] == own)).all()
+    assert torch.equal(by_row[3], torch.tensor([0.0, 0, 0, 1, 0]))  # its own positive stays
+    assert (by_row[0] == 0).sum() == 2  # one of three of its domain is allowed to go (the nearer), and the other domain
+    assert by_row[0, 4] == 0 and by_row[0, 1] == 1
+    assert torch.equal(by_col, by_row.T)

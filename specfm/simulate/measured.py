@@ -86,8 +86,6 @@ def _basis(spectra_NL: NDArray[np.float32], low_nm: float, high_nm: float) -> ND
     mean_L = spectra_NL.mean(0, dtype=np.float64)
     _, size_V, turn_VL = np.linalg.svd(spectra_NL - mean_L, full_matrices=False)
     deviations_VL = (size_V[:, None] * turn_VL)[:VARIATIONS] / np.sqrt(len(spectra_NL) - 1)
-    # a scene's light never turns a material negative: variation is scaled down where it would, two deviations out
-    most = 0.5 * np.maximum(mean_L, LOWEST) / np.maximum(np.abs(deviations_VL).sum(0), 1e-9)
     inside = (low_nm <= GRID_NM) & (high_nm >= GRID_NM)
-    rows = np.concatenate([np.maximum(mean_L, LOWEST)[None], deviations_VL * np.minimum(most, 1.0)])[:, inside]
+    rows = np.concatenate([np.maximum(mean_L, LOWEST)[None], deviations_VL])[:, inside]
     return np.stack([np.interp(FINE_NM, GRID_NM[inside], row) for row in rows])

@@ -2,7 +2,8 @@
 
 A library is one of:
 
-* ``earthlib``: 7,261 soils, built and dry materials and simulated canopies (C. Anderson, MIT), shipped as HDF5;
+* ``earthlib``: 7,261 soils, built and dry materials and simulated canopies, 400-2450 nm, shipped as HDF5 (C. Anderson,
+  package earthlib 1.1.0, MIT; its licence lies beside it);
 * a folder of ECOSTRESS text files (``*.spectrum.txt``);
 * the 1995 USGS library as a MATLAB matrix whose first three columns are wavelengths, resolutions and channel numbers;
 * whatever else opens as a scene of reflectance: a dataset card (``berlin_library``), an ENVI library, a labelled cube.

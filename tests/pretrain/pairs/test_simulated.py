@@ -144,6 +144,15 @@ def test_a_run_that_was_killed_goes_on_with_the_same_samples(tmp_path: Path, pat
     assert weights(tmp_path / "killed") == weights(whole)
 
 
+def test_two_ranks_compute_what_one_does(tmp_path: Path, paths: list[str]) -> None:
+    losses = []
+    for world in (1, 2):
+        codes, text = run(tmp_path / str(world), paths, *FEW, "steps=2", world=world)
+        assert codes == [0] * world, text
+        losses.append([row["loss"] for row in metrics(tmp_path / str(world))])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
 def test_what_does_not_fit_is_refused(tmp_path: Path, paths: list[str], shards: ShardSet) -> None:
     def asked(*overrides: str) -> PretrainConfig:
         return debug_config(tmp_path / "run", paths, *FEW, *overrides)

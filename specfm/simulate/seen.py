@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from specfm.config import Strict
 from specfm.simulate.draws import FIELD_SCALES, Draws, normals
@@ -50,18 +50,24 @@ class SensorErrors(Strict):
     light: float = Field(default=0.12, ge=0)
     relief: float = Field(default=0.04, ge=0)
 
+    @field_validator("snr")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1]:
+            raise ValueError(f"a range of positive ratios, the lower first, got {value[0]:g} to {value[1]:g}")
+        return value
+
 
 @dataclass(frozen=True, eq=False)
 class Reference:
     """What noise and dark bands of a sensor are judged by; each (C,).
 
     Attributes:
-        radiance_C: of the reference target. photons_C: variance of the noise per radiance, in units of that of the
-        median band at the reference. floor_C: radiance that is one such unit of light. bright_C: bool, the air is not
-        dark there. hats_CK: interpolates a smooth error from its knots.
+        photons_C: variance of the noise per radiance, in units of that of the median band at the reference.
+        floor_C: radiance that is one such unit of light. bright_C: bool, the air is not dark there.
+        hats_CK: interpolates a smooth error from its knots.
     """
 
-    radiance_C: F32
     photons_C: F32
     floor_C: F32
     bright_C: NDArray[np.bool_]
@@ -81,7 +87,6 @@ def reference(seen_by: Responses, skies: Skies) -> Reference:
     place_C = (centre_C - centre_C.min()) / max(float(np.ptp(centre_C)), 1.0) * (KNOTS - 1)
     hats_CK = np.maximum(1 - np.abs(place_C[:, None] - np.arange(KNOTS)), 0)
     return Reference(
-        radiance_C,
         ((1 - READOUT) * photons_C).astype(np.float32),
         (1 / photons_C).astype(np.float32),
         through_C > DARK,

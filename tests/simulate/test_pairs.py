@@ -227,6 +227,8 @@ def test_what_cannot_be_simulated_is_refused(tmp_path: Any) -> None:
         make(sensors=("emitt",))
     with pytest.raises(UsageError, match="'no_such' is no library"):
         make(libraries=("no_such",))
+    with pytest.raises(ValueError, match="a range of positive ratios, the lower first, got 9 to 3"):
+        SensorErrors(snr=(9, 3))
     with pytest.raises(UsageError, match="no sensor is left"):
         make(sensors=("emit",), exclude=("emit",))
     nm = np.arange(400.0, 701.0, 10.0)

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from pretrain.objectives.band_prediction import BandPredictionConfig
 from pretrain.objectives.contrastive import NtXentConfig
-from pretrain.pairs.config import PairsConfig
+from pretrain.pairs.config import PairsConfig, SimulatedConfig
 from pretrain.views.config import ViewConfig
 from specfm.config import Strict
 from specfm.engine import config as engine
@@ -33,11 +33,22 @@ class DataConfig(Strict):
     threads: NonNegative = Field(default=2, description="reading threads per process")
     prefetch: NonNegative = Field(default=2, description="steps read ahead")
     allow_changed: bool = Field(default=False, description="resume although the shards have changed")
+    simulated: SimulatedConfig | None = Field(default=None, description="samples that are simulated, beside shards")
 
     @property
     def part_divisor(self) -> int:
         """``divisor``, or the largest of 8, 4, 2, 1 that divides the batch; the number of processes plays no part."""
         return self.divisor or next(d for d in (8, 4, 2, 1) if self.global_batch % d == 0)
+
+    @property
+    def simulated_batch(self) -> int:
+        """Samples of ``global_batch`` that are simulated: whole parts, at least one of them and one from shards."""
+        units = self.global_batch // self.part_divisor
+        return (
+            0
+            if self.simulated is None
+            else self.part_divisor * min(max(round(self.simulated.share * units), 1), units - 1)
+        )
 
 
 class ModelConfig(engine.ModelConfig):
@@ -133,5 +144,10 @@ class PretrainConfig(engine.RunConfig):
         if self.data.global_batch % self.data.part_divisor:
             raise ValueError(
                 f"data.global_batch {self.data.global_batch} is not a multiple of data.divisor {self.data.divisor}"
+            )
+        if self.data.simulated is not None and self.data.global_batch < 2 * self.data.part_divisor:
+            raise ValueError(
+                f"data.global_batch {self.data.global_batch} has no room for a part from shards and a simulated one of "
+                f"{self.data.part_divisor} samples each; raise it, or lower data.divisor"
             )
         return self

@@ -13,7 +13,7 @@ from pretrain.config import PretrainConfig
 from pretrain.loader import Loader
 from pretrain.monitor import OnlineKnn
 from pretrain.objectives.collapse import feature_figures
-from pretrain.pairs.pairing import PairedSampler, Pairs
+from pretrain.pairs.pairing import PairedSampler, Pairs, joined
 from pretrain.release.card import release_card, write_model
 from pretrain.release.library import collect_library
 from pretrain.state import restore, training_state, training_tensors
@@ -71,6 +71,7 @@ class Pretraining(Task):
         self.sampler = setup.make_sampler(config, self.shards)
         self.pairing = setup.make_pairing(config, self.shards, world, folder.path)
         self.paired = PairedSampler(self.sampler, self.pairing)
+        self.simulated = setup.make_simulated(config, self.shards, world)
         for doubt in setup.doubts(config, self.shards, self.sampler) if world.is_main else ():
             log.warning("%s", doubt)
         self.loader = Loader(
@@ -111,7 +112,10 @@ class Pretraining(Task):
             self.encoder.compile_parts()
 
     def batches(self, done: int) -> Iterator[Pairs]:
-        return (self.paired.pair(batch) for _, batch in self.loader.iterate(done, self.config.steps))
+        read = (self.paired.pair(batch) for _, batch in self.loader.iterate(done, self.config.steps))
+        if self.simulated is None:
+            return read
+        return map(joined, read, self.simulated.iterate(done, self.config.steps))
 
     def compute(self, number: int, batch: Pairs) -> StepResult:
         return self.step(number - 1, batch)
@@ -119,7 +123,7 @@ class Pretraining(Task):
     def columns(self, number: int, result: StepResult, bad: bool) -> dict[str, Any]:
         row: dict[str, Any] = {
             "view_strength": self.step.strength(number - 1),
-            "data_wait_s": self.loader.data_wait,
+            "data_wait_s": self.loader.data_wait + (self.simulated.data_wait if self.simulated else 0.0),
         }
         if number % self.config.monitor.features_every == 0 or number == self.config.steps:
             gather = self.world.gather_rows
@@ -138,7 +142,7 @@ class Pretraining(Task):
         return self.monitor(self.encoder)
 
     def snapshot(self, number: int, row: dict[str, Any]) -> Snapshot:
-        facts = training_state(self.config, self.shards, self.sampler, self.world.size)
+        facts = training_state(self.config, self.shards, self._draws(), self.world.size)
         facts |= {key: value for key in ("knn", "loss") if math.isfinite(value := row.get(key, math.nan))}
         facts["score"] = facts.get("knn")
         card = release_card(self.config, self.shards, number, self.encoder.card)
@@ -146,7 +150,12 @@ class Pretraining(Task):
         return Snapshot(lambda folder: write_model(self.modules, folder, card), tensors, facts)
 
     def restore(self, checkpoint: Path, state: dict[str, Any]) -> None:
-        restore(checkpoint, state, self.config, self.shards, self.sampler, self.modules, self.optimizer)
+        restore(checkpoint, state, self.config, self.shards, self._draws(), self.modules, self.optimizer)
+
+    def _draws(self) -> dict[str, Any]:
+        """What decides which samples a step holds."""
+        simulated = {} if self.simulated is None else {"simulated": self.simulated.source.digest}
+        return self.paired.state() | simulated
 
     def release(self, done: int) -> None:
         """``out/model``: the final encoder; an older one (of fewer steps) is kept beside it."""

@@ -15,6 +15,7 @@ from pretrain.objectives.registry import make_objectives
 from pretrain.pairs.nearest import NearestElsewhere
 from pretrain.pairs.pairing import Pairing
 from pretrain.pairs.same_object import SameObject
+from pretrain.pairs.simulated import SimulatedPairs
 from pretrain.sampler import MixtureSampler
 from pretrain.whiten import whiten_stem
 from specfm.checkpoint import has_whitened_stem, load, take_weights
@@ -41,7 +42,7 @@ def make_sampler(config: PretrainConfig, shards: ShardSet) -> MixtureSampler:
     return MixtureSampler(
         shards.sizes,
         shards.domains,
-        data.global_batch,
+        data.global_batch - data.simulated_batch,
         config.seed,
         domain_weights=data.weights or None,
         domains_per_batch=data.domains_per_batch,
@@ -54,6 +55,25 @@ def make_pairing(config: PretrainConfig, shards: ShardSet, world: World, folder:
     if config.pairs.kind == "nearest_elsewhere":
         return NearestElsewhere(config.pairs, shards, config.model.patch_size, config.seed, world, folder)
     return SameObject(config.pairs, shards, config.seed) if config.pairs.kind == "same_object" else None
+
+
+def make_simulated(config: PretrainConfig, shards: ShardSet, world: World) -> SimulatedPairs | None:
+    """Where simulated samples come from; None: nowhere."""
+    data = config.data
+    if data.simulated is None:
+        return None
+    return SimulatedPairs(
+        data.simulated,
+        config.seed,
+        data.simulated_batch,
+        data.part_divisor,
+        shards,
+        world.rank,
+        world.size,
+        threads=data.threads,
+        prefetch=data.prefetch,
+        device=world.device,
+    )
 
 
 def doubts(config: PretrainConfig, shards: ShardSet, sampler: MixtureSampler) -> list[str]:

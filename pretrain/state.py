@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.config import PretrainConfig
-from pretrain.sampler import MixtureSampler
 from specfm.checkpoint import load, take_weights
 from specfm.config import to_dict
 from specfm.engine.checkpointing import read_tensors
@@ -34,16 +33,14 @@ def training_tensors(modules: nn.ModuleDict, optimizer: torch.optim.Optimizer) -
     return heads | optimizer_tensors(optimizer, modules)
 
 
-def training_state(
-    config: PretrainConfig, shards: ShardSet, sampler: MixtureSampler, world_size: int
-) -> dict[str, Any]:
-    """JSON-safe training state."""
+def training_state(config: PretrainConfig, shards: ShardSet, draws: dict[str, Any], world_size: int) -> dict[str, Any]:
+    """JSON-safe training state; ``draws``: what decides which samples a step holds."""
     from specfm import __version__
 
     return {
         "config": to_dict(config),
         "data_fingerprint": shards.fingerprint,
-        "sampler": sampler.state(),
+        "sampler": draws,
         "world_size": world_size,
         "versions": {"specfm": __version__, "torch": torch.__version__},
     }
@@ -54,7 +51,7 @@ def restore(
     state: dict[str, Any],
     config: PretrainConfig,
     shards: ShardSet,
-    sampler: MixtureSampler,
+    draws: dict[str, Any],
     modules: nn.ModuleDict,
     optimizer: torch.optim.Optimizer,
 ) -> None:
@@ -71,8 +68,9 @@ def restore(
         if not config.data.allow_changed:
             raise UsageError(f"{text}; restore them, or pass data.allow_changed=true")
         log.warning("%s; going on because data.allow_changed=true", text)
-    elif state["sampler"] != sampler.state():
-        log.warning("the batches differ from those before the checkpoint (%s)", "seed, batch size, weights or domains")
+    elif state["sampler"] != draws:
+        differs = "seed, batch size, weights, domains or what is simulated"
+        log.warning("the batches differ from those before the checkpoint (%s)", differs)
     encoder = modules["encoder"]
     assert isinstance(encoder, Encoder)
     source = load(checkpoint / "model")

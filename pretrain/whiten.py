@@ -20,17 +20,16 @@ import torch
 from torch import Tensor
 
 from pretrain.views import ViewConfig, make_view
-from specfm.bands import BandGrid
 from specfm.batch import BandTensors, Batch, BatchPart
 from specfm.models.alignment import stem_tokens
 from specfm.models.encoder import Encoder
 from specfm.sensors import QUANTITIES, Sensor
+from specfm.simulate.responses import draw_sensor
 
 MICRO_BATCH = 256  # samples viewed at once
 # Of what alignment leaves, beside what changes between views. Of 1, 10, 300 and 3000 (one start each) the first three
 # score alike across sensors, the last loses on most scenes.
 SENSORS, SENSORS_WEIGHT = 40, 10.0
-FEWEST_BANDS_DRAWN = 3
 
 
 @torch.no_grad()
@@ -125,15 +124,3 @@ def left_by_alignment(encoder: Encoder, seed: int) -> Tensor:
         apart_MD = (tokens_LD - goal_LD)[mine_L]
         found_DD += apart_MD.T @ apart_MD / len(apart_MD)
     return found_DD / SENSORS / (goal_LD - goal_LD.mean(0)).square().mean().clamp_min(1e-30)
-
-
-def draw_sensor(low_nm: float, high_nm: float, rng: np.random.Generator) -> BandGrid:
-    """Evenly spaced bands of 3 to 20 nm over most of a range with up to three gaps, of about that width."""
-    while True:
-        step_nm, gaps = rng.uniform(3, 20), rng.integers(0, 4)
-        margin_nm = min(60.0, 0.05 * (high_nm - low_nm))
-        centre_nm = np.arange(low_nm + rng.uniform(0, margin_nm), high_nm - rng.uniform(0, margin_nm), step_nm)
-        for start_nm, width_nm in zip(rng.uniform(low_nm, high_nm, gaps), rng.uniform(10, 120, gaps), strict=True):
-            centre_nm = centre_nm[(centre_nm < start_nm) | (centre_nm > start_nm + width_nm)]
-        if len(centre_nm) >= FEWEST_BANDS_DRAWN:
-            return BandGrid(centre_nm, np.full(len(centre_nm), step_nm * rng.uniform(0.8, 1.5)))

@@ -17,7 +17,19 @@ PACKAGES = ("specfm", "downstream", "pretrain")
 
 # Rooms of the library from the ground up. A module imports from its own level and from those below it.
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("errors", "bands", "sensors", "sensor_table", "config", "digests", "files", "progress", "tables", "tiles"),
+    (
+        "errors",
+        "bands",
+        "sensors",
+        "sensor_table",
+        "config",
+        "counter",
+        "digests",
+        "files",
+        "progress",
+        "tables",
+        "tiles",
+    ),
     ("scene", "batch", "library", "calibration", "grids", "window"),
     ("readers", "shards", "simulate", "cards", "rasters", "inspection"),
     ("models", "dense"),  # Encoder.embed is dense.memory.embed_scene
@@ -54,7 +66,7 @@ STORES = {"readers", "shards"}  # never imported by models, and never import the
 
 HEAVY = {
     "torch", "torchvision", "timm", "lightly", "sklearn", "matplotlib", "wandb", "rasterio", "rioxarray", "h5py",
-    "hdf5plugin", "scipy", "spectral", "xarray", "pandas", "jinja2", "PIL",
+    "hdf5plugin", "scipy", "spectral", "xarray", "pandas", "pvlib", "jinja2", "PIL",
 }  # fmt: skip
 # Where a heavy package is what the module is about, and may be imported at its top.
 AT_TOP = {

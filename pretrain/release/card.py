@@ -22,12 +22,14 @@ def release_card(config: PretrainConfig, shards: ShardSet, step: int, before: di
     def all_seen(key: str, names: Iterable[str]) -> list[str]:
         return sorted({*before.get(key, ()), *names})
 
+    simulated = config.data.simulated
     return {
         "trained_by": f"specfm {__version__} pretrain",
         "steps": step,
         "seed": config.seed,
         "domains": all_seen("domains", shards.domain_names),
         "sensors": all_seen("sensors", (reader.sensor.name or reader.sensor.digest for reader in shards.readers)),
+        "simulated_sensors": all_seen("simulated_sensors", [] if simulated is None else simulated.instruments()),
         "scenes": all_seen("scenes", (name for reader in shards.readers for name in reader.scene_names)),
         "contents": all_seen("contents", (content for reader in shards.readers for content in _contents(reader))),
         "whitened": config.whiten.batches > 0 or has_whitened_stem(before),

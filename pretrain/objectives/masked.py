@@ -10,6 +10,7 @@ Shapes: B samples of a part, N tokens (K visible, T read), C bands (S read), P p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -163,21 +164,20 @@ class Masked(Objective):
             self._offsets = torch.as_tensor(shards.offsets).to(encoder.device)
             for reader in shards.readers:
                 moments = moments_of(reader, NOISE_SHIFT_PX, patch_size=1)
-                matrix_CC, bias_C = whitening(moments)
-                self._whitening.append((matrix_CC.float().to(encoder.device), bias_C.float().to(encoder.device)))
+                matrix_CC, _ = whitening(moments)
+                # Over its level a spectrum has neither noise nor signal along the weights: what whitening makes of
+                # nothing is rounding, magnified.
+                flat_C = quadrature_weights(BandTensors.from_sensors(reader.sensor))[0]
+                flat_C = flat_C / flat_C.norm()
+                matrix_CC = matrix_CC - torch.outer(matrix_CC @ flat_C, flat_C)
+                self._whitening.append(
+                    (matrix_CC.float().to(encoder.device), moments.mean_D.float().to(encoder.device))
+                )
 
     def separate(self, part: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        encoder, published = part.encoder, self.config.published
         parts = part.pairs.first.parts
         hidden = [self.hide(each, part.step, part.strength) for each in parts]
-        prepared = [
-            encoder.prepare(each.x_BHWC, each.shown, each.mask_BHW, None if published else each.keep_BK)
-            for each in hidden
-        ]
-        then_keep = [each.keep_BK for each in hidden if each.keep_BK is not None] if published else []
-        features = encoder(prepared, then_keep=then_keep or None)
-        asked = [self._ask(encoder, *each) for each in zip(hidden, prepared, strict=True)]
-        predicted = self.decoder(features, asked, encoder.positions)
+        predicted, prepared = self.predict(part.encoder, hidden)
         losses = [
             self._compare(pred, each, self.target(source, each, patches))
             for pred, each, source, patches in zip(predicted, hidden, parts, prepared, strict=True)
@@ -185,6 +185,18 @@ class Masked(Objective):
         angle, charbonnier = (torch.cat(values).mean() for values in zip(*losses, strict=True))
         figures = {"masked/angle": angle.detach(), "masked/charbonnier": charbonnier.detach()}
         return angle + self.config.charbonnier * charbonnier, figures
+
+    def predict(self, encoder: Encoder, hidden: Sequence[Hidden]) -> tuple[list[Tensor], list[Patches]]:
+        """pred_BSTP of each part, and the patches of each that the encoder was given."""
+        published = self.config.published
+        prepared = [
+            encoder.prepare(each.x_BHWC, each.shown, each.mask_BHW, None if published else each.keep_BK)
+            for each in hidden
+        ]
+        then_keep = [each.keep_BK for each in hidden if each.keep_BK is not None] if published else []
+        features = encoder(prepared, then_keep=then_keep or None)
+        asked = [self._ask(encoder, *each) for each in zip(hidden, prepared, strict=True)]
+        return self.decoder(features, asked, encoder.positions), prepared
 
     def hide(self, part: BatchPart, step: int, strength: float) -> Hidden:
         """Choose what is hidden of each sample; a function of (seed, step, sample) alone.
@@ -287,9 +299,9 @@ class Masked(Objective):
         found_BTPC = torch.zeros_like(x_BTPC)
         with torch.autocast(x_BTPC.device.type, enabled=False):
             for shard in shard_B.unique().tolist():
-                matrix_CC, bias_C = self._whitening[shard]
-                mine_B, channels = shard_B == shard, len(bias_C)  # a part may be padded to more bands
-                found_BTPC[mine_B, ..., :channels] = x_BTPC[mine_B, ..., :channels] @ matrix_CC.T + bias_C
+                matrix_CC, mean_C = self._whitening[shard]
+                mine_B, channels = shard_B == shard, len(mean_C)  # a part may be padded to more bands
+                found_BTPC[mine_B, ..., :channels] = (x_BTPC[mine_B, ..., :channels] - mean_C) @ matrix_CC.T
         return found_BTPC
 
     def _compare(self, pred_BSTP: Tensor, hidden: Hidden, target: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

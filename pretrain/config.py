@@ -44,6 +44,10 @@ class DataConfig(Strict):
 class ModelConfig(engine.ModelConfig):
     """The encoder, and how it is computed in training."""
 
+    init_trunk: str | None = Field(
+        default=None,
+        description="start the trunk's blocks from a .safetensors file of timm's names, or timm:NAME if cached",
+    )
     grad_checkpointing: bool = Field(default=False, description="trade compute for memory in the trunk")
     compile: bool = Field(default=False, description="torch.compile embedding and trunk")
 
@@ -132,6 +136,10 @@ class PretrainConfig(engine.RunConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> PretrainConfig:
+        if self.init_from is not None and self.model.init_trunk is not None:
+            raise ValueError("init_from brings a whole encoder and model.init_trunk its blocks; leave one out")
+        if self.whiten.batches and self.model.options.get("trunk", "stem") != "stem":
+            raise ValueError("whiten.batches needs a stem; set it to 0, or model.options.trunk=stem")
         if self.data.global_batch % self.data.part_divisor:
             raise ValueError(
                 f"data.global_batch {self.data.global_batch} is not a multiple of data.divisor {self.data.divisor}"

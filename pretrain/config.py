@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from pretrain.objectives.band_prediction import BandPredictionConfig
 from pretrain.objectives.contrastive import NtXentConfig
+from pretrain.objectives.masked import MaskedConfig
 from pretrain.pairs.config import PairsConfig, SimulatedConfig
 from pretrain.views.config import ViewConfig
 from specfm.config import Strict
@@ -54,6 +55,10 @@ class DataConfig(Strict):
 class ModelConfig(engine.ModelConfig):
     """The encoder, and how it is computed in training."""
 
+    init_trunk: str | None = Field(
+        default=None,
+        description="start the trunk's blocks from a .safetensors file of timm's names, or timm:NAME if cached",
+    )
     grad_checkpointing: bool = Field(default=False, description="trade compute for memory in the trunk")
     compile: bool = Field(default=False, description="torch.compile embedding and trunk")
 
@@ -62,6 +67,7 @@ class ObjectiveConfig(Strict):
     """The terms of the loss: those that are given; NT-Xent where none is. A weight of 0 leaves one out."""
 
     nt_xent: NtXentConfig | None = None
+    masked: MaskedConfig | None = None
     band_prediction: BandPredictionConfig | None = None
 
     def chosen(self) -> dict[str, Any]:
@@ -141,6 +147,10 @@ class PretrainConfig(engine.RunConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> PretrainConfig:
+        if self.init_from is not None and self.model.init_trunk is not None:
+            raise ValueError("init_from brings a whole encoder and model.init_trunk its blocks; leave one out")
+        if self.whiten.batches and self.model.options.get("trunk", "stem") != "stem":
+            raise ValueError("whiten.batches needs a stem; set it to 0, or model.options.trunk=stem")
         if self.data.global_batch % self.data.part_divisor:
             raise ValueError(
                 f"data.global_batch {self.data.global_batch} is not a multiple of data.divisor {self.data.divisor}"

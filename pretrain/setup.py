@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pretrain.config import PretrainConfig
 from pretrain.loader import Loader
@@ -18,12 +18,14 @@ from pretrain.pairs.same_object import SameObject
 from pretrain.pairs.simulated import SimulatedPairs
 from pretrain.sampler import MixtureSampler
 from pretrain.whiten import whiten_stem
-from specfm.checkpoint import has_whitened_stem, load, take_weights
+from specfm.checkpoint import has_whitened_stem, load, read_heads, take_weights
 from specfm.engine.distributed import World
 from specfm.engine.optimizer import adamw
 from specfm.errors import UsageError
+from specfm.models.embeddings.published import misfits
 from specfm.models.encoder import Encoder
 from specfm.models.registry import create_encoder
+from specfm.models.trunk_weights import load_trunk
 from specfm.shards import ShardSet
 
 log = logging.getLogger(__name__)
@@ -103,7 +105,7 @@ def make_modules(config: PretrainConfig) -> tuple[nn.ModuleDict, dict[str, Objec
     """Encoder and heads, and the objectives that the heads belong to; weights from the seed alone.
 
     Raises:
-        UsageError: ``init_from`` holds another architecture.
+        UsageError: ``init_from`` or ``model.init_trunk`` hold another architecture.
     """
     model = config.model
     with torch.random.fork_rng(devices=[]):
@@ -111,6 +113,8 @@ def make_modules(config: PretrainConfig) -> tuple[nn.ModuleDict, dict[str, Objec
         encoder = create_encoder(model.size, model.embedding, model.patch_size, **model.options)
         around = Surroundings(encoder.num_features, model.patch_size, config.views, config.seed, config.pairs)
         objectives = make_objectives(config.objective.chosen(), around)
+    if model.init_trunk is not None:
+        load_trunk(encoder, model.init_trunk)
     if config.init_from is not None:
         source = load(config.init_from)
         take_weights(encoder, source, config.init_from)
@@ -118,7 +122,28 @@ def make_modules(config: PretrainConfig) -> tuple[nn.ModuleDict, dict[str, Objec
         encoder.library = source.library
     encoder.set_grad_checkpointing(model.grad_checkpointing)
     heads = {name: head for objective in objectives.values() for name, head in objective.heads.items()}
+    if config.init_from is not None:
+        take_heads(heads, read_heads(config.init_from), config.init_from)
     return nn.ModuleDict({"encoder": encoder, **heads}), objectives
+
+
+def take_heads(heads: dict[str, nn.Module], given: dict[str, Tensor], source: str) -> None:
+    """Copy what a release brings along for the heads of this run.
+
+    Raises:
+        UsageError: a head of other names or sizes; the message lists them.
+    """
+    for name, head in heads.items():
+        mine = {key.removeprefix(f"{name}."): tensor for key, tensor in given.items() if key.startswith(f"{name}.")}
+        if not mine:
+            continue
+        if problems := misfits(mine, head.state_dict()):
+            raise UsageError(
+                f"the head {name} in {source} differs from the configuration's (objective.{name}): "
+                f"{'; '.join(problems[:6])}; set it as there"
+            )
+        head.load_state_dict(mine)
+        log.info("%s: the head %s goes on from there", source, name)
 
 
 def whiten(config: PretrainConfig, shards: ShardSet, sampler: MixtureSampler, modules: nn.ModuleDict) -> None:

@@ -30,6 +30,7 @@ COMMANDS: dict[str, str] = {
     "robustness": "specfm.cli.robustness",
     "benchmark": "specfm.cli.benchmark",
     "finetune": "specfm.cli.finetune",
+    "convert": "specfm.cli.convert",
     "embed": "specfm.cli.embed",
     "cluster": "specfm.cli.cluster",
     "search": "specfm.cli.search",

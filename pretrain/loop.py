@@ -89,6 +89,8 @@ class Pretraining(Task):
         if world.is_main or self.encoder.aligned:  # the same spectra on every rank
             self.encoder.library = merge([collect_library(self.shards), self.encoder.library])
         setup.check_alignment(self.encoder)
+        for objective in self.objectives.values():
+            objective.start(self.encoder, self.shards)
         self.step = PretrainStep(self.encoder, self.objectives, config, world)
         self.monitor: OnlineKnn | None = None
         if world.is_main and config.monitor.every:

@@ -22,6 +22,7 @@ from pretrain.pairs.pairing import Pairs
 from pretrain.views import ViewConfig, make_view
 from specfm.batch import Batch
 from specfm.models.encoder import Encoder, Features
+from specfm.shards import ShardSet
 
 Rows = dict[str, Tensor]
 VIEWS = ("first", "second")  # by their numbers 0 and 1, which their random numbers follow from
@@ -109,6 +110,13 @@ class Objective:
     def separates(self) -> bool:
         """It has a separate loss: it defines :meth:`separate`."""
         return type(self).separate is not Objective.separate
+
+    def start(self, encoder: Encoder, shards: ShardSet) -> None:
+        """Once before any step, also of a continued run: refuse what does not fit, measure what it needs to know.
+
+        What it measures must follow from the shards alone, so that it is the same on all ranks and after a resume.
+        """
+        return
 
     def rows(self, part: MicroBatch) -> Rows:
         """What must meet the rest of the batch: tensors of B rows. Called with and without a graph, alike."""

@@ -113,14 +113,8 @@ class NearestElsewhere(Pairing):
 def mine(reader: ShardReader, config: PairsConfig, patch_size: int) -> Mined:
     """Neighbours elsewhere of all samples of a shard."""
     total = len(reader)
-    sides = noise_pairs(reader, config.shift_px)
-    moments = Moments(len(reader.sensor.bands))
     chosen_M = spread(total, config.candidates)
-    for rows in chunks(chosen_M):
-        moments.add(spectra(reader, rows, patch_size))
-    for rows in chunks(np.arange(len(sides))):
-        first, second = sides[rows].T
-        moments.add_differences(spectra(reader, first, patch_size) - spectra(reader, second, patch_size))
+    moments = moments_of(reader, config.shift_px, patch_size, chosen_M)
     matrix_CC, _ = whitening(moments, components=config.components)
     _, size_C, turn_CC = torch.linalg.svd(matrix_CC)  # the same distances in as few numbers as there are components
     matrix_EC = (size_C[:, None] * turn_CC)[: config.components]
@@ -128,6 +122,27 @@ def mine(reader: ShardReader, config: PairsConfig, patch_size: int) -> Mined:
     descriptor_NE = torch.cat([some @ matrix_EC.T for some in every]).float()
     neighbour_NK, radius_N = _neighbours(reader, descriptor_NE, chosen_M, config)
     return Mined(neighbour_NK, radius_N, descriptor_NE)
+
+
+def moments_of(
+    reader: ShardReader, shift_px: int, patch_size: int, chosen_M: NDArray[np.int64] | None = None
+) -> Moments:
+    """Signal and noise of a shard: of :func:`spectra` of the chosen windows, and of their differences side by side.
+
+    Args:
+        chosen_M: local ids; None: up to ``MOST_PAIRS``, evenly spread.
+
+    Raises:
+        UsageError: too few windows lie side by side.
+    """
+    sides = noise_pairs(reader, shift_px)
+    moments = Moments(len(reader.sensor.bands))
+    for rows in chunks(spread(len(reader), MOST_PAIRS) if chosen_M is None else chosen_M):
+        moments.add(spectra(reader, rows, patch_size))
+    for rows in chunks(np.arange(len(sides))):
+        first, second = sides[rows].T
+        moments.add_differences(spectra(reader, first, patch_size) - spectra(reader, second, patch_size))
+    return moments
 
 
 def _neighbours(
@@ -199,7 +214,7 @@ def noise_pairs(reader: ShardReader, shift_px: int) -> NDArray[np.int64]:
     raise UsageError(
         f"{reader.path}: fewer than {FEWEST_PAIRS} of its windows lie side by side within a scene, {shift_px} to "
         f"{FARTHEST_SHIFT} pixels apart, so noise cannot be told from material; cut more windows (specfm shard "
-        "--stride), leave the domain out (data.exclude), or set pairs.kind=views"
+        "--stride), leave the domain out (data.exclude), or set pairs.kind=views (objective.masked.target=plain)"
     )
 
 

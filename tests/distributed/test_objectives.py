@@ -18,6 +18,7 @@ from pretrain.config import PretrainConfig
 from pretrain.objectives.band_prediction import BandPredictionConfig
 from pretrain.objectives.base import MicroBatch, Objective, Rows, Surroundings
 from pretrain.objectives.contrastive import NtXentConfig
+from pretrain.objectives.masked import DecoderConfig, MaskedConfig
 from pretrain.objectives.negatives import NegativesConfig
 from pretrain.objectives.registry import OBJECTIVES, make_objectives
 from pretrain.pairs.pairing import Pairs
@@ -33,6 +34,13 @@ CPU = torch.device("cpu")
 # Settings with which each objective is asked; a new one needs a line here.
 SETTINGS: dict[str, Any] = {
     "nt_xent": NtXentConfig(negatives=NegativesConfig(cosine=0.9, max_share=0.3)),
+    "masked": MaskedConfig(
+        mask="both",
+        bands=9,
+        window_start=0.6,
+        window_steps=10,
+        decoder=DecoderConfig(width=16, depth=1, heads=2, rank=3),
+    ),
     "band_prediction": BandPredictionConfig(weight=0.7),
 }
 

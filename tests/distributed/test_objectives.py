@@ -21,6 +21,7 @@ from pretrain.objectives.contrastive import NtXentConfig
 from pretrain.objectives.masked import DecoderConfig, MaskedConfig
 from pretrain.objectives.negatives import NegativesConfig
 from pretrain.objectives.registry import OBJECTIVES, make_objectives
+from pretrain.objectives.vicreg import VicRegConfig
 from pretrain.pairs.pairing import Pairs
 from pretrain.step import PretrainStep
 from specfm import create_encoder
@@ -34,6 +35,7 @@ CPU = torch.device("cpu")
 # Settings with which each objective is asked; a new one needs a line here.
 SETTINGS: dict[str, Any] = {
     "nt_xent": NtXentConfig(negatives=NegativesConfig(cosine=0.9, max_share=0.3)),
+    "vicreg": VicRegConfig(),
     "masked": MaskedConfig(
         mask="both",
         bands=9,

@@ -177,7 +177,8 @@ class Masked(Objective):
     def separate(self, part: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
         parts = part.pairs.first.parts
         hidden = [self.hide(each, part.step, part.strength) for each in parts]
-        predicted, prepared = self.predict(part.encoder, hidden)
+        predicted, prepared, pooled_BD = self.predict(part.encoder, hidden)
+        part.leave(pooled_BD)
         losses = [
             self._compare(pred, each, self.target(source, each, patches))
             for pred, each, source, patches in zip(predicted, hidden, parts, prepared, strict=True)
@@ -186,8 +187,8 @@ class Masked(Objective):
         figures = {"masked/angle": angle.detach(), "masked/charbonnier": charbonnier.detach()}
         return angle + self.config.charbonnier * charbonnier, figures
 
-    def predict(self, encoder: Encoder, hidden: Sequence[Hidden]) -> tuple[list[Tensor], list[Patches]]:
-        """pred_BSTP of each part, and the patches of each that the encoder was given."""
+    def predict(self, encoder: Encoder, hidden: Sequence[Hidden]) -> tuple[list[Tensor], list[Patches], Tensor]:
+        """pred_BSTP of each part, the patches of each that the encoder was given, and its pooled features of them."""
         published = self.config.published
         prepared = [
             encoder.prepare(each.x_BHWC, each.shown, each.mask_BHW, None if published else each.keep_BK)
@@ -196,7 +197,7 @@ class Masked(Objective):
         then_keep = [each.keep_BK for each in hidden if each.keep_BK is not None] if published else []
         features = encoder(prepared, then_keep=then_keep or None)
         asked = [self._ask(encoder, *each) for each in zip(hidden, prepared, strict=True)]
-        return self.decoder(features, asked, encoder.positions), prepared
+        return self.decoder(features, asked, encoder.positions), prepared, features.pooled_BD
 
     def hide(self, part: BatchPart, step: int, strength: float) -> Hidden:
         """Choose what is hidden of each sample; a function of (seed, step, sample) alone.

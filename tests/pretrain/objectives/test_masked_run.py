@@ -67,8 +67,15 @@ def test_a_resumed_run_ends_in_the_same_bits(tmp_path: Path, shards: list[str], 
         ("objective.masked.mask=ranges", "objective.masked.window_start=0.5", "objective.masked.window_steps=6"),
         ("objective.nt_xent.weight=1", "objective.masked.target=patch", "views.band_draw=part"),
         ("model.grad_checkpointing=true", "model.embedding=basis", "objective.masked.mask=patches"),
+        (
+            "model.embedding=specaware",
+            "model.options={dim: 48, depth: 1, heads: 3, image_size: 9, rank: 4, trunk: mae, level: none}",
+            "model.options.layer_scale=0",
+            "objective.masked.published=true",
+            "objective.masked.eps=1",
+        ),
     ],
-    ids=["bf16", "ranges in a window", "beside NT-Xent", "another embedding"],
+    ids=["bf16", "ranges in a window", "beside NT-Xent", "another embedding", "as published"],
 )
 def test_other_settings_run(tmp_path: Path, shards: list[str], overrides: tuple[str, ...]) -> None:
     out = train(debug_config(tmp_path / "run", shards, *ALONE, "steps=4", "monitor.every=0", *overrides))

@@ -31,7 +31,7 @@ from specfm.engine.schedule import ramp
 from specfm.errors import UsageError
 from specfm.models.decoders import Asked, Decoder
 from specfm.models.embeddings import SpecAwareEmbedding
-from specfm.models.encoder import Encoder
+from specfm.models.encoder import Encoder, Features
 from specfm.models.patches import Patches, cut_patches
 from specfm.models.quadrature import quadrature_weights
 from specfm.models.whitening import whitening
@@ -177,7 +177,8 @@ class Masked(Objective):
     def separate(self, part: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
         parts = part.pairs.first.parts
         hidden = [self.hide(each, part.step, part.strength) for each in parts]
-        predicted, prepared = self.predict(part.encoder, hidden)
+        predicted, prepared, pooled_BD = self.predict(part.encoder, hidden)
+        part.leave(pooled_BD)
         losses = [
             self._compare(pred, each, self.target(source, each, patches))
             for pred, each, source, patches in zip(predicted, hidden, parts, prepared, strict=True)
@@ -186,17 +187,11 @@ class Masked(Objective):
         figures = {"masked/angle": angle.detach(), "masked/charbonnier": charbonnier.detach()}
         return angle + self.config.charbonnier * charbonnier, figures
 
-    def predict(self, encoder: Encoder, hidden: Sequence[Hidden]) -> tuple[list[Tensor], list[Patches]]:
-        """pred_BSTP of each part, and the patches of each that the encoder was given."""
-        published = self.config.published
-        prepared = [
-            encoder.prepare(each.x_BHWC, each.shown, each.mask_BHW, None if published else each.keep_BK)
-            for each in hidden
-        ]
-        then_keep = [each.keep_BK for each in hidden if each.keep_BK is not None] if published else []
-        features = encoder(prepared, then_keep=then_keep or None)
+    def predict(self, encoder: Encoder, hidden: Sequence[Hidden]) -> tuple[list[Tensor], list[Patches], Tensor]:
+        """pred_BSTP of each part, the patches of each that the encoder was given, and its pooled features of them."""
+        features, prepared = encode_visible(encoder, hidden, embed_all=self.config.published)
         asked = [self._ask(encoder, *each) for each in zip(hidden, prepared, strict=True)]
-        return self.decoder(features, asked, encoder.positions), prepared
+        return self.decoder(features, asked, encoder.positions), prepared, features.pooled_BD
 
     def hide(self, part: BatchPart, step: int, strength: float) -> Hidden:
         """Choose what is hidden of each sample; a function of (seed, step, sample) alone.
@@ -309,6 +304,22 @@ class Masked(Objective):
         value_BSTP, pixel_BTP = target
         with torch.autocast(pred_BSTP.device.type, enabled=False):
             return spectral_losses(pred_BSTP.float(), value_BSTP, hidden.weight_BTS, pixel_BTP, self.config.eps)
+
+
+def encode_visible(
+    encoder: Encoder, hidden: Sequence[Hidden], embed_all: bool = False
+) -> tuple[Features, list[Patches]]:
+    """Features of what is shown, and the patches of each part that were embedded.
+
+    Args:
+        embed_all: embed every patch and leave the hidden ones out afterwards, as published: the embedding then has seen
+            them.
+    """
+    prepared = [
+        encoder.prepare(each.x_BHWC, each.shown, each.mask_BHW, None if embed_all else each.keep_BK) for each in hidden
+    ]
+    then_keep = [each.keep_BK for each in hidden if each.keep_BK is not None] if embed_all else []
+    return encoder(prepared, then_keep=then_keep or None), prepared
 
 
 def spectral_losses(

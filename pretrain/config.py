@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from pretrain.objectives.band_prediction import BandPredictionConfig
 from pretrain.objectives.contrastive import NtXentConfig
+from pretrain.objectives.local import LocalConfig
 from pretrain.objectives.masked import MaskedConfig
 from pretrain.objectives.vicreg import VicRegConfig
 from pretrain.pairs.config import PairsConfig
@@ -53,6 +54,7 @@ class ObjectiveConfig(Strict):
     """The terms of the loss: those that are given; NT-Xent where none is. A weight of 0 leaves one out."""
 
     nt_xent: NtXentConfig | None = None
+    local: LocalConfig | None = None
     vicreg: VicRegConfig | None = None
     masked: MaskedConfig | None = None
     band_prediction: BandPredictionConfig | None = None

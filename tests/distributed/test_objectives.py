@@ -18,6 +18,7 @@ from pretrain.config import PretrainConfig
 from pretrain.objectives.band_prediction import BandPredictionConfig
 from pretrain.objectives.base import MicroBatch, Objective, Rows, Surroundings
 from pretrain.objectives.contrastive import NtXentConfig
+from pretrain.objectives.local import LocalConfig
 from pretrain.objectives.masked import DecoderConfig, MaskedConfig
 from pretrain.objectives.negatives import NegativesConfig
 from pretrain.objectives.registry import OBJECTIVES, make_objectives
@@ -35,6 +36,7 @@ CPU = torch.device("cpu")
 # Settings with which each objective is asked; a new one needs a line here.
 SETTINGS: dict[str, Any] = {
     "nt_xent": NtXentConfig(negatives=NegativesConfig(cosine=0.9, max_share=0.3)),
+    "local": LocalConfig(weight=0.5),
     "vicreg": VicRegConfig(),
     "masked": MaskedConfig(
         mask="both",

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from pretrain.objectives.band_prediction import BandPredictionConfig
 from pretrain.objectives.contrastive import NtXentConfig
+from pretrain.objectives.latent import LatentConfig
 from pretrain.objectives.local import LocalConfig
 from pretrain.objectives.masked import MaskedConfig
 from pretrain.objectives.vicreg import VicRegConfig
@@ -57,6 +58,7 @@ class ObjectiveConfig(Strict):
     local: LocalConfig | None = None
     vicreg: VicRegConfig | None = None
     masked: MaskedConfig | None = None
+    latent: LatentConfig | None = None
     band_prediction: BandPredictionConfig | None = None
 
     def chosen(self) -> dict[str, Any]:
@@ -131,6 +133,9 @@ class PretrainConfig(engine.RunConfig):
     views: ViewConfig = ViewConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
+    ema: engine.EmaConfig | None = Field(
+        default=None, description="watch and release a running average of the encoder's weights; null releases the last"
+    )
     optim: OptimConfig = OptimConfig()
     monitor: MonitorConfig = MonitorConfig()
 

@@ -8,6 +8,7 @@ from typing import Any
 from pretrain.objectives.band_prediction import BandPrediction
 from pretrain.objectives.base import Objective, Surroundings
 from pretrain.objectives.contrastive import NtXent
+from pretrain.objectives.latent import Latent
 from pretrain.objectives.local import Local
 from pretrain.objectives.masked import Masked
 from pretrain.objectives.vicreg import VicReg
@@ -18,6 +19,7 @@ OBJECTIVES: dict[str, Callable[[Any, Surroundings], Objective]] = {
     "local": Local,
     "vicreg": VicReg,
     "masked": Masked,
+    "latent": Latent,
     "band_prediction": BandPrediction,
 }
 

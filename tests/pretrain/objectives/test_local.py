@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 
 def micro_batch(batch: Batch, views: ViewConfig, patch: int, step: int = 0) -> MicroBatch:
     encoder = create_encoder("nano", patch_size=patch, dim=24, depth=1, heads=2)
-    return MicroBatch(Pairs.of(batch), encoder, Surroundings(24, patch, views, 0, PairsConfig()), step, 1.0)
+    return MicroBatch(Pairs.of(batch), encoder, Surroundings(24, patch, views, 0, PairsConfig(), encoder), step, 1.0)
 
 
 def numbered(count: int, side: tuple[int, int]) -> Batch:
@@ -149,7 +149,7 @@ def step_with(weights: dict[str, float]) -> dict[str, Tensor]:
     torch.manual_seed(0)
     encoder = create_encoder("nano", patch_size=2, dim=24, depth=1, heads=2)
     torch.manual_seed(1)
-    around = Surroundings(24, 2, config.views, 0, config.pairs)
+    around = Surroundings(24, 2, config.views, 0, config.pairs, encoder)
     objectives = make_objectives(config.objective.chosen(), around)
     result = PretrainStep(encoder, objectives, config, World(0, 1, CPU))(0, Pairs.of(random_batch(4)))
     gradients = torch.cat([p.grad.flatten() for p in encoder.parameters() if p.grad is not None])
@@ -173,6 +173,8 @@ def test_the_weights_of_the_combined_loss_act() -> None:
 
 @pytest.mark.parametrize("pairs", [PairsConfig(kind="nearest_elsewhere"), PairsConfig(kind="same_object")])
 def test_pairs_of_other_places_are_refused(pairs: PairsConfig) -> None:
+    encoder = create_encoder("nano", patch_size=3, dim=24, depth=1, heads=2)
     with pytest.raises(UsageError, match=f"kind={pairs.kind} does not give it.*set pairs.kind=views"):
-        Local(LocalConfig(), Surroundings(24, 3, ViewConfig(), 0, pairs))
-    Local(LocalConfig(), Surroundings(24, 3, ViewConfig(), 0, PairsConfig(kind="same_object", same_place=True)))
+        Local(LocalConfig(), Surroundings(24, 3, ViewConfig(), 0, pairs, encoder))
+    same = PairsConfig(kind="same_object", same_place=True)
+    Local(LocalConfig(), Surroundings(24, 3, ViewConfig(), 0, same, encoder))

@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from pretrain.objectives.band_prediction import BandPredictionConfig
 from pretrain.objectives.contrastive import NtXentConfig
+from pretrain.objectives.latent import LatentConfig
+from pretrain.objectives.local import LocalConfig
 from pretrain.objectives.masked import MaskedConfig
 from pretrain.objectives.vicreg import VicRegConfig
 from pretrain.pairs.config import PairsConfig, SimulatedConfig
@@ -68,8 +70,10 @@ class ObjectiveConfig(Strict):
     """The terms of the loss: those that are given; NT-Xent where none is. A weight of 0 leaves one out."""
 
     nt_xent: NtXentConfig | None = None
+    local: LocalConfig | None = None
     vicreg: VicRegConfig | None = None
     masked: MaskedConfig | None = None
+    latent: LatentConfig | None = None
     band_prediction: BandPredictionConfig | None = None
 
     def chosen(self) -> dict[str, Any]:
@@ -144,6 +148,9 @@ class PretrainConfig(engine.RunConfig):
     views: ViewConfig = ViewConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
+    ema: engine.EmaConfig | None = Field(
+        default=None, description="watch and release a running average of the encoder's weights; null releases the last"
+    )
     optim: OptimConfig = OptimConfig()
     monitor: MonitorConfig = MonitorConfig()
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from pretrain import setup
 from pretrain.config import PretrainConfig
@@ -18,8 +22,10 @@ from pretrain.release.card import release_card, write_model
 from pretrain.release.library import collect_library
 from pretrain.state import restore, training_state, training_tensors
 from pretrain.step import PretrainStep, StepResult
+from specfm.batch import Batch
 from specfm.engine import distributed, faults
 from specfm.engine.distributed import World
+from specfm.engine.ema import follow, released, warmed_up
 from specfm.engine.loop import run_task
 from specfm.engine.run_folder import RunFolder
 from specfm.engine.task import Snapshot, Task
@@ -90,6 +96,7 @@ class Pretraining(Task):
         if world.is_main or self.encoder.aligned:  # the same spectra on every rank
             self.encoder.library = merge([collect_library(self.shards), self.encoder.library])
         setup.check_alignment(self.encoder)
+        self.released.library = self.encoder.library
         for objective in self.objectives.values():
             objective.start(self.encoder, self.shards)
         self.step = PretrainStep(self.encoder, self.objectives, config, world)
@@ -103,11 +110,20 @@ class Pretraining(Task):
         """The encoder in training."""
         return self.modules["encoder"]
 
+    @property
+    def released(self) -> Any:
+        """What is watched and released: the encoder, or its average."""
+        return self.modules[released(self.modules)]
+
     def start(self, done: int) -> None:
-        """A new run whitens the stem of its encoder; any run pairs its samples."""
+        """A new run whitens the stem of its encoder, of which copies are then made; any run pairs its samples."""
         if done == 0:
             self.world.on_main(lambda: setup.whiten(self.config, self.shards, self.sampler, self.modules))
             self.world.broadcast_module(self.modules)
+            if self.config.ema is not None:
+                follow(self.released, self.encoder, 0.0)
+            for objective in self.objectives.values():
+                objective.initialise(self.encoder)
         if self.pairing is not None:
             self.pairing.start()
         if self.config.model.compile:
@@ -120,14 +136,33 @@ class Pretraining(Task):
         return map(joined, read, self.simulated.iterate(done, self.config.steps))
 
     def compute(self, number: int, batch: Pairs) -> StepResult:
-        return self.step(number - 1, batch)
+        result = self.step(number - 1, batch)
+        if result.pooled_BD is None and self._watches(number):  # no objective asked for the features of whole views
+            result = replace(result, pooled_BD=self._pooled(batch.first))
+        return result
+
+    @torch.no_grad()
+    def _pooled(self, batch: Batch) -> Tensor:
+        limit = self.config.optim.micro_batch or len(batch)
+        parts = [batch.select(start, min(start + limit, len(batch))) for start in range(0, len(batch), limit)]
+        return torch.cat([self.encoder(part).pooled_BD for part in parts])
+
+    def _watches(self, number: int) -> bool:
+        """Whether figures of collapse are due."""
+        return number % self.config.monitor.features_every == 0 or number == self.config.steps
+
+    def updated(self, number: int) -> None:
+        for objective in self.objectives.values():
+            objective.after_step(self.encoder, number - 1)
+        if (ema := self.config.ema) is not None:
+            follow(self.released, self.encoder, warmed_up(ema.decay, number) if ema.warmup else ema.decay)
 
     def columns(self, number: int, result: StepResult, bad: bool) -> dict[str, Any]:
         row: dict[str, Any] = {
             "view_strength": self.step.strength(number - 1),
             "data_wait_s": self.loader.data_wait + (self.simulated.data_wait if self.simulated else 0.0),
         }
-        if number % self.config.monitor.features_every == 0 or number == self.config.steps:
+        if self._watches(number):
             gather = self.world.gather_rows
             pooled_BD = None if result.pooled_BD is None else gather(result.pooled_BD.float())
             rows = {name: {key: gather(x) for key, x in each.items()} for name, each in result.rows.items()}
@@ -141,7 +176,7 @@ class Pretraining(Task):
         every = self.config.monitor.every
         if self.monitor is None or not (last or (every and number % every == 0)):
             return {}
-        return self.monitor(self.encoder)
+        return self.monitor(self.released)
 
     def snapshot(self, number: int, row: dict[str, Any]) -> Snapshot:
         facts = training_state(self.config, self.shards, self._draws(), self.world.size)

@@ -20,6 +20,7 @@ from pretrain.sampler import MixtureSampler
 from pretrain.whiten import whiten_stem
 from specfm.checkpoint import has_whitened_stem, load, read_heads, take_weights
 from specfm.engine.distributed import World
+from specfm.engine.ema import AVERAGED, average_of
 from specfm.engine.optimizer import adamw
 from specfm.errors import UsageError
 from specfm.models.embeddings.published import misfits
@@ -102,7 +103,7 @@ def doubts(config: PretrainConfig, shards: ShardSet, sampler: MixtureSampler) ->
 
 
 def make_modules(config: PretrainConfig) -> tuple[nn.ModuleDict, dict[str, Objective]]:
-    """Encoder and heads, and the objectives that the heads belong to; weights from the seed alone.
+    """Encoder, heads and, if one is kept, the encoder's average, and the objectives of the heads; from the seed alone.
 
     Raises:
         UsageError: ``init_from`` or ``model.init_trunk`` hold another architecture.
@@ -111,7 +112,7 @@ def make_modules(config: PretrainConfig) -> tuple[nn.ModuleDict, dict[str, Objec
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         encoder = create_encoder(model.size, model.embedding, model.patch_size, **model.options)
-        around = Surroundings(encoder.num_features, model.patch_size, config.views, config.seed, config.pairs)
+        around = Surroundings(encoder.num_features, model.patch_size, config.views, config.seed, config.pairs, encoder)
         objectives = make_objectives(config.objective.chosen(), around)
     if model.init_trunk is not None:
         load_trunk(encoder, model.init_trunk)
@@ -124,7 +125,8 @@ def make_modules(config: PretrainConfig) -> tuple[nn.ModuleDict, dict[str, Objec
     heads = {name: head for objective in objectives.values() for name, head in objective.heads.items()}
     if config.init_from is not None:
         take_heads(heads, read_heads(config.init_from), config.init_from)
-    return nn.ModuleDict({"encoder": encoder, **heads}), objectives
+    average = {} if config.ema is None else {AVERAGED: average_of(encoder)}
+    return nn.ModuleDict({"encoder": encoder, **heads, **average}), objectives
 
 
 def take_heads(heads: dict[str, nn.Module], given: dict[str, Tensor], source: str) -> None:
@@ -190,7 +192,8 @@ def make_optimizer(config: PretrainConfig, modules: nn.ModuleDict, device: torch
     early = tuple(f"encoder.{name}." for name in BEFORE_TRUNK) if whitens else ()
     if whitens and config.whiten.lr_share == 0:
         for name, parameter in modules.named_parameters():
-            parameter.requires_grad_(not name.startswith(early))
+            if name.startswith(early):
+                parameter.requires_grad_(False)
     return adamw(
         modules,
         optim.lr,

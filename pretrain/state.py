@@ -1,7 +1,8 @@
 """How the state of a pretraining goes into a checkpoint and comes back.
 
-The encoder is a release folder; heads (with their buffers: state of an objective that is no parameter) and optimiser
-are tensors by name; the rest is JSON. No stream of random numbers exists, so none is saved.
+What would be released (the encoder, or its average) is a release folder; the encoder beside its average, heads (with
+their buffers: state of an objective that is no parameter) and optimiser are tensors by name; the rest is JSON. No
+stream of random numbers exists, so none is saved.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pretrain.config import PretrainConfig
 from specfm.checkpoint import load, take_weights
 from specfm.config import to_dict
 from specfm.engine.checkpointing import read_tensors
+from specfm.engine.ema import released
 from specfm.engine.optimizer import optimizer_tensors, restore_optimizer
 from specfm.errors import UsageError
 from specfm.models.encoder import Encoder
@@ -26,11 +28,15 @@ log = logging.getLogger(__name__)
 
 
 def training_tensors(modules: nn.ModuleDict, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Training state other than the encoder's weights: heads and optimiser."""
-    heads = {
-        f"module/{name}": tensor for name, tensor in modules.state_dict().items() if not name.startswith("encoder.")
-    }
-    return heads | optimizer_tensors(optimizer, modules)
+    """Training state other than the weights that would be released: the other modules and the optimiser."""
+    others = {f"module/{name}": tensor for name, tensor in _others(modules).items()}
+    return others | optimizer_tensors(optimizer, modules)
+
+
+def _others(modules: nn.ModuleDict) -> dict[str, Tensor]:
+    """State of all modules but the one that would be released."""
+    prefix = f"{released(modules)}."
+    return {name: tensor for name, tensor in modules.state_dict().items() if not name.startswith(prefix)}
 
 
 def training_state(config: PretrainConfig, shards: ShardSet, draws: dict[str, Any], world_size: int) -> dict[str, Any]:
@@ -71,15 +77,16 @@ def restore(
     elif state["sampler"] != draws:
         differs = "seed, batch size, weights, domains or what is simulated"
         log.warning("the batches differ from those before the checkpoint (%s)", differs)
-    encoder = modules["encoder"]
-    assert isinstance(encoder, Encoder)
+    encoder, kept = modules["encoder"], modules[released(modules)]
+    assert isinstance(encoder, Encoder) and isinstance(kept, Encoder)
     source = load(checkpoint / "model")
-    take_weights(encoder, source, checkpoint)
+    take_weights(kept, source, checkpoint)
     encoder.card = source.card  # what it saw before stays seen, also where the shards have changed
     tensors = read_tensors(checkpoint)
-    heads = {name.removeprefix("module/"): tensor for name, tensor in tensors.items() if name.startswith("module/")}
-    own = {name: tensor for name, tensor in modules.state_dict().items() if not name.startswith("encoder.")}
-    if {n: t.shape for n, t in heads.items()} != {n: t.shape for n, t in own.items()}:
-        raise UsageError(f"the heads in {checkpoint} differ from the configuration's (objective.*); start a new run")
-    modules.load_state_dict({**modules.state_dict(), **heads})
+    others = {name.removeprefix("module/"): tensor for name, tensor in tensors.items() if name.startswith("module/")}
+    if {n: t.shape for n, t in others.items()} != {n: t.shape for n, t in _others(modules).items()}:
+        raise UsageError(
+            f"the heads in {checkpoint} differ from the configuration's (objective.*, ema); start a new run"
+        )
+    modules.load_state_dict({**modules.state_dict(), **others})
     restore_optimizer(optimizer, modules, tensors)

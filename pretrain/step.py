@@ -73,7 +73,8 @@ class PretrainStep:
         self, encoder: Encoder, objectives: dict[str, Objective], config: PretrainConfig, world: World
     ) -> None:
         self.encoder, self.objectives, self.config, self.world = encoder, objectives, config, world
-        self._around = Surroundings(encoder.num_features, encoder.patch_size, config.views, config.seed, config.pairs)
+        size = encoder.num_features, encoder.patch_size
+        self._around = Surroundings(*size, config.views, config.seed, config.pairs, encoder)
         self._coupled = {name: each for name, each in objectives.items() if each.couples}
         self._separate = {name: each for name, each in objectives.items() if each.separates}
 

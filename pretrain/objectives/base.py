@@ -35,6 +35,7 @@ class Surroundings:
     Attributes:
         width: D of the encoder. patch_size: of the encoder, pixels.
         views: how views are made. pairs: what the two views are views of. seed: of the run.
+        encoder: in training; an objective that keeps a teacher copies it.
     """
 
     width: int
@@ -42,6 +43,7 @@ class Surroundings:
     views: ViewConfig
     seed: int
     pairs: PairsConfig
+    encoder: Encoder
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,14 @@ class Objective:
 
         What it measures must follow from the shards alone, so that it is the same on all ranks and after a resume.
         """
+        return
+
+    def initialise(self, encoder: Encoder) -> None:
+        """Once before the first step of a new run, when the encoder has the weights that it starts with."""
+        return
+
+    def after_step(self, encoder: Encoder, step: int) -> None:
+        """After the optimiser has stepped, alike on all ranks; not after a bad step. ``step``: its number, from 0."""
         return
 
     def rows(self, part: MicroBatch) -> Rows:

@@ -11,6 +11,7 @@ from torch import nn
 from pretrain.config import PretrainConfig
 from specfm.checkpoint import has_whitened_stem, save
 from specfm.config import digest, to_dict
+from specfm.engine.ema import released
 from specfm.models.encoder import Encoder
 from specfm.shards import ShardReader, ShardSet
 
@@ -38,6 +39,7 @@ def release_card(config: PretrainConfig, shards: ShardSet, step: int, before: di
         "data_fingerprint": shards.fingerprint,
         "config_digest": digest(config),
         "config": to_dict(config),
+        "weights": f"running average over steps, decay {ema.decay}" if (ema := config.ema) else "of the last step",
     }
 
 
@@ -48,7 +50,7 @@ def _contents(reader: ShardReader) -> list[str]:
 
 
 def write_model(modules: nn.ModuleDict, folder: Path, card: dict[str, Any]) -> None:
-    """Publish the encoder as a release folder."""
-    encoder = modules["encoder"]
+    """Publish the encoder, or its average where one is kept, as a release folder."""
+    encoder = modules[released(modules)]
     assert isinstance(encoder, Encoder)
     save(encoder, folder, card)

@@ -18,6 +18,8 @@ from pretrain.config import PretrainConfig
 from pretrain.objectives.band_prediction import BandPredictionConfig
 from pretrain.objectives.base import MicroBatch, Objective, Rows, Surroundings
 from pretrain.objectives.contrastive import NtXentConfig
+from pretrain.objectives.latent import LatentConfig, PredictorConfig
+from pretrain.objectives.local import LocalConfig
 from pretrain.objectives.masked import DecoderConfig, MaskedConfig
 from pretrain.objectives.negatives import NegativesConfig
 from pretrain.objectives.registry import OBJECTIVES, make_objectives
@@ -35,6 +37,7 @@ CPU = torch.device("cpu")
 # Settings with which each objective is asked; a new one needs a line here.
 SETTINGS: dict[str, Any] = {
     "nt_xent": NtXentConfig(negatives=NegativesConfig(cosine=0.9, max_share=0.3)),
+    "local": LocalConfig(weight=0.5),
     "vicreg": VicRegConfig(),
     "masked": MaskedConfig(
         mask="both",
@@ -43,6 +46,7 @@ SETTINGS: dict[str, Any] = {
         window_steps=10,
         decoder=DecoderConfig(width=16, depth=1, heads=2, rank=3),
     ),
+    "latent": LatentConfig(target="other", predictor=PredictorConfig(width=24, depth=1, heads=2)),
     "band_prediction": BandPredictionConfig(weight=0.7),
 }
 
@@ -89,7 +93,7 @@ def step_of(name: str, world: World, micro: int | None) -> dict[str, np.ndarray]
     )
     torch.manual_seed(0)
     encoder = create_encoder("nano", patch_size=3, dim=24, depth=1, heads=2)
-    around = Surroundings(24, 3, config.views, config.seed, config.pairs)
+    around = Surroundings(24, 3, config.views, config.seed, config.pairs, encoder)
     objectives = objectives_of(name, around)
     heads = {key: head for each in objectives.values() for key, head in each.heads.items()}
     modules = nn.ModuleDict({"encoder": encoder, **heads})

@@ -40,7 +40,7 @@ def encoder_of(**options: Any) -> Encoder:
 
 def objective_of(encoder: Encoder, views: ViewConfig = VIEWS, **settings: Any) -> Masked:
     torch.manual_seed(1)
-    around = Surroundings(encoder.num_features, SIDE, views, 0, PairsConfig())
+    around = Surroundings(encoder.num_features, SIDE, views, 0, PairsConfig(), encoder)
     return Masked(MaskedConfig.model_validate({"decoder": DECODER, **settings}), around)
 
 

@@ -41,7 +41,7 @@ ROOMS: dict[str, tuple[tuple[str, ...], ...]] = {
     "pretrain": (
         ("rng", "summary"),
         ("sampler", "views"),
-        ("objectives", "loader", "whiten"),
+        ("objectives", "loader", "whiten", "curriculum"),
         ("config",),  # put together from the settings that stand with views and objectives
         ("setup", "release", "monitor", "state", "step"),
         ("loop",),

@@ -114,6 +114,12 @@ class Backbone(nn.Module):
             self.factor_C.copy_(torch.where(varies_C, 1 / torch.where(varies_C, sd_C, 1.0), 0.0))
         return moments
 
+    @torch.no_grad()
+    def pixels(self, x_BHWC: Tensor, bands: Bands, mask_BHW: Tensor | None = None) -> Tensor:
+        """Valid pixels as the stem would see them without mixtures, standardised, [n, C]."""
+        x_BHWC, valid_BHW = self._physical(x_BHWC, bands, mask_BHW, None)
+        return ((x_BHWC[valid_BHW] - self.mean_C) * self.factor_C).clamp(-WIDEST, WIDEST)
+
     def set_channels(self, mix_KC: Tensor | None) -> tuple[nn.Parameter, nn.Parameter, Tensor]:
         """Let the stem see other mixtures of the bands, and answer as before as far as the new ones can tell.
 
@@ -364,6 +370,11 @@ def create_backbone(
         "mixtures": mixtures, "options": dict(options or {}),
     }  # fmt: skip
     return Backbone(net, grid, mixtures, patch, level, config)
+
+
+def side_multiple(encoder: Any) -> int:
+    """What sides of windows are a multiple of: the patch of an encoder; networks of timm take any side."""
+    return 1 if isinstance(encoder, Backbone) else int(encoder.patch_size)
 
 
 def stem_of(net: Any) -> nn.Conv2d:

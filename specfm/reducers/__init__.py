@@ -9,7 +9,7 @@ from specfm.reducers.components import Fitted, Principal
 from specfm.reducers.moments import Moments
 from specfm.reducers.physical import Listed, Merge, Regions, Uniform, Window
 
-PHYSICAL = {"merge": Merge, "window": Window, "uniform": Uniform, "regions": Regions}
+PHYSICAL: dict[str, type[Reducer]] = {"merge": Merge, "window": Window, "uniform": Uniform, "regions": Regions}
 
 __all__ = [
     "PHYSICAL", "Fitted", "Listed", "Merge", "Moments", "Principal", "Reducer", "Reduction", "Regions", "Uniform",

@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from specfm.errors import UsageError
-from specfm.models.backbone import AnyEncoder, create_backbone
+from specfm.models.backbone import AnyEncoder, Backbone, create_backbone
 from specfm.models.embeddings import BasisEmbedding, DofaEmbedding, FixedEmbedding, HyperEmbedding, SpecAwareEmbedding
 from specfm.models.encoder import Encoder
 from specfm.models.options import check_options
@@ -93,3 +93,17 @@ def build_encoder(config: Mapping[str, Any]) -> AnyEncoder:
         UsageError: see :func:`create_encoder` and :func:`specfm.models.create_backbone`.
     """
     return create_backbone(**config) if "backbone" in config else create_encoder(**config)
+
+
+def fresh_like(encoder: AnyEncoder, **changes: Any) -> AnyEncoder:
+    """The same architecture with random weights; of a backbone with the statistics and mixtures of its bands.
+
+    Args:
+        changes: options that differ, such as ``drop_path``.
+    """
+    fresh = build_encoder({**encoder.config, **changes})
+    if isinstance(fresh, Backbone):
+        own = dict(encoder.named_buffers(recurse=False))
+        for name, buffer in fresh.named_buffers(recurse=False):
+            buffer.copy_(own[name])
+    return fresh

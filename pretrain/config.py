@@ -17,6 +17,7 @@ from pretrain.views.config import ViewConfig
 from specfm.config import Strict
 from specfm.engine import config as engine
 from specfm.engine.config import Names, NonNegative, Positive
+from specfm.engine.curriculum import CurriculumConfig
 
 
 class DataConfig(Strict):
@@ -147,6 +148,7 @@ class PretrainConfig(engine.RunConfig):
     pairs: PairsConfig = PairsConfig()
     views: ViewConfig = ViewConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    curriculum: CurriculumConfig | None = Field(default=None, description="fewer bands and smaller windows at first")
     objective: ObjectiveConfig = ObjectiveConfig()
     ema: engine.EmaConfig | None = Field(
         default=None, description="watch and release a running average of the encoder's weights; null releases the last"

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pretrain import setup
 from pretrain.config import PretrainConfig
+from pretrain.curriculum import BatchCurriculum
 from pretrain.loader import Loader
 from pretrain.monitor import OnlineKnn
 from pretrain.objectives.collapse import feature_figures
@@ -24,6 +25,8 @@ from pretrain.state import restore, training_state, training_tensors
 from pretrain.step import PretrainStep, StepResult
 from specfm.batch import Batch
 from specfm.engine import distributed, faults
+from specfm.engine.checkpointing import read_tensors
+from specfm.engine.curriculum import shortened
 from specfm.engine.distributed import World
 from specfm.engine.ema import follow, released, warmed_up
 from specfm.engine.loop import run_task
@@ -71,6 +74,7 @@ class Pretraining(Task):
     folder: RunFolder
 
     def __init__(self, config: PretrainConfig, world: World, folder: RunFolder) -> None:
+        config = shortened(config, config.curriculum)
         self.config, self.world, self.folder, self.batch_size = config, world, folder, config.data.global_batch
         self.shards = setup.open_shards(config)
         self.shards.verify_once()
@@ -100,6 +104,10 @@ class Pretraining(Task):
         for objective in self.objectives.values():
             objective.start(self.encoder, self.shards)
         self.step = PretrainStep(self.encoder, self.objectives, config, world)
+        self.curriculum = None
+        if config.curriculum is not None:
+            patch = self.encoder.patch_size
+            self.curriculum = BatchCurriculum(config.curriculum, config.steps, config.seed, patch)
         self.monitor: OnlineKnn | None = None
         if world.is_main and config.monitor.every:
             watched = ShardSet(list(config.monitor.shards)) if config.monitor.shards else self.shards
@@ -116,7 +124,8 @@ class Pretraining(Task):
         return self.modules[released(self.modules)]
 
     def start(self, done: int) -> None:
-        """A new run whitens the stem of its encoder, of which copies are then made; any run pairs its samples."""
+        """A new run whitens the stem of its encoder, of which copies are then made, and plans its curriculum; any run
+        pairs its samples."""
         if done == 0:
             self.world.on_main(lambda: setup.whiten(self.config, self.shards, self.sampler, self.modules))
             self.world.broadcast_module(self.modules)
@@ -128,8 +137,14 @@ class Pretraining(Task):
             self.pairing.start()
         if self.config.model.compile:
             self.encoder.compile_parts()
+        if done == 0 and self.curriculum is not None:
+            self.curriculum.begin(self, next(self._stored(0)))
 
     def batches(self, done: int) -> Iterator[Pairs]:
+        pairs = self._stored(done)
+        return pairs if self.curriculum is None else self.curriculum.batches(pairs, done)
+
+    def _stored(self, done: int) -> Iterator[Pairs]:
         read = (self.paired.pair(batch) for _, batch in self.loader.iterate(done, self.config.steps))
         if self.simulated is None:
             return read
@@ -161,6 +176,7 @@ class Pretraining(Task):
         row: dict[str, Any] = {
             "view_strength": self.step.strength(number - 1),
             "data_wait_s": self.loader.data_wait + (self.simulated.data_wait if self.simulated else 0.0),
+            **({} if self.curriculum is None else self.curriculum.columns(number)),
         }
         if self._watches(number):
             gather = self.world.gather_rows
@@ -180,6 +196,7 @@ class Pretraining(Task):
 
     def snapshot(self, number: int, row: dict[str, Any]) -> Snapshot:
         facts = training_state(self.config, self.shards, self._draws(), self.world.size)
+        facts |= {} if self.curriculum is None else self.curriculum.state()
         facts |= {key: value for key in ("knn", "loss") if math.isfinite(value := row.get(key, math.nan))}
         facts["score"] = facts.get("knn")
         card = release_card(self.config, self.shards, number, self.encoder.card)
@@ -187,6 +204,8 @@ class Pretraining(Task):
         return Snapshot(lambda folder: write_model(self.modules, folder, card), tensors, facts)
 
     def restore(self, checkpoint: Path, state: dict[str, Any]) -> None:
+        if self.curriculum is not None:
+            self.curriculum.restore(state, read_tensors(checkpoint), int(state["step"]))
         restore(checkpoint, state, self.config, self.shards, self._draws(), self.modules, self.optimizer)
 
     def _draws(self) -> dict[str, Any]:

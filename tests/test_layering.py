@@ -30,7 +30,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "tables",
         "tiles",
     ),
-    ("scene", "batch", "library", "calibration", "grids", "window"),
+    ("scene", "batch", "library", "calibration", "grids", "window", "reducers"),
     ("readers", "shards", "simulate", "cards", "rasters", "inspection"),
     ("models", "dense"),  # Encoder.embed is dense.memory.embed_scene
     ("checkpoint",),
@@ -55,7 +55,7 @@ ROOMS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("rng", "summary"),
         ("sampler", "views"),
         ("pairs",),
-        ("objectives", "loader", "whiten"),
+        ("objectives", "loader", "whiten", "curriculum"),
         ("config",),  # put together from the settings that stand with views and objectives
         ("setup", "release", "monitor", "state", "step"),
         ("loop",),
@@ -73,6 +73,7 @@ HEAVY = {
 AT_TOP = {
     "torch": (
         "specfm.batch",
+        "specfm.reducers",
         "specfm.models",
         "specfm.dense.memory",
         "specfm.dense.tile_encoder",

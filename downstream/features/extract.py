@@ -138,12 +138,14 @@ def extract(
         UsageError: unknown pooling or layer, window not divisible by the patch or larger than the guarded one.
         SpecfmError: the encoder gives non-finite features.
     """
+    from specfm.models.backbone import side_multiple
+
     scene_list: Sequence[Scene] = scenes if isinstance(scenes, (list, tuple)) else [scenes]  # type: ignore[list-item]
     pooling_parts(pooling)
     samples = collect_samples(scene_list, window) if samples is None else samples
     if window > samples.window:
         raise UsageError(f"window {window} is larger than the {samples.window} pixels that the split guards")
-    check_window(int(encoder.patch_size), window)
+    check_window(side_multiple(encoder), window)
     if layers:
         layers = chosen_layers(encoder, layers)
     if hasattr(encoder, "eval"):

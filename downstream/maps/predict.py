@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,8 @@ class Layout:
     Attributes:
         stride: step between tiles. The default is the largest one up to a quarter of a tile (of tiny tiles: beyond)
             that has no divisor in common with the encoder's patch: tiles that cover a pixel then cut it into patches at
-            different places, and the map hardly depends on where any of them lie.
+            different places, and the map hardly depends on where any of them lie. A model that sees windows as wholes
+            takes one a pixel.
         halo: outer pixels of a tile that are only surroundings (default an eighth of a tile).
         origin: shift of the lattice of tiles, for checks.
     """
@@ -45,6 +46,11 @@ class Layout:
     stride: int = 0
     halo: int | None = None
     origin: tuple[int, int] = (0, 0)
+
+    def one_window_a_pixel(self, tile: int) -> Layout:
+        """The layout whose tiles count with their middle pixel only, as far as stride and halo are not given."""
+        halo = (tile - 1) // 2 if self.halo is None else self.halo
+        return replace(self, stride=self.stride or 1, halo=halo)
 
     def plan(self, shape_HW: tuple[int, int], tile: int, patch: int) -> TilePlan:
         """Tiles over a scene; where a side is shorter than a tile, the grid reaches beyond it.
@@ -119,7 +125,10 @@ def predict_to_file(
     """
     first_scene, patch, names = scenes[0], model.encoder.patch_size, list(model.label_names)
     height, width = first_scene.shape[:2]
-    plan = (layout or Layout()).plan((height, width), model.tile, patch)
+    layout = layout or Layout()
+    if model.sees_windows_whole:
+        layout = layout.one_window_a_pixel(model.tile)
+    plan = layout.plan((height, width), model.tile, patch)
     batch_size = fitting_batch(batch_size, model.tile, sum(scene.shape[2] for scene in scenes))
     legend = Legend.of(names, CHANGE_COLOURS if model.task == "change" else None)
     told = {

@@ -121,12 +121,11 @@ def _run_config(options: TrainOptions) -> RunConfig:
 
 
 def _fresh(encoder: Any, drop_path: float) -> Any:
-    from specfm.models import create_encoder
+    from specfm.models import fresh_like
 
-    config = dict(getattr(encoder, "config", None) or {})
     try:
-        return create_encoder(**{**config, "drop_path": drop_path})
-    except (TypeError, UsageError):
+        return fresh_like(encoder, drop_path=drop_path)
+    except (AttributeError, TypeError, UsageError):
         raise UsageError(f"this encoder cannot be built again from its config; {REMEDY}") from None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from torch import nn
 
 from specfm.errors import UsageError
+from specfm.models.backbone import AnyEncoder, Backbone, create_backbone
 from specfm.models.embeddings import BasisEmbedding, DofaEmbedding, FixedEmbedding, HyperEmbedding, SpecAwareEmbedding
 from specfm.models.encoder import Encoder
 from specfm.models.options import check_options
@@ -86,3 +87,26 @@ def create_encoder(size: str = "nano", embedding: str = "hyper", patch_size: int
     whole = _defaults(EMBEDDINGS[embedding]) | rest | trunk | {"size": size, "embedding": embedding}
     config = {k: list(v) if isinstance(v, tuple) else v for k, v in whole.items()} | {"patch_size": patch_size}
     return Encoder(module, patch_size, config=config, **trunk)
+
+
+def build_encoder(config: Mapping[str, Any]) -> AnyEncoder:
+    """An encoder or a backbone from its ``config``, with random weights.
+
+    Raises:
+        UsageError: see :func:`create_encoder` and :func:`specfm.models.create_backbone`.
+    """
+    return create_backbone(**config) if "backbone" in config else create_encoder(**config)
+
+
+def fresh_like(encoder: AnyEncoder, **changes: Any) -> AnyEncoder:
+    """The same architecture with random weights; of a backbone with the statistics and mixtures of its bands.
+
+    Args:
+        changes: options that differ, such as ``drop_path``.
+    """
+    fresh = build_encoder({**encoder.config, **changes})
+    if isinstance(fresh, Backbone):
+        own = dict(encoder.named_buffers(recurse=False))
+        for name, buffer in fresh.named_buffers(recurse=False):
+            buffer.copy_(own[name])
+    return fresh

@@ -32,7 +32,8 @@ class Runs:
         kind: what the method is: the encoder (frozen or fine-tuned), its untrained twins, its architecture trained from
             scratch on the labels, a published or other encoder beside it, a baseline without one, the majority class.
         method, protocol: names in the table, for people alone.
-        support: of a baseline, what it looks at: "pixel" (the labelled one) or "window" (its mean); else "".
+        support: of a baseline, what it looks at: "pixel" (the labelled one), "patch" (the mean about it), "window" (its
+            mean); else "".
         conf_SUKK: confusion matrices by resampling unit, one entry a run.
         calibration_SUI3: calibration sums by resampling unit, for protocols that give probabilities.
         strengths: strength chosen in each run (C, or the ridge penalty).

@@ -37,6 +37,7 @@ from specfm.cards.schema import IntegrationMs, Part, Task, Trust, band_ranges
 from specfm.config import Strict, build_config, config_roots, find_config, read_yaml
 from specfm.errors import SpecfmError, UsageError
 from specfm.grids import Grid, require_one_grid
+from specfm.pretreatment import pretreat
 from specfm.scene import Scene
 from specfm.sensors import IntegrationTime, Sensor
 
@@ -126,15 +127,16 @@ class Card(Strict):
     ) -> Iterator[Scene]:
         """The scenes of the card, with labels_HW, label_names, group, groups_HW and domain filled in.
 
-        Where a part names white and dark references its scans come as reflectance (:mod:`specfm.calibration`).
+        Where a part names white and dark references its scans come as reflectance (:mod:`specfm.calibration`), and
+        where it names pretreatments its spectra come pretreated (:mod:`specfm.pretreatment`).
 
         Args:
             root: data folder; by default the card's own folder, then ``SPECFM_DATA``, then ``../shared/data``.
-            raw: leave scans as counts. saturation: of the counts, in place of the card's.
+            raw: leave scans as counts, and spectra as measured. saturation: of the counts, in place of the card's.
         """
         for part, path, name in self._named(root):
             scene = self._scene(part, path, root, name)
-            yield scene if raw else self._calibrated(scene, part, root, saturation)
+            yield scene if raw else pretreat(self._calibrated(scene, part, root, saturation), part.pretreatment)
 
     def pairs(self, root: Path | None = None) -> list[tuple[Scene, Scene]]:
         """Before and after of every pair of a card of task ``change``: the two scenes of one group, by their date.
@@ -151,7 +153,7 @@ class Card(Strict):
         for part, path, name in self._named(root):
             if part.date is None:
                 raise SpecfmError(f"card {self.name}: {part.path} has no date; write date: YYYY-MM-DD in its part")
-            scene = self._calibrated(self._scene(part, path, root, name), part, root)
+            scene = pretreat(self._calibrated(self._scene(part, path, root, name), part, root), part.pretreatment)
             found.setdefault(scene.group, []).append((part.date, scene))
         pairs = []
         for group, dated in found.items():

@@ -30,7 +30,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "tables",
         "tiles",
     ),
-    ("scene", "batch", "library", "calibration", "grids", "window", "reducers"),
+    ("scene", "batch", "library", "calibration", "pretreatment", "grids", "window", "reducers"),
     ("readers", "shards", "simulate", "cards", "rasters", "inspection"),
     ("models", "dense"),  # Encoder.embed is dense.memory.embed_scene
     ("checkpoint",),
@@ -59,7 +59,7 @@ ROOMS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("config",),  # put together from the settings that stand with views and objectives
         ("setup", "release", "monitor", "state", "step"),
         ("loop",),
-        ("demo", "__main__"),
+        ("demo", "multidomain", "__main__"),
     ),
 }
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}

@@ -12,7 +12,7 @@ class BaselineOptions:
     """Which controls a table has.
 
     Attributes:
-        baselines: the raw-spectrum, PCA, MNF and SVM baselines and the majority class.
+        baselines: the raw-spectrum, pretreated, PCA, MNF and SVM baselines and the majority class.
         pca: components of the PCA and MNF rows.
         init_seeds: untrained twins of the encoder.
     """

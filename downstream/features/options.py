@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from downstream.splits.options import at_least
+from specfm.pretreatment import parse_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,7 @@ class FeatureOptions:
             would (:meth:`specfm.models.Encoder.align`); None does so where the scenes were seen through different bands
             and the encoder comes with a library.
         peers: published encoders (``downstream.features.peers``).
+        pretreatment: what is done to spectra first, in order (``specfm.pretreatment.steps``); baselines see it too.
     """
 
     window: int | None = None
@@ -25,16 +27,18 @@ class FeatureOptions:
     layers: tuple[int, ...] = ()
     align: bool | None = None
     peers: tuple[str, ...] = ()
+    pretreatment: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Refuse what makes no sense, by name.
 
         Raises:
-            UsageError: a window below 1, an unknown pooling or peer.
+            UsageError: a window below 1, an unknown pooling, peer or pretreatment.
         """
         from downstream.features.pooling import pooling_parts
 
         pooling_parts(self.pooling)
+        parse_steps(self.pretreatment)
         at_least(1, {"--window": self.window})
         if self.peers:
             from downstream.features.peers import PeerName

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from specfm.dense.tile_encoder import TileReader, fitting_batch, scene_levels
 from specfm.errors import UsageError
+from specfm.pretreatment import pretreat
 from specfm.progress import progress
 from specfm.rasters.class_map import CHANGE_COLOURS, ClassMapWriter, Legend
 from specfm.rasters.writers import RasterWriter, open_raster, refuse_shared_name
@@ -68,13 +69,26 @@ class Layout:
         return TilePlan((height, width), tile, stride, halo, self.origin)
 
 
+def as_taught(scene: Scene, card: dict[str, Any]) -> Scene:
+    """The scene pretreated as those that a model learnt from, of whose training ``card`` tells.
+
+    Raises:
+        UsageError: it is pretreated otherwise.
+    """
+    wanted, has = tuple(card.get("pretreatment", ())), scene.sensor.pretreatment
+    if has not in ((), wanted):
+        learnt = ", ".join(wanted) or "spectra as measured"
+        raise UsageError(f"{scene.where}: is pretreated by {', '.join(has)}; the model learnt from {learnt}")
+    return scene if has == wanted else pretreat(scene, wanted)
+
+
 class TilePredictor:
     """Probabilities of tiles, from the same place of one scene, or of two for a change model."""
 
     def __init__(self, model: TaskModel, scenes: Sequence[Scene]) -> None:
-        self.model, self.scenes = model.eval(), scenes
-        self.readers = [TileReader(scene, 1) for scene in scenes]
-        self.levels = [scene_levels(scene, model.encoder, model.level) for scene in scenes]
+        self.model, self.scenes = model.eval(), [as_taught(scene, model.card) for scene in scenes]
+        self.readers = [TileReader(scene, 1) for scene in self.scenes]
+        self.levels = [scene_levels(scene, model.encoder, model.level) for scene in self.scenes]
 
     def __call__(self, tiles: Sequence[Tile]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Probabilities ``[B, T, T, K]`` and pixels that are valid in all scenes ``[B, T, T]``."""

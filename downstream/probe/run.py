@@ -5,7 +5,7 @@ Shape suffixes: N samples, D features, S runs (splits x initialisations), U resa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from downstream.features.bank import Bank, windows_digest
 from downstream.features.encoders import encoder_device, random_twin
 from downstream.features.extract import FeatureSet, extract
 from downstream.features.options import FeatureOptions
-from downstream.features.spectra import spectra
+from downstream.features.spectra import Spectra, spectra
 from downstream.probe.options import ProbeOptions
 from downstream.protocols.options import TRAINED
 from downstream.protocols.run import evaluate, trained
@@ -27,10 +27,13 @@ from downstream.splits.samples import Samples, asked_window, collect_samples
 from downstream.splits.split import Split, draw_splits, rule_of
 from specfm.dense.align import aligned, wants_alignment
 from specfm.digests import digest_json
+from specfm.errors import UsageError
+from specfm.pretreatment import pretreat
 
 if TYPE_CHECKING:
     from specfm.scene import Scene
 
+PATCH = 3  # side of the patch that baselines look at where no encoder says it, pixels
 PARTS: tuple[str, ...] = ("encoder", *TRAINED, "peers", "random-init", "baselines")
 ALIGNED = "features of sensors aligned by {} spectra{}, those of untrained twins too"
 
@@ -44,7 +47,7 @@ class ProbeResult:
         runs: of every row: the confusions that it sums up, for paired comparisons.
         samples, splits: what was compared on; splits of all tables.
         features: of the encoder, None where it was not asked for.
-        spectra: of the labelled pixels and the means of the windows, None where scenes have no common grid.
+        spectra: of the labelled pixels, the patches about them and the windows, None where scenes have no common grid.
     """
 
     rows: list[dict[str, Any]]
@@ -52,7 +55,7 @@ class ProbeResult:
     samples: Samples
     splits: list[Split]
     features: FeatureSet | None
-    spectra: tuple[FeatureSet, FeatureSet] | None
+    spectra: Spectra | None
 
 
 def default_window(encoder: Any) -> int:
@@ -82,6 +85,7 @@ def probe(
     name: str = "encoder",
     pretrained: bool = True,
     make_random: Callable[[int], Any] | None = None,
+    extra: Mapping[str, FeatureSet] | None = None,
     bank: Bank | None = None,
     parts: Sequence[str] = PARTS,
     device: str = "cpu",
@@ -96,6 +100,7 @@ def probe(
         name: name of the encoder in the rows.
         pretrained: False for an untrained control (no seen / unseen mark).
         make_random: makes the untrained twin for a seed (default: the encoder's own architecture).
+        extra: further features by name, of the same samples: baselines that a study brings along.
         bank: where features are kept from one call to the next.
         parts: which rows to work out, of ``PARTS``: "encoder" (frozen), the encoder trained on the labels, peers, its
             untrained twins, the baselines; the majority class is always there. The rows are the same in one call or in
@@ -103,15 +108,19 @@ def probe(
         device: of peers and baselines where there is no encoder; else that of the encoder.
 
     Raises:
-        UsageError: options that make no sense.
+        UsageError: options that make no sense, peers of pretreated spectra, an encoder that must be aligned on them.
         SpecfmError: scenes without labels, splits that cannot be drawn.
     """
     options = options or ProbeOptions()
     options.check()
+    scenes = [pretreat(scene, options.pretreatment) for scene in scenes]
+    treated = sorted({", ".join(scene.sensor.pretreatment) for scene in scenes if scene.sensor.pretreatment})
+    if treated and options.peers:
+        raise UsageError("published encoders take spectra as measured, and these are pretreated; leave --peers out")
     samples, options = take_samples(encoder, scenes, options)
     window = samples.window
     tables = [draw_splits(samples, options, shots) for shots in options.shot_list]
-    raw = spectra(scenes, window, samples)
+    raw = spectra(scenes, window, samples, patch=int(getattr(encoder, "patch_size", PATCH)))
     data_digest = windows_digest(scenes, samples)
 
     def features_of(model: Any, title: str, pooling: str, layers: tuple[int, ...]) -> FeatureSet:
@@ -134,25 +143,27 @@ def probe(
     rows: list[dict[str, Any]] = []
     kept_runs: list[Runs] = []
     for splits in tables:
-        leaks = [leakage_score(split, samples, raw[0].X_ND if raw else None) for split in splits]
+        leaks = [leakage_score(split, samples, raw.pixel.X_ND if raw else None) for split in splits]
         frozen = [] if features is None else [features]
         all_runs = evaluate(frozen, splits, options, "encoder", name, device)
         for protocol in (p for p in options.trained if p in parts):
             all_runs.append(
                 trained(encoder, {"": scenes}, samples, splits, options, protocol, name, window, options.pooling)[""]
             )
+        for label, other in (extra or {}).items():
+            all_runs += evaluate([other], splits, options, "baseline", label, device)
         for label, peer in peers.items():
             found = evaluate([peer], splits, options, "peer", label, device)
             for runs in found:
                 runs.pooling = "the peer's own"
             all_runs += found
         all_runs += evaluate(twins, splits, options, "twin", "random-init", device)
-        notices = ["spectra of different sensors are resampled to one grid"] if raw and raw[0].info["resampled"] else []
+        notices = [f"all rows are of spectra pretreated by {steps}" for steps in treated]
+        if raw and raw.pixel.info["resampled"]:
+            notices.append("spectra of different sensors are resampled to one grid")
         if options.baselines:
             if raw is not None and "baselines" in parts:
-                by_condition, missing = baseline_rows(
-                    {"": raw[0]}, {"": raw[1]}, scenes, splits, options, options, device
-                )
+                by_condition, missing = baseline_rows({"": raw}, scenes, splits, options, options, device)
                 all_runs += by_condition[""]
                 notices += missing
             all_runs.append(majority(samples, splits))

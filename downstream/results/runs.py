@@ -32,7 +32,8 @@ class Runs:
             scratch on the labels, a published or other encoder beside it, a baseline without one, the majority class.
         method: name in the table, for people alone.
         protocol: what was done with it (``linear``, ``knn5``, ``scratch``, "-"); alarms, notices and tables go by it.
-        support: of a baseline, what it looks at: "pixel" (the labelled one) or "window" (its mean); else "".
+        support: of a baseline, what it looks at: "pixel" (the labelled one), "patch" (the mean about it), "window" (its
+            mean); else "".
         conf_SUKK: confusion matrices by resampling unit, one entry a run.
         calibration_SUI3: calibration sums by resampling unit, for protocols that give probabilities.
         strengths: strength chosen in each run (C, or the ridge penalty).

@@ -121,6 +121,23 @@ def shots_table(rows: list[dict[str, Any]], metric: str = "aa") -> Table:
     return out
 
 
+def columns_table(rows: Sequence[Mapping[str, Any]], rules: Mapping[str, str], metric: str = "oa") -> Table:
+    """One line per method and protocol, one column per data and rule of the split; ``rules`` says how to call these."""
+    from rich import box
+    from rich.table import Table
+
+    columns = list(dict.fromkeys((row["data"], row["split"]) for row in rows))
+    out = Table(title=metric.upper(), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("method", "probe", *(f"{data}, {rules.get(rule, rule)}" for data, rule in columns)):
+        out.add_column(name, overflow="fold")
+    cells: dict[tuple[str, str, str], dict[tuple[str, str], str]] = {}
+    for row in rows:
+        cells.setdefault(identity(row), {})[row["data"], row["split"]] = points(row[metric])
+    for (_, method, protocol), by_column in cells.items():
+        out.add_row(method, protocol, *(by_column.get(column, "-") for column in columns))
+    return out
+
+
 def held_out_table(rows: list[dict[str, Any]], metric: str = "aa") -> Table | None:
     """One column per scene or sensor that was left out, or None under other rules; at most eight columns."""
     from rich import box

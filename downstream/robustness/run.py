@@ -24,7 +24,7 @@ from downstream.baselines.run import baseline_rows
 from downstream.features.bank import Bank, windows_digest
 from downstream.features.encoders import encoder_device, random_twin
 from downstream.features.extract import FeatureSet, extract
-from downstream.features.spectra import CommonGrid, common_grid, seen_through, spectra
+from downstream.features.spectra import CommonGrid, Spectra, common_grid, seen_through, spectra
 from downstream.probe.run import say_aligned, take_samples
 from downstream.protocols.options import TRAINED
 from downstream.protocols.run import evaluate_conditions, put_together, trained
@@ -67,11 +67,16 @@ def robustness(
     """Test probes of scenes as measured under every condition; arguments as those of ``downstream.probe.run.probe``.
 
     Raises:
-        UsageError: options that make no sense.
+        UsageError: options that make no sense, scenes that are pretreated.
         SpecfmError: scenes without labels, splits that cannot be drawn.
     """
     options = options or RobustnessOptions()
     options.check()
+    if treated := next((scene for scene in scenes if scene.sensor.pretreatment), None):
+        raise UsageError(
+            f"{treated.where}: is pretreated, and light and noise alter spectra as measured; take pretreatment out of "
+            "its card"
+        )
     samples, probe = take_samples(encoder, scenes, options.probe)
     window = samples.window
     options = replace(options, probe=probe)
@@ -130,12 +135,12 @@ def robustness(
     if probe.baselines:
         if not raw:
             notices.append("no raw-spectrum rows: the scenes have no common quantity and band range")
-        for labels, pixel, mean, grid in raw:
-            runs, missing = baseline_rows(pixel, mean, altered[CLEAN], splits, probe, probe, device, grid)
+        for labels, by_label, grid in raw:  # a column a row: the baselines of every table are enough
+            runs, missing = baseline_rows(by_label, altered[CLEAN], splits, probe, probe, device, grid, every=False)
             add({label: runs[label] for label in labels})
             notices += [text for text in missing if text not in notices]
     own_probe = {label for part in raw[1:] for label in part.labels}
-    leaks = [leakage_score(split, samples, raw[0].pixel[CLEAN].X_ND if raw else None) for split in splits]
+    leaks = [leakage_score(split, samples, raw[0].spectra[CLEAN].pixel.X_ND if raw else None) for split in splits]
     trivial = [majority(samples, splits)] if probe.baselines else []
     about = Comparison(
         samples, splits, leaks, window, probe.pooling, probe.layers, data, digests[CLEAN],
@@ -173,11 +178,10 @@ def _views(
 
 
 class ConditionSpectra(NamedTuple):
-    """Spectra of pixels and windows by condition, ``CLEAN`` first, on one grid; ``labels`` are those to test."""
+    """Spectra by condition, ``CLEAN`` first, on one grid; ``labels`` are those to test."""
 
     labels: list[str]
-    pixel: dict[str, FeatureSet]
-    mean: dict[str, FeatureSet]
+    spectra: dict[str, Spectra]
     grid: CommonGrid
 
 
@@ -194,7 +198,7 @@ def condition_spectra(
         return []
 
     def on_grid(labels: list[str], own: CommonGrid) -> ConditionSpectra:
-        pixel, mean = {}, {}
+        by_label = {}
         for label in dict.fromkeys([CLEAN, *labels]):
             there = own
             if label != CLEAN:
@@ -202,8 +206,8 @@ def condition_spectra(
                 there = CommonGrid(own.bands, matrices, True)
             found = spectra(views[label], window, samples, there)
             assert found is not None
-            pixel[label], mean[label] = found
-        return ConditionSpectra(labels, pixel, mean, own)
+            by_label[label] = found
+        return ConditionSpectra(labels, by_label, own)
 
     grids = {label: common_grid(views[label]) for label in alone}
     own = {label: one.bands for label, one in grids.items() if one is not None and not one.resampled}

@@ -92,6 +92,9 @@ def open_places(config: FinetuneConfig) -> list[Place]:
         raise UsageError(f"no scene of {config.data.card} matches data.scenes={wanted!r}")
     if config.task != "classification" and any(not scene.neighbours for dates in listed for scene in dates):
         raise UsageError(f"{config.data.card} lists spectra, of which no map can be made; set task=classification")
+    treated = {scene.sensor.pretreatment for dates in listed for scene in dates}
+    if len(treated) > 1:
+        raise UsageError(f"parts of {config.data.card} differ in pretreatment; a model learns from one kind of spectra")
     if config.data.second_sensor is not None:
         from specfm.simulate import resample_scene
 

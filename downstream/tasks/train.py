@@ -270,6 +270,7 @@ class Finetuning(Supervised):
             "scenes": sorted({s.name for s in scenes}),
             "sensors": sorted({s.sensor.name or s.sensor.digest for s in scenes}),
             "domains": sorted({s.domain for s in scenes}),
+            "pretreatment": list(scenes[0].sensor.pretreatment),
             "split": self.split.digest,
             "data": self.data.digest,
             "config_digest": digest(self.config),

@@ -20,6 +20,7 @@ from specfm.errors import SpecfmError, sentence
 
 COMMANDS: dict[str, str] = {
     "demo": "specfm.cli.demo",
+    "multidomain": "specfm.cli.multidomain",
     "inspect": "specfm.cli.inspect",
     "sensors": "specfm.cli.sensors",
     "simulate": "specfm.cli.simulate",

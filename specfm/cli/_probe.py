@@ -124,6 +124,17 @@ OPTIONS: dict[str, Option] = {
         lambda peers: tuple(peers or ()),
         lambda _: None,
     ),
+    "pretreatment": Option(
+        "pretreatment",
+        Annotated[
+            str | None,
+            typer.Option(
+                help="Pretreat spectra first, in order: snv, continuum, sg0, sg1, sg2 (sg1:15 of 15 bands, sg1:40nm)."
+            ),
+        ],
+        names,
+        lambda value: listed(value) or None,
+    ),
     "align": Option("align", Align),
 }
 

@@ -11,6 +11,7 @@ from specfm.calibration import CalibratedSource
 from specfm.digests import digest_json, digest_parts
 from specfm.errors import SpecfmError
 from specfm.files import sha256_file
+from specfm.pretreatment.scene import PretreatedSource
 from specfm.scene import ArraySource, Scene
 
 
@@ -27,7 +28,8 @@ def scene_identity(scene: Scene) -> dict[str, Any]:
         "group": scene.group,
         "content": scene_content(scene),
     }
-    gains = getattr(scene.source, "digest", None)  # a calibration per band, which no field of the scene shows
+    # a calibration per band, which no field of the scene shows; a pretreatment
+    gains = getattr(scene.source, "digest", None)
     if gains is not None:
         identity["gains"] = gains
     for field in ("labels_HW", "groups_HW"):
@@ -44,6 +46,8 @@ def scene_content(scene: Scene) -> str:
     """
     digest = hashlib.sha256()
     source: Any = scene.source
+    while isinstance(source, PretreatedSource):
+        source = source.measured.source
     if isinstance(source, CalibratedSource):
         digest.update(np.ascontiguousarray(source.dark_WC))
         digest.update(np.ascontiguousarray(source.span_WC))

@@ -20,6 +20,7 @@ from pydantic import Field
 from specfm.bands import BandGrid
 from specfm.config import Strict, build_config
 from specfm.errors import SpecfmError, UsageError
+from specfm.pretreatment import measured, pretreat
 from specfm.scene import CubeSource, Scene
 from specfm.sensor_table import get_row
 from specfm.sensors import Sensor
@@ -276,7 +277,7 @@ def resample_scene(scene: Scene, target: Sensor | str) -> Scene:
     """See a scene through another sensor's bands (Gaussian responses), lazily: nothing is read before it is asked for.
 
     Args:
-        scene: any scene; its bad bands are not used.
+        scene: any scene; its bad bands are not used. A pretreated one is seen as it was measured, then pretreated.
         target: whose bands to use. Bands that the scene does not cover come out unusable (``bands.valid``), as NaN.
 
     Returns:
@@ -286,6 +287,8 @@ def resample_scene(scene: Scene, target: Sensor | str) -> Scene:
         SpecfmError: the two sensors have no range in common.
     """
     wanted = get_row(target).sensor if isinstance(target, str) else target
+    if scene.sensor.pretreatment:
+        return pretreat(resample_scene(measured(scene), wanted), scene.sensor.pretreatment)
     usable_C = np.flatnonzero(scene.sensor.bands.valid)
     seen, matrix_KC = scene.sensor.bands.subset(usable_C).resample(wanted.bands)
     if not seen.valid.any():

@@ -54,6 +54,8 @@ def test_the_whole_is_the_batch_itself_and_samples_do_not_depend_on_their_batch(
 def test_components_are_refused_and_merging_is_named() -> None:
     with pytest.raises(UsageError, match=r"without wavelengths, which this encoder cannot read; set .*reducer=merge"):
         staged(reducer="pca")
+    with pytest.raises(UsageError, match="shrink changes the size of a pixel"):
+        staged(window="shrink")
 
 
 @pytest.fixture(scope="module")

@@ -60,6 +60,7 @@ AT_TOP = {
     "torch": (
         "specfm.batch",
         "specfm.models",
+        "specfm.dense.fit",
         "specfm.dense.memory",
         "specfm.dense.tile_encoder",
         "specfm.checkpoint",

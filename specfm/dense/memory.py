@@ -60,7 +60,7 @@ def embed_scene(
         SpecfmError: neither scene nor array, an array without a sensor, an unknown ``level``, a tile or stride that the
             patch size does not divide, or tiles of a list of spectra.
     """
-    scene = _as_scene(scene, sensor)
+    scene = as_scene(scene, sensor)
     p = encoder.patch_size
     plan = patch_plan(scene, p, tile, stride, called="tile")
     out = np.empty((*plan.shape, encoder.num_features), np.float32)
@@ -80,8 +80,12 @@ def embed_scene(
     return DenseFeatures(out, rows_h, cols_w, x_w, y_h)
 
 
-def _as_scene(scene: Scene | np.ndarray | Tensor, sensor: Sensor | BandGrid | str | None) -> Scene:
-    """The scene itself, or one over an array."""
+def as_scene(scene: Scene | np.ndarray | Tensor, sensor: Sensor | BandGrid | str | None) -> Scene:
+    """The scene itself, or one over an array.
+
+    Raises:
+        SpecfmError: neither, an array without a sensor, or a Scene with one.
+    """
     if isinstance(scene, Scene):
         if sensor is not None:
             raise SpecfmError("a Scene carries its own sensor; use scene.replace(sensor=...) to change it")

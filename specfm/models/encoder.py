@@ -1,13 +1,13 @@
 """The encoder: patches of any sensor -> generated tokens -> a timm ViT trunk -> features.
 
-Shapes: B samples, H W pixels, C bands, N tokens, K kept tokens, D width.
+Shapes: B samples, H W pixels, C bands, N tokens, K kept tokens, Q pixel tokens, D width, G = 1 or B.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,9 +21,14 @@ from specfm.errors import SpecfmError, UsageError
 from specfm.library import Library
 from specfm.models.alignment import Alignment
 from specfm.models.patches import Patches, patchify
+from specfm.models.pixels import Asked, attention_mask, pixel_patches, pixel_places
 from specfm.models.position import position_embedding
+from specfm.models.stem import Stem, Stems
 from specfm.sensor_table import as_sensor
 from specfm.sensors import Sensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 Bands = BandGrid | Sensor | str | Sequence[BandGrid | Sensor | str] | BandTensors
 
@@ -37,12 +42,26 @@ class Features:
         pooled_BD: mean over a sample's valid tokens.
         token_mask_BN: True = the token exists and has a valid pixel.
         grid_hw: token grid per part, (rows, cols).
+        pixel_BQD, pixel_mask_BQ: one feature per pixel asked for and whether it is valid, of an encoder with pixel
+            tokens; else None.
     """
 
     tokens_BND: Tensor
     pooled_BD: Tensor
     token_mask_BN: Tensor
     grid_hw: tuple[tuple[int, int], ...]
+    pixel_BQD: Tensor | None = None
+    pixel_mask_BQ: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What goes into the trunk: patch tokens, then Q pixel tokens; masks of both; grids of the parts."""
+
+    tokens_BTD: Tensor
+    mask_BN: Tensor
+    pixel_mask_BQ: Tensor
+    grids: tuple[tuple[int, int], ...]
 
 
 class Encoder(nn.Module):
@@ -55,6 +74,8 @@ class Encoder(nn.Module):
             its tokens through, so that training begins from what the embedding sees, not from a random mixture of it.
         level: input scaling, ``patch``, ``sample`` or ``none`` (``level_B`` passes another than the sample's).
         gsd_reference_m: ground sampling distance at which positions are one patch apart.
+        brightness: with ``level`` patch, a direction of the tokens says how bright a patch is beside its sample.
+        pixel: a token of the middle pixel of every window beside those of patches (``specfm.models.pixels``).
         config: JSON description from which the same encoder can be built.
 
     Attributes:
@@ -76,6 +97,8 @@ class Encoder(nn.Module):
         level: str = "patch",
         gsd_reference_m: float = 10.0,
         aligned: bool = False,
+        brightness: bool = True,
+        pixel: bool = False,
         config: dict[str, Any] | None = None,
     ):
         super().__init__()
@@ -92,17 +115,16 @@ class Encoder(nn.Module):
             Block(dim, heads, mlp_ratio=mlp_ratio, qkv_bias=True, drop_path=rate, init_values=layer_scale)
             for rate in rates
         )
-        self.stem = nn.Linear(dim, dim)
-        with torch.no_grad():
-            self.stem.weight.copy_(torch.eye(dim))
-            self.stem.bias.zero_()
+        self.stem = Stem(dim)
         # A few odd windows may have tokens hundreds of times the usual size once the stem divides out what all share;
         # tokens of one size keep positions and biases of the trunk from drowning the others.
         self.stem_norm = nn.LayerNorm(dim)
-        self.brightness = nn.Linear(1, dim, bias=False) if level == "patch" else None
+        self.brightness = nn.Linear(1, dim, bias=False) if level == "patch" and brightness else None
         if self.brightness is not None:
             nn.init.normal_(self.brightness.weight, std=0.1)
         self.norm = nn.LayerNorm(dim)
+        # one pixel has more noise than the mean of a patch, and none of its texture: a stem of its own
+        self.pixel_stem = Stem(dim) if pixel else None
         self.grad_checkpointing = False
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -124,6 +146,45 @@ class Encoder(nn.Module):
     def library(self, library: Library | None) -> None:
         self._library = library
         self.alignment = Alignment(library) if self.aligned and library is not None else None
+
+    @property
+    def pixel(self) -> bool:
+        """Whether it has pixel tokens."""
+        return self.pixel_stem is not None
+
+    @property
+    def stems(self) -> Stems | None:
+        """Maps of the acquisitions that it was pretrained on, where each has its own."""
+        held = [(stem.weight_SDD, stem.bias_SD) for stem in (self.stem, self.pixel_stem) if stem is not None]
+        if not self.stem.acquisitions:
+            return None
+        weight_KSDD, bias_KSD = (torch.stack([t for t in each if t is not None]) for each in zip(*held, strict=True))
+        return Stems(self.stem.acquisitions, weight_KSDD, bias_KSD)
+
+    @stems.setter
+    def stems(self, stems: Stems | None) -> None:
+        own = [stem for stem in (self.stem, self.pixel_stem) if stem is not None]
+        if stems is not None and (len(stems.weight_KSDD), stems.weight_KSDD.shape[-1]) != (len(own), self.num_features):
+            raise SpecfmError(
+                f"stems of acquisitions have width {stems.weight_KSDD.shape[-1]}, the encoder {self.num_features}, or "
+                "one of them has no pixel tokens"
+            )
+        for number, stem in enumerate(own):
+            if stems is None:
+                stem.hold((), None, None)
+            else:
+                stem.hold(stems.acquisitions, stems.weight_KSDD[number], stems.bias_KSD[number])
+
+    def fit(
+        self,
+        scenes: Any | Iterable[Any],
+        sensor: Sensor | BandGrid | str | None = None,
+        **options: Any,
+    ) -> Encoder:
+        """Whiten the stem for one acquisition, without labels; see ``specfm.dense.fit.fit_encoder`` for the options."""
+        from specfm.dense.fit import fit_encoder
+
+        return fit_encoder(self, scenes, sensor, **options)
 
     def align(self, on: bool = True, sensors: Sequence[Sensor | BandGrid | str] = ()) -> Encoder:
         """Map what each sensor makes of a spectrum to what one ideal sensor would; see :class:`Alignment`.
@@ -183,10 +244,20 @@ class Encoder(nn.Module):
             tokens_BND = tokens_BND + self.brightness(patches.log_patch_level_BN[..., None])
         return tokens_BND
 
-    def embed_patches(self, patches: Patches) -> Tensor:
-        """tokens_BND before the trunk: generated tokens through the stem, of one size, plus GSD-aware positions."""
-        tokens_BND = self.stem(self.generated(patches))
+    def embed_patches(self, patches: Patches, row_G: Tensor | None = None, stem: Stem | None = None) -> Tensor:
+        """tokens_BND before the trunk: generated tokens through the stem, of one size, plus GSD-aware positions.
+
+        Args:
+            row_G: which acquisition's stem, of each sample or of all; default by the names of the sensors.
+            stem: that of pixel tokens; default that of patches.
+        """
+        stem = self.stem if stem is None else stem
         if self.alignment is not None:
+            row_G = None  # maps between sensors hold for one stem
+        elif row_G is None:
+            row_G = stem.rows_of(patches.bands.names)
+        tokens_BND = stem(self.generated(patches), row_G)
+        if self.alignment is not None and stem is self.stem:
             tokens_BND = self.alignment(self, patches.bands, tokens_BND)
         position = position_embedding(
             patches.position_BN2, patches.grid_hw, patches.bands.gsd_m_G, self.gsd_reference_m, self.num_features
@@ -201,6 +272,7 @@ class Encoder(nn.Module):
         *,
         keep_BK: Tensor | None = None,
         level_B: Tensor | None = None,
+        pixels: Asked = "centre",
     ) -> Features:
         """Encode a cube or a mixed batch in one call.
 
@@ -211,14 +283,17 @@ class Encoder(nn.Module):
             mask_BHW: True = valid pixel; None = all valid (non-finite values are always invalid).
             keep_BK: indices of the tokens to encode; the others are as if invalid.
             level_B: physical level that divides each sample, instead of its own.
+            pixels: which pixels have a token of their own, in an encoder with pixel tokens: the middle one of each
+                sample, or all, row-major (a cube, no Batch).
 
         Raises:
             SpecfmError: no bands given, or shapes that do not fit.
         """
-        tokens, mask, grids = self._embed(x, bands, mask_BHW, keep_BK, level_B)
+        prepared = self._embed(x, bands, mask_BHW, keep_BK, level_B, pixels)
+        tokens = prepared.tokens_BTD
         for block in self.blocks:
-            tokens = self._run(block, tokens, mask)
-        return self._finish(tokens, mask, grids)
+            tokens = self._run(block, tokens, prepared)
+        return self._finish(tokens, prepared)
 
     def forward_features(self, x: Tensor | Batch, bands: Bands | None = None, mask_BHW: Tensor | None = None) -> Tensor:
         """tokens_BND after the final norm (as in timm)."""
@@ -233,11 +308,12 @@ class Encoder(nn.Module):
         n: int | Sequence[int] = 1,
         norm: bool = True,
         level_B: Tensor | None = None,
+        pixels: Asked = "centre",
     ) -> tuple[Features, ...]:
         """Features after chosen blocks: the last ``n`` of them, or the listed ones in the order of the list.
 
         Args:
-            x, bands, mask_BHW, level_B: as in a call.
+            x, bands, mask_BHW, level_B, pixels: as in a call.
             n: how many of the last blocks (1 and up), or block numbers from 0, negative ones from the end.
             norm: through the final norm.
 
@@ -252,12 +328,12 @@ class Encoder(nn.Module):
                 f"the encoder has blocks 0 to {depth - 1} (or -1 to -{depth} from the end), so it cannot give n={asked}"
             )
         wanted = [i % depth for i in chosen]
-        tokens, mask, grids = self._embed(x, bands, mask_BHW, None, level_B)
-        found = {}
+        prepared = self._embed(x, bands, mask_BHW, None, level_B, pixels)
+        tokens, found = prepared.tokens_BTD, {}
         for i, block in enumerate(self.blocks):
-            tokens = self._run(block, tokens, mask)
+            tokens = self._run(block, tokens, prepared)
             if i in wanted:
-                found[i] = self._finish(tokens, mask, grids, norm)
+                found[i] = self._finish(tokens, prepared, norm)
         return tuple(found[i] for i in wanted)
 
     def embed(self, scene: Any, sensor: Sensor | BandGrid | str | None = None, **options: Any) -> Any:
@@ -273,38 +349,76 @@ class Encoder(nn.Module):
         mask_BHW: Tensor | None,
         keep_BK: Tensor | None,
         level_B: Tensor | None,
-    ) -> tuple[Tensor, Tensor, tuple[tuple[int, int], ...]]:
+        asked: Asked,
+    ) -> _Prepared:
         if isinstance(x, Batch):
-            prepared = [self.prepare(part.x_BHWC, part.bands, part.mask_BHW) for part in x.parts]
+            if asked != "centre":
+                raise UsageError("pixels='all' takes a cube, not a Batch, whose parts differ in size")
+            parts = [self._one(p.x_BHWC, p.bands, p.mask_BHW, None, None, asked, p.stem_B) for p in x.parts]
         elif bands is None:
             raise SpecfmError("the encoder needs to know the bands: pass a BandGrid or Sensor, or one per sample")
         else:
-            prepared = [self.prepare(_as_tensor(x), bands, mask_BHW, keep_BK, level_B)]
-        tokens = [self.embed_patches(patches) for patches in prepared]
-        widest = max(t.shape[1] for t in tokens)
-        if len(tokens) == 1:
-            return tokens[0], prepared[0].token_mask_BN, (prepared[0].grid_hw,)
-        tokens_BND = torch.cat([nn.functional.pad(t, (0, 0, 0, widest - t.shape[1])) for t in tokens])
-        masks = [p.token_mask_BN for p in prepared]
-        mask_BN = torch.cat([nn.functional.pad(m, (0, widest - m.shape[1])) for m in masks])
-        return tokens_BND, mask_BN, tuple(p.grid_hw for p in prepared)
+            parts = [self._one(_as_tensor(x), bands, mask_BHW, keep_BK, level_B, asked, None)]
+        if len(parts) == 1:
+            patches, pixels, tokens_BTD = parts[0]
+            return _Prepared(tokens_BTD, patches.token_mask_BN, pixels, (patches.grid_hw,))
+        counts = [patches.token_mask_BN.shape[1] for patches, _, _ in parts]
+        widest = max(counts)
 
-    def _run(self, block: nn.Module, tokens_BND: Tensor, mask_BN: Tensor) -> Tensor:
-        # A sample without any valid token attends everywhere rather than to nothing (softmax of nothing is NaN).
-        allowed = (mask_BN | ~mask_BN.any(1, keepdim=True))[:, None, None, :]
+        def padded(x_BTD: Tensor, count: int) -> Tensor:
+            few, pixel = x_BTD[:, :count], x_BTD[:, count:]
+            return torch.cat([nn.functional.pad(few, (0, 0, 0, widest - count)), pixel], 1)
+
+        tokens_BTD = torch.cat([padded(t, count) for (_, _, t), count in zip(parts, counts, strict=True)])
+        masks = [nn.functional.pad(p.token_mask_BN, (0, widest - p.token_mask_BN.shape[1])) for p, _, _ in parts]
+        pixels = torch.cat([pixel_mask for _, pixel_mask, _ in parts])
+        return _Prepared(tokens_BTD, torch.cat(masks), pixels, tuple(p.grid_hw for p, _, _ in parts))
+
+    def _one(
+        self,
+        x_BHWC: Tensor,
+        bands: Bands,
+        mask_BHW: Tensor | None,
+        keep_BK: Tensor | None,
+        level_B: Tensor | None,
+        asked: Asked,
+        row_B: Tensor | None,
+    ) -> tuple[Patches, Tensor, Tensor]:
+        """Patches of one part, the mask of its pixel tokens [B, Q], and tokens of patches and then pixels."""
+        patches = self.prepare(x_BHWC, bands, mask_BHW, keep_BK, level_B)
+        tokens_BND = self.embed_patches(patches, row_B)
+        if self.pixel_stem is None:
+            return patches, tokens_BND.new_zeros(len(tokens_BND), 0, dtype=torch.bool), tokens_BND
+        places = pixel_places((x_BHWC.shape[1], x_BHWC.shape[2]), asked, self.device)
+        pixels = self.pixels(x_BHWC, mask_BHW, patches, places)
+        seen_BQ = pixels.token_mask_BN
+        if keep_BK is not None:  # of a patch that is hidden, no pixel counts
+            cell_Q = places.div(self.patch_size, rounding_mode="floor") @ places.new_tensor([patches.grid_hw[1], 1])
+            seen_BQ = seen_BQ & (keep_BK.to(self.device)[:, None] == cell_Q[:, None]).any(2)
+        return patches, seen_BQ, torch.cat([tokens_BND, self.embed_patches(pixels, row_B, self.pixel_stem)], 1)
+
+    def pixels(self, x_BHWC: Tensor, mask_BHW: Tensor | None, patches: Patches, place_Q2: Tensor) -> Patches:
+        """Patches of single pixels of a cube that :meth:`prepare` made ``patches`` of (``specfm.models.pixels``)."""
+        mask_BHW = None if mask_BHW is None else torch.as_tensor(mask_BHW).to(self.device)
+        return pixel_patches(x_BHWC.to(self.device), mask_BHW, patches, place_Q2, self.patch_size, self.level)
+
+    def _run(self, block: nn.Module, tokens_BTD: Tensor, of: _Prepared) -> Tensor:
+        allowed = attention_mask(of.mask_BN, of.pixel_mask_BQ.shape[1])
         if self.grad_checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, tokens_BND, allowed, use_reentrant=False)
-        return block(tokens_BND, attn_mask=allowed)
+            return checkpoint(block, tokens_BTD, allowed, use_reentrant=False)
+        return block(tokens_BTD, attn_mask=allowed)
 
-    def _finish(
-        self, tokens_BND: Tensor, mask_BN: Tensor, grids: tuple[tuple[int, int], ...], norm: bool = True
-    ) -> Features:
-        tokens_BND = self.norm(tokens_BND) if norm else tokens_BND
+    def _finish(self, tokens_BTD: Tensor, of: _Prepared, norm: bool = True) -> Features:
+        tokens_BTD = self.norm(tokens_BTD) if norm else tokens_BTD
+        mask_BN, count = of.mask_BN, of.mask_BN.shape[1]
+        tokens_BND = tokens_BTD[:, :count]
         share_BN = mask_BN / mask_BN.sum(1, keepdim=True).clamp_min(1)
         pooled_BD = torch.einsum(
             "bnd,bn->bd", torch.where(mask_BN[..., None], tokens_BND, 0.0), share_BN.to(tokens_BND)
         )
-        return Features(tokens_BND, pooled_BD, mask_BN, grids)
+        if not self.pixel:
+            return Features(tokens_BND, pooled_BD, mask_BN, of.grids)
+        return Features(tokens_BND, pooled_BD, mask_BN, of.grids, tokens_BTD[:, count:], of.pixel_mask_BQ)
 
 
 def _as_tensor(x: Tensor | np.ndarray) -> Tensor:

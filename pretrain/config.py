@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from pretrain.objectives.band_prediction import BandPredictionConfig
 from pretrain.objectives.contrastive import NtXentConfig
+from pretrain.pairs.config import PairsConfig
 from pretrain.views.config import ViewConfig
 from specfm.config import Strict
 from specfm.engine import config as engine
@@ -46,14 +47,24 @@ class ModelConfig(engine.ModelConfig):
     compile: bool = Field(default=False, description="torch.compile embedding and trunk")
 
 
-class ObjectiveConfig(NtXentConfig):
-    """NT-Xent, its negatives, and an optional band-prediction term."""
+class ObjectiveConfig(Strict):
+    """The terms of the loss: those that are given; NT-Xent where none is. A weight of 0 leaves one out."""
 
-    band_prediction: BandPredictionConfig = BandPredictionConfig()
+    nt_xent: NtXentConfig | None = None
+    band_prediction: BandPredictionConfig | None = None
 
-    def chosen(self) -> dict[str, Strict]:
+    def chosen(self) -> dict[str, Any]:
         """Settings of the objectives of the run, by their names in ``pretrain/objectives/registry.py``."""
-        return {"nt_xent": self} | ({"band_prediction": self.band_prediction} if self.band_prediction.weight else {})
+        given = {name: settings for name in type(self).model_fields if (settings := getattr(self, name)) is not None}
+        return {name: settings for name, settings in given.items() if settings.weight} or {"nt_xent": NtXentConfig()}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_objective(cls, values: Any) -> Any:
+        moved = [key for key in NtXentConfig.model_fields if isinstance(values, dict) and key in values]
+        if moved:
+            raise ValueError(f"{moved[0]} belongs to an objective; write objective.nt_xent.{moved[0]}")
+        return values
 
 
 class WhitenConfig(Strict):
@@ -110,6 +121,7 @@ class PretrainConfig(engine.RunConfig):
     data: DataConfig
     model: ModelConfig = ModelConfig()
     whiten: WhitenConfig = WhitenConfig()
+    pairs: PairsConfig = PairsConfig()
     views: ViewConfig = ViewConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     objective: ObjectiveConfig = ObjectiveConfig()

@@ -13,11 +13,11 @@ from pretrain.config import PretrainConfig
 from pretrain.loader import Loader
 from pretrain.monitor import OnlineKnn
 from pretrain.objectives.collapse import feature_figures
+from pretrain.pairs.pairing import PairedSampler, Pairs
 from pretrain.release.card import release_card, write_model
 from pretrain.release.library import collect_library
 from pretrain.state import restore, training_state, training_tensors
 from pretrain.step import PretrainStep, StepResult
-from specfm.batch import Batch
 from specfm.engine import distributed, faults
 from specfm.engine.distributed import World
 from specfm.engine.loop import run_task
@@ -69,11 +69,13 @@ class Pretraining(Task):
         self.shards = setup.open_shards(config)
         self.shards.verify_once()
         self.sampler = setup.make_sampler(config, self.shards)
+        self.pairing = setup.make_pairing(config, self.shards, world, folder.path)
+        self.paired = PairedSampler(self.sampler, self.pairing)
         for doubt in setup.doubts(config, self.shards, self.sampler) if world.is_main else ():
             log.warning("%s", doubt)
         self.loader = Loader(
             self.shards,
-            self.sampler,
+            self.paired,
             world.rank,
             world.size,
             threads=config.data.threads,
@@ -99,17 +101,19 @@ class Pretraining(Task):
         return self.modules["encoder"]
 
     def start(self, done: int) -> None:
-        """A new run whitens the stem of its encoder."""
+        """A new run whitens the stem of its encoder; any run pairs its samples."""
         if done == 0:
             self.world.on_main(lambda: setup.whiten(self.config, self.shards, self.sampler, self.modules))
             self.world.broadcast_module(self.modules)
+        if self.pairing is not None:
+            self.pairing.start()
         if self.config.model.compile:
             self.encoder.compile_parts()
 
-    def batches(self, done: int) -> Iterator[Batch]:
-        return (batch for _, batch in self.loader.iterate(done, self.config.steps))
+    def batches(self, done: int) -> Iterator[Pairs]:
+        return (self.paired.pair(batch) for _, batch in self.loader.iterate(done, self.config.steps))
 
-    def compute(self, number: int, batch: Batch) -> StepResult:
+    def compute(self, number: int, batch: Pairs) -> StepResult:
         return self.step(number - 1, batch)
 
     def columns(self, number: int, result: StepResult, bad: bool) -> dict[str, Any]:
@@ -119,10 +123,10 @@ class Pretraining(Task):
         }
         if number % self.config.monitor.features_every == 0 or number == self.config.steps:
             gather = self.world.gather_rows
-            pooled_BD = gather(result.pooled_BD.float())
+            pooled_BD = None if result.pooled_BD is None else gather(result.pooled_BD.float())
             rows = {name: {key: gather(x) for key, x in each.items()} for name, each in result.rows.items()}
             if self.world.is_main and not bad:
-                row |= feature_figures(pooled_BD)
+                row |= {} if pooled_BD is None else feature_figures(pooled_BD)
                 for name, each in rows.items():
                     row |= self.objectives[name].watch(each)
         return row
@@ -162,14 +166,14 @@ class Pretraining(Task):
         write_model(self.modules, self.folder.model, card)
         plot_losses(self.folder.path)
 
-    def describe(self, batch: Batch, result: Any) -> dict[str, Any]:
-        return {"sample_id": batch.cat("sample_id_B").tolist()}
+    def describe(self, batch: Pairs, result: Any) -> dict[str, Any]:
+        return {"sample_id": batch.first.cat("sample_id_B").tolist()}
 
-    def memory_advice(self, number: int, batch: Batch) -> str:
+    def memory_advice(self, number: int, batch: Pairs) -> str:
         """Nothing is shrunk in silence."""
         config = self.config
         limit = min(config.optim.micro_batch or len(batch), len(batch))
-        high, wide, bands = max((part.x_BHWC.shape[1:] for part in batch), key=lambda shape: shape[2])
+        high, wide, bands = max((part.x_BHWC.shape[1:] for part in batch.first), key=lambda shape: shape[2])
         side = config.model.patch_size
         tokens = -(-high // side) * -(-wide // side)
         return (

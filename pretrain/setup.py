@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -11,9 +12,13 @@ from pretrain.config import PretrainConfig
 from pretrain.loader import Loader
 from pretrain.objectives.base import Objective, Surroundings
 from pretrain.objectives.registry import make_objectives
+from pretrain.pairs.nearest import NearestElsewhere
+from pretrain.pairs.pairing import Pairing
+from pretrain.pairs.same_object import SameObject
 from pretrain.sampler import MixtureSampler
 from pretrain.whiten import whiten_stem
 from specfm.checkpoint import has_whitened_stem, load, take_weights
+from specfm.engine.distributed import World
 from specfm.engine.optimizer import adamw
 from specfm.errors import UsageError
 from specfm.models.encoder import Encoder
@@ -42,6 +47,13 @@ def make_sampler(config: PretrainConfig, shards: ShardSet) -> MixtureSampler:
         domains_per_batch=data.domains_per_batch,
         divisor=data.part_divisor,
     )
+
+
+def make_pairing(config: PretrainConfig, shards: ShardSet, world: World, folder: Path) -> Pairing | None:
+    """What second views are made of; None: of the sample itself."""
+    if config.pairs.kind == "nearest_elsewhere":
+        return NearestElsewhere(config.pairs, shards, config.model.patch_size, config.seed, world, folder)
+    return SameObject(config.pairs, shards, config.seed) if config.pairs.kind == "same_object" else None
 
 
 def doubts(config: PretrainConfig, shards: ShardSet, sampler: MixtureSampler) -> list[str]:
@@ -77,7 +89,7 @@ def make_modules(config: PretrainConfig) -> tuple[nn.ModuleDict, dict[str, Objec
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         encoder = create_encoder(model.size, model.embedding, model.patch_size, **model.options)
-        around = Surroundings(encoder.num_features, model.patch_size, config.views, config.seed)
+        around = Surroundings(encoder.num_features, model.patch_size, config.views, config.seed, config.pairs)
         objectives = make_objectives(config.objective.chosen(), around)
     if config.init_from is not None:
         source = load(config.init_from)

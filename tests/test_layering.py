@@ -41,6 +41,7 @@ ROOMS: dict[str, tuple[tuple[str, ...], ...]] = {
     "pretrain": (
         ("rng", "summary"),
         ("sampler", "views"),
+        ("pairs",),
         ("objectives", "loader", "whiten"),
         ("config",),  # put together from the settings that stand with views and objectives
         ("setup", "release", "monitor", "state", "step"),

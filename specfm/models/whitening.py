@@ -1,4 +1,4 @@
-"""The closed form of a whitened linear map: what changes between neighbours is noise, what varies besides is signal.
+"""Whitened linear maps in closed form: what changes between near neighbours is noise, what varies besides is signal.
 
 Works on any vectors that lie on a ground: tokens of an embedding, spectra of patches. Nothing here needs a label. As
 minimum noise fraction (Green et al., IEEE TGRS 26, 1988) it takes the noise from differences of neighbours; between

@@ -46,8 +46,9 @@ def test_the_divisor_follows_from_the_batch_alone(batch, divisor):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("objective.negatives.cosin=0.9", "did you mean objective.negatives.cosine?"),
-        ("objective.temperature=0.001", "objective.temperature"),
+        ("objective.nt_xent.negatives.cosin=0.9", "did you mean objective.nt_xent.negatives.cosine?"),
+        ("objective.nt_xent.temperature=0.001", "objective.nt_xent.temperature"),
+        ("objective.temperature=0.1", "write objective.nt_xent.temperature"),
         ("optim.min_lr=1", "optim.min_lr 1.0 is above optim.lr"),
         ("optim.precision=fp16", "optim.precision"),
         ("data.divisor=7", "not a multiple of data.divisor 7"),

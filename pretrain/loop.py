@@ -89,11 +89,13 @@ class Pretraining(Task):
         if world.is_main or self.encoder.aligned:  # the same spectra on every rank
             self.encoder.library = merge([collect_library(self.shards), self.encoder.library])
         setup.check_alignment(self.encoder)
+        self.route = setup.make_router(config, self.shards)
         self.step = PretrainStep(self.encoder, self.objectives, config, world)
         self.monitor: OnlineKnn | None = None
         if world.is_main and config.monitor.every:
             watched = ShardSet(list(config.monitor.shards)) if config.monitor.shards else self.shards
-            self.monitor = OnlineKnn(watched, config.monitor, config.seed)
+            route = self.route if watched is self.shards else None
+            self.monitor = OnlineKnn(watched, config.monitor, config.seed, route)
 
     @property
     def encoder(self) -> Any:
@@ -103,6 +105,7 @@ class Pretraining(Task):
     def start(self, done: int) -> None:
         """A new run whitens the stem of its encoder; any run pairs its samples."""
         if done == 0:
+            setup.make_room(self.config, self.shards, self.modules)
             self.world.on_main(lambda: setup.whiten(self.config, self.shards, self.sampler, self.modules))
             self.world.broadcast_module(self.modules)
         if self.pairing is not None:
@@ -111,7 +114,7 @@ class Pretraining(Task):
             self.encoder.compile_parts()
 
     def batches(self, done: int) -> Iterator[Pairs]:
-        return (self.paired.pair(batch) for _, batch in self.loader.iterate(done, self.config.steps))
+        return (self.paired.pair(self.route(batch)) for _, batch in self.loader.iterate(done, self.config.steps))
 
     def compute(self, number: int, batch: Pairs) -> StepResult:
         return self.step(number - 1, batch)
@@ -163,7 +166,7 @@ class Pretraining(Task):
                 return
             keep_aside(self.folder.model, f"model.until-step-{steps}")
         card = release_card(self.config, self.shards, done, self.encoder.card)
-        write_model(self.modules, self.folder.model, card)
+        write_model(self.modules, self.folder.model, card, whole=False)
         plot_losses(self.folder.path)
 
     def describe(self, batch: Pairs, result: Any) -> dict[str, Any]:

@@ -58,8 +58,7 @@ def whiten_stem(encoder: Encoder, batches: Iterable[Batch], views: ViewConfig, s
     if encoder.alignment is not None:
         every = {"keep_low": 1.0, "keep_high": 1.0, "merge_probability": 0.0, "window_probability": 0.0}
         views = views.model_copy(update=every)
-    encoder.stem.weight.copy_(torch.eye(width))
-    encoder.stem.bias.zero_()
+    encoder.stem.reset()
     for number, batch in enumerate(batches):
         for start in range(0, len(batch), MICRO_BATCH):
             some = batch.select(start, min(start + MICRO_BATCH, len(batch)))
@@ -92,8 +91,7 @@ def whiten_stem(encoder: Encoder, batches: Iterable[Batch], views: ViewConfig, s
     matrix_DD = vector_DD * value_D.rsqrt() @ vector_DD.T
     variance = torch.einsum("ij,jk,ik->", matrix_DD, spread_DD / samples, matrix_DD) / width
     matrix_DD = matrix_DD / variance.clamp_min(1e-30).sqrt()
-    encoder.stem.weight.copy_(matrix_DD)
-    encoder.stem.bias.copy_(-matrix_DD @ mean_D)
+    encoder.stem.set(matrix_DD, -matrix_DD @ mean_D)
 
 
 def _tokens(encoder: Encoder, part: BatchPart) -> tuple[Tensor, Tensor]:

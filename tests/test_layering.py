@@ -42,7 +42,7 @@ ROOMS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("rng", "summary"),
         ("sampler", "views"),
         ("pairs",),
-        ("objectives", "loader", "whiten"),
+        ("objectives", "loader", "whiten", "stems"),
         ("config",),  # put together from the settings that stand with views and objectives
         ("setup", "release", "monitor", "state", "step"),
         ("loop",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from specfm.errors import UsageError
 
@@ -17,6 +18,8 @@ class FeatureOptions:
         align: put features of all sensors as the poorest of them would tell it, those of one sensor as an ideal one
             would (:meth:`specfm.models.Encoder.align`); None does so where the scenes were seen through different bands
             and the encoder comes with a library.
+        fit: whiten the stem of the encoder and its untrained twins for the probed scenes, without labels
+            (``downstream.features.fit``): one stem from all scenes, or with "scene" one for each.
         peers: published encoders (``downstream.features.peers``).
     """
 
@@ -24,17 +27,20 @@ class FeatureOptions:
     pooling: str = "concat"
     layers: tuple[int, ...] = ()
     align: bool | None = None
+    fit: bool | Literal["scene"] = False
     peers: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Refuse what makes no sense, by name.
 
         Raises:
-            UsageError: a window below 1, an unknown pooling or peer.
+            UsageError: a window below 1, an unknown pooling, fit or peer.
         """
+        from downstream.features.fit import check_fit
         from downstream.features.pooling import pooling_parts
 
         pooling_parts(self.pooling)
+        check_fit(self.fit, self.align)
         if self.window is not None and self.window < 1:
             raise UsageError(f"--window must be at least 1 pixel, not {self.window}")
         if self.peers:

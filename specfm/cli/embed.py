@@ -28,6 +28,7 @@ def command(
     reader: dict[str, Any],
     batch_size: options.BatchSize = 32,
     device: options.Device = "cpu",
+    fit: options.Fit = False,
     align: options.Align = None,
     align_with: Annotated[
         list[str] | None,
@@ -50,10 +51,12 @@ def command(
     others = [_sensor(name) for name in align_with or ()]
     encoder = load(checkpoint, device=device)
     cube = open_scene(scene, **reader)
+    if fit:
+        encoder.fit(cube)
     with aligned(encoder, [cube], True if others else align, others=others) as on:
         facts = {
             "checkpoint": release_digest(checkpoint), "sensor": cube.sensor.digest, "aligned": on,
-            "aligned_with": sorted(align_with or ()),
+            "aligned_with": sorted(align_with or ()), "fitted": encoder.card["fitted"] if fit else None,
         }  # fmt: skip
         done = embed_to_file(
             encoder, cube, out, window=window, stride=stride, level=level, pca_png=pca_png, pca_tif=pca_tif,

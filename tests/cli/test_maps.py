@@ -187,3 +187,30 @@ def test_a_scene_without_wavelengths_is_refused_with_the_remedy(folder: Path, tm
     assert done.exit_code == 1 and "--wavelengths" in done.output and list(tmp_path.iterdir()) == []
     odd = call(words[0], folder / words[1], *scene(folder), "--out", tmp_path / "x.jpg")
     assert odd.exit_code == 2 and "suffix" in odd.output and list(tmp_path.iterdir()) == []
+
+
+def test_an_encoder_is_fitted_to_what_is_mapped(folder: Path, tmp_path: Path) -> None:
+    """Maps differ from those of the encoder as it is, and say what it was fitted on; task models are left alone."""
+    import json
+
+    words = {
+        "embed": ["embed", folder / "encoder", *scene(folder)],
+        "cluster": ["cluster", folder / "encoder", *scene(folder), "--classes", "2"],
+        "search": ["search", folder / "encoder", *scene(folder), "--like", "10,10"],
+        "change": ["change", folder / "encoder", folder / FIRST, folder / "second.npy", *scene(folder)[1:],
+                   "--probabilities", tmp_path / "distance.npy"],
+    }  # fmt: skip
+    for name, command in words.items():
+        made = []
+        for how in ("--no-fit", "--fit"):
+            out = tmp_path / f"{name}{how}.npy"
+            done = call(*command, how, "--out", out, "--overwrite")
+            assert done.exit_code == 0, done.output
+            made.append((np.load(out), json.loads(out.with_suffix(".json").read_text())))
+        (plain, told_plain), (fitted, told) = made
+        assert told_plain["fitted"] is None and told["fitted"]["labels"] is None
+        assert told["fitted"]["scenes"][0]["name"] == "first"
+        assert name == "cluster" or not np.array_equal(plain, fitted, equal_nan=True)
+    change = ["change", folder / "change", folder / FIRST, folder / "second.npy", *scene(folder)[1:]]
+    done = call(*change, "--fit", "--out", tmp_path / "refused.npy")
+    assert done.exit_code == 2 and "--fit is for encoders" in done.output

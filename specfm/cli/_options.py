@@ -47,6 +47,9 @@ Align = Annotated[
         "were seen through different bands.",
     ),
 ]
+Pixels = Annotated[
+    bool, typer.Option("--pixels", help="Of an encoder with pixel tokens: a feature for every pixel, not every patch.")
+]
 Fit = Annotated[
     bool,
     typer.Option(

@@ -26,6 +26,7 @@ def command(
     batch_size: options.BatchSize = 32,
     device: options.Device = "cpu",
     fit: options.Fit = False,
+    pixels: options.Pixels = False,
     align: options.Align = None,
     no_preview: options.NoPreview = False,
     overwrite: options.Overwrite = False,
@@ -43,7 +44,7 @@ def command(
     with aligned(encoder, [cube], align) as on:
         shares = cluster_to_file(
             encoder, cube, out, classes=classes, method=method, seed=seed, window=window, stride=stride, level=level,
-            batch_size=batch_size, preview=not no_preview, overwrite=overwrite,
+            batch_size=batch_size, pixels=pixels, preview=not no_preview, overwrite=overwrite,
             facts={
                 "checkpoint": release_digest(checkpoint), "sensor": cube.sensor.digest, "aligned": on,
                 "fitted": encoder.card["fitted"] if fit else None,

@@ -30,6 +30,7 @@ from specfm.sensors import Sensor
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+UNALIGNED = "maps between sensors are of patch tokens; choose one of the two"
 Bands = BandGrid | Sensor | str | Sequence[BandGrid | Sensor | str] | BandTensors
 
 
@@ -102,6 +103,8 @@ class Encoder(nn.Module):
         config: dict[str, Any] | None = None,
     ):
         super().__init__()
+        if aligned and pixel:
+            raise UsageError(f"encoder options aligned and pixel go not together: {UNALIGNED}")
         self.embedding = embedding
         self.patch_size, self.num_features = patch_size, dim
         self.level, self.gsd_reference_m = level, gsd_reference_m
@@ -197,8 +200,10 @@ class Encoder(nn.Module):
         write to weights through ``.data``.
 
         Raises:
-            UsageError: the encoder comes without a library of spectra.
+            UsageError: the encoder comes without a library of spectra, or with pixel tokens.
         """
+        if on and self.pixel:
+            raise UsageError(f"an encoder with pixel tokens cannot be aligned: {UNALIGNED}")
         if on and self.library is None:
             raise UsageError(
                 "this encoder comes without a library of spectra, so it cannot be aligned; leave it as it is, or "

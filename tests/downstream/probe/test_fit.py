@@ -30,7 +30,8 @@ QUICK = ProbeOptions(
 
 def encoder(**options: Any) -> Any:
     torch.manual_seed(0)
-    return create_encoder("nano", patch_size=3, dim=16, depth=1, heads=2, hidden=8, code_width=16, **options).eval()
+    small = {"patch_size": 3, "dim": 16, "depth": 1, "heads": 2, "hidden": 8, "code_width": 16}
+    return create_encoder("nano", **{**small, **options}).eval()
 
 
 def rows(options: ProbeOptions, model: Any = None, **more: Any) -> dict[str, dict[str, Any]]:
@@ -130,3 +131,15 @@ def test_what_has_no_stem_is_refused() -> None:
         rows(QUICK, ToyEncoder())
     with pytest.raises(UsageError, match="aligned with each other"):
         rows(QUICK, encoder(aligned=True))
+
+
+def test_pixel_tokens_and_patches_of_one_pixel_go_through_the_probe() -> None:
+    options = replace(QUICK, protocols=("knn", "finetune"), pooling="centre+pixel", trained_seeds=1)
+    found = rows(replace(options, train=replace(options.train, steps=3)), encoder(pixel=True))
+    assert found["encoder"]["pooling"] == "centre+pixel"
+    one = rows(replace(QUICK, window=1, fit=False), encoder(patch_size=1))
+    assert one["encoder"]["window"] == 1
+    fitted_one = rows(replace(QUICK, pooling="centre"), encoder(patch_size=1))
+    assert fitted_one["encoder"]["aa"]["mean"] > 0.9
+    with pytest.raises(UsageError, match="no token of single pixels"):
+        rows(replace(QUICK, pooling="pixel"))

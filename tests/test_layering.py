@@ -55,7 +55,7 @@ ROOMS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("rng", "summary"),
         ("sampler", "views"),
         ("pairs",),
-        ("objectives", "loader", "whiten", "curriculum"),
+        ("objectives", "loader", "whiten", "stems", "curriculum"),
         ("config",),  # put together from the settings that stand with views and objectives
         ("setup", "release", "monitor", "state", "step"),
         ("loop",),
@@ -75,6 +75,7 @@ AT_TOP = {
         "specfm.batch",
         "specfm.reducers",
         "specfm.models",
+        "specfm.dense.fit",
         "specfm.dense.memory",
         "specfm.dense.tile_encoder",
         "specfm.checkpoint",

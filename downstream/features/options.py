@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from downstream.splits.options import at_least
 from specfm.pretreatment import parse_steps
@@ -18,6 +19,8 @@ class FeatureOptions:
         align: put features of all sensors as the poorest of them would tell it, those of one sensor as an ideal one
             would (:meth:`specfm.models.Encoder.align`); None does so where the scenes were seen through different bands
             and the encoder comes with a library.
+        fit: whiten the stem of the encoder and its untrained twins for the probed scenes, without labels
+            (``downstream.features.fit``): one stem from all scenes, or with "scene" one for each.
         peers: published encoders (``downstream.features.peers``).
         pretreatment: what is done to spectra first, in order (``specfm.pretreatment.steps``); baselines see it too.
     """
@@ -26,6 +29,7 @@ class FeatureOptions:
     pooling: str = "concat"
     layers: tuple[int, ...] = ()
     align: bool | None = None
+    fit: bool | Literal["scene"] = False
     peers: tuple[str, ...] = ()
     pretreatment: tuple[str, ...] = ()
 
@@ -33,12 +37,14 @@ class FeatureOptions:
         """Refuse what makes no sense, by name.
 
         Raises:
-            UsageError: a window below 1, an unknown pooling, peer or pretreatment.
+            UsageError: a window below 1, an unknown pooling, fit, peer or pretreatment.
         """
+        from downstream.features.fit import check_fit
         from downstream.features.pooling import pooling_parts
 
         pooling_parts(self.pooling)
         parse_steps(self.pretreatment)
+        check_fit(self.fit, self.align)
         at_least(1, {"--window": self.window})
         if self.peers:
             from downstream.features.peers import PeerName

@@ -28,6 +28,8 @@ def command(
     reader: dict[str, Any],
     batch_size: options.BatchSize = 32,
     device: options.Device = "cpu",
+    fit: options.Fit = False,
+    pixels: options.Pixels = False,
     align: options.Align = None,
     align_with: Annotated[
         list[str] | None,
@@ -38,7 +40,7 @@ def command(
     ] = None,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Write one feature vector per patch of SCENE, with coordinates, in bounded memory."""
+    """Write one feature vector per patch of SCENE (or per pixel), with coordinates, in bounded memory."""
     from specfm.cards.opening import open_scene
     from specfm.checkpoint import load, release_digest
     from specfm.dense.align import aligned
@@ -50,17 +52,20 @@ def command(
     others = [_sensor(name) for name in align_with or ()]
     encoder = load(checkpoint, device=device)
     cube = open_scene(scene, **reader)
+    if fit:
+        encoder.fit(cube)
     with aligned(encoder, [cube], True if others else align, others=others) as on:
         facts = {
             "checkpoint": release_digest(checkpoint), "sensor": cube.sensor.digest, "aligned": on,
-            "aligned_with": sorted(align_with or ()),
+            "aligned_with": sorted(align_with or ()), "fitted": encoder.card["fitted"] if fit else None,
         }  # fmt: skip
         done = embed_to_file(
             encoder, cube, out, window=window, stride=stride, level=level, pca_png=pca_png, pca_tif=pca_tif,
-            even=even, batch_size=batch_size, overwrite=overwrite, facts=facts,
+            even=even, batch_size=batch_size, pixels=pixels, overwrite=overwrite, facts=facts,
         )  # fmt: skip
     height, width, depth = done["shape"]
-    typer.echo(f"{out}: {height} x {width} patches of {done['patch']} px, {depth} features each")
+    cells = "pixels" if pixels else f"patches of {done['patch']} px"
+    typer.echo(f"{out}: {height} x {width} {cells}, {depth} features each")
     if not done["with_data"]:
         say_no_data(cube)
     for path in (pca_png, pca_tif):

@@ -30,7 +30,7 @@ RULES: dict[str, Rule] = {
     "layer_scale": _number("a number from 0", lambda v: v >= 0),
     "level": ("one of patch, sample and none", lambda v: v in ("patch", "sample", "none")),
     "gsd_reference_m": _number("a number of metres above 0", lambda v: v > 0),
-    "aligned": ("true or false", lambda v: isinstance(v, bool)),
+    **dict.fromkeys(("aligned", "brightness", "pixel"), ("true or false", lambda v: isinstance(v, bool))),
     "trunk": ("one of stem and mae", lambda v: v in ("stem", "mae")),
     # of the embeddings
     "rank": _whole(1),

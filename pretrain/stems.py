@@ -189,6 +189,7 @@ class StemRouter:
 def share_stems(modules: nn.ModuleDict) -> None:
     """Averages and teachers go through the encoder's stems of acquisitions, which are no part of their weights."""
     encoder = modules["encoder"]
+    assert isinstance(encoder, Encoder)
     for other in modules.modules():
         if isinstance(other, Encoder) and other is not encoder:
             other.stems = encoder.stems

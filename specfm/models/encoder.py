@@ -59,7 +59,7 @@ class Features:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """What goes into the trunk: the class token if any, patch tokens, then Q pixel tokens; their masks; grids of parts."""
+    """What the trunk takes: the class token if any, patch tokens, Q pixel tokens; their masks; grids of the parts."""
 
     tokens_BTD: Tensor
     mask_BN: Tensor
@@ -212,9 +212,7 @@ class Encoder(nn.Module):
         from specfm.dense.fit import fit_encoder
 
         if not isinstance(self.stem, Stem):
-            raise UsageError(
-                "an encoder with the trunk of published masked autoencoders has no stem that could be fitted"
-            )
+            raise UsageError("an encoder with the trunk of published masked autoencoders has no stem to be fitted")
         return fit_encoder(self, scenes, sensor, **options)
 
     def align(self, on: bool = True, sensors: Sequence[Sensor | BandGrid | str] = ()) -> Encoder:

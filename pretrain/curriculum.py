@@ -41,7 +41,7 @@ class BatchCurriculum(Curriculum):
             )
         if config.window == "shrink":
             raise UsageError(
-                "curriculum.window shrink changes the size of a pixel, which this encoder is told; take crop"
+                "curriculum.window shrink changes the size of a pixel, which the encoder is told; take crop"
             )
         self.seed, self.patch_size, self.reducer = seed, patch_size, config.make_reducer()
 

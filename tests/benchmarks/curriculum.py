@@ -199,7 +199,7 @@ def compare(args: argparse.Namespace, log: Log, backbone: str, card: str, split:
 
 def asked(args: argparse.Namespace) -> dict[str, Any]:
     """What makes runs comparable."""
-    keys = (
+    keys = [
         "steps",
         "tile",
         "batch",
@@ -211,8 +211,8 @@ def asked(args: argparse.Namespace) -> dict[str, Any]:
         "start_bands",
         "start_size",
         "window",
-    )
-    return {key: getattr(args, key) for key in (*keys, "window")}
+    ]
+    return {key: getattr(args, key) for key in keys}
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:

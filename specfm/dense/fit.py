@@ -8,7 +8,7 @@ Noise is what changes between disjoint patches a few pixels apart (``specfm.mode
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from specfm.batch import BandTensors
-from specfm.dense.tile_encoder import TileReader, fitting_batch
+from specfm.dense.tile_encoder import fitting_batch, refuse_odd_numbers
 from specfm.digests import digest_parts
 from specfm.errors import SpecfmError, UsageError
 from specfm.models.patches import Patches
@@ -25,7 +25,8 @@ from specfm.models.stem import Stem
 from specfm.models.whitening import Moments, WhitenRecipe
 from specfm.progress import progress
 from specfm.scene import Scene
-from specfm.tiles import Tile
+from specfm.tiles import STRIP_BYTES
+from specfm.window import read_window
 
 if TYPE_CHECKING:
     from specfm.bands import BandGrid
@@ -221,7 +222,8 @@ def add_windows(
 def window_side(encoder: FitEncoder, recipe: WhitenRecipe) -> int:
     """Side of the windows that are read, pixels: as pretrained, and wide enough to hold two patches to compare."""
     patch = encoder.patch_size
-    known = (encoder.card.get("window") or 0) // patch
+    window = encoder.card.get("window") or 0
+    known = (max(window) if isinstance(window, list | tuple) else int(window)) // patch
     return max(known or WINDOW_PATCHES, recipe.step(patch) + 1) * patch
 
 
@@ -242,21 +244,32 @@ def _add_scene(encoder: FitEncoder, moments: Sequence[Moments], scene: Scene, re
             f"{scene.where}: is a list of spectra without neighbours, so nothing says what is noise; fit the encoder "
             "to the scene that they are from, or leave fit out"
         )
-    read, bands, step = TileReader(scene, 1), BandTensors.from_sensors(scene.sensor), recipe.step(encoder.patch_size)
+    refuse_odd_numbers(scene)
+    bands, step = BandTensors.from_sensors(scene.sensor), recipe.step(encoder.patch_size)
     rows, cols = (range(0, max(size - side, 0) + 1, stride) for size in (height, width))
-    batch = fitting_batch(WINDOWS, side, scene.shape[2])
     before, encoder.alignment = encoder.alignment, None
     training = encoder.training
     encoder.train(False)
     parts: list[str] = [scene.sensor.digest]
     try:
         for row in rows:
-            tiles = [Tile(row, col, side, side) for col in cols]
-            for start in range(0, len(tiles), batch):
-                cubes, masks = read(tiles[start : start + batch])
-                parts.append(digest_parts([cubes, masks]))
-                add_windows(encoder, moments, torch.from_numpy(cubes), bands, torch.from_numpy(masks), step)
+            for some in _beside(cols, side, scene.shape[2]):
+                # in one piece: many formats read whole lines anyway
+                strip_HWC, mask_HW = read_window(scene, row, some[0], side, some[-1] + side - some[0])
+                x_BHWC = np.stack([strip_HWC[:, col - some[0] :][:, :side] for col in some])
+                mask_BHW = np.stack([mask_HW[:, col - some[0] :][:, :side] for col in some])
+                parts.append(digest_parts([x_BHWC, mask_BHW]))
+                add_windows(encoder, moments, torch.from_numpy(x_BHWC), bands, torch.from_numpy(mask_BHW), step)
     finally:
         encoder.train(training)
         encoder.alignment = before
     return digest_parts(parts)
+
+
+def _beside(cols: range, side: int, bands: int) -> Iterator[range]:
+    """First columns of windows of one row that are read, and then encoded, at once."""
+    pixel = side * bands * 4  # bytes of a column of a strip in float32
+    fit_in = (STRIP_BYTES // pixel - side) // cols.step + 1
+    most = max(1, min(fit_in, fitting_batch(WINDOWS, side, bands)))
+    for start in range(0, len(cols), most):
+        yield cols[start : start + most]

@@ -49,6 +49,16 @@ class DenseEncoder(Protocol):
     def train(self, mode: bool = True) -> DenseEncoder: ...
 
 
+def refuse_odd_numbers(scene: Scene) -> None:
+    """Refuse a scene of complex numbers and the like.
+
+    Raises:
+        SpecfmError: it is.
+    """
+    if scene.dtype.kind not in "iuf" or scene.dtype.itemsize > 8:
+        raise SpecfmError(f"{scene.where}: holds {scene.dtype}, and an encoder takes whole or real numbers; convert it")
+
+
 class TileReader:
     """Reads tiles of one scene as stored values in float32 and a mask; cells are ``patch`` x ``patch`` pixels.
 
@@ -56,10 +66,7 @@ class TileReader:
     """
 
     def __init__(self, scene: Scene, patch: int) -> None:
-        if scene.dtype.kind not in "iuf" or scene.dtype.itemsize > 8:
-            raise SpecfmError(
-                f"{scene.where}: holds {scene.dtype}, and an encoder takes whole or real numbers; convert it"
-            )
+        refuse_odd_numbers(scene)
         self.scene, self.patch = scene, patch
 
     def __call__(self, tiles: Sequence[Tile]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

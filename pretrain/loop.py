@@ -15,7 +15,7 @@ from torch import Tensor
 from pretrain import setup
 from pretrain.config import PretrainConfig
 from pretrain.loader import Loader
-from pretrain.monitor import OnlineKnn
+from pretrain.monitor import Monitor
 from pretrain.objectives.collapse import feature_figures
 from pretrain.pairs.pairing import PairedSampler, Pairs
 from pretrain.release.card import release_card, write_model
@@ -99,10 +99,10 @@ class Pretraining(Task):
         for objective in self.objectives.values():
             objective.start(self.encoder, self.shards)
         self.step = PretrainStep(self.encoder, self.objectives, config, world)
-        self.monitor: OnlineKnn | None = None
+        self.monitor: Monitor | None = None
         if world.is_main and config.monitor.every:
             watched = ShardSet(list(config.monitor.shards)) if config.monitor.shards else self.shards
-            self.monitor = OnlineKnn(watched, config.monitor, config.seed)
+            self.monitor = Monitor(watched, config.monitor, config.seed)
 
     @property
     def encoder(self) -> Any:
@@ -123,6 +123,8 @@ class Pretraining(Task):
                 follow(self.released, self.encoder, 0.0)
             for objective in self.objectives.values():
                 objective.initialise(self.encoder)
+            if self.monitor is not None:
+                self.monitor.start(self.released, "untrained" if self.config.init_from is None else "init_from")
         if self.pairing is not None:
             self.pairing.start()
         if self.config.model.compile:
@@ -178,12 +180,15 @@ class Pretraining(Task):
         facts = training_state(self.config, self.shards, self.sampler, self.world.size)
         facts |= {key: value for key in ("knn", "loss") if math.isfinite(value := row.get(key, math.nan))}
         facts["score"] = facts.get("knn")
+        facts["monitor_before"] = {} if self.monitor is None else self.monitor.before
         card = release_card(self.config, self.shards, number, self.encoder.card)
         tensors = training_tensors(self.modules, self.optimizer)
         return Snapshot(lambda folder: write_model(self.modules, folder, card), tensors, facts)
 
     def restore(self, checkpoint: Path, state: dict[str, Any]) -> None:
         restore(checkpoint, state, self.config, self.shards, self.sampler, self.modules, self.optimizer)
+        if self.monitor is not None:
+            self.monitor.before = dict(state.get("monitor_before") or {})
 
     def release(self, done: int) -> None:
         """``out/model``: the final encoder; an older one (of fewer steps) is kept beside it."""

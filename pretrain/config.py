@@ -157,12 +157,16 @@ class OptimConfig(engine.OptimConfig):
 class MonitorConfig(Strict):
     """What is watched besides the loss."""
 
-    every: NonNegative = Field(default=500, description="steps between kNN evaluations; 0 switches them off")
+    every: NonNegative = Field(
+        default=500, description="steps between evaluations by kNN and a linear probe; 0 switches them off"
+    )
     shards: Names | None = Field(
         default=None, description="labelled shards to evaluate on; default those of data.shards"
     )
     k: Positive = 5
-    max_samples: Positive = Field(default=512, description="labelled samples per domain")
+    max_samples: Positive = Field(
+        default=512, description="labelled samples per domain; bounds the cost of an evaluation"
+    )
     features_every: Positive = Field(default=20, description="steps between figures of collapse (rank, uniformity)")
 
 

@@ -16,7 +16,7 @@ from pretrain import setup
 from pretrain.config import PretrainConfig
 from pretrain.curriculum import BatchCurriculum
 from pretrain.loader import Loader
-from pretrain.monitor import OnlineKnn
+from pretrain.monitor import Monitor
 from pretrain.objectives.collapse import feature_figures
 from pretrain.pairs.pairing import PairedSampler, Pairs, joined
 from pretrain.release.card import release_card, write_model
@@ -110,11 +110,11 @@ class Pretraining(Task):
         if config.curriculum is not None:
             patch = self.encoder.patch_size
             self.curriculum = BatchCurriculum(config.curriculum, config.steps, config.seed, patch)
-        self.monitor: OnlineKnn | None = None
+        self.monitor: Monitor | None = None
         if world.is_main and config.monitor.every:
             watched = ShardSet(list(config.monitor.shards)) if config.monitor.shards else self.shards
             route = self.route if watched is self.shards else None
-            self.monitor = OnlineKnn(watched, config.monitor, config.seed, route)
+            self.monitor = Monitor(watched, config.monitor, config.seed, route)
 
     @property
     def encoder(self) -> Any:
@@ -138,6 +138,8 @@ class Pretraining(Task):
                 follow(self.released, self.encoder, 0.0)
             for objective in self.objectives.values():
                 objective.initialise(self.encoder)
+            if self.monitor is not None:
+                self.monitor.start(self.released, "untrained" if self.config.init_from is None else "init_from")
         if self.pairing is not None:
             self.pairing.start()
         if self.config.model.compile:
@@ -204,6 +206,7 @@ class Pretraining(Task):
         facts |= {} if self.curriculum is None else self.curriculum.state()
         facts |= {key: value for key in ("knn", "loss") if math.isfinite(value := row.get(key, math.nan))}
         facts["score"] = facts.get("knn")
+        facts["monitor_before"] = {} if self.monitor is None else self.monitor.before
         card = release_card(self.config, self.shards, number, self.encoder.card)
         tensors = training_tensors(self.modules, self.optimizer)
         return Snapshot(lambda folder: write_model(self.modules, folder, card), tensors, facts)
@@ -212,6 +215,8 @@ class Pretraining(Task):
         if self.curriculum is not None:
             self.curriculum.restore(state, read_tensors(checkpoint), int(state["step"]))
         restore(checkpoint, state, self.config, self.shards, self._draws(), self.modules, self.optimizer)
+        if self.monitor is not None:
+            self.monitor.before = dict(state.get("monitor_before") or {})
 
     def _draws(self) -> dict[str, Any]:
         """What decides which samples a step holds."""

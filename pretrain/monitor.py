@@ -1,4 +1,4 @@
-"""What is watched while training besides the loss: kNN accuracy on labelled windows.
+"""What is watched while training besides the loss: kNN and linear accuracy on labelled windows.
 
 Shapes: N samples, D features, H W pixels, C bands.
 """
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from downstream.protocols.knn import vote
+from downstream.protocols.ridge import left_out_classes
 from pretrain.config import MonitorConfig
 from pretrain.rng import permute
 from pretrain.stems import StemRouter
@@ -42,55 +43,81 @@ class _Domain:
         """Queries that somebody of their class may vote for; the others would be wrong whatever the features."""
         return (self.allowed_NN & (self.label_N[:, None] == self.label_N[None])).any(1)
 
+    @property
+    def majority(self) -> float:
+        """Share of the queries that are of their commonest class."""
+        asked = self.label_N[self.asked_N]
+        return float(np.bincount(asked).max() / len(asked))
 
-class OnlineKnn:
-    """Leave-one-out kNN on the labelled samples of each domain, with frozen features of plain windows (no views).
 
-    A neighbour may vote if it neither overlaps nor touches the query and, where another group has the query's class,
-    is none of the query's group: neighbouring windows share pixels and light, and counting them would measure memory.
+class Monitor:
+    """Leave-one-out kNN and ridge regression on the labelled samples of each domain, features of plain windows.
+
+    A sample may vote, or teach the regression, if it neither overlaps nor touches the query and, where another group
+    has the query's class, is none of the query's group: neighbouring windows share pixels and light, and counting them
+    would measure memory.
     A query whose class nobody may vote for is not asked; a domain without queries has no score.
 
     Args:
         shards: Store with labels; domains without two classes, or without windows to compare, are left out.
-        config: ``k``, ``max_samples``.
+        config: ``k``, ``max_samples``: cost and memory of an evaluation are bounded by it, however long the run.
         seed: Chooses the samples.
         route: Names the stem of each sample, where the shards are those of the run; default by the sensors' names.
+
+    Attributes:
+        before: scores of the encoder before its first step, told beside every later one; a checkpoint keeps them.
     """
 
     def __init__(self, shards: ShardSet, config: MonitorConfig, seed: int, route: StemRouter | None = None) -> None:
         self.shards, self.k, self.route = shards, config.k, route
+        self.before: dict[str, float] = {}
         self.domains = [
             domain
             for name in shards.domain_names
             if (domain := _choose(shards, name, config.max_samples, seed)) is not None
         ]
         if not self.domains:
-            log.info("no labelled windows of one class lie apart from each other; the kNN monitor stays off")
+            log.info("no labelled windows of one class lie apart from each other; the monitor stays off")
+
+    def start(self, encoder: Encoder, name: str) -> None:
+        """Keep the scores of the encoder that a run begins with, as ``<name>/knn`` and ``<name>/linear``."""
+        found = self(encoder)
+        self.before = {f"{name}/{key}": found[key] for key in ("knn", "linear") if key in found}
 
     @torch.no_grad()
     def __call__(self, encoder: Encoder) -> dict[str, float]:
-        """``{"knn": mean over domains, "knn/<domain>": accuracy}``; empty without labels."""
+        """Accuracies; empty without labels.
+
+        ``knn`` and ``linear`` are means over domains, ``knn/<domain>`` and ``linear/<domain>`` those of each;
+        ``majority`` is what naming each domain's commonest class would score; and what is known of :attr:`before`.
+        """
         if not self.domains:
             return {}
-        training = encoder.training
+        training, scores = encoder.training, dict[str, float]()
         encoder.eval()
         try:
-            scores = {f"knn/{domain.name}": self._accuracy(encoder, domain) for domain in self.domains}
+            for domain in self.domains:
+                feature_ND = torch.cat([self._features(encoder, shard, ids) for shard, ids in domain.parts])
+                asked_N = domain.asked_N
+                for key, said_N in (("knn", self._voted(feature_ND, domain)), ("linear", _taught(feature_ND, domain))):
+                    scores[f"{key}/{domain.name}"] = float((said_N == domain.label_N)[asked_N].mean())
         finally:
             encoder.train(training)
-        return {"knn": float(np.mean(list(scores.values()))), **scores}
+        means = {
+            key: float(np.mean([scores[f"{key}/{domain.name}"] for domain in self.domains]))
+            for key in ("knn", "linear")
+        }
+        majority = float(np.mean([domain.majority for domain in self.domains]))
+        return {**means, "majority": majority, **self.before, **scores}
 
-    def _accuracy(self, encoder: Encoder, domain: _Domain) -> float:
-        feature_ND = torch.cat([self._features(encoder, shard, ids) for shard, ids in domain.parts])
+    def _voted(self, feature_ND: Tensor, domain: _Domain) -> NDArray[np.int64]:
         feature_ND = torch.nn.functional.normalize(feature_ND, dim=1)
         similarity_NN = (feature_ND @ feature_ND.T).cpu().numpy()
         similarity_NN[~domain.allowed_NN] = -np.inf
         k = min(self.k, len(similarity_NN) - 1)
         index_Nk = np.argsort(-similarity_NN, axis=1, kind="stable")[:, :k]
         nearest_Nk = np.take_along_axis(similarity_NN, index_Nk, axis=1)
-        asked_N = domain.asked_N
-        said_N = vote(domain.label_N[index_Nk[asked_N]], nearest_Nk[asked_N], domain.classes)
-        return float((said_N == domain.label_N[asked_N]).mean())
+        return vote(domain.label_N[index_Nk], nearest_Nk, domain.classes)
 
     def _features(self, encoder: Encoder, shard: int, ids: NDArray[np.int64]) -> Tensor:
         reader = self.shards.readers[shard]
@@ -104,6 +131,10 @@ class OnlineKnn:
             batch = Batch((part,)) if self.route is None else self.route(Batch((part,)))
             chunks.append(encoder(batch.to(encoder.device)).pooled_BD.float())
         return torch.cat(chunks)
+
+
+def _taught(feature_ND: Tensor, domain: _Domain) -> NDArray[np.int64]:
+    return left_out_classes(feature_ND.double().cpu().numpy(), domain.label_N, domain.allowed_NN)
 
 
 def _choose(shards: ShardSet, name: str, max_samples: int, seed: int) -> _Domain | None:

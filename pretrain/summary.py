@@ -10,6 +10,8 @@ from typing import Any
 from specfm.engine.record import read_metrics
 
 log = logging.getLogger(__name__)
+_BEFORE = ("untrained", "init_from")  # what the encoder was before its first step
+_WATCHED = ("knn", "linear", "majority", *(f"{name}/{key}" for name in _BEFORE for key in ("knn", "linear")))
 
 
 def last_values(folder: Path, keys: tuple[str, ...]) -> dict[str, Any]:
@@ -22,13 +24,14 @@ def last_values(folder: Path, keys: tuple[str, ...]) -> dict[str, Any]:
 
 def summary_rows(folder: Path) -> list[tuple[str, str]]:
     """Label and text of each line of the closing table."""
-    keys = ("step", "loss", "knn", "embedding/rank", "embedding/uniformity", "negatives/excluded")
+    keys = ("step", "loss", "embedding/rank", "embedding/uniformity", "negatives/excluded", *_WATCHED)
     speeds = [row["samples_per_s"] for row in read_metrics(folder) if row.get("samples_per_s") is not None]
     values = last_values(folder, keys)
     shown = {
         "steps": values["step"],
         "final loss": values["loss"],
-        "kNN accuracy": values["knn"],
+        "kNN accuracy": _beside(values, "knn"),
+        "linear accuracy": _beside(values, "linear"),
         "feature rank": values["embedding/rank"],
         "uniformity": values["embedding/uniformity"],
         "negatives excluded": values["negatives/excluded"],
@@ -44,8 +47,20 @@ def summary_rows(folder: Path) -> list[tuple[str, str]]:
     return rows
 
 
+def _beside(values: dict[str, Any], key: str) -> str | None:
+    """A score with what it is to be held against: ``0.71 (untrained 0.66, majority 0.40)``."""
+    if values[key] is None:
+        return None
+    others = {name: values[f"{name}/{key}"] for name in _BEFORE} | {"majority": values["majority"]}
+    known = ", ".join(f"{name} {value:.4f}" for name, value in others.items() if value is not None)
+    return f"{values[key]:.4f}" + (f" ({known})" if known else "")
+
+
 def plot_losses(folder: Path) -> Path | None:
-    """Write ``loss.png`` (loss, kNN accuracy, rank of the features over steps); None without matplotlib or rows."""
+    """Write ``loss.png`` (loss, accuracies, rank of the features over steps); None without matplotlib or rows.
+
+    Dotted: what the encoder scored before its first step; grey: the majority class.
+    """
     rows = [row for row in read_metrics(folder) if row.get("loss") is not None]
     if not rows:
         return None
@@ -58,13 +73,21 @@ def plot_losses(folder: Path) -> Path | None:
     figure = Figure(figsize=(7, 6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(3, 1, sharex=True)
-    for axis, key, name in zip(
-        axes, ("loss", "knn", "embedding/rank"), ("loss", "kNN accuracy", "feature rank"), strict=True
-    ):
-        points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
-        if points:
-            steps, values = zip(*points, strict=True)
-            axis.plot(steps, values, marker="." if len(points) < 30 else None, linewidth=1)
+    panels = {"loss": ("loss",), "accuracy": ("knn", "linear"), "feature rank": ("embedding/rank",)}
+    for axis, (name, keys) in zip(axes, panels.items(), strict=True):
+        for number, key in enumerate(keys):
+            points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
+            if points:
+                steps, values = zip(*points, strict=True)
+                marker = "." if len(points) < 30 else None
+                axis.plot(steps, values, f"C{number}", marker=marker, linewidth=1, label=key)
+                before = [rows[-1][f"{each}/{key}"] for each in _BEFORE if rows[-1].get(f"{each}/{key}") is not None]
+                for value in before:
+                    axis.axhline(value, color=f"C{number}", linestyle=":", linewidth=1)
+        if name == "accuracy" and rows[-1].get("majority") is not None:
+            axis.axhline(rows[-1]["majority"], color="0.6", linewidth=1, label="majority")
+        if axis.has_data() and len(keys) > 1:
+            axis.legend(fontsize=7)
         axis.set_ylabel(name)
         axis.grid(alpha=0.3)
     axes[-1].set_xlabel("step")

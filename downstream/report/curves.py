@@ -10,6 +10,7 @@ from downstream.report.figures import colour_of, data_uri, new_figure
 CURVES = (
     ("loss", "loss"),
     ("knn", "kNN accuracy (online)"),
+    ("linear", "linear accuracy (online)"),
     ("train_oa", "accuracy on training tiles"),
     ("val/score", "score on validation"),
     ("embedding/rank", "feature rank"),

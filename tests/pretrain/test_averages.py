@@ -17,7 +17,7 @@ from specfm.errors import UsageError
 from tests.pretrain.runs import debug_config, make_shards, metrics, run, weights
 
 SETTINGS = (
-    "steps=6", "checkpoint.every=1", "checkpoint.keep=9", "monitor.every=0", "whiten.batches=1", "ema.decay=0.6",
+    "steps=6", "checkpoint.every=1", "checkpoint.keep=9", "monitor.every=6", "whiten.batches=1", "ema.decay=0.6",
     "objective.latent.momentum=0.5", "objective.latent.momentum_end=0.8", "objective.latent.momentum_steps=4",
     "objective.latent.predictor={width: 24, depth: 1, heads: 2}",
 )  # fmt: skip
@@ -91,6 +91,9 @@ def test_resuming_restores_every_average_bit_by_bit(tmp_path: Path, shards: list
     now, then = states(out, 6), states(whole, 6)
     for name in now:
         assert all(torch.equal(value, then[name][key]) for key, value in now[name].items())
+    last, wanted = metrics(out)[-1], metrics(whole)[-1]
+    for key in ("knn", "linear", "untrained/knn", "untrained/linear", "majority", "embedding/rank"):
+        assert last[key] == wanted[key]  # what the run began with is kept, not worked out anew
     with pytest.raises(UsageError, match="ema"):
         train(debug_config(out, shards, *SETTINGS, "ema=null", "steps=8"), resume=True)
 

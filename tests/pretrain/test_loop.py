@@ -64,7 +64,17 @@ def test_the_run_folder_is_complete(plain):
     assert [row["step"] for row in rows] == list(range(1, 13))
     wanted = {"loss", "lr", "samples_per_s", "data_wait_s", "peak_memory_mb", "view_strength", "negatives/excluded"}
     assert all(wanted <= row.keys() for row in rows)
-    assert {"embedding/rank", "embedding/uniformity", "knn", "knn/alpha", "knn/beta"} <= rows[-1].keys()
+    watched = {
+        "knn",
+        "knn/alpha",
+        "knn/beta",
+        "linear",
+        "linear/alpha",
+        "untrained/knn",
+        "untrained/linear",
+        "majority",
+    }
+    assert {"embedding/rank", "embedding/uniformity"} | watched <= rows[-1].keys()
     assert rows[-1]["loss"] < rows[0]["loss"]
     names = {path.name for path in plain.iterdir()}
     assert names == {"config.yaml", "metrics.jsonl", "checkpoints", "model", "loss.png"}

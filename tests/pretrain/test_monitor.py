@@ -1,4 +1,4 @@
-"""Who may vote in the kNN monitor: none that shares pixels or light with the query, and never only losers."""
+"""Who may vote and teach in the monitor: none that shares pixels or light with the query, and never only losers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pretrain.config import MonitorConfig
-from pretrain.monitor import OnlineKnn
+from pretrain.monitor import Monitor
 from specfm import BandGrid, Sensor
 from specfm.shards import ShardSet, ShardWriter
 
@@ -37,7 +37,7 @@ def line(
 
 
 def scores(*files: str) -> dict[str, float]:
-    return OnlineKnn(ShardSet(list(files)), MonitorConfig(k=1, max_samples=40), seed=0)(ByPosition())  # type: ignore[arg-type]
+    return Monitor(ShardSet(list(files)), MonitorConfig(k=1, max_samples=40), seed=0)(ByPosition())  # type: ignore[arg-type]
 
 
 def test_neighbours_and_the_own_group_are_not_asked(tmp_path: Path) -> None:
@@ -69,7 +69,10 @@ def test_what_nobody_can_answer_does_not_count(tmp_path: Path) -> None:
     assert scores(alone) == {}
     apart = line(tmp_path / "apart.h5", "apart", np.array([0, 1, 0, 0, 1, 1]), np.zeros(6, np.int64), step=4)
     found = scores(alone, apart)
-    assert set(found) == {"knn", "knn/apart"} and found["knn"] == found["knn/apart"] > 0
+    assert (
+        set(found) == {"knn", "knn/apart", "linear", "linear/apart", "majority"}
+        and found["knn"] == found["knn/apart"] > 0
+    )
 
 
 def test_another_date_of_the_same_ground_is_not_asked(tmp_path: Path) -> None:
@@ -77,3 +80,23 @@ def test_another_date_of_the_same_ground_is_not_asked(tmp_path: Path) -> None:
     label = np.tile([0, 0, 1, 1], 5)
     first, second = (line(tmp_path / f"{n}.h5", "dates", label, np.zeros(20, np.int64), step=4) for n in ("a", "b"))
     assert scores(first, second)["knn/dates"] < 0.1
+
+
+def test_the_linear_probe_is_taught_by_those_who_may_vote(tmp_path: Path) -> None:
+    """Features are places: only the own group and windows that touch could tell the label, and neither may."""
+    count = 40
+    label = np.arange(count) // 2 % 2
+    found = scores(line(tmp_path / "a.h5", "groups", label, np.arange(count) // 4, step=8))
+    assert found["linear/groups"] < 0.7 and found["majority"] == pytest.approx(0.5)
+    half = np.repeat([0, 1], 10)
+    easy = scores(line(tmp_path / "b.h5", "halves", half, np.zeros(20, np.int64), step=8))
+    assert easy["linear"] == easy["linear/halves"] >= 0.9
+
+
+def test_scores_before_the_first_step_are_told_beside_later_ones(tmp_path: Path) -> None:
+    file = line(tmp_path / "a.h5", "halves", np.repeat([0, 0, 1], 8), np.zeros(24, np.int64), step=8)
+    monitor = Monitor(ShardSet([file]), MonitorConfig(k=1, max_samples=40), seed=0)
+    monitor.start(ByPosition(), "untrained")  # type: ignore[arg-type]
+    found = monitor(ByPosition())  # type: ignore[arg-type]
+    assert found["untrained/knn"] == found["knn"] and found["untrained/linear"] == found["linear"]
+    assert found["majority"] == pytest.approx(16 / 24)

@@ -10,7 +10,7 @@ from downstream.features.standardise import Standardiser
 from downstream.protocols.knn import knn_predict
 from downstream.protocols.linear import C_GRID, linear_probe
 from downstream.protocols.logistic import fit_grid
-from downstream.protocols.ridge import STRENGTHS, RidgePath, ridge_probe
+from downstream.protocols.ridge import STRENGTHS, RidgePath, left_out_classes, ridge_probe
 from downstream.protocols.svm import SVM_C, svm_predict
 from specfm.errors import SpecfmError
 
@@ -141,3 +141,24 @@ def test_one_class_or_lost_values_are_refused(probe: object) -> None:
     x[25] = np.inf
     with pytest.raises(SpecfmError, match="NaN"):
         probe(x[:20], y[:20], x[20:30], y[20:30], x[30:])  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("width", [6, 60])
+def test_leaving_sets_out_in_closed_form_equals_refitting_without_them(width: int) -> None:
+    from sklearn.linear_model import Ridge
+
+    x, y = blobs(40, 1.0, seed=5, classes=4, width=width)
+    rng = np.random.default_rng(6)
+    block = np.arange(40) // 5
+    teaches = (block[:, None] != block[None]) & ((y[:, None] == y[None]) | (rng.random((40, 40)) > 0.3))
+    teaches[7] = False  # none may teach it
+    teaches[9] = np.arange(40) != 9
+    said = left_out_classes(x, y, teaches, penalty=0.2)
+    scaled, target = Standardiser(x)(x), np.eye(4)[y]
+    for i in range(40):
+        if i == 7:
+            assert said[i] == 0
+            continue
+        refit = Ridge(alpha=0.2 * 40).fit(scaled[teaches[i]], target[teaches[i]])
+        assert said[i] == refit.predict(scaled[i : i + 1]).argmax()
+    assert 0.3 < (said == y).mean() < 1

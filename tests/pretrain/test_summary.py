@@ -1,0 +1,40 @@
+"""The closing table and the curves of a run, from its record."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pretrain.summary import plot_losses, summary_rows
+
+
+def record(folder: Path, **last: Any) -> Path:
+    rows: list[dict[str, Any]] = [{"step": s, "loss": 5.0 - s, "samples_per_s": 10.0 * s} for s in (1, 2, 3)]
+    rows[-1] |= last
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_a_score_stands_beside_what_it_is_held_against(tmp_path: Path) -> None:
+    watched = {"knn": 0.71, "linear": 0.8, "majority": 0.4, "untrained/knn": 0.66, "untrained/linear": 0.75}
+    shown = dict(summary_rows(record(tmp_path, **watched)))
+    assert shown["kNN accuracy"] == "0.7100 (untrained 0.6600, majority 0.4000)"
+    assert shown["linear accuracy"] == "0.8000 (untrained 0.7500, majority 0.4000)"
+    assert shown["final loss"] == "2.0000" and shown["samples/s (median)"] == "20.0000"
+
+
+def test_a_run_that_was_not_watched_has_no_scores(tmp_path: Path) -> None:
+    assert not {"kNN accuracy", "linear accuracy"} & {name for name, _ in summary_rows(record(tmp_path))}
+
+
+def test_curves_are_drawn_with_and_without_scores(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    bare = plot_losses(record(tmp_path))
+    assert bare is not None
+    size = bare.stat().st_size
+    watched = {"knn": 0.71, "linear": 0.8, "majority": 0.4, "init_from/knn": 0.66, "embedding/rank": 3.0}
+    full = plot_losses(record(tmp_path, **watched))
+    assert full is not None and full.stat().st_size != size

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from pretrain.objectives.band_prediction import BandPredictionConfig
 from pretrain.objectives.contrastive import NtXentConfig
 from pretrain.views.config import ViewConfig
+from specfm.band_selection import NO_COMPONENTS, BandsText
 from specfm.config import Strict
 from specfm.engine import config as engine
 from specfm.engine.config import Names, NonNegative, Positive
@@ -20,6 +21,9 @@ class DataConfig(Strict):
     shards: Names = Field(description="folders written by `specfm shard`, or shard files")
     include: Names | None = Field(default=None, description="domains to use; default all")
     exclude: Names = Field(default=(), description="domains to leave out")
+    bands: BandsText | None = Field(
+        default=None, description="use these bands only: rgb, {uniform: 20}, ... (specfm/band_selection.py)"
+    )
     global_batch: Annotated[int, Field(ge=2)] = Field(default=256, description="samples of a step over all processes")
     domains_per_batch: Positive | None = Field(default=None, description="domains mixed in a step; default up to six")
     weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
@@ -118,6 +122,8 @@ class PretrainConfig(engine.RunConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> PretrainConfig:
+        if (self.data.bands or "").startswith("pca"):
+            raise ValueError("data.bands: " + NO_COMPONENTS.format(what="this encoder is told of every band"))
         if self.data.global_batch % self.data.part_divisor:
             raise ValueError(
                 f"data.global_batch {self.data.global_batch} is not a multiple of data.divisor {self.data.divisor}"

@@ -90,7 +90,8 @@ class Pretraining(Task):
         self.step = PretrainStep(self.encoder, self.objectives, config, world)
         self.monitor: OnlineKnn | None = None
         if world.is_main and config.monitor.every:
-            watched = ShardSet(list(config.monitor.shards)) if config.monitor.shards else self.shards
+            other = config.monitor.shards
+            watched = ShardSet(list(other), bands=config.data.bands) if other else self.shards
             self.monitor = OnlineKnn(watched, config.monitor, config.seed)
 
     @property

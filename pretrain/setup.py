@@ -27,7 +27,7 @@ BEFORE_TRUNK = ("embedding", "brightness", "stem")  # parts of the encoder that 
 def open_shards(config: PretrainConfig) -> ShardSet:
     """The store of the run."""
     data = config.data
-    return ShardSet(list(data.shards), include=data.include, exclude=data.exclude)
+    return ShardSet(list(data.shards), include=data.include, exclude=data.exclude, bands=data.bands)
 
 
 def make_sampler(config: PretrainConfig, shards: ShardSet) -> MixtureSampler:

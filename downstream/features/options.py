@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from specfm.band_selection import NO_COMPONENTS, BandSelection
 from specfm.errors import UsageError
 
 
@@ -17,6 +18,7 @@ class FeatureOptions:
         align: put features of all sensors as the poorest of them would tell it, those of one sensor as an ideal one
             would (:meth:`specfm.models.Encoder.align`); None does so where the scenes were seen through different bands
             and the encoder comes with a library.
+        bands: use these bands of every scene only, in all rows (``specfm.band_selection``).
         peers: published encoders (``downstream.features.peers``).
     """
 
@@ -24,19 +26,22 @@ class FeatureOptions:
     pooling: str = "concat"
     layers: tuple[int, ...] = ()
     align: bool | None = None
+    bands: str | None = None
     peers: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Refuse what makes no sense, by name.
 
         Raises:
-            UsageError: a window below 1, an unknown pooling or peer.
+            UsageError: a window below 1, an unknown pooling or peer, bands chosen by no known rule.
         """
         from downstream.features.pooling import pooling_parts
 
         pooling_parts(self.pooling)
         if self.window is not None and self.window < 1:
             raise UsageError(f"--window must be at least 1 pixel, not {self.window}")
+        if self.bands is not None and BandSelection.parse(self.bands).kind == "pca":
+            raise UsageError("--bands: " + NO_COMPONENTS.format(what="the encoder and its controls are told of"))
         if self.peers:
             from downstream.features.peers import PeerName
 

@@ -25,6 +25,7 @@ from downstream.results.runs import Runs
 from downstream.results.seen import pretraining_record
 from downstream.splits.samples import Samples, asked_window, collect_samples
 from downstream.splits.split import Split, draw_splits, rule_of
+from specfm.band_selection import BandSelection, select_scenes
 from specfm.dense.align import aligned, wants_alignment
 from specfm.digests import digest_json
 
@@ -103,6 +104,7 @@ def probe(
     """
     options = options or ProbeOptions()
     options.check()
+    scenes, narrowed = narrowed_scenes(scenes, options.bands)
     window = asked_window(scenes, options.window) or default_window(encoder)
     samples = collect_samples(scenes, window, group_by=options.group_by, max_per_class=options.max_per_class)
     options = replace(options, split=rule_of(options.split, samples))
@@ -143,7 +145,9 @@ def probe(
                 runs.pooling = other.info.get("pooling_name")
             all_runs += found
         all_runs += several(twins, splits, options, "twin", "random-init", device)
-        notices = ["spectra of different sensors are resampled to one grid"] if raw and raw[0].info["resampled"] else []
+        notices = [*narrowed]
+        if raw and raw[0].info["resampled"]:
+            notices.append("spectra of different sensors are resampled to one grid")
         if options.baselines:
             if raw is not None and "baselines" in parts:
                 by_condition, missing = baseline_rows(
@@ -166,6 +170,16 @@ def probe(
         rows += table
         kept_runs += all_runs
     return ProbeResult(rows, kept_runs, samples, [s for t in tables for s in t], features, raw)
+
+
+def narrowed_scenes(scenes: Sequence[Scene], bands: str | None) -> tuple[Sequence[Scene], list[str]]:
+    """The scenes with the chosen bands only, and a notice that says so."""
+    if bands is None:
+        return scenes, []
+    chosen = select_scenes(scenes, bands)
+    counts = sorted({f"{new.shape[2]} of {old.shape[2]}" for new, old in zip(chosen, scenes, strict=True)})
+    fitted = ", chosen on pixels of all scenes without labels" if BandSelection.parse(bands).is_fitted else ""
+    return chosen, [f"bands {BandSelection.parse(bands)}: {', '.join(counts)} are used{fitted}"]
 
 
 def say_aligned(rows: Sequence[dict[str, Any]], spectra: int, together: bool) -> None:

@@ -20,6 +20,7 @@ from downstream.splits.samples import Samples, collect_samples
 from downstream.splits.split import Split, load_splits, make_splits
 from downstream.supervised.views import TURNS, View, turn, turns_about_its_middle
 from downstream.tasks.config import FinetuneConfig
+from specfm.band_selection import select_scenes
 from specfm.batch import BandTensors
 from specfm.dense.tile_encoder import scene_level
 from specfm.digests import digest_parts
@@ -92,6 +93,9 @@ def open_places(config: FinetuneConfig) -> list[Place]:
         raise UsageError(f"no scene of {config.data.card} matches data.scenes={wanted!r}")
     if config.task != "classification" and any(not scene.neighbours for dates in listed for scene in dates):
         raise UsageError(f"{config.data.card} lists spectra, of which no map can be made; set task=classification")
+    if config.data.bands is not None:
+        flat = iter(select_scenes([scene for dates in listed for scene in dates], config.data.bands))
+        listed = [tuple(next(flat) for _ in dates) for dates in listed]
     if config.data.second_sensor is not None:
         from specfm.simulate import resample_scene
 

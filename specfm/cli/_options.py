@@ -22,6 +22,15 @@ Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing output files.")]
 NoPreview = Annotated[bool, typer.Option("--no-preview", help="Write no PNG beside the map.")]
 
+# Which bands are used
+Bands = Annotated[
+    str | None,
+    typer.Option(
+        help="Use these bands only: rgb, sample:1-9,40 (1-based), uniform:N, regions[:N], regions:blue,red, "
+        "window:LOW-HIGH (nm), importance:N."
+    ),
+]
+
 # Probes
 Encoder = Annotated[str, typer.Argument(help="Checkpoint folder or run, or random:SIZE[:PATCH] (untrained).")]
 Data = Annotated[

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from specfm.cli._options import with_reader
+from specfm.cli import _options as options
 from specfm.cli._show import wide_console
 from specfm.shards.options import CODEC, MOST_WORKERS, WINDOW, WindowOptions
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from specfm.scene import Scene
 
 
-@with_reader
+@options.with_reader
 def command(
     inputs: Annotated[list[str], typer.Argument(help="Dataset cards (name or .yaml), cube files, or folders of them.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the shards.")],
@@ -41,6 +41,7 @@ def command(
     background_mask: Annotated[
         Path | None, typer.Option(help="Image or array (.npy, .mat, .png ...), non-zero where background.")
     ] = None,
+    bands: options.Bands = None,
     white: Annotated[Path | None, typer.Option(help="White reference scan, for files; with --dark.")] = None,
     white_reflectance: Annotated[
         str | None,
@@ -105,6 +106,7 @@ def command(
             object_threshold=_number(object_threshold),
             dark_objects=dark_objects,
             background_HW=background,
+            bands=bands,
             codec=codec,
             workers=workers,
             overwrite=overwrite,

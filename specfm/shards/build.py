@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from specfm.band_selection import NO_COMPONENTS, BandSelection, select_scenes
 from specfm.digests import digest_parts
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import RunLock, atomic_write_json, remove_temporaries, sha256_file
@@ -89,6 +90,7 @@ def write_shards(
     object_threshold: float | str | None = WindowOptions.object_threshold,
     dark_objects: bool = WindowOptions.dark_objects,
     background_HW: NDArray[np.bool_] | None = None,
+    bands: str | BandSelection | None = None,
     codec: str = CODEC,
     workers: int | None = None,
     overwrite: bool = False,
@@ -104,6 +106,8 @@ def write_shards(
             of spectra; stride defaults to half the window, at least 1.
         min_valid, label, labelled_only, object_threshold, dark_objects: see :class:`WindowOptions`.
         background_HW: True where a pixel is background; must fit every scene.
+        bands: keep these only (:mod:`specfm.band_selection`); no other is read from the cubes, and a pixel is valid by
+            these alone. ``importance`` is fitted on pixels of all scenes of a band grid.
         codec: one of :data:`specfm.shards.schema.CODECS`.
         workers: reading processes; 1 = none but this one. None = one for each core, at most 8, where there is enough to
             read that starting them pays (:func:`specfm.shards.workers.usual_workers`). A script that uses several must
@@ -131,6 +135,10 @@ def write_shards(
     if not listed:
         raise UsageError("no scenes to shard")
     _refuse_namesakes(listed)
+    if bands is not None:
+        if BandSelection.parse(bands).kind == "pca":
+            raise UsageError(NO_COMPONENTS.format(what="shards keep"))
+        listed = select_scenes(listed, bands)
     if window is None and not any(scene.neighbours for scene in listed):
         options = replace(options, window=(1, 1), stride=(1, 1) if stride is None else steps)
     with Workers(usual_workers(listed) if workers is None else workers) as pool:

@@ -44,6 +44,9 @@ def scene_content(scene: Scene) -> str:
     """
     digest = hashlib.sha256()
     source: Any = scene.source
+    while (under := getattr(source, "under", None)) is not None:  # a view of a cube: some bands, another size
+        digest.update(source.told.encode())
+        source = under
     if isinstance(source, CalibratedSource):
         digest.update(np.ascontiguousarray(source.dark_WC))
         digest.update(np.ascontiguousarray(source.span_WC))

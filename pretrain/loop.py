@@ -100,9 +100,11 @@ class Pretraining(Task):
         return self.modules["encoder"]
 
     def start(self, done: int) -> None:
-        """A new run whitens the stem of its encoder."""
+        """A new run fits its encoder's normalisation and whitens its stem."""
         if done == 0:
-            self.world.on_main(lambda: setup.whiten(self.config, self.shards, self.sampler, self.modules))
+            data = (self.config, self.shards, self.sampler, self.modules)
+            self.world.on_main(lambda: setup.normalise(*data))
+            self.world.on_main(lambda: setup.whiten(*data))
             self.world.broadcast_module(self.modules)
         if self.config.model.compile:
             self.encoder.compile_parts()

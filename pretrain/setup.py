@@ -21,6 +21,7 @@ from specfm.models.registry import create_encoder
 from specfm.shards import ShardSet
 
 log = logging.getLogger(__name__)
+NORMALISE_BATCHES = 16  # global batches that statistics of the data are taken from
 BEFORE_TRUNK = ("embedding", "brightness", "stem")  # parts of the encoder that a whitened stem amplifies
 
 
@@ -87,6 +88,15 @@ def make_modules(config: PretrainConfig) -> tuple[nn.ModuleDict, dict[str, Objec
     encoder.set_grad_checkpointing(model.grad_checkpointing)
     heads = {name: head for objective in objectives.values() for name, head in objective.heads.items()}
     return nn.ModuleDict({"encoder": encoder, **heads}), objectives
+
+
+def normalise(config: PretrainConfig, shards: ShardSet, sampler: MixtureSampler, modules: nn.ModuleDict) -> None:
+    """Fit what the encoder normalises by on the first global batches, unless it comes with it (``init_from``)."""
+    encoder = modules["encoder"]
+    assert isinstance(encoder, Encoder)
+    if encoder.normaliser is not None and not encoder.normaliser.fitted:
+        loader = Loader(shards, sampler, threads=config.data.threads, device=encoder.device)
+        encoder.fit_normaliser(batch for _, batch in loader.iterate(0, NORMALISE_BATCHES))
 
 
 def whiten(config: PretrainConfig, shards: ShardSet, sampler: MixtureSampler, modules: nn.ModuleDict) -> None:

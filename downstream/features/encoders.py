@@ -66,4 +66,5 @@ def random_twin(encoder: Any, seed: int) -> Any:
         torch.manual_seed(seed)
         fresh = create_encoder(**config)
     fresh.library = getattr(encoder, "library", None)
+    fresh.take_statistics(encoder)
     return fresh.to(encoder_device(encoder)).eval()

@@ -165,6 +165,7 @@ def start_from(model: TaskModel, source: Encoder, *, weights: bool, library: boo
     if weights:
         encoder.load_state_dict(source.state_dict())
         held = max(held, 0) if has_whitened_stem(source.card) else held
+    encoder.take_statistics(source)
     if library and source.aligned:
         encoder.library = source.library
     for name, parameter in encoder.named_parameters():

@@ -33,7 +33,10 @@ SIZES = {
     "large": Size(1024, 24, 16),
 }
 
-TRUNK = ("dim", "depth", "heads", "mlp_ratio", "drop_path", "layer_scale", "level", "gsd_reference_m", "aligned")
+TRUNK = (
+    *("dim", "depth", "heads", "mlp_ratio", "drop_path", "layer_scale"),
+    *("level", "normalise", "gsd_reference_m", "aligned"),
+)
 
 
 def _defaults(of: Callable[..., nn.Module]) -> dict[str, Any]:
@@ -58,7 +61,7 @@ def create_encoder(size: str = "nano", embedding: str = "hyper", patch_size: int
     Args:
         size: one of :data:`SIZES`. embedding: one of :data:`EMBEDDINGS`. patch_size: 1 and up.
         options: ``dim``, ``depth``, ``heads``, ``mlp_ratio``, ``drop_path``, ``layer_scale``, ``level``,
-            ``gsd_reference_m`` and ``aligned`` go to the trunk, everything else to the embedding.
+            ``gsd_reference_m``, ``aligned`` and ``normalise`` go to the trunk, everything else to the embedding.
 
     Raises:
         UsageError: an unknown size, embedding or option, or a value that an option cannot have.

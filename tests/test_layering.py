@@ -18,7 +18,7 @@ PACKAGES = ("specfm", "downstream", "pretrain")
 # Rooms of the library from the ground up. A module imports from its own level and from those below it.
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("errors", "bands", "sensors", "sensor_table", "config", "digests", "files", "progress", "tables", "tiles"),
-    ("scene", "batch", "library", "calibration", "grids", "window", "band_selection"),
+    ("scene", "batch", "library", "calibration", "grids", "window", "band_selection", "specimens"),
     ("readers", "shards", "simulate", "cards", "rasters", "inspection"),
     ("models", "dense"),  # Encoder.embed is dense.memory.embed_scene
     ("checkpoint",),

@@ -18,6 +18,8 @@ class FeatureOptions:
         align: put features of all sensors as the poorest of them would tell it, those of one sensor as an ideal one
             would (:meth:`specfm.models.Encoder.align`); None does so where the scenes were seen through different bands
             and the encoder comes with a library.
+        whole: one sample a specimen, the whole of it on so many pixels a side (``specfm.specimens``); the window is
+            then of that size.
         bands: use these bands of every scene only, in all rows (``specfm.band_selection``).
         peers: published encoders (``downstream.features.peers``).
     """
@@ -26,6 +28,7 @@ class FeatureOptions:
     pooling: str = "concat"
     layers: tuple[int, ...] = ()
     align: bool | None = None
+    whole: int | None = None
     bands: str | None = None
     peers: tuple[str, ...] = ()
 
@@ -40,6 +43,8 @@ class FeatureOptions:
         pooling_parts(self.pooling)
         if self.window is not None and self.window < 1:
             raise UsageError(f"--window must be at least 1 pixel, not {self.window}")
+        if self.whole is not None and self.window not in (None, self.whole):
+            raise UsageError(f"--whole {self.whole} is the window; leave --window out")
         if self.bands is not None and BandSelection.parse(self.bands).kind == "pca":
             raise UsageError("--bands: " + NO_COMPONENTS.format(what="the encoder and its controls are told of"))
         if self.peers:

@@ -28,6 +28,7 @@ from downstream.splits.split import Split, draw_splits, rule_of
 from specfm.band_selection import BandSelection, select_scenes
 from specfm.dense.align import aligned, wants_alignment
 from specfm.digests import digest_json
+from specfm.specimens import whole_views
 
 if TYPE_CHECKING:
     from specfm.scene import Scene
@@ -104,8 +105,8 @@ def probe(
     """
     options = options or ProbeOptions()
     options.check()
-    scenes, narrowed = narrowed_scenes(scenes, options.bands)
-    window = asked_window(scenes, options.window) or default_window(encoder)
+    scenes, narrowed = prepared_scenes(scenes, options)
+    window = asked_window(scenes, options.whole or options.window) or default_window(encoder)
     samples = collect_samples(scenes, window, group_by=options.group_by, max_per_class=options.max_per_class)
     options = replace(options, split=rule_of(options.split, samples))
     tables = [draw_splits(samples, options, shots) for shots in options.shot_list]
@@ -172,14 +173,18 @@ def probe(
     return ProbeResult(rows, kept_runs, samples, [s for t in tables for s in t], features, raw)
 
 
-def narrowed_scenes(scenes: Sequence[Scene], bands: str | None) -> tuple[Sequence[Scene], list[str]]:
-    """The scenes with the chosen bands only, and a notice that says so."""
+def prepared_scenes(scenes: Sequence[Scene], options: FeatureOptions) -> tuple[Sequence[Scene], list[str]]:
+    """The scenes with the chosen bands, their specimens whole if asked for, and notices that say so."""
+    bands, notices = options.bands, []
+    if options.whole is not None:
+        scenes = whole_views(scenes, options.whole)
+        notices.append(f"one sample a specimen, seen whole on {options.whole} x {options.whole} pixels")
     if bands is None:
-        return scenes, []
+        return scenes, notices
     chosen = select_scenes(scenes, bands)
     counts = sorted({f"{new.shape[2]} of {old.shape[2]}" for new, old in zip(chosen, scenes, strict=True)})
     fitted = ", chosen on pixels of all scenes without labels" if BandSelection.parse(bands).is_fitted else ""
-    return chosen, [f"bands {BandSelection.parse(bands)}: {', '.join(counts)} are used{fitted}"]
+    return chosen, [*notices, f"bands {BandSelection.parse(bands)}: {', '.join(counts)} are used{fitted}"]
 
 
 def say_aligned(rows: Sequence[dict[str, Any]], spectra: int, together: bool) -> None:

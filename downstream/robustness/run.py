@@ -25,7 +25,7 @@ from downstream.features.bank import Bank, windows_digest
 from downstream.features.encoders import encoder_device, random_twin
 from downstream.features.extract import FeatureSet, extract
 from downstream.features.spectra import CommonGrid, common_grid, seen_through, spectra
-from downstream.probe.run import default_window, narrowed_scenes, say_aligned
+from downstream.probe.run import default_window, prepared_scenes, say_aligned
 from downstream.protocols.options import TRAINED
 from downstream.protocols.run import evaluate_conditions, put_together, trained
 from downstream.results.leakage import leakage_score
@@ -73,8 +73,8 @@ def robustness(
     options = options or RobustnessOptions()
     options.check()
     probe = options.probe
-    scenes, narrowed = narrowed_scenes(scenes, probe.bands)
-    window = asked_window(scenes, probe.window) or default_window(encoder)
+    scenes, narrowed = prepared_scenes(scenes, probe)
+    window = asked_window(scenes, probe.whole or probe.window) or default_window(encoder)
     samples = collect_samples(scenes, window, group_by=probe.group_by, max_per_class=probe.max_per_class)
     probe = replace(probe, split=rule_of(probe.split, samples))
     options = replace(options, probe=probe)

@@ -85,6 +85,14 @@ READER: dict[str, Any] = {
 }  # options of specfm.readers.read_scene
 
 
+def number(text: str | None) -> float | str | None:
+    """A number where the text is one, else the text."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
+
+
 def with_reader(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of ``READER`` in place of its parameter ``reader``, a dict that holds their values.
 

@@ -84,6 +84,10 @@ OPTIONS: dict[str, Option] = {
         lambda value: listed(value) or None,
     ),
     "bands": Option("bands", Bands),
+    "whole": Option(
+        "whole",
+        Annotated[int | None, typer.Option(help="One sample a specimen, all of it on so many pixels a side (224).")],
+    ),
     "k": Option(
         "ks",
         Annotated[str, typer.Option("--k", help="Numbers of neighbours.")],

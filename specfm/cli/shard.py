@@ -41,6 +41,10 @@ def command(
     background_mask: Annotated[
         Path | None, typer.Option(help="Image or array (.npy, .mat, .png ...), non-zero where background.")
     ] = None,
+    whole: Annotated[
+        int | None,
+        typer.Option(help="One window a specimen (its groups or object pixels): all of it on so many pixels a side."),
+    ] = None,
     bands: options.Bands = None,
     white: Annotated[Path | None, typer.Option(help="White reference scan, for files; with --dark.")] = None,
     white_reflectance: Annotated[
@@ -103,9 +107,10 @@ def command(
             min_valid=min_valid,
             label=label,
             labelled_only=labelled_only,
-            object_threshold=_number(object_threshold),
+            object_threshold=options.number(object_threshold),
             dark_objects=dark_objects,
             background_HW=background,
+            whole=whole,
             bands=bands,
             codec=codec,
             workers=workers,
@@ -130,12 +135,5 @@ def command(
 
 
 def _panel(text: str | None) -> float | Path:
-    share = _number(text)
+    share = options.number(text)
     return 1.0 if share is None else Path(share) if isinstance(share, str) else share
-
-
-def _number(text: str | None) -> float | str | None:
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        return text

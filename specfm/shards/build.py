@@ -31,7 +31,7 @@ from specfm.shards.identity import recipe_digest, scene_identity
 from specfm.shards.options import CODEC, WINDOW, WindowOptions
 from specfm.shards.reader import ShardReader
 from specfm.shards.shard_set import read_manifest
-from specfm.shards.windows import ScenePlan, blocks, cut, plan_scene
+from specfm.shards.windows import ScenePlan, blocks, cut, plan_scene, valid_pixels
 from specfm.shards.workers import Workers, usual_workers
 from specfm.shards.writer import ShardWriter
 
@@ -90,6 +90,7 @@ def write_shards(
     object_threshold: float | str | None = WindowOptions.object_threshold,
     dark_objects: bool = WindowOptions.dark_objects,
     background_HW: NDArray[np.bool_] | None = None,
+    whole: int | None = None,
     bands: str | BandSelection | None = None,
     codec: str = CODEC,
     workers: int | None = None,
@@ -106,6 +107,9 @@ def write_shards(
             of spectra; stride defaults to half the window, at least 1.
         min_valid, label, labelled_only, object_threshold, dark_objects: see :class:`WindowOptions`.
         background_HW: True where a pixel is background; must fit every scene.
+        whole: one window a specimen instead: the whole of it on so many pixels a side, its mask kept
+            (:mod:`specfm.specimens`); windows are then of that size, and ``min_valid`` plays no part. Objects are told
+            from background as above.
         bands: keep these only (:mod:`specfm.band_selection`); no other is read from the cubes, and a pixel is valid by
             these alone. ``importance`` is fitted on pixels of all scenes of a band grid.
         codec: one of :data:`specfm.shards.schema.CODECS`.
@@ -141,6 +145,14 @@ def write_shards(
         listed = select_scenes(listed, bands)
     if window is None and not any(scene.neighbours for scene in listed):
         options = replace(options, window=(1, 1), stride=(1, 1) if stride is None else steps)
+    if whole is not None:
+        if window not in (None, whole) or stride is not None:
+            raise UsageError(f"whole specimens are windows of {whole} pixels; leave window and stride out")
+        objects = replace(options, window=(whole, whole), stride=(whole, whole))
+        listed = _whole(listed, whole, objects, background_HW)
+        options, background_HW = replace(objects, label="majority", object_threshold=None, dark_objects=False), None
+        # whatever share of the square a specimen fills, it is wanted
+        options = replace(options, min_valid=0.0)
     with Workers(usual_workers(listed) if workers is None else workers) as pool:
         extra = {"codec": codec, "background": None if background_HW is None else digest_parts([background_HW])}
         shards = _group(listed, options, extra, pool, progress)
@@ -155,6 +167,22 @@ def write_shards(
             with RunLock(out, ".shard.lock"):
                 _write(out, shards, options, codec, overwrite, pool, progress)
     return [shard.row() for shard in shards]
+
+
+def _whole(
+    scenes: list[Scene], side: int, options: WindowOptions, background_HW: NDArray[np.bool_] | None
+) -> list[Scene]:
+    """A view of every specimen."""
+    from specfm.specimens import find_specimens, whole_view
+
+    for scene in scenes:
+        if not scene.neighbours:
+            raise UsageError(f"{scene.where}: is a list of spectra, in which no specimen can be seen whole")
+    return [
+        whole_view(each, side)
+        for scene in scenes
+        for each in find_specimens(scene, valid_pixels(scene, options, background_HW))
+    ]
 
 
 def _refuse_namesakes(scenes: list[Scene]) -> None:

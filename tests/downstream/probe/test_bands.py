@@ -12,9 +12,11 @@ from downstream.probe.options import ProbeOptions
 from downstream.probe.run import probe
 from downstream.tasks.config import FinetuneConfig
 from downstream.tasks.data import open_places
+from specfm.band_selection import select_scenes
 from specfm.config import build_config
 from specfm.errors import UsageError
 from specfm.scene import Scene
+from specfm.simulate import simulate_specimen
 from tests.downstream.toy_scenes import ToyEncoder, plots
 
 QUICK = ProbeOptions(seeds=2, init_seeds=0, window=3, max_per_class=15, draws=200, grid=(1.0,), protocols=("knn",))
@@ -76,3 +78,18 @@ def test_finetune_takes_the_same_words(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.array_equal(open_places(config)[0].scene.read(), plots(3)[0].read(bands=[0, 4, 7, 11]))
     with pytest.raises(UsageError, match="data.bands"):
         build_config({**values, "data": {"card": "toy", "bands": "pca:3"}}, FinetuneConfig, "test")
+
+
+def test_whole_specimens_are_one_sample_each() -> None:
+    scenes = [simulate_specimen(kind, (32, 32), seed, name=f"{kind}-{seed}") for kind in (0, 2, 4) for seed in range(6)]
+    options = replace(QUICK, window=None, whole=24, bands="uniform:12", seeds=1, max_per_class=None)
+    found = probe(Watching(), scenes, options)
+    assert len(found.samples) == 18 and len(set(found.samples.group_N.tolist())) == 18
+    assert found.samples.window == 24
+    assert "one sample a specimen, seen whole on 24 x 24 pixels" in found.rows[0]["notices"]
+    assert found.spectra is not None
+    for row, scene in zip(found.spectra[1].X_ND, scenes, strict=True):  # the mean of the window is the specimen's
+        (narrow,) = select_scenes([scene], "uniform:12")
+        assert np.allclose(row, narrow.values()[scene.labels_HW >= 0].mean(0), rtol=0.1, atol=0.01)
+    with pytest.raises(UsageError, match="--whole 24 is the window"):
+        probe(ToyEncoder(), scenes, replace(options, window=9))

@@ -37,6 +37,7 @@ ROOMS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("probe", "tasks"),
         ("robustness", "benchmark", "maps"),
         ("report",),
+        ("explain",),
     ),
     "pretrain": (
         ("rng", "summary"),
@@ -53,7 +54,7 @@ STORES = {"readers", "shards"}  # never imported by models, and never import the
 
 HEAVY = {
     "torch", "torchvision", "timm", "lightly", "sklearn", "matplotlib", "wandb", "rasterio", "rioxarray", "h5py",
-    "hdf5plugin", "scipy", "spectral", "xarray", "pandas", "jinja2", "PIL",
+    "hdf5plugin", "captum", "scipy", "spectral", "xarray", "pandas", "jinja2", "PIL",
 }  # fmt: skip
 # Where a heavy package is what the module is about, and may be imported at its top.
 AT_TOP = {

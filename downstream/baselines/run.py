@@ -74,7 +74,7 @@ def baseline_rows(
             add(mean, "mean spectrum", protocol)
     add(pixel, "pixel spectrum", "svm")
     for features, label in ((pixel, "pixel"), (mean, "mean")):
-        scores = _pca(next(iter(features.values())).X_ND, options.pca)
+        scores = pca_scores(next(iter(features.values())).X_ND, options.pca)
         add(features, f"PCA-{options.pca} {label}", "knn", scores=scores, euclidean=True)
     if not frozen:
         return found, []
@@ -92,7 +92,7 @@ def baseline_rows(
     return found, []
 
 
-def _pca(X_ND: np.ndarray, components: int) -> Scores:
+def pca_scores(X_ND: np.ndarray, components: int) -> Scores:
     """Scores of both sides of a split, 0 for samples of neither."""
 
     def scores(split: Split, test_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

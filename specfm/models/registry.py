@@ -11,7 +11,14 @@ import numpy as np
 from torch import nn
 
 from specfm.errors import UsageError
-from specfm.models.embeddings import BasisEmbedding, DofaEmbedding, FixedEmbedding, HyperEmbedding, SpecAwareEmbedding
+from specfm.models.embeddings import (
+    BasisEmbedding,
+    DofaEmbedding,
+    FixedEmbedding,
+    HyperEmbedding,
+    SpecAwareEmbedding,
+    SpectralAttentionEmbedding,
+)
 from specfm.models.encoder import Encoder
 from specfm.models.options import check_options
 
@@ -52,6 +59,7 @@ EMBEDDINGS: dict[str, Callable[..., nn.Module]] = {
     "fixed": FixedEmbedding,
     "dofa": DofaEmbedding,
     "specaware": SpecAwareEmbedding,
+    "spectral_attention": SpectralAttentionEmbedding,
 }
 
 

@@ -13,6 +13,7 @@ from specfm.band_selection import NO_COMPONENTS, BandsText
 from specfm.config import Strict
 from specfm.engine import config as engine
 from specfm.engine.config import Names, NonNegative, Positive
+from specfm.engine.curriculum import CurriculumConfig
 
 
 class DataConfig(Strict):
@@ -116,6 +117,7 @@ class PretrainConfig(engine.RunConfig):
     whiten: WhitenConfig = WhitenConfig()
     views: ViewConfig = ViewConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    curriculum: CurriculumConfig | None = Field(default=None, description="fewer bands and smaller windows at first")
     objective: ObjectiveConfig = ObjectiveConfig()
     optim: OptimConfig = OptimConfig()
     monitor: MonitorConfig = MonitorConfig()

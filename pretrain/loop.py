@@ -10,6 +10,7 @@ from typing import Any
 
 from pretrain import setup
 from pretrain.config import PretrainConfig
+from pretrain.curriculum import BatchCurriculum
 from pretrain.loader import Loader
 from pretrain.monitor import OnlineKnn
 from pretrain.objectives.collapse import feature_figures
@@ -19,6 +20,8 @@ from pretrain.state import restore, training_state, training_tensors
 from pretrain.step import PretrainStep, StepResult
 from specfm.batch import Batch
 from specfm.engine import distributed, faults
+from specfm.engine.checkpointing import read_tensors
+from specfm.engine.curriculum import shortened
 from specfm.engine.distributed import World
 from specfm.engine.loop import run_task
 from specfm.engine.run_folder import RunFolder
@@ -65,6 +68,7 @@ class Pretraining(Task):
     folder: RunFolder
 
     def __init__(self, config: PretrainConfig, world: World, folder: RunFolder) -> None:
+        config = shortened(config, config.curriculum)
         self.config, self.world, self.folder, self.batch_size = config, world, folder, config.data.global_batch
         self.shards = setup.open_shards(config)
         self.shards.verify_once()
@@ -88,6 +92,10 @@ class Pretraining(Task):
             self.encoder.library = merge([collect_library(self.shards), self.encoder.library])
         setup.check_alignment(self.encoder)
         self.step = PretrainStep(self.encoder, self.objectives, config, world)
+        self.curriculum = None
+        if config.curriculum is not None:
+            patch = self.encoder.patch_size
+            self.curriculum = BatchCurriculum(config.curriculum, config.steps, config.seed, patch)
         self.monitor: OnlineKnn | None = None
         if world.is_main and config.monitor.every:
             other = config.monitor.shards
@@ -100,7 +108,7 @@ class Pretraining(Task):
         return self.modules["encoder"]
 
     def start(self, done: int) -> None:
-        """A new run fits its encoder's normalisation and whitens its stem."""
+        """A new run fits its encoder's normalisation, whitens its stem and plans its curriculum."""
         if done == 0:
             data = (self.config, self.shards, self.sampler, self.modules)
             self.world.on_main(lambda: setup.normalise(*data))
@@ -108,8 +116,14 @@ class Pretraining(Task):
             self.world.broadcast_module(self.modules)
         if self.config.model.compile:
             self.encoder.compile_parts()
+        if done == 0 and self.curriculum is not None:
+            self.curriculum.begin(self, next(self._stored(0)))
 
     def batches(self, done: int) -> Iterator[Batch]:
+        batches = self._stored(done)
+        return batches if self.curriculum is None else self.curriculum.batches(batches, done)
+
+    def _stored(self, done: int) -> Iterator[Batch]:
         return (batch for _, batch in self.loader.iterate(done, self.config.steps))
 
     def compute(self, number: int, batch: Batch) -> StepResult:
@@ -119,6 +133,7 @@ class Pretraining(Task):
         row: dict[str, Any] = {
             "view_strength": self.step.strength(number - 1),
             "data_wait_s": self.loader.data_wait,
+            **({} if self.curriculum is None else self.curriculum.columns(number)),
         }
         if number % self.config.monitor.features_every == 0 or number == self.config.steps:
             gather = self.world.gather_rows
@@ -138,6 +153,7 @@ class Pretraining(Task):
 
     def snapshot(self, number: int, row: dict[str, Any]) -> Snapshot:
         facts = training_state(self.config, self.shards, self.sampler, self.world.size)
+        facts |= {} if self.curriculum is None else self.curriculum.state()
         facts |= {key: value for key in ("knn", "loss") if math.isfinite(value := row.get(key, math.nan))}
         facts["score"] = facts.get("knn")
         card = release_card(self.config, self.shards, number, self.encoder.card)
@@ -145,6 +161,8 @@ class Pretraining(Task):
         return Snapshot(lambda folder: write_model(self.modules, folder, card), tensors, facts)
 
     def restore(self, checkpoint: Path, state: dict[str, Any]) -> None:
+        if self.curriculum is not None:
+            self.curriculum.restore(state, read_tensors(checkpoint), int(state["step"]))
         restore(checkpoint, state, self.config, self.shards, self.sampler, self.modules, self.optimizer)
 
     def release(self, done: int) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from specfm.library import Library
-    from specfm.models.encoder import Encoder
+    from specfm.models.backbone import AnyEncoder
 
 Module = TypeVar("Module", bound="nn.Module")
 
@@ -116,13 +116,13 @@ def read_module(
     return module, config, card
 
 
-def write_release(encoder: Encoder, folder: Path, card: dict[str, Any] | None = None) -> None:
+def write_release(encoder: AnyEncoder, folder: Path, card: dict[str, Any] | None = None) -> None:
     """Write the files of an encoder's release into ``folder``, which exists; the manifest comes last."""
     card = dict(encoder.card if card is None else card)
     write_module(encoder, folder, {"encoder": encoder.config}, card, _model_card(encoder, card), ENCODER)
 
 
-def save(encoder: Encoder, folder: str | Path, card: dict[str, Any] | None = None) -> Path:
+def save(encoder: AnyEncoder, folder: str | Path, card: dict[str, Any] | None = None) -> Path:
     """Publish an encoder as a release folder, by one rename.
 
     Args:
@@ -136,7 +136,7 @@ def save(encoder: Encoder, folder: str | Path, card: dict[str, Any] | None = Non
     return Path(folder)
 
 
-def load(path: str | Path, device: str = "cpu", align: bool | None = None) -> Encoder:
+def load(path: str | Path, device: str = "cpu", align: bool | None = None) -> AnyEncoder:
     """Load an encoder; strict in every respect.
 
     The encoder comes back in evaluation mode, with its model card as ``encoder.card``.
@@ -152,16 +152,16 @@ def load(path: str | Path, device: str = "cpu", align: bool | None = None) -> En
         SpecfmError: nothing to load there, a task model, a changed byte, an unknown format, or weights that do not fit.
         UsageError: no such device; ``align`` without a library of spectra.
     """
-    from specfm.models.registry import create_encoder
+    from specfm.models.registry import build_encoder
 
     require_device(device)
-    encoder, _, card = read_module(path, ENCODER, lambda config: create_encoder(**config["encoder"]))
+    encoder, _, card = read_module(path, ENCODER, lambda config: build_encoder(config["encoder"]))
     encoder.card = card
     encoder = encoder.to(device).eval()
     return encoder if align is None else encoder.align(align)
 
 
-def take_weights(encoder: Encoder, source: Encoder, name: str | Path) -> None:
+def take_weights(encoder: AnyEncoder, source: AnyEncoder, name: str | Path) -> None:
     """Copy the weights of ``source`` into ``encoder``, which must be of the same architecture.
 
     Raises:
@@ -264,7 +264,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _model_card(encoder: Encoder, card: dict[str, Any]) -> str:
+def _model_card(encoder: AnyEncoder, card: dict[str, Any]) -> str:
     count = sum(p.numel() for p in encoder.parameters())
     lines = [
         "# A specfm encoder",

@@ -18,7 +18,7 @@ PACKAGES = ("specfm", "downstream", "pretrain")
 # Rooms of the library from the ground up. A module imports from its own level and from those below it.
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("errors", "bands", "sensors", "sensor_table", "config", "digests", "files", "progress", "tables", "tiles"),
-    ("scene", "batch", "library", "calibration", "grids", "window", "band_selection", "specimens"),
+    ("scene", "batch", "library", "calibration", "grids", "window", "band_selection", "specimens", "reducers"),
     ("readers", "shards", "simulate", "cards", "rasters", "inspection"),
     ("models", "dense"),  # Encoder.embed is dense.memory.embed_scene
     ("checkpoint",),
@@ -42,7 +42,7 @@ ROOMS: dict[str, tuple[tuple[str, ...], ...]] = {
     "pretrain": (
         ("rng", "summary"),
         ("sampler", "views"),
-        ("objectives", "loader", "whiten"),
+        ("objectives", "loader", "whiten", "curriculum"),
         ("config",),  # put together from the settings that stand with views and objectives
         ("setup", "release", "monitor", "state", "step"),
         ("loop",),
@@ -60,6 +60,7 @@ HEAVY = {
 AT_TOP = {
     "torch": (
         "specfm.batch",
+        "specfm.reducers",
         "specfm.models",
         "specfm.dense.memory",
         "specfm.dense.tile_encoder",

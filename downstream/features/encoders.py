@@ -57,14 +57,14 @@ def random_twin(encoder: Any, seed: int) -> Any:
     """An encoder of the same architecture, options and library with fresh weights, on the same device."""
     import torch
 
-    from specfm.models import create_encoder
+    from specfm.models.registry import build_encoder
 
     config = dict(getattr(encoder, "config", None) or {})
     if not config:
         raise SpecfmError("this encoder carries no config, so no untrained twin can be built; pass init_seeds=0")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = create_encoder(**config)
+        fresh = build_encoder(config)
     fresh.library = getattr(encoder, "library", None)
     fresh.take_statistics(encoder)
     return fresh.to(encoder_device(encoder)).eval()

@@ -16,7 +16,7 @@ from downstream.features.standardise import Standardiser
 from downstream.maps.paint import fitting_sample, paint
 from specfm.dense.tile_encoder import TileEncoder, fitting_batch, patch_plan
 from specfm.errors import UsageError
-from specfm.models.encoder import Encoder
+from specfm.models.backbone import AnyEncoder
 from specfm.progress import progress
 from specfm.rasters.class_map import ClassMapWriter, Legend
 from specfm.scene import Scene
@@ -93,7 +93,7 @@ def _gamma(x_mD: NDArray[np.float32]) -> float:
 
 
 def cluster_to_file(
-    encoder: Encoder,
+    encoder: AnyEncoder,
     scene: Scene,
     out: str | Path,
     *,

@@ -18,7 +18,7 @@ from downstream.maps.paint import fitting_sample, paint, unit_rows
 from specfm.dense.tile_encoder import TileEncoder, fitting_batch, patch_plan
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import atomic_write_bytes, refuse_existing
-from specfm.models.encoder import Encoder
+from specfm.models.backbone import AnyEncoder
 from specfm.progress import progress
 from specfm.rasters.quicklook import Thinned, enlarged, png_bytes
 from specfm.rasters.writers import open_raster
@@ -70,7 +70,7 @@ class BestPlaces:
 
 
 def search_to_file(
-    encoder: Encoder,
+    encoder: AnyEncoder,
     scene: Scene,
     like_rc: Sequence[tuple[int, int]],
     out: str | Path,

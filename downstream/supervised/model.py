@@ -20,7 +20,8 @@ from downstream.features.standardise import Standardiser
 from downstream.supervised.heads import ON_WINDOWS, Fusion, Standardise, make_head
 from downstream.supervised.views import View, valid_pixels
 from specfm.errors import SpecfmError, UsageError
-from specfm.models.encoder import Bands, Encoder, Features
+from specfm.models.backbone import AnyEncoder
+from specfm.models.encoder import Bands, Features
 
 if TYPE_CHECKING:
     from specfm.library import Library
@@ -69,7 +70,7 @@ class TaskModel(nn.Module):
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: AnyEncoder,
         task: str,
         label_names: Sequence[str],
         tile: int,

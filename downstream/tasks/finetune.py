@@ -39,7 +39,7 @@ from specfm.engine.loop import run_task
 from specfm.engine.run_folder import RunFolder
 from specfm.errors import UsageError
 from specfm.files import atomic_write_json
-from specfm.models.encoder import Encoder
+from specfm.models.backbone import AnyEncoder
 
 log = logging.getLogger(__name__)
 TEST, RESULTS, PICTURE = "test.json", "results.jsonl", "map.png"
@@ -47,7 +47,7 @@ TEST, RESULTS, PICTURE = "test.json", "results.jsonl", "map.png"
 MAY_CHANGE = ("out", "device", "wandb", "guard")
 
 
-def load_source(config: FinetuneConfig) -> tuple[Encoder, str]:
+def load_source(config: FinetuneConfig) -> tuple[AnyEncoder, str]:
     """The encoder of ``init`` and its name; a random one gives the architecture of ``model``."""
     if config.init == "random":
         model = config.model
@@ -81,7 +81,7 @@ def _untrained(mode: Mode) -> str:
     return "random-init" if mode == "frozen" else "from-scratch"
 
 
-def prepare(config: FinetuneConfig) -> tuple[TaskData, Encoder, str]:
+def prepare(config: FinetuneConfig) -> tuple[TaskData, AnyEncoder, str]:
     """Everything that can be refused before a folder is touched.
 
     Raises:
@@ -148,8 +148,8 @@ def _refuse_other(folder: RunFolder, config: FinetuneConfig) -> None:
 
 
 def _train(
-    config: FinetuneConfig, member: Member, data: TaskData, source: Encoder, world: World, top: RunFolder, resume: bool,
-    signals: StopSignals,
+    config: FinetuneConfig, member: Member, data: TaskData, source: AnyEncoder, world: World, top: RunFolder,
+    resume: bool, signals: StopSignals,
 ) -> int:  # fmt: skip
     """Train and test one member, unless that is done; returns the steps done. A stop signal leaves it untested."""
     folder = RunFolder(top.path / "runs" / member.folder)
@@ -190,7 +190,7 @@ def _test(config: FinetuneConfig, task: Finetuning, report: Path, began: float) 
     })  # fmt: skip
 
 
-def _controls(config: FinetuneConfig, data: TaskData, source: Encoder, pixels: FeatureSet | None) -> list[Runs]:
+def _controls(config: FinetuneConfig, data: TaskData, source: AnyEncoder, pixels: FeatureSet | None) -> list[Runs]:
     """Simple models and the trivial one, on the same splits."""
     found: list[Runs] = []
 
@@ -224,7 +224,7 @@ def _controls(config: FinetuneConfig, data: TaskData, source: Encoder, pixels: F
 
 
 def _conclude(
-    config: FinetuneConfig, listed: Sequence[Member], data: TaskData, source: Encoder, name: str, folder: RunFolder
+    config: FinetuneConfig, listed: Sequence[Member], data: TaskData, source: AnyEncoder, name: str, folder: RunFolder
 ) -> None:
     """Rows, the released model, the picture; nothing is done twice."""
     if (folder.path / RESULTS).is_file():

@@ -18,7 +18,7 @@ from downstream.tasks.config import FinetuneConfig
 from downstream.tasks.train import Member, TaskData
 from specfm.config import to_dict
 from specfm.digests import digest_json
-from specfm.models.encoder import Encoder
+from specfm.models.backbone import AnyEncoder
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,7 +31,7 @@ def task_rows(
     config: FinetuneConfig,
     all_runs: Sequence[Runs],
     first: Member,
-    source: Encoder,
+    source: AnyEncoder,
     data: TaskData,
     leaks: Sequence[Leakage],
 ) -> list[dict[str, Any]]:

@@ -35,7 +35,7 @@ from specfm.engine.optimizer import optimizer_tensors, restore_optimizer, share_
 from specfm.engine.run_folder import RunFolder
 from specfm.engine.task import Snapshot
 from specfm.errors import UsageError
-from specfm.models.encoder import Encoder
+from specfm.models.backbone import AnyEncoder
 from specfm.models.registry import create_encoder
 
 STANDARDISE_BATCHES = 8
@@ -84,7 +84,7 @@ class TaskData:
         return tuple(self.splits[number].classes)
 
 
-def make_model(config: FinetuneConfig, source: Encoder, member: Member, names: Sequence[str]) -> TaskModel:
+def make_model(config: FinetuneConfig, source: AnyEncoder, member: Member, names: Sequence[str]) -> TaskModel:
     """The model before its first step; random weights come from the seed and the split's number alone.
 
     Args:
@@ -112,7 +112,7 @@ def make_model(config: FinetuneConfig, source: Encoder, member: Member, names: S
     return model
 
 
-def member_inputs(data: TaskData, member: Member, source: Encoder) -> dict[str, str]:
+def member_inputs(data: TaskData, member: Member, source: AnyEncoder) -> dict[str, str]:
     """Digests of what a member is trained from, which a resumed fine-tuning must find unchanged."""
     return {"data": data.digest, "split": data.splits[member.number].digest, "encoder": state_digest(source)}
 
@@ -129,7 +129,13 @@ class Finetuning(Supervised):
     folder: RunFolder
 
     def __init__(
-        self, config: FinetuneConfig, member: Member, data: TaskData, source: Encoder, world: World, folder: RunFolder
+        self,
+        config: FinetuneConfig,
+        member: Member,
+        data: TaskData,
+        source: AnyEncoder,
+        world: World,
+        folder: RunFolder,
     ) -> None:
         self.member, self.data, self.split = member, data, data.splits[member.number]
         self.classes = data.classes(member.number)

@@ -203,9 +203,9 @@ class Encoder(nn.Module):
             parts = (part for batch in batches for part in batch.to(self.device).parts)
             self.normaliser.fit(self._cut(part.x_BHWC, part.bands, part.mask_BHW) for part in parts)
 
-    def take_statistics(self, source: Encoder) -> None:
+    def take_statistics(self, source: Any) -> None:
         """Take over what another encoder of the same options knows of its training data beside its weights."""
-        if self.normaliser is not None and source.normaliser is not None:
+        if self.normaliser is not None and isinstance(source, Encoder) and source.normaliser is not None:
             self.normaliser.load_state_dict(source.normaliser.state_dict())
 
     def generated(self, patches: Patches) -> Tensor:

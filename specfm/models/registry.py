@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from torch import nn
 
 from specfm.errors import UsageError
+from specfm.models.backbone import AnyEncoder, create_backbone
 from specfm.models.embeddings import (
     BasisEmbedding,
     DofaEmbedding,
@@ -94,3 +95,12 @@ def create_encoder(size: str = "nano", embedding: str = "hyper", patch_size: int
     whole = _defaults(EMBEDDINGS[embedding]) | rest | trunk | {"size": size, "embedding": embedding}
     config = {k: list(v) if isinstance(v, tuple) else v for k, v in whole.items()} | {"patch_size": patch_size}
     return Encoder(module, patch_size, config=config, **trunk)
+
+
+def build_encoder(config: Mapping[str, Any]) -> AnyEncoder:
+    """An encoder or a backbone from its ``config``, with random weights.
+
+    Raises:
+        UsageError: see :func:`create_encoder` and :func:`specfm.models.create_backbone`.
+    """
+    return create_backbone(**config) if "backbone" in config else create_encoder(**config)

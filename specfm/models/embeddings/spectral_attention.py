@@ -84,8 +84,9 @@ class SpectralAttentionEmbedding(nn.Module):
         """Mean and deviation of every band over the visible patches of its sample, [B, C, 2]."""
         share_BN = patches.pixels_BN * patches.token_mask_BN
         share_BN = share_BN / share_BN.sum(1, keepdim=True).clamp_min(1e-9)
-        mean_BCN = patches.x_BCNP.float().mean(-1)
-        square_BCN = patches.x_BCNP.float().square().mean(-1)
+        mean_BCN = patches.x_BCNP.mean(-1)
+        # by the norm: the squares themselves would be a copy of the whole cube
+        square_BCN = torch.linalg.vector_norm(patches.x_BCNP, dim=-1).square() / patches.x_BCNP.shape[-1]
         mean_BC, square_BC = (torch.einsum("bcn,bn->bc", v, share_BN) for v in (mean_BCN, square_BCN))
         # the floor keeps the gradient of the root finite for flat bands
         return torch.stack([mean_BC, (square_BC - mean_BC.square()).clamp_min(1e-8).sqrt()], dim=-1)

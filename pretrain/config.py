@@ -47,6 +47,11 @@ class DataConfig(Strict):
 class ModelConfig(engine.ModelConfig):
     """The encoder, and how it is computed in training."""
 
+    backbone: str | None = Field(
+        default=None,
+        description="timm:NAME in place of our encoder, for one list of bands; options are those of "
+        "specfm.models.create_backbone (stride, level, options)",
+    )
     grad_checkpointing: bool = Field(default=False, description="trade compute for memory in the trunk")
     compile: bool = Field(default=False, description="torch.compile embedding and trunk")
 
@@ -124,10 +129,30 @@ class PretrainConfig(engine.RunConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> PretrainConfig:
-        if (self.data.bands or "").startswith("pca"):
-            raise ValueError("data.bands: " + NO_COMPONENTS.format(what="this encoder is told of every band"))
+        if self.model.backbone is not None:
+            self._fits_a_backbone()
+        elif (self.data.bands or "").startswith("pca"):
+            what = "this encoder is told of every band (a model.backbone takes them)"
+            raise ValueError("data.bands: " + NO_COMPONENTS.format(what=what))
         if self.data.global_batch % self.data.part_divisor:
             raise ValueError(
                 f"data.global_batch {self.data.global_batch} is not a multiple of data.divisor {self.data.divisor}"
             )
         return self
+
+    def _fits_a_backbone(self) -> None:
+        """Refuse what only our encoder can do.
+
+        Raises:
+            ValueError: it is asked for.
+        """
+        ours = sorted(self.model.model_fields_set & {"size", "embedding", "patch_size"})
+        if ours:
+            raise ValueError(f"model.{ours[0]} is of our encoder; leave it out with model.backbone")
+        for key, asked in (
+            ("whiten.batches", self.whiten.batches > 0),
+            ("views.merge_probability", self.views.merge_probability > 0),
+            ("curriculum", self.curriculum is not None),
+        ):
+            if asked:
+                raise ValueError(f"{key} is for our encoder, which reads wavelengths; leave it out with model.backbone")

@@ -84,11 +84,11 @@ class Pretraining(Task):
             prefetch=config.data.prefetch,
             device=world.device,
         )
-        self.modules, self.objectives = setup.make_modules(config)
+        self.modules, self.objectives = setup.make_modules(config, self.shards)
         self.modules.to(world.device)
         world.broadcast_module(self.modules)
         self.optimizer = setup.make_optimizer(config, self.modules, world.device)
-        if world.is_main or self.encoder.aligned:  # the same spectra on every rank
+        if config.model.backbone is None and (world.is_main or self.encoder.aligned):  # the same spectra on every rank
             self.encoder.library = merge([collect_library(self.shards), self.encoder.library])
         setup.check_alignment(self.encoder)
         self.step = PretrainStep(self.encoder, self.objectives, config, world)
@@ -99,7 +99,7 @@ class Pretraining(Task):
         self.monitor: OnlineKnn | None = None
         if world.is_main and config.monitor.every:
             other = config.monitor.shards
-            watched = ShardSet(list(other), bands=config.data.bands) if other else self.shards
+            watched = ShardSet(list(other), bands=setup.read_bands(config)) if other else self.shards
             self.monitor = OnlineKnn(watched, config.monitor, config.seed)
 
     @property

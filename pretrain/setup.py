@@ -7,6 +7,7 @@ import logging
 import torch
 from torch import nn
 
+from pretrain.backbone import components_of, fit_backbone, make_backbone
 from pretrain.config import PretrainConfig
 from pretrain.loader import Loader
 from pretrain.objectives.base import Objective, Surroundings
@@ -16,6 +17,7 @@ from pretrain.whiten import whiten_stem
 from specfm.checkpoint import has_whitened_stem, load, take_weights
 from specfm.engine.optimizer import adamw
 from specfm.errors import UsageError
+from specfm.models.backbone import AnyEncoder, Backbone
 from specfm.models.encoder import Encoder
 from specfm.models.registry import create_encoder
 from specfm.shards import ShardSet
@@ -28,7 +30,12 @@ BEFORE_TRUNK = ("embedding", "brightness", "stem")  # parts of the encoder that 
 def open_shards(config: PretrainConfig) -> ShardSet:
     """The store of the run."""
     data = config.data
-    return ShardSet(list(data.shards), include=data.include, exclude=data.exclude, bands=data.bands)
+    return ShardSet(list(data.shards), include=data.include, exclude=data.exclude, bands=read_bands(config))
+
+
+def read_bands(config: PretrainConfig) -> str | None:
+    """Bands of the shards to read; a backbone makes components of all of them itself."""
+    return None if components_of(config) is not None else config.data.bands
 
 
 def make_sampler(config: PretrainConfig, shards: ShardSet) -> MixtureSampler:
@@ -60,6 +67,11 @@ def doubts(config: PretrainConfig, shards: ShardSet, sampler: MixtureSampler) ->
             f"{blind} of {len(shards)} windows have no valid pixel and teach nothing; cut the shards with "
             "specfm shard --min-valid"
         )
+    if config.model.backbone is not None and config.optim.micro_batch:
+        found.append(
+            "optim.micro_batch: statistics of a batch (BatchNorm, as ResNet has) are those of a micro-batch, so the "
+            "result depends on it"
+        )
     if config.optim.warmup_steps >= config.steps > 1:
         found.append(
             f"optim.warmup_steps {config.optim.warmup_steps} is not below steps {config.steps}, so the learning rate "
@@ -68,8 +80,10 @@ def doubts(config: PretrainConfig, shards: ShardSet, sampler: MixtureSampler) ->
     return found
 
 
-def make_modules(config: PretrainConfig) -> tuple[nn.ModuleDict, dict[str, Objective]]:
+def make_modules(config: PretrainConfig, shards: ShardSet | None = None) -> tuple[nn.ModuleDict, dict[str, Objective]]:
     """Encoder and heads, and the objectives that the heads belong to; weights from the seed alone.
+
+    ``shards`` tell the bands of a ``model.backbone``; our encoder needs none.
 
     Raises:
         UsageError: ``init_from`` holds another architecture.
@@ -77,8 +91,13 @@ def make_modules(config: PretrainConfig) -> tuple[nn.ModuleDict, dict[str, Objec
     model = config.model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        encoder = create_encoder(model.size, model.embedding, model.patch_size, **model.options)
-        around = Surroundings(encoder.num_features, model.patch_size, config.views, config.seed)
+        encoder: AnyEncoder
+        if model.backbone is None:
+            encoder = create_encoder(model.size, model.embedding, model.patch_size, **model.options)
+        else:
+            assert shards is not None, "a backbone is built for the bands of shards"
+            encoder = make_backbone(config, shards)
+        around = Surroundings(encoder.num_features, encoder.patch_size, config.views, config.seed)
         objectives = make_objectives(config.objective.chosen(), around)
     if config.init_from is not None:
         source = load(config.init_from)
@@ -93,17 +112,21 @@ def make_modules(config: PretrainConfig) -> tuple[nn.ModuleDict, dict[str, Objec
 def normalise(config: PretrainConfig, shards: ShardSet, sampler: MixtureSampler, modules: nn.ModuleDict) -> None:
     """Fit what the encoder normalises by on the first global batches, unless it comes with it (``init_from``)."""
     encoder = modules["encoder"]
-    assert isinstance(encoder, Encoder)
-    if encoder.normaliser is not None and not encoder.normaliser.fitted:
-        loader = Loader(shards, sampler, threads=config.data.threads, device=encoder.device)
-        encoder.fit_normaliser(batch for _, batch in loader.iterate(0, NORMALISE_BATCHES))
+    assert isinstance(encoder, Encoder | Backbone)
+    loader = Loader(shards, sampler, threads=config.data.threads, device=encoder.device)
+    batches = (batch for _, batch in loader.iterate(0, NORMALISE_BATCHES))
+    if isinstance(encoder, Backbone):
+        if config.init_from is None:
+            fit_backbone(encoder, batches)
+    elif encoder.normaliser is not None and not encoder.normaliser.fitted:
+        encoder.fit_normaliser(batches)
 
 
 def whiten(config: PretrainConfig, shards: ShardSet, sampler: MixtureSampler, modules: nn.ModuleDict) -> None:
     """Start the encoder's stem from the first global batches, whatever the number of processes."""
     encoder, count = modules["encoder"], min(config.whiten.batches, config.steps)
-    assert isinstance(encoder, Encoder)
     if count:
+        assert isinstance(encoder, Encoder)
         crop, sides = config.views.crop, [min(reader.window) for reader in shards.readers]
         if crop is None or crop >= max(sides):
             log.warning(
@@ -115,7 +138,7 @@ def whiten(config: PretrainConfig, shards: ShardSet, sampler: MixtureSampler, mo
         whiten_stem(encoder, batches, config.views, config.seed, config.whiten.damping)
 
 
-def check_alignment(encoder: Encoder) -> None:
+def check_alignment(encoder: AnyEncoder) -> None:
     """An encoder of aligned tokens needs spectra to be aligned by, and an embedding that stays as it is meanwhile.
 
     Raises:
@@ -138,7 +161,7 @@ def check_alignment(encoder: Encoder) -> None:
 def make_optimizer(config: PretrainConfig, modules: nn.ModuleDict, device: torch.device) -> torch.optim.AdamW:
     """The run's optimiser. Behind a whitened stem, what comes before the trunk learns at ``whiten.lr_share`` or not."""
     optim, encoder = config.optim, modules["encoder"]
-    assert isinstance(encoder, Encoder)
+    assert isinstance(encoder, Encoder | Backbone)
     whitens = config.whiten.batches > 0 or has_whitened_stem(encoder.card)
     early = tuple(f"encoder.{name}." for name in BEFORE_TRUNK) if whitens else ()
     if whitens and config.whiten.lr_share == 0:

@@ -20,6 +20,7 @@ from specfm.config import to_dict
 from specfm.engine.checkpointing import read_tensors
 from specfm.engine.optimizer import optimizer_tensors, restore_optimizer
 from specfm.errors import UsageError
+from specfm.models.backbone import Backbone
 from specfm.models.encoder import Encoder
 from specfm.shards import ShardSet
 
@@ -74,7 +75,7 @@ def restore(
     elif state["sampler"] != sampler.state():
         log.warning("the batches differ from those before the checkpoint (%s)", "seed, batch size, weights or domains")
     encoder = modules["encoder"]
-    assert isinstance(encoder, Encoder)
+    assert isinstance(encoder, Encoder | Backbone)
     source = load(checkpoint / "model")
     take_weights(encoder, source, checkpoint)
     encoder.card = source.card  # what it saw before stays seen, also where the shards have changed

@@ -44,6 +44,7 @@ ROOMS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("sampler", "views"),
         ("objectives", "loader", "whiten", "curriculum"),
         ("config",),  # put together from the settings that stand with views and objectives
+        ("backbone",),
         ("setup", "release", "monitor", "state", "step"),
         ("loop",),
         ("demo", "__main__"),

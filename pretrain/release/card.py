@@ -11,6 +11,7 @@ from torch import nn
 from pretrain.config import PretrainConfig
 from specfm.checkpoint import has_whitened_stem, save
 from specfm.config import digest, to_dict
+from specfm.models.backbone import Backbone
 from specfm.models.encoder import Encoder
 from specfm.shards import ShardReader, ShardSet
 
@@ -48,5 +49,5 @@ def _contents(reader: ShardReader) -> list[str]:
 def write_model(modules: nn.ModuleDict, folder: Path, card: dict[str, Any]) -> None:
     """Publish the encoder as a release folder."""
     encoder = modules["encoder"]
-    assert isinstance(encoder, Encoder)
+    assert isinstance(encoder, Encoder | Backbone)
     save(encoder, folder, card)

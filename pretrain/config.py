@@ -146,7 +146,9 @@ class PretrainConfig(engine.RunConfig):
         Raises:
             ValueError: it is asked for.
         """
-        ours = sorted(self.model.model_fields_set & {"size", "embedding", "patch_size"})
+        # by value: a resolved configuration lists every key
+        plain = ModelConfig()
+        ours = [key for key in ("size", "embedding", "patch_size") if getattr(self.model, key) != getattr(plain, key)]
         if ours:
             raise ValueError(f"model.{ours[0]} is of our encoder; leave it out with model.backbone")
         for key, asked in (

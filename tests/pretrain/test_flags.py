@@ -213,7 +213,7 @@ def test_backbones_of_timm(shards: list[str], tmp_path: Path, bands: str | None)
         (("data.bands=pca:5",), "data.bands: pca makes components without wavelengths.*a model.backbone takes them"),
         (("data.bands=uniform:61",), "61 bands are asked for, 60 are usable"),
         (("data.bands=pink",), "bands are chosen by rgb"),
-        (("model={backbone: timm:resnet10t, size: nano}",), "model.size is of our encoder"),
+        (("model={backbone: timm:resnet10t, size: tiny}",), "model.size is of our encoder"),
         (("model={backbone: timm:resnet10t}", "whiten.batches=2"), "whiten.batches is for our encoder"),
         (("model={backbone: timm:nonsense}",), "timm has no model"),
         (("model={backbone: timm:resnet10t, options: {colour: 1}}",), "does not take these"),

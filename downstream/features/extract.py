@@ -19,6 +19,7 @@ from downstream.features.pooling import chosen_layers, encode, pooling_parts
 from downstream.splits.samples import Samples, collect_samples
 from specfm.dense.tile_encoder import fitting_batch
 from specfm.errors import SpecfmError, UsageError
+from specfm.models.backbone import side_multiple
 from specfm.progress import progress
 from specfm.window import read_window
 
@@ -146,7 +147,7 @@ def extract(
     samples = collect_samples(scene_list, window) if samples is None else samples
     if window > samples.window:
         raise UsageError(f"window {window} is larger than the {samples.window} pixels that the split guards")
-    check_window(int(encoder.patch_size), window)
+    check_window(side_multiple(encoder), window)
     if layers:
         layers = chosen_layers(encoder, layers)
     if hasattr(encoder, "eval"):

@@ -28,6 +28,7 @@ from downstream.splits.split import Split, draw_splits, rule_of
 from specfm.band_selection import BandSelection, select_scenes
 from specfm.dense.align import aligned, wants_alignment
 from specfm.digests import digest_json
+from specfm.models.backbone import side_multiple
 from specfm.specimens import whole_views
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def default_window(encoder: Any) -> int:
     window = pretraining_record(getattr(encoder, "card", None)).get("window")
     if isinstance(window, (list, tuple)):
         window = window[0] if window else None
-    patch = int(encoder.patch_size)
+    patch = side_multiple(encoder)
     if window and int(window) % patch == 0:
         return int(window)
     return -(-9 // patch) * patch

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from specfm.dense.tile_encoder import DenseEncoder, TileEncoder, fitting_batch, patch_plan
 from specfm.errors import UsageError
 from specfm.files import atomic_write_bytes, atomic_write_text, refuse_existing
+from specfm.models.backbone import side_multiple
 from specfm.progress import progress
 from specfm.scene import Scene
 from specfm.specimens import Specimen, whole_view
@@ -106,9 +107,10 @@ def embed_specimens(
         raise UsageError("no specimen to embed")
     encoder.eval()
     p = encoder.patch_size
-    if whole is not None and (whole < p or whole % p):
-        near = max(p, round(whole / p) * p)
-        raise UsageError(f"a view of {whole} pixels is not a multiple of the encoder's patch of {p}; try {near}")
+    multiple = side_multiple(encoder)
+    if whole is not None and (whole < multiple or whole % multiple):
+        near = max(multiple, round(whole / multiple) * multiple)
+        raise UsageError(f"a view of {whole} pixels is not a multiple of the encoder's patch of {multiple}; try {near}")
     vectors_ND = np.empty((len(specimens), int(encoder.num_features)), np.float32)
     with progress("embed specimens", len(specimens)) as advance:
         for first, last in _runs(specimens):

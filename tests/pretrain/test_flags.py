@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import specfm
+from downstream.probe.run import default_window
 from pretrain.loop import train
 from pretrain.setup import make_sampler, open_shards
 from pretrain.summary import summary_rows
@@ -202,6 +203,7 @@ def test_backbones_of_timm(shards: list[str], tmp_path: Path, bands: str | None)
         x = x[..., open_shards(run.config).readers[0].index_K]
     features = run.model.eval()(torch.from_numpy(x.astype(np.float32)), sensor)
     assert features.pooled_BD.isfinite().all() and features.pooled_BD.detach().std() > 0
+    assert default_window(run.model) == run.card["window"] == 9  # a probe takes the window of the pretraining
     if bands == "pca:5":  # components, fitted on training data: rows of a matrix that are orthogonal
         gram = run.model.mix_KC.double() @ run.model.mix_KC.double().T
         assert torch.allclose(gram, torch.diag(gram.diagonal()), atol=1e-4 * float(gram.max()))

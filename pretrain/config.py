@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from pretrain.objectives.band_prediction import BandPredictionConfig
 from pretrain.objectives.contrastive import NtXentConfig
+from pretrain.objectives.latent import LatentConfig
+from pretrain.objectives.local import LocalConfig
+from pretrain.objectives.masked import MaskedConfig
+from pretrain.objectives.vicreg import VicRegConfig
+from pretrain.pairs.config import PairsConfig, SimulatedConfig
 from pretrain.views.config import ViewConfig
 from specfm.band_selection import NO_COMPONENTS, BandsText
 from specfm.config import Strict
@@ -37,11 +42,22 @@ class DataConfig(Strict):
     threads: NonNegative = Field(default=2, description="reading threads per process")
     prefetch: NonNegative = Field(default=2, description="steps read ahead")
     allow_changed: bool = Field(default=False, description="resume although the shards have changed")
+    simulated: SimulatedConfig | None = Field(default=None, description="samples that are simulated, beside shards")
 
     @property
     def part_divisor(self) -> int:
         """``divisor``, or the largest of 8, 4, 2, 1 that divides the batch; the number of processes plays no part."""
         return self.divisor or next(d for d in (8, 4, 2, 1) if self.global_batch % d == 0)
+
+    @property
+    def simulated_batch(self) -> int:
+        """Samples of ``global_batch`` that are simulated: whole parts, at least one of them and one from shards."""
+        units = self.global_batch // self.part_divisor
+        return (
+            0
+            if self.simulated is None
+            else self.part_divisor * min(max(round(self.simulated.share * units), 1), units - 1)
+        )
 
 
 class ModelConfig(engine.ModelConfig):
@@ -52,18 +68,36 @@ class ModelConfig(engine.ModelConfig):
         description="timm:NAME in place of our encoder, for one list of bands; options are those of "
         "specfm.models.create_backbone (stride, level, options)",
     )
+    init_trunk: str | None = Field(
+        default=None,
+        description="start the trunk's blocks from a .safetensors file of timm's names, or timm:NAME if cached",
+    )
     grad_checkpointing: bool = Field(default=False, description="trade compute for memory in the trunk")
     compile: bool = Field(default=False, description="torch.compile embedding and trunk")
 
 
-class ObjectiveConfig(NtXentConfig):
-    """NT-Xent, its negatives, and an optional band-prediction term."""
+class ObjectiveConfig(Strict):
+    """The terms of the loss: those that are given; NT-Xent where none is. A weight of 0 leaves one out."""
 
-    band_prediction: BandPredictionConfig = BandPredictionConfig()
+    nt_xent: NtXentConfig | None = None
+    local: LocalConfig | None = None
+    vicreg: VicRegConfig | None = None
+    masked: MaskedConfig | None = None
+    latent: LatentConfig | None = None
+    band_prediction: BandPredictionConfig | None = None
 
-    def chosen(self) -> dict[str, Strict]:
+    def chosen(self) -> dict[str, Any]:
         """Settings of the objectives of the run, by their names in ``pretrain/objectives/registry.py``."""
-        return {"nt_xent": self} | ({"band_prediction": self.band_prediction} if self.band_prediction.weight else {})
+        given = {name: settings for name in type(self).model_fields if (settings := getattr(self, name)) is not None}
+        return {name: settings for name, settings in given.items() if settings.weight} or {"nt_xent": NtXentConfig()}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_objective(cls, values: Any) -> Any:
+        moved = [key for key in NtXentConfig.model_fields if isinstance(values, dict) and key in values]
+        if moved:
+            raise ValueError(f"{moved[0]} belongs to an objective; write objective.nt_xent.{moved[0]}")
+        return values
 
 
 class WhitenConfig(Strict):
@@ -120,15 +154,23 @@ class PretrainConfig(engine.RunConfig):
     data: DataConfig
     model: ModelConfig = ModelConfig()
     whiten: WhitenConfig = WhitenConfig()
+    pairs: PairsConfig = PairsConfig()
     views: ViewConfig = ViewConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     curriculum: CurriculumConfig | None = Field(default=None, description="fewer bands and smaller windows at first")
     objective: ObjectiveConfig = ObjectiveConfig()
+    ema: engine.EmaConfig | None = Field(
+        default=None, description="watch and release a running average of the encoder's weights; null releases the last"
+    )
     optim: OptimConfig = OptimConfig()
     monitor: MonitorConfig = MonitorConfig()
 
     @model_validator(mode="after")
     def _fits(self) -> PretrainConfig:
+        if self.init_from is not None and self.model.init_trunk is not None:
+            raise ValueError("init_from brings a whole encoder and model.init_trunk its blocks; leave one out")
+        if self.whiten.batches and self.model.options.get("trunk", "stem") != "stem":
+            raise ValueError("whiten.batches needs a stem; set it to 0, or model.options.trunk=stem")
         if self.model.backbone is not None:
             self._fits_a_backbone()
         elif (self.data.bands or "").startswith("pca"):
@@ -137,6 +179,11 @@ class PretrainConfig(engine.RunConfig):
         if self.data.global_batch % self.data.part_divisor:
             raise ValueError(
                 f"data.global_batch {self.data.global_batch} is not a multiple of data.divisor {self.data.divisor}"
+            )
+        if self.data.simulated is not None and self.data.global_batch < 2 * self.data.part_divisor:
+            raise ValueError(
+                f"data.global_batch {self.data.global_batch} has no room for a part from shards and a simulated one of "
+                f"{self.data.part_divisor} samples each; raise it, or lower data.divisor"
             )
         return self
 
@@ -155,6 +202,9 @@ class PretrainConfig(engine.RunConfig):
             ("whiten.batches", self.whiten.batches > 0),
             ("views.merge_probability", self.views.merge_probability > 0),
             ("curriculum", self.curriculum is not None),
+            ("model.init_trunk", self.model.init_trunk is not None),
+            ("data.simulated", self.data.simulated is not None),
+            *((f"objective.{name}", name in self.objective.chosen()) for name in ("masked", "latent")),
         ):
             if asked:
                 raise ValueError(f"{key} is for our encoder, which reads wavelengths; leave it out with model.backbone")

@@ -9,8 +9,11 @@ Shapes: B samples, H W window, h w of the stage, C bands.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
+from pretrain.pairs.pairing import Pairs
 from pretrain.rng import SHARED, Keys
 from pretrain.views.spatial import SpatialPlan
 from specfm.batch import Batch, BatchPart
@@ -38,8 +41,13 @@ class BatchCurriculum(Curriculum):
             )
         self.seed, self.patch_size, self.reducer = seed, patch_size, config.make_reducer()
 
-    def change(self, batch: Batch, stage: StageConfig, number: int) -> Batch:
-        """The batch with smaller windows of fewer bands; as it is where the stage has all of both."""
+    def change(self, batch: Pairs, stage: StageConfig, number: int) -> Pairs:
+        """Both sides with smaller windows of fewer bands; as they are where the stage has all of both."""
+        first = self._changed(batch.first, stage, number)
+        second = first if batch.second is batch.first else self._changed(batch.second, stage, number)
+        return replace(batch, first=first, second=second)
+
+    def _changed(self, batch: Batch, stage: StageConfig, number: int) -> Batch:
         parts = [self._cropped(part, stage, number - 1) for part in batch]
         if stage.bands != 1:
             for i, part in enumerate(parts):

@@ -11,13 +11,12 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pretrain.sampler import MixtureSampler
 from specfm.batch import BandTensors, Batch, BatchPart
 from specfm.errors import SpecfmError, UsageError
 from specfm.shards.shard_set import ShardSet
@@ -28,6 +27,17 @@ _TASK_BYTES = 1 << 22  # a part is read in pieces of about this size, so that th
 
 class LoaderError(SpecfmError):
     """A sample could not be read; the message names its id and file."""
+
+
+class Draws(Protocol):
+    """Who is drawn at each step: a sampler, or one that draws partners too."""
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> list[tuple[int, NDArray[np.int64]]]:
+        """Parts of a step: (shard index, local ids)."""
+        ...
+
+    def check_world(self, world: int) -> None:
+        """Refuse a number of ranks that a step does not split over."""
 
 
 @dataclass
@@ -88,7 +98,7 @@ class Loader:
     def __init__(
         self,
         shards: ShardSet,
-        sampler: MixtureSampler,
+        sampler: Draws,
         rank: int = 0,
         world: int = 1,
         threads: int = 2,

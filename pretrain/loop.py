@@ -5,8 +5,12 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from pretrain import setup
 from pretrain.config import PretrainConfig
@@ -14,6 +18,7 @@ from pretrain.curriculum import BatchCurriculum
 from pretrain.loader import Loader
 from pretrain.monitor import OnlineKnn
 from pretrain.objectives.collapse import feature_figures
+from pretrain.pairs.pairing import PairedSampler, Pairs, joined
 from pretrain.release.card import release_card, write_model
 from pretrain.release.library import collect_library
 from pretrain.state import restore, training_state, training_tensors
@@ -23,6 +28,7 @@ from specfm.engine import distributed, faults
 from specfm.engine.checkpointing import read_tensors
 from specfm.engine.curriculum import shortened
 from specfm.engine.distributed import World
+from specfm.engine.ema import follow, released, warmed_up
 from specfm.engine.loop import run_task
 from specfm.engine.run_folder import RunFolder
 from specfm.engine.task import Snapshot, Task
@@ -73,11 +79,14 @@ class Pretraining(Task):
         self.shards = setup.open_shards(config)
         self.shards.verify_once()
         self.sampler = setup.make_sampler(config, self.shards)
+        self.pairing = setup.make_pairing(config, self.shards, world, folder.path)
+        self.paired = PairedSampler(self.sampler, self.pairing)
+        self.simulated = setup.make_simulated(config, self.shards, world)
         for doubt in setup.doubts(config, self.shards, self.sampler) if world.is_main else ():
             log.warning("%s", doubt)
         self.loader = Loader(
             self.shards,
-            self.sampler,
+            self.paired,
             world.rank,
             world.size,
             threads=config.data.threads,
@@ -91,6 +100,9 @@ class Pretraining(Task):
         if config.model.backbone is None and (world.is_main or self.encoder.aligned):  # the same spectra on every rank
             self.encoder.library = merge([collect_library(self.shards), self.encoder.library])
         setup.check_alignment(self.encoder)
+        self.released.library = self.encoder.library
+        for objective in self.objectives.values():
+            objective.start(self.encoder, self.shards)
         self.step = PretrainStep(self.encoder, self.objectives, config, world)
         self.curriculum = None
         if config.curriculum is not None:
@@ -107,40 +119,74 @@ class Pretraining(Task):
         """The encoder in training."""
         return self.modules["encoder"]
 
+    @property
+    def released(self) -> Any:
+        """What is watched and released: the encoder, or its average."""
+        return self.modules[released(self.modules)]
+
     def start(self, done: int) -> None:
-        """A new run fits its encoder's normalisation, whitens its stem and plans its curriculum."""
+        """A new run fits its encoder's normalisation and whitens its stem, of which copies are then made, and plans its
+        curriculum; any run pairs its samples."""
         if done == 0:
             data = (self.config, self.shards, self.sampler, self.modules)
             self.world.on_main(lambda: setup.normalise(*data))
             self.world.on_main(lambda: setup.whiten(*data))
             self.world.broadcast_module(self.modules)
+            if self.config.ema is not None:
+                follow(self.released, self.encoder, 0.0)
+            for objective in self.objectives.values():
+                objective.initialise(self.encoder)
+        if self.pairing is not None:
+            self.pairing.start()
         if self.config.model.compile:
             self.encoder.compile_parts()
         if done == 0 and self.curriculum is not None:
             self.curriculum.begin(self, next(self._stored(0)))
 
-    def batches(self, done: int) -> Iterator[Batch]:
-        batches = self._stored(done)
-        return batches if self.curriculum is None else self.curriculum.batches(batches, done)
+    def batches(self, done: int) -> Iterator[Pairs]:
+        pairs = self._stored(done)
+        return pairs if self.curriculum is None else self.curriculum.batches(pairs, done)
 
-    def _stored(self, done: int) -> Iterator[Batch]:
-        return (batch for _, batch in self.loader.iterate(done, self.config.steps))
+    def _stored(self, done: int) -> Iterator[Pairs]:
+        read = (self.paired.pair(batch) for _, batch in self.loader.iterate(done, self.config.steps))
+        if self.simulated is None:
+            return read
+        return map(joined, read, self.simulated.iterate(done, self.config.steps))
 
-    def compute(self, number: int, batch: Batch) -> StepResult:
-        return self.step(number - 1, batch)
+    def compute(self, number: int, batch: Pairs) -> StepResult:
+        result = self.step(number - 1, batch)
+        if result.pooled_BD is None and self._watches(number):  # no objective asked for the features of whole views
+            result = replace(result, pooled_BD=self._pooled(batch.first))
+        return result
+
+    @torch.no_grad()
+    def _pooled(self, batch: Batch) -> Tensor:
+        limit = self.config.optim.micro_batch or len(batch)
+        parts = [batch.select(start, min(start + limit, len(batch))) for start in range(0, len(batch), limit)]
+        return torch.cat([self.encoder(part).pooled_BD for part in parts])
+
+    def _watches(self, number: int) -> bool:
+        """Whether figures of collapse are due."""
+        return number % self.config.monitor.features_every == 0 or number == self.config.steps
+
+    def updated(self, number: int) -> None:
+        for objective in self.objectives.values():
+            objective.after_step(self.encoder, number - 1)
+        if (ema := self.config.ema) is not None:
+            follow(self.released, self.encoder, warmed_up(ema.decay, number) if ema.warmup else ema.decay)
 
     def columns(self, number: int, result: StepResult, bad: bool) -> dict[str, Any]:
         row: dict[str, Any] = {
             "view_strength": self.step.strength(number - 1),
-            "data_wait_s": self.loader.data_wait,
+            "data_wait_s": self.loader.data_wait + (self.simulated.data_wait if self.simulated else 0.0),
             **({} if self.curriculum is None else self.curriculum.columns(number)),
         }
-        if number % self.config.monitor.features_every == 0 or number == self.config.steps:
+        if self._watches(number):
             gather = self.world.gather_rows
-            pooled_BD = gather(result.pooled_BD.float())
+            pooled_BD = None if result.pooled_BD is None else gather(result.pooled_BD.float())
             rows = {name: {key: gather(x) for key, x in each.items()} for name, each in result.rows.items()}
             if self.world.is_main and not bad:
-                row |= feature_figures(pooled_BD)
+                row |= {} if pooled_BD is None else feature_figures(pooled_BD)
                 for name, each in rows.items():
                     row |= self.objectives[name].watch(each)
         return row
@@ -149,10 +195,10 @@ class Pretraining(Task):
         every = self.config.monitor.every
         if self.monitor is None or not (last or (every and number % every == 0)):
             return {}
-        return self.monitor(self.encoder)
+        return self.monitor(self.released)
 
     def snapshot(self, number: int, row: dict[str, Any]) -> Snapshot:
-        facts = training_state(self.config, self.shards, self.sampler, self.world.size)
+        facts = training_state(self.config, self.shards, self._draws(), self.world.size)
         facts |= {} if self.curriculum is None else self.curriculum.state()
         facts |= {key: value for key in ("knn", "loss") if math.isfinite(value := row.get(key, math.nan))}
         facts["score"] = facts.get("knn")
@@ -163,7 +209,12 @@ class Pretraining(Task):
     def restore(self, checkpoint: Path, state: dict[str, Any]) -> None:
         if self.curriculum is not None:
             self.curriculum.restore(state, read_tensors(checkpoint), int(state["step"]))
-        restore(checkpoint, state, self.config, self.shards, self.sampler, self.modules, self.optimizer)
+        restore(checkpoint, state, self.config, self.shards, self._draws(), self.modules, self.optimizer)
+
+    def _draws(self) -> dict[str, Any]:
+        """What decides which samples a step holds."""
+        simulated = {} if self.simulated is None else {"simulated": self.simulated.source.digest}
+        return self.paired.state() | simulated
 
     def release(self, done: int) -> None:
         """``out/model``: the final encoder; an older one (of fewer steps) is kept beside it."""
@@ -183,15 +234,15 @@ class Pretraining(Task):
         write_model(self.modules, self.folder.model, card)
         plot_losses(self.folder.path)
 
-    def describe(self, batch: Batch, result: Any) -> dict[str, Any]:
-        return {"sample_id": batch.cat("sample_id_B").tolist()}
+    def describe(self, batch: Pairs, result: Any) -> dict[str, Any]:
+        return {"sample_id": batch.first.cat("sample_id_B").tolist()}
 
-    def memory_advice(self, number: int, batch: Batch) -> str:
+    def memory_advice(self, number: int, batch: Pairs) -> str:
         """Nothing is shrunk in silence."""
         config = self.config
         limit = min(config.optim.micro_batch or len(batch), len(batch))
-        high, wide, bands = max((part.x_BHWC.shape[1:] for part in batch), key=lambda shape: shape[2])
-        side = config.model.patch_size
+        high, wide, bands = max((part.x_BHWC.shape[1:] for part in batch.first), key=lambda shape: shape[2])
+        side = self.encoder.patch_size
         tokens = -(-high // side) * -(-wide // side)
         return (
             f"out of memory on rank {self.world.rank} at step {number}: micro-batch {limit}, up to {bands} bands, "

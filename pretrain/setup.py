@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pretrain.backbone import components_of, fit_backbone, make_backbone
 from pretrain.config import PretrainConfig
 from pretrain.loader import Loader
 from pretrain.objectives.base import Objective, Surroundings
 from pretrain.objectives.registry import make_objectives
+from pretrain.pairs.nearest import NearestElsewhere
+from pretrain.pairs.pairing import Pairing
+from pretrain.pairs.same_object import SameObject
+from pretrain.pairs.simulated import SimulatedPairs
 from pretrain.sampler import MixtureSampler
 from pretrain.whiten import whiten_stem
-from specfm.checkpoint import has_whitened_stem, load, take_weights
+from specfm.checkpoint import has_whitened_stem, load, read_heads, take_weights
+from specfm.engine.distributed import World
+from specfm.engine.ema import AVERAGED, average_of
 from specfm.engine.optimizer import adamw
 from specfm.errors import UsageError
 from specfm.models.backbone import AnyEncoder, Backbone
+from specfm.models.embeddings.published import misfits
 from specfm.models.encoder import Encoder
 from specfm.models.registry import create_encoder
+from specfm.models.trunk_weights import load_trunk
 from specfm.shards import ShardSet
 
 log = logging.getLogger(__name__)
@@ -44,11 +53,37 @@ def make_sampler(config: PretrainConfig, shards: ShardSet) -> MixtureSampler:
     return MixtureSampler(
         shards.sizes,
         shards.domains,
-        data.global_batch,
+        data.global_batch - data.simulated_batch,
         config.seed,
         domain_weights=data.weights or None,
         domains_per_batch=data.domains_per_batch,
         divisor=data.part_divisor,
+    )
+
+
+def make_pairing(config: PretrainConfig, shards: ShardSet, world: World, folder: Path) -> Pairing | None:
+    """What second views are made of; None: of the sample itself."""
+    if config.pairs.kind == "nearest_elsewhere":
+        return NearestElsewhere(config.pairs, shards, config.model.patch_size, config.seed, world, folder)
+    return SameObject(config.pairs, shards, config.seed) if config.pairs.kind == "same_object" else None
+
+
+def make_simulated(config: PretrainConfig, shards: ShardSet, world: World) -> SimulatedPairs | None:
+    """Where simulated samples come from; None: nowhere."""
+    data = config.data
+    if data.simulated is None:
+        return None
+    return SimulatedPairs(
+        data.simulated,
+        config.seed,
+        data.simulated_batch,
+        data.part_divisor,
+        shards,
+        world.rank,
+        world.size,
+        threads=data.threads,
+        prefetch=data.prefetch,
+        device=world.device,
     )
 
 
@@ -81,12 +116,12 @@ def doubts(config: PretrainConfig, shards: ShardSet, sampler: MixtureSampler) ->
 
 
 def make_modules(config: PretrainConfig, shards: ShardSet | None = None) -> tuple[nn.ModuleDict, dict[str, Objective]]:
-    """Encoder and heads, and the objectives that the heads belong to; weights from the seed alone.
+    """Encoder, heads and, if one is kept, the encoder's average, and the objectives of the heads; from the seed alone.
 
     ``shards`` tell the bands of a ``model.backbone``; our encoder needs none.
 
     Raises:
-        UsageError: ``init_from`` holds another architecture.
+        UsageError: ``init_from`` or ``model.init_trunk`` hold another architecture.
     """
     model = config.model
     with torch.random.fork_rng(devices=[]):
@@ -97,8 +132,12 @@ def make_modules(config: PretrainConfig, shards: ShardSet | None = None) -> tupl
         else:
             assert shards is not None, "a backbone is built for the bands of shards"
             encoder = make_backbone(config, shards)
-        around = Surroundings(encoder.num_features, encoder.patch_size, config.views, config.seed)
+        size = encoder.num_features, encoder.patch_size
+        around = Surroundings(*size, config.views, config.seed, config.pairs, encoder)
         objectives = make_objectives(config.objective.chosen(), around)
+    if model.init_trunk is not None:
+        assert isinstance(encoder, Encoder)  # the configuration refuses it with a backbone
+        load_trunk(encoder, model.init_trunk)
     if config.init_from is not None:
         source = load(config.init_from)
         take_weights(encoder, source, config.init_from)
@@ -106,7 +145,29 @@ def make_modules(config: PretrainConfig, shards: ShardSet | None = None) -> tupl
         encoder.library = source.library
     encoder.set_grad_checkpointing(model.grad_checkpointing)
     heads = {name: head for objective in objectives.values() for name, head in objective.heads.items()}
-    return nn.ModuleDict({"encoder": encoder, **heads}), objectives
+    if config.init_from is not None:
+        take_heads(heads, read_heads(config.init_from), config.init_from)
+    average = {} if config.ema is None else {AVERAGED: average_of(encoder)}
+    return nn.ModuleDict({"encoder": encoder, **heads, **average}), objectives
+
+
+def take_heads(heads: dict[str, nn.Module], given: dict[str, Tensor], source: str) -> None:
+    """Copy what a release brings along for the heads of this run.
+
+    Raises:
+        UsageError: a head of other names or sizes; the message lists them.
+    """
+    for name, head in heads.items():
+        mine = {key.removeprefix(f"{name}."): tensor for key, tensor in given.items() if key.startswith(f"{name}.")}
+        if not mine:
+            continue
+        if problems := misfits(mine, head.state_dict()):
+            raise UsageError(
+                f"the head {name} in {source} differs from the configuration's (objective.{name}): "
+                f"{'; '.join(problems[:6])}; set it as there"
+            )
+        head.load_state_dict(mine)
+        log.info("%s: the head %s goes on from there", source, name)
 
 
 def normalise(config: PretrainConfig, shards: ShardSet, sampler: MixtureSampler, modules: nn.ModuleDict) -> None:
@@ -166,7 +227,8 @@ def make_optimizer(config: PretrainConfig, modules: nn.ModuleDict, device: torch
     early = tuple(f"encoder.{name}." for name in BEFORE_TRUNK) if whitens else ()
     if whitens and config.whiten.lr_share == 0:
         for name, parameter in modules.named_parameters():
-            parameter.requires_grad_(not name.startswith(early))
+            if name.startswith(early):
+                parameter.requires_grad_(False)
     return adamw(
         modules,
         optim.lr,

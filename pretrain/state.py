@@ -1,7 +1,8 @@
 """How the state of a pretraining goes into a checkpoint and comes back.
 
-The encoder is a release folder; heads (with their buffers: state of an objective that is no parameter) and optimiser
-are tensors by name; the rest is JSON. No stream of random numbers exists, so none is saved.
+What would be released (the encoder, or its average) is a release folder; the encoder beside its average, heads (with
+their buffers: state of an objective that is no parameter) and optimiser are tensors by name; the rest is JSON. No
+stream of random numbers exists, so none is saved.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.config import PretrainConfig
-from pretrain.sampler import MixtureSampler
 from specfm.checkpoint import load, take_weights
 from specfm.config import to_dict
 from specfm.engine.checkpointing import read_tensors
+from specfm.engine.ema import released
 from specfm.engine.optimizer import optimizer_tensors, restore_optimizer
 from specfm.errors import UsageError
 from specfm.models.backbone import Backbone
@@ -28,23 +29,25 @@ log = logging.getLogger(__name__)
 
 
 def training_tensors(modules: nn.ModuleDict, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Training state other than the encoder's weights: heads and optimiser."""
-    heads = {
-        f"module/{name}": tensor for name, tensor in modules.state_dict().items() if not name.startswith("encoder.")
-    }
-    return heads | optimizer_tensors(optimizer, modules)
+    """Training state other than the weights that would be released: the other modules and the optimiser."""
+    others = {f"module/{name}": tensor for name, tensor in _others(modules).items()}
+    return others | optimizer_tensors(optimizer, modules)
 
 
-def training_state(
-    config: PretrainConfig, shards: ShardSet, sampler: MixtureSampler, world_size: int
-) -> dict[str, Any]:
-    """JSON-safe training state."""
+def _others(modules: nn.ModuleDict) -> dict[str, Tensor]:
+    """State of all modules but the one that would be released."""
+    prefix = f"{released(modules)}."
+    return {name: tensor for name, tensor in modules.state_dict().items() if not name.startswith(prefix)}
+
+
+def training_state(config: PretrainConfig, shards: ShardSet, draws: dict[str, Any], world_size: int) -> dict[str, Any]:
+    """JSON-safe training state; ``draws``: what decides which samples a step holds."""
     from specfm import __version__
 
     return {
         "config": to_dict(config),
         "data_fingerprint": shards.fingerprint,
-        "sampler": sampler.state(),
+        "sampler": draws,
         "world_size": world_size,
         "versions": {"specfm": __version__, "torch": torch.__version__},
     }
@@ -55,7 +58,7 @@ def restore(
     state: dict[str, Any],
     config: PretrainConfig,
     shards: ShardSet,
-    sampler: MixtureSampler,
+    draws: dict[str, Any],
     modules: nn.ModuleDict,
     optimizer: torch.optim.Optimizer,
 ) -> None:
@@ -72,17 +75,19 @@ def restore(
         if not config.data.allow_changed:
             raise UsageError(f"{text}; restore them, or pass data.allow_changed=true")
         log.warning("%s; going on because data.allow_changed=true", text)
-    elif state["sampler"] != sampler.state():
-        log.warning("the batches differ from those before the checkpoint (%s)", "seed, batch size, weights or domains")
-    encoder = modules["encoder"]
-    assert isinstance(encoder, Encoder | Backbone)
+    elif state["sampler"] != draws:
+        differs = "seed, batch size, weights, domains or what is simulated"
+        log.warning("the batches differ from those before the checkpoint (%s)", differs)
+    encoder, kept = modules["encoder"], modules[released(modules)]
+    assert isinstance(encoder, Encoder | Backbone) and isinstance(kept, Encoder | Backbone)
     source = load(checkpoint / "model")
-    take_weights(encoder, source, checkpoint)
+    take_weights(kept, source, checkpoint)
     encoder.card = source.card  # what it saw before stays seen, also where the shards have changed
     tensors = read_tensors(checkpoint)
-    heads = {name.removeprefix("module/"): tensor for name, tensor in tensors.items() if name.startswith("module/")}
-    own = {name: tensor for name, tensor in modules.state_dict().items() if not name.startswith("encoder.")}
-    if {n: t.shape for n, t in heads.items()} != {n: t.shape for n, t in own.items()}:
-        raise UsageError(f"the heads in {checkpoint} differ from the configuration's (objective.*); start a new run")
-    modules.load_state_dict({**modules.state_dict(), **heads})
+    others = {name.removeprefix("module/"): tensor for name, tensor in tensors.items() if name.startswith("module/")}
+    if {n: t.shape for n, t in others.items()} != {n: t.shape for n, t in _others(modules).items()}:
+        raise UsageError(
+            f"the heads in {checkpoint} differ from the configuration's (objective.*, ema); start a new run"
+        )
+    modules.load_state_dict({**modules.state_dict(), **others})
     restore_optimizer(optimizer, modules, tensors)

@@ -21,18 +21,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pretrain.config import PretrainConfig
-from pretrain.objectives.base import MicroBatch, Objective, Rows
+from pretrain.objectives.base import MicroBatch, Objective, Rows, Surroundings
+from pretrain.pairs.pairing import Pairs
 from pretrain.rng import mix64
-from pretrain.views import make_view
-from specfm.batch import Batch
 from specfm.engine import faults, task
 from specfm.engine.distributed import World
 from specfm.engine.schedule import ramp
-
-VIEWS = ("first", "second")  # by their numbers 0 and 1, which their random numbers follow from
+from specfm.models.encoder import Encoder
 
 
 @dataclass(frozen=True)
@@ -42,11 +40,12 @@ class StepResult(task.StepResult):
     Attributes:
         loss: This rank's loss (mean over its rows), detached, 0-d.
         scalars: Numbers to log, of this rank.
-        pooled_BD: Features of the first view, detached.
+        pooled_BD: Features of the first view (or of the samples as an objective encodes them), detached; None where
+            no objective makes any.
         rows: Coupled rows by objective, detached.
     """
 
-    pooled_BD: Tensor
+    pooled_BD: Tensor | None
     rows: dict[str, Rows]
 
 
@@ -57,7 +56,7 @@ class _Terms:
     rows: dict[str, Rows]
     losses: dict[str, Tensor]
     figures: dict[str, Tensor]
-    pooled_BD: Tensor
+    pooled_BD: Tensor | None
 
 
 class PretrainStep:
@@ -71,9 +70,11 @@ class PretrainStep:
     """
 
     def __init__(
-        self, encoder: nn.Module, objectives: dict[str, Objective], config: PretrainConfig, world: World
+        self, encoder: Encoder, objectives: dict[str, Objective], config: PretrainConfig, world: World
     ) -> None:
         self.encoder, self.objectives, self.config, self.world = encoder, objectives, config, world
+        size = encoder.num_features, encoder.patch_size
+        self._around = Surroundings(*size, config.views, config.seed, config.pairs, encoder)
         self._coupled = {name: each for name, each in objectives.items() if each.couples}
         self._separate = {name: each for name, each in objectives.items() if each.separates}
 
@@ -82,26 +83,26 @@ class PretrainStep:
         schedule = self.config.schedule
         return ramp(step, schedule.strength_start, schedule.strength_end, schedule.strength_steps)
 
-    def __call__(self, step: int, batch: Batch) -> StepResult:
+    def __call__(self, step: int, pairs: Pairs) -> StepResult:
         """Leave this rank's share of the gradients in ``.grad`` of every parameter.
 
         Args:
             step: Number of the update, from 0.
-            batch: This rank's samples, as stored.
+            pairs: This rank's samples, as stored, each with its partner.
         """
-        size = len(batch)
+        size = len(pairs)
         limit = self.config.optim.micro_batch or size
         starts = range(0, size, limit)
-        totals, spoiled = self._totals(step, batch), faults.hit("step.loss")
+        totals, spoiled = self._totals(step, pairs), faults.hit("step.loss")
         # before the views and the encoder, so that what it asks of the device does not wait for them
-        prepared = {name: objective.prepare(batch) for name, objective in self._coupled.items()}
+        prepared = {name: objective.prepare(pairs) for name, objective in self._coupled.items()}
         if len(starts) == 1:
-            done = [self._terms(step, batch, 0, totals)]
+            done = [self._terms(step, pairs, 0, totals)]
             rows = done[0].rows
             coupled, scalars = self._couple(rows, prepared)
             self._backward(self._weighted(_joined(coupled, done[0].losses), spoiled))
         else:
-            parts = {start: batch.select(start, min(start + limit, size)) for start in starts}
+            parts = {start: pairs.select(start, min(start + limit, size)) for start in starts}
             with torch.no_grad():
                 coupling = parts if self._coupled else {}
                 first = [self._terms(step, part, start, None).rows for start, part in coupling.items()]
@@ -119,41 +120,35 @@ class PretrainStep:
         if told:  # from the device in one piece
             scalars |= dict(zip(told, torch.stack(list(told.values())).tolist(), strict=True))
         held = {name: {key: row.detach() for key, row in each.items()} for name, each in rows.items()}
-        pooled_BD = torch.cat([one.pooled_BD for one in done])
+        pooled = [one.pooled_BD for one in done if one.pooled_BD is not None]
+        pooled_BD = torch.cat(pooled) if pooled else None
         return StepResult(self._weighted(losses, spoiled), scalars, pooled_BD, held)
 
-    def _terms(self, step: int, batch: Batch, start: int, totals: dict[str, Tensor] | None) -> _Terms:
+    def _terms(self, step: int, pairs: Pairs, start: int, totals: dict[str, Tensor] | None) -> _Terms:
         """What all objectives say of a micro-batch that begins at sample ``start`` of this rank's.
 
         Without ``totals`` only its coupled rows are made.
         """
         config = self.config
         torch.manual_seed(int(mix64(config.seed, step, self.world.rank, start)) >> 1)
-        strength = self.strength(step)
-        views = {
-            name: make_view(batch, config.views, config.seed, step, number, strength)
-            for number, name in enumerate(VIEWS)
-        }
+        part = MicroBatch(pairs, self.encoder, self._around, step, self.strength(step))
         losses: dict[str, Tensor] = {}
         figures: dict[str, Tensor] = {}
         with torch.autocast(self.world.device.type, torch.bfloat16, enabled=config.optim.precision == "bf16"):
-            # All views in one call: the trunk sees all tokens at once.
-            features = self.encoder(Batch(tuple(part for view in views.values() for part in view)))
-            part = MicroBatch(batch, views, features, step, strength)
             rows = {name: objective.rows(part) for name, objective in self._coupled.items()}
             for name, total in (totals or {}).items():
                 objective = self._separate[name]
                 loss, numbers = objective.separate(part)
-                share = (objective.count(batch, step) / total).to(loss.dtype)
+                share = (objective.count(pairs, step) / total).to(loss.dtype)
                 losses[name] = loss * share
                 figures |= {key: value * share for key, value in numbers.items()}
-        return _Terms(rows, losses, figures, features.pooled_BD[: len(batch)].detach())
+        return _Terms(rows, losses, figures, part.pooled_BD)
 
-    def _repeat(self, step: int, batch: Batch, start: int, totals: dict[str, Tensor], whole: dict[str, Rows]) -> _Terms:
+    def _repeat(self, step: int, pairs: Pairs, start: int, totals: dict[str, Tensor], whole: dict[str, Rows]) -> _Terms:
         """Pass 2: a micro-batch again, with a graph, fed with the cached gradients of its rows."""
-        one = self._terms(step, batch, start, totals)
+        one = self._terms(step, pairs, start, totals)
         share = [
-            (row * cached.grad[start : start + len(batch)]).sum()
+            (row * cached.grad[start : start + len(pairs)]).sum()
             for name, rows in one.rows.items()
             for key, row in rows.items()
             if (cached := whole[name][key]).grad is not None
@@ -171,11 +166,11 @@ class PretrainStep:
             figures |= numbers
         return losses, figures
 
-    def _totals(self, step: int, batch: Batch) -> dict[str, Tensor]:
+    def _totals(self, step: int, pairs: Pairs) -> dict[str, Tensor]:
         """By objective: items of its separate loss in the whole global batch, per rank; they stay on the device."""
         if not self._separate:
             return {}
-        counts = [float(objective.count(batch, step)) for objective in self._separate.values()]
+        counts = [float(objective.count(pairs, step)) for objective in self._separate.values()]
         found = self.world.sum(torch.tensor(counts, dtype=torch.float64, device=self.world.device))
         return dict(zip(self._separate, found.clamp_min(1) / self.world.size, strict=True))
 

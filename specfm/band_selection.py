@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator
 
 from specfm.bands import BandGrid
+from specfm.digests import digest_parts
 from specfm.errors import UsageError
 from specfm.scene import CubeSource, Scene
 
@@ -185,9 +186,9 @@ class SelectedSource:
         return self.under.dtype
 
     @property
-    def told(self) -> str:
-        """What it makes of the cube under it, for digests."""
-        return f"bands {self.index_K.tolist()}"
+    def digest(self) -> str:
+        """16 hex digits over what is done to the stored numbers."""
+        return digest_parts([f"bands {self.index_K.tolist()}", str(getattr(self.under, "digest", ""))])
 
     def read(self, rows: range, cols: range, bands: NDArray[np.int64] | None) -> NDArray[Any]:
         return self.under.read(rows, cols, self.index_K if bands is None else self.index_K[bands])

@@ -72,7 +72,8 @@ class BandTensors:
             valid,
             torch.tensor([s.scale for s in known], dtype=torch.float32),
             torch.tensor([s.offset for s in known], dtype=torch.float32),
-            torch.tensor([_index(QUANTITIES, s.quantity) for s in known]),
+            # pretreated values are of none of the quantities
+            torch.tensor([_index(QUANTITIES, None if s.pretreatment else s.quantity) for s in known]),
             torch.tensor([_index(LEVELS, s.level) for s in known]),
             torch.tensor([float("nan") if s.gsd_m is None else s.gsd_m for s in known], dtype=torch.float32),
             tuple(s.name for s in known),

@@ -27,7 +27,7 @@ from specfm.files import (
 )
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from specfm.library import Library
     from specfm.models.backbone import AnyEncoder
@@ -38,6 +38,7 @@ FORMAT = 1
 ENCODER, TASK = "specfm-encoder", "specfm-task"
 KINDS = {ENCODER: "an encoder", TASK: "a task model"}
 LIBRARY = "library.safetensors"
+HEADS = "heads.safetensors"  # of a pretraining, where a release has any: what only training on needs
 FILES = ("config.json", "model.safetensors", "card.json", "README.md")
 SHIPPED = Path(__file__).parent / "weights"  # release folders that come with the package, loadable by name
 
@@ -173,6 +174,20 @@ def take_weights(encoder: AnyEncoder, source: AnyEncoder, name: str | Path) -> N
         listed = ", ".join(f"{key} {old!r} there, {new!r} here" for key, (old, new) in differing.items())
         raise UsageError(f"the model in {name} has another architecture than the configuration ({listed})")
     encoder.load_state_dict(source.state_dict())
+
+
+def read_heads(path: str | Path) -> dict[str, Tensor]:
+    """Tensors of the heads that a release brings along, ``objective.name`` by name; none where it has no such file.
+
+    Raises:
+        SpecfmError: nothing to load there, or a changed byte.
+    """
+    from safetensors.torch import load as from_bytes
+
+    folder = find_release(path)
+    if HEADS not in {row["name"] for row in verify_manifest(folder)["files"]}:
+        return {}
+    return from_bytes((folder / HEADS).read_bytes())
 
 
 def _read_library(folder: Path) -> Library | None:

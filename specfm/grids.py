@@ -44,13 +44,21 @@ class Grid:
     @property
     def placed(self) -> bool:
         """Whether it is known where on the ground the pixels lie."""
-        return self.geo is not None and self.geo.transform is not None
+        return self.transform is not None
+
+    @property
+    def transform(self) -> tuple[float, float, float, float, float, float] | None:
+        """Of its place; None where that is unknown or its pixels have no size (some headers state zeros)."""
+        if self.geo is None or self.geo.transform is None:
+            return None
+        _, dx, rx, _, ry, dy = stated = self.geo.transform
+        return stated if np.isfinite(stated).all() and dx * dy != rx * ry else None
 
     def __str__(self) -> str:
         size = f"{self.shape_HW[0]} x {self.shape_HW[1]} pixels"
-        if self.geo is None or self.geo.transform is None:
+        if self.geo is None or self.transform is None:
             return f"{size} without georeference"
-        x0, dx, rx, y0, ry, dy = self.geo.transform
+        x0, dx, rx, y0, ry, dy = self.transform
         turned = f", rotated ({rx:g}, {ry:g})" if rx or ry else ""
         return f"{size} of {dx:.10g} x {-dy:.10g} from {x0:.10g}, {y0:.10g}{turned}, {crs_name(self.geo.crs_wkt)}"
 
@@ -82,7 +90,7 @@ def _difference(one: Grid, other: Grid) -> str | None:
         return None
     if one.geo.crs_wkt and other.geo.crs_wkt and not same_crs(one.geo.crs_wkt, other.geo.crs_wkt):
         return "lie in different coordinate systems"
-    first, second = one.geo.transform, other.geo.transform
+    first, second = one.transform, other.transform
     if first is None or second is None:
         return None
     height, width = one.shape_HW

@@ -139,9 +139,10 @@ class WholeSource:
         return max(self.mask_hw.shape) / self.side
 
     @property
-    def told(self) -> str:
-        """What it makes of the cube under it, for digests."""
-        return f"whole {self.side} at {self.row},{self.col} {digest_parts([self.mask_hw])}"
+    def digest(self) -> str:
+        """16 hex digits over what is done to the stored numbers."""
+        said = f"whole {self.side} of {self.mask_hw.shape} at {self.row},{self.col}"
+        return digest_parts([said, self.mask_hw, str(getattr(self.under, "digest", ""))])
 
     @cached_property
     def mask_ss(self) -> NDArray[np.bool_]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
 import pytest
 
 from specfm.errors import SpecfmError
@@ -29,6 +30,18 @@ def moved(x: float = 0.0, y: float = 0.0, dx: float = 0.0) -> tuple[float, ...]:
 )
 def test_one_grid_in_other_words(same: Grid) -> None:
     require_one_grid(ONE, same)
+
+
+@pytest.mark.parametrize("flat", [(1, 0, 0, 1, 0, 0), (1, 0, 0, 1, 0, -30), (1, 30, 30, 1, 30, 30), (np.nan,) * 6])
+def test_pixels_without_a_size_are_no_place(flat: tuple[float, ...], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    for pair in ((ONE, other(flat)), (other(flat), ONE)):
+        require_one_grid(*pair)
+        assert "labels.tif has no georeference; it is taken to lie on scene.tif" in caplog.text
+        caplog.clear()
+    require_one_grid(other(flat), other(flat))
+    with pytest.raises(SpecfmError, match="50 pixels without georeference"):
+        require_one_grid(ONE, other(flat, shape=(41, 50)))
 
 
 @pytest.mark.parametrize(

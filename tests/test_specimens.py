@@ -13,7 +13,7 @@ from specfm.errors import SpecfmError, UsageError
 from specfm.scene import Scene
 from specfm.shards import ShardSet
 from specfm.shards.build import write_shards
-from specfm.shards.identity import scene_content
+from specfm.shards.identity import scene_content, scene_identity
 from specfm.simulate import simulate_specimen
 from specfm.specimens import _triangles, find_specimens, whole_view, whole_views
 
@@ -134,4 +134,5 @@ def test_shards_of_specimens_told_by_a_threshold(tmp_path: Path) -> None:
 
 def test_what_a_view_is_known_by_tells_its_specimen_and_size() -> None:
     views = [*whole_views([drawer()], 16), *whole_views([drawer()], 17)]
-    assert len({scene_content(view) for view in views}) == 4
+    assert len({scene_identity(view)["gains"] for view in views}) == 4
+    assert {scene_content(view) for view in views} == {scene_content(drawer())}  # a scan that was seen is seen

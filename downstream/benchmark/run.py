@@ -118,10 +118,12 @@ def _entries(suite: SuiteConfig, checkpoints: Sequence[str], device: str) -> lis
     found: list[_Entry] = []
     for text in checkpoints:
         given, sign, path = text.partition("=")
+        if sign and not given:
+            raise UsageError(f"{text}: the name before = is empty; write NAME={path}, or {path} alone")
         encoder, name, _ = open_encoder(path if sign else text, device)
         name = given if sign else name
-        if name in ("", *(entry.name for entry in found)):
-            raise UsageError(f"{text}: the name {name!r} is taken; name it with NAME={path or text}")
+        if name in (entry.name for entry in found):
+            raise UsageError(f"{text}: another encoder is called {name!r} too; tell them apart: NAME={path or text}")
         window = suite.window or default_window(encoder)
         patch = int(encoder.patch_size)
         check_window(patch, window)

@@ -10,7 +10,7 @@ Shapes: N samples, C bands.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,13 +25,13 @@ from downstream.explain.ranges import Change, changed_features, one_sensor
 from downstream.features.bank import windows_digest
 from downstream.features.extract import FeatureSet
 from downstream.features.spectra import spectra
-from downstream.probe.run import default_window, prepared_scenes
+from downstream.probe.run import prepared_scenes, take_samples
 from downstream.protocols.run import evaluate, evaluate_conditions
 from downstream.results.leakage import leakage_score
-from downstream.results.rows import Comparison, result_rows
+from downstream.results.rows import Comparison, EncoderFacts, result_rows
 from downstream.results.runs import Runs
-from downstream.splits.samples import Samples, asked_window, collect_samples
-from downstream.splits.split import Split, draw_splits, rule_of
+from downstream.splits.samples import Samples
+from downstream.splits.split import Split, draw_splits
 from specfm.band_selection import BandSelection, selected
 from specfm.dense.align import aligned
 from specfm.digests import digest_json
@@ -111,16 +111,16 @@ def compare_bands(
     probe = options.probe
     scenes, prepared = prepared_scenes(scenes, probe)
     bands = one_sensor(scenes)
-    window = asked_window(scenes, probe.whole or probe.window) or default_window(encoder)
-    samples = collect_samples(scenes, window, group_by=probe.group_by, max_per_class=probe.max_per_class)
-    probe = replace(probe, split=rule_of(probe.split, samples))
+    samples, probe = take_samples(encoder, scenes, probe)
+    window = samples.window
     splits = draw_splits(samples, probe, probe.shot_list[0])
     raw = spectra(scenes, window, samples)
     if raw is None:
         raise SpecfmError("the scenes have no common bands to compare")
-    pixel_NC, mean_NC = (_spread(each.X_ND, bands.valid) for each in raw)
+    pixel_NC, mean_NC = (_spread(each.X_ND, bands.valid) for each in (raw.pixel, raw.mean))
     chosen, left_out = choices(options, scenes[0], mean_NC)
-    leaks = [leakage_score(split, samples, raw[0].X_ND) for split in splits]
+    leaks = [leakage_score(split, samples, raw.pixel.X_ND) for split in splits]
+    facts = EncoderFacts.of(encoder, pretrained, scenes)
     digest, rows = windows_digest(scenes, samples), []
     for choice in chosen:
         all_runs = _encoder_runs(encoder, scenes, samples, splits, window, choice, mean_NC, probe, name)
@@ -132,8 +132,8 @@ def compare_bands(
         elif BandSelection.parse("uniform:1" if choice.text == "all" else choice.text).is_fitted:
             notices.append(f"{choice.text}: {CHOSEN}")
         about = Comparison(
-            scenes, samples, splits, leaks, window, probe.pooling, probe.layers, data, digest,
-            digest_json(asdict(options)), encoder, pretrained, probe.draws, notices,
+            samples, splits, leaks, window, probe.pooling, probe.layers, data, digest, digest_json(asdict(options)),
+            facts, probe.draws, notices,
         )  # fmt: skip
         table = result_rows([*all_runs, majority(samples, splits)], about)
         rows += [{**row, "condition": choice.text, "bands": [choice.count]} for row in table]
@@ -153,7 +153,7 @@ def _encoder_runs(
             encoder, narrow, samples, window, [change], pooling=probe.pooling, layers=probe.layers,
             title=f"{name}, {choice.text}",
         )  # fmt: skip
-    return evaluate(FeatureSet(x_ND, samples, name), splits, probe, "encoder", name)
+    return evaluate([FeatureSet(x_ND, samples, name)], splits, probe, "encoder", name)
 
 
 def _raw_runs(

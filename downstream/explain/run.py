@@ -6,7 +6,7 @@ Shapes: N samples, C bands, K classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,13 +18,13 @@ from downstream.explain.occlusion import Rows, occlusion_rows
 from downstream.explain.options import ExplainOptions
 from downstream.explain.ranges import band_ranges, changed_features, occlude, one_sensor
 from downstream.features.spectra import spectra
-from downstream.probe.run import default_window, prepared_scenes
-from downstream.results.seen import seen_mark
-from downstream.splits.samples import Samples, asked_window, collect_samples
-from downstream.splits.split import Split, draw_splits, rule_of
+from downstream.probe.run import prepared_scenes, take_samples
+from downstream.results.rows import EncoderFacts
+from downstream.splits.samples import Samples
+from downstream.splits.split import Split, draw_splits
 from specfm.bands import BandGrid
 from specfm.dense.align import aligned
-from specfm.digests import digest_json, state_digest
+from specfm.digests import digest_json
 from specfm.errors import SpecfmError
 
 if TYPE_CHECKING:
@@ -80,14 +80,13 @@ def explain(
     scenes, notices = prepared_scenes(scenes, probe)
     bands = one_sensor(scenes)
     ranges = band_ranges(bands, options.widths_nm)
-    window = asked_window(scenes, probe.whole or probe.window) or default_window(encoder)
-    samples = collect_samples(scenes, window, group_by=probe.group_by, max_per_class=probe.max_per_class)
-    probe = replace(probe, split=rule_of(probe.split, samples))
+    samples, probe = take_samples(encoder, scenes, probe)
+    window = samples.window
     splits = draw_splits(samples, probe, probe.shot_list[0])
     raw = spectra(scenes, window, samples)
     if raw is None:
         raise SpecfmError("the scenes have no common bands to explain")
-    pixel, mean = raw
+    pixel, mean = raw.pixel, raw.mean
     mean_C = np.zeros(len(bands))
     mean_C[bands.valid] = mean.X_ND.mean(0)
     changes = [occlude(each.index_K, mean_C, bands.valid) for each in ranges]
@@ -102,11 +101,12 @@ def explain(
     plain_ND = np.zeros((len(samples), len(bands)), np.float32)
     plain_ND[:, bands.valid] = mean.X_ND
     rows += occlusion_rows(RAW, mean.X_ND, [_raw(change, plain_ND)[:, bands.valid] for change in changes], *shared)
+    about = EncoderFacts.of(encoder, pretrained, scenes)
     facts = {
         "data": data,
         "encoder": name,
-        "seen": seen_mark(getattr(encoder, "card", None), scenes) if pretrained else "-",
-        "checkpoint": state_digest(encoder),
+        "seen": about.seen,
+        "checkpoint": about.checkpoint,
         "options": digest_json(asdict(options)),
         "window": window,
         "split": splits[0].rule,

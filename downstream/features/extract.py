@@ -142,6 +142,7 @@ def extract(
         UsageError: unknown pooling or layer, window not divisible by the patch or larger than the guarded one.
         SpecfmError: the encoder gives non-finite features.
     """
+
     scene_list: Sequence[Scene] = scenes if isinstance(scenes, (list, tuple)) else [scenes]  # type: ignore[list-item]
     pooling_parts(pooling)
     samples = collect_samples(scene_list, window) if samples is None else samples

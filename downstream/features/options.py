@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from downstream.splits.options import at_least
 from specfm.band_selection import NO_COMPONENTS, BandSelection
 from specfm.errors import UsageError
+from specfm.pretreatment import parse_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +24,7 @@ class FeatureOptions:
             then of that size.
         bands: use these bands of every scene only, in all rows (``specfm.band_selection``).
         peers: published encoders (``downstream.features.peers``).
+        pretreatment: what is done to spectra first, in order (``specfm.pretreatment.steps``); baselines see it too.
     """
 
     window: int | None = None
@@ -31,18 +34,20 @@ class FeatureOptions:
     whole: int | None = None
     bands: str | None = None
     peers: tuple[str, ...] = ()
+    pretreatment: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Refuse what makes no sense, by name.
 
         Raises:
-            UsageError: a window below 1, an unknown pooling or peer, bands chosen by no known rule.
+            UsageError: a window below 1, an unknown pooling, peer or pretreatment, bands chosen by no known rule.
         """
         from downstream.features.pooling import pooling_parts
 
         pooling_parts(self.pooling)
-        if self.window is not None and self.window < 1:
-            raise UsageError(f"--window must be at least 1 pixel, not {self.window}")
+        parse_steps(self.pretreatment)
+        at_least(1, {"--window": self.window})
+        at_least(2, {"--whole": self.whole})
         if self.whole is not None and self.window not in (None, self.whole):
             raise UsageError(f"--whole {self.whole} is the window; leave --window out")
         if self.bands is not None and BandSelection.parse(self.bands).kind == "pca":

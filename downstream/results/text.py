@@ -1,4 +1,7 @@
-"""Rows as a person reads them: every table of the terminal."""
+"""Rows as a person reads them on a terminal: tables of probes, few shots, units left out and robustness, and remarks.
+
+The cells serve other tables too: of fine-tuning (``downstream.tasks.rows``), benchmarks and reports.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ def points(cell: Mapping[str, Any] | None) -> str:
 
 
 def interval(cell: Mapping[str, Any] | None) -> str:
-    """``.770-.851`` or "-" where there are too few units."""
+    """``.770-.851`` of a metric cell, or "-" where there are too few units."""
     ci = (cell or {}).get("ci")
     return f"{_short(ci[0])}-{_short(ci[1])}" if ci and ci[0] is not None else "-"
 
@@ -93,7 +96,7 @@ def table(rows: list[dict[str, Any]], title: str | None = None, width: int = 80)
 
 
 def tables(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Rows that share a heading (data, split, shots) put together, in the order they come."""
+    """Rows put together that share a heading, in the order they come."""
     found: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         found.setdefault(heading(row), []).append(row)
@@ -115,6 +118,23 @@ def shots_table(rows: list[dict[str, Any]], metric: str = "aa") -> Table:
         cells.setdefault(identity(row), {})[row["shots"] or 0] = points(row[metric])
     for (_, method, protocol), by_shots in cells.items():
         out.add_row(method, protocol, *(by_shots.get(n, "-") for n in shots))
+    return out
+
+
+def columns_table(rows: Sequence[Mapping[str, Any]], rules: Mapping[str, str], metric: str = "oa") -> Table:
+    """One line per method and protocol, one column per data and rule of the split; ``rules`` says how to call these."""
+    from rich import box
+    from rich.table import Table
+
+    columns = list(dict.fromkeys((row["data"], row["split"]) for row in rows))
+    out = Table(title=metric.upper(), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("method", "probe", *(f"{data}, {rules.get(rule, rule)}" for data, rule in columns)):
+        out.add_column(name, overflow="fold")
+    cells: dict[tuple[str, str, str], dict[tuple[str, str], str]] = {}
+    for row in rows:
+        cells.setdefault(identity(row), {})[row["data"], row["split"]] = points(row[metric])
+    for (_, method, protocol), by_column in cells.items():
+        out.add_row(method, protocol, *(by_column.get(column, "-") for column in columns))
     return out
 
 
@@ -144,9 +164,9 @@ def robustness_tables(
     of: str = "probes trained on spectra as measured",
     condition: str = "tested on",
 ) -> list[Table]:
-    """One line per condition, one column per method and protocol, so many columns to a table as the width holds.
+    """One line per condition, one column per method and protocol, as many columns to a table as ``width`` holds.
 
-    With intervals where one table holds all columns with theirs, else with deviations only. ``of`` and ``condition``
+    Intervals are shown where all columns fit into one table with them, else deviations alone. ``of`` and ``condition``
     say what was probed, and what the conditions are.
     """
     from rich import box
@@ -154,14 +174,14 @@ def robustness_tables(
 
     columns = list(dict.fromkeys(identity(r) for r in rows if r["kind"] != "majority"))
     room = width - 24  # beside the names of the conditions and the numbers of bands
-    text, each = points, 11  # not below a word's length: names of methods fold
+    show, wide = points, 11  # not below a word's length: names of methods fold
     if 23 * len(columns) <= room:
-        text, each = (lambda cell: f"{points(cell)} [{interval(cell)}]"), 23
+        show, wide = (lambda cell: f"{points(cell)} [{interval(cell)}]"), 23
     seen = {identity(r): f" ({r['seen']})" for r in rows if r["seen"] != "-"}
     lines: dict[str, dict[tuple[str, str, str], Mapping[str, Any]]] = {}
     for row in rows:
         lines.setdefault(row["condition"], {})[identity(row)] = row
-    fit = max(1, room // each)
+    fit = max(1, room // wide)
     found = []
     for start in range(0, len(columns), fit):
         title = f"{metric.upper()} of {of}, {leakage_of(rows)}"
@@ -171,7 +191,7 @@ def robustness_tables(
             out.add_column(heading, overflow="fold")
         for name, by_method in lines.items():
             first = next(iter(by_method.values()))
-            cells = (text(by_method[c][metric]) if c in by_method else "-" for c in chosen)
+            cells = (show(by_method[c][metric]) if c in by_method else "-" for c in chosen)
             out.add_row(name, "/".join(map(str, first["bands"])), *cells)
         found.append(out)
     return found

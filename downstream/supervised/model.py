@@ -20,7 +20,7 @@ from downstream.features.standardise import Standardiser
 from downstream.supervised.heads import ON_WINDOWS, Fusion, Standardise, make_head
 from downstream.supervised.views import View, valid_pixels
 from specfm.errors import SpecfmError, UsageError
-from specfm.models.backbone import AnyEncoder
+from specfm.models.backbone import AnyEncoder, Backbone, side_multiple
 from specfm.models.encoder import Bands, Features
 
 if TYPE_CHECKING:
@@ -88,8 +88,9 @@ class TaskModel(nn.Module):
         if len(names) < 2 or len(set(names)) < len(names):
             raise UsageError(f"a task model needs at least two classes, each once; got {', '.join(names) or 'none'}")
         # a window of one pixel (a spectrum without ground) is a patch padded
-        if (tile < encoder.patch_size or tile % encoder.patch_size) and not (windows and tile == 1):
-            raise UsageError(f"tile {tile} is not a multiple of the encoder's patch of {encoder.patch_size} pixels")
+        unit = side_multiple(encoder)
+        if (tile < unit or tile % unit) and not (windows and tile == 1):
+            raise UsageError(f"tile {tile} is not a multiple of the encoder's patch of {unit} pixels")
         if level not in ("scene", "sample"):
             raise UsageError(f"unknown level {level!r}; choose scene or sample")
         if windows and (head.kind not in ON_WINDOWS or len(head.layers) != 1):
@@ -117,6 +118,11 @@ class TaskModel(nn.Module):
     def classes(self) -> int:
         """K."""
         return len(self.label_names)
+
+    @property
+    def sees_windows_whole(self) -> bool:
+        """Whether a window gets one class that says nothing of its parts: a map then takes one window a pixel."""
+        return self.task == "classification" and isinstance(self.encoder, Backbone)
 
     @property
     def device(self) -> torch.device:
@@ -155,7 +161,7 @@ class TaskModel(nn.Module):
 
     def pooled(self, view: View) -> Tensor:
         """Pooled features of windows ``[B, D]`` (classification), standardised unless the head pools first."""
-        return self._pool(self._window_features(view))
+        return self._pool(self._window_features(view), view)
 
     def forward(self, view: View, second: View | None = None) -> Tensor:
         """Scores before the softmax: ``[B, K]`` of windows (classification), else ``[B, K, H, W]`` of pixels."""
@@ -168,7 +174,12 @@ class TaskModel(nn.Module):
         return self._to_pixels(self.head(maps), maps[0].shape[-2:], view, "bilinear")
 
     def dense_scores(self, view: View, second: View | None = None) -> Tensor:
-        """Scores of pixels ``[B, K, H, W]``; a classification head is applied to each token in place of the centre."""
+        """Scores of pixels ``[B, K, H, W]``; a classification head is applied to each token in place of the centre.
+
+        Where windows are seen as wholes, all pixels of a tile have the scores of its middle one.
+        """
+        if self.sees_windows_whole:
+            return self(view, second)[..., None, None].expand(-1, -1, *view.x_BHWC.shape[1:3])
         if self.task != "classification":
             return self(view, second)
         self._check(view, second)
@@ -250,7 +261,9 @@ class TaskModel(nn.Module):
                 for i, features in enumerate(self.layer_features(view)):
                     known_BN = features.token_mask_BN
                     values = (
-                        self._pool(features)[known_BN.any(1)] if self.pools_first else features.tokens_BND[known_BN]
+                        self._pool(features, view)[known_BN.any(1)]
+                        if self.pools_first
+                        else features.tokens_BND[known_BN]
                     )
                     layers[i].append(values)
             found += [torch.cat(each) for each in layers]
@@ -280,8 +293,8 @@ class TaskModel(nn.Module):
         tokens_BND = rearrange(maps[0], "B D h w -> B (h w) D")
         return Features(tokens_BND, mean_BD, mask_Bhw.flatten(1), (grid,))
 
-    def _pool(self, features: Features) -> Tensor:
-        found: Tensor = pool(features, self.spec.pooling, self.tile, self.encoder.patch_size)
+    def _pool(self, features: Features, view: View) -> Tensor:
+        found: Tensor = pool(features, self.spec.pooling, view.x_BHWC.shape[1], self.encoder.patch_size)
         return found
 
     def _to_pixels(self, scores: Tensor, grid_hw: Sequence[int], view: View, how: str) -> Tensor:

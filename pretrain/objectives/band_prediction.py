@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pretrain.objectives.base import MicroBatch, Objective, Surroundings
+from pretrain.objectives.base import VIEWS, MicroBatch, Objective, Surroundings
 from pretrain.views import PartPlan, ViewConfig, crop_part, plan_part
 from specfm.batch import FILLER_NM, Batch, BatchPart
 from specfm.config import Strict
@@ -37,7 +37,7 @@ class BandPredictionConfig(Strict):
         eps: of the Charbonnier term, in units of the sample's level.
     """
 
-    weight: float = Field(default=0.0, ge=0.0)
+    weight: float = Field(default=1.0, ge=0.0)
     targets: int = Field(default=24, ge=1)
     per: Literal["token", "pooled"] = "token"
     seen_share: float = Field(default=0.25, gt=0.0, le=1.0)
@@ -237,14 +237,21 @@ class BandPrediction(Objective):
         self.heads = {"band_prediction": self.predictor}
 
     def separate(self, part: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        found = [self._of_view(part, view, name) for view, name in enumerate(part.views)]
+        found = [self._of_view(part, view, name) for view, name in enumerate(VIEWS)]
         loss = torch.stack([loss for loss, _ in found]).sum() / len(found)
         return loss, {name: torch.stack([f[name] for _, f in found]).sum() / len(found) for name in found[0][1]}
 
     def _of_view(self, part: MicroBatch, view: int, name: str) -> tuple[Tensor, dict[str, Tensor]]:
         around, features, rows = self.around, part.features, part.rows_of(name)
         targets = band_targets(
-            part.raw, around.views, self.config, around.patch_size, around.seed, part.step, view, part.strength
+            part.pairs.sides[view],
+            around.views,
+            self.config,
+            around.patch_size,
+            around.seed,
+            part.step,
+            view,
+            part.strength,
         )
         per_token = self.config.per == "token"
         tokens = features.tokens_BND[rows] if per_token else features.pooled_BD[rows, None]

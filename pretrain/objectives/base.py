@@ -12,15 +12,21 @@ Shapes: B samples of a micro-batch, V views, D width of the encoder.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
 
-from pretrain.views import ViewConfig
+from pretrain.pairs.config import PairsConfig
+from pretrain.pairs.pairing import Pairs
+from pretrain.views import ViewConfig, make_view
 from specfm.batch import Batch
-from specfm.models.encoder import Features
+from specfm.models.backbone import AnyEncoder
+from specfm.models.encoder import Encoder, Features
+from specfm.shards import ShardSet
 
 Rows = dict[str, Tensor]
+VIEWS = ("first", "second")  # by their numbers 0 and 1, which their random numbers follow from
 
 
 @dataclass(frozen=True)
@@ -29,35 +35,63 @@ class Surroundings:
 
     Attributes:
         width: D of the encoder. patch_size: of the encoder, pixels.
-        views: how views are made. seed: of the run.
+        views: how views are made. pairs: what the two views are views of. seed: of the run.
+        encoder: in training; an objective that keeps a teacher copies it.
     """
 
     width: int
     patch_size: int
     views: ViewConfig
     seed: int
+    pairs: PairsConfig
+    encoder: AnyEncoder
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What the step has of some samples.
+    """What the step has of some samples. Views and features are made when an objective first asks for them.
 
     Attributes:
-        raw: the samples as stored; with ``raw.cat("sample_id_B")``, seed, step and view any random number is keyed.
-        views: by name, in the order of their numbers, each of the B samples in the same order.
-        features: of all views in one: V B rows, see :meth:`rows_of`.
+        pairs: the samples as stored; with ``pairs.first.cat("sample_id_B")``, seed, step and view any random number is
+            keyed.
+        encoder: in training. around: of the run.
         step: number of the update, from 0. strength: of the views.
     """
 
-    raw: Batch
-    views: dict[str, Batch]
-    features: Features
+    pairs: Pairs
+    encoder: Encoder
+    around: Surroundings
     step: int
     strength: float
 
+    @cached_property
+    def views(self) -> dict[str, Batch]:
+        """By name, in the order of their numbers, each of the B samples in the same order."""
+        around = self.around
+        return {
+            name: make_view(side, around.views, around.seed, self.step, number, self.strength)
+            for number, (name, side) in enumerate(zip(VIEWS, self.pairs.sides, strict=True))
+        }
+
+    @cached_property
+    def features(self) -> Features:
+        """Of all views in one call, so that the trunk sees all tokens at once: V B rows, see :meth:`rows_of`."""
+        return self.encoder(Batch(tuple(part for view in self.views.values() for part in view)))
+
+    def leave(self, pooled_BD: Tensor) -> None:
+        """Called by an objective that encodes the samples in a way of its own: features for the figures of collapse."""
+        self.__dict__["left_BD"] = pooled_BD
+
+    @property
+    def pooled_BD(self) -> Tensor | None:
+        """Features of the first view, else what was left, detached; None where nobody made any."""
+        made = self.__dict__.get("features")
+        found = self.__dict__.get("left_BD") if made is None else made.pooled_BD[: len(self.pairs)]
+        return None if found is None else found.detach()
+
     def rows_of(self, view: str) -> slice:
         """Rows of ``features`` that belong to a view."""
-        place, count = list(self.views).index(view), len(self.raw)
+        place, count = VIEWS.index(view), len(self.pairs)
         return slice(place * count, (place + 1) * count)
 
 
@@ -91,16 +125,31 @@ class Objective:
         """It has a separate loss: it defines :meth:`separate`."""
         return type(self).separate is not Objective.separate
 
+    def start(self, encoder: Encoder, shards: ShardSet) -> None:
+        """Once before any step, also of a continued run: refuse what does not fit, measure what it needs to know.
+
+        What it measures must follow from the shards alone, so that it is the same on all ranks and after a resume.
+        """
+        return
+
+    def initialise(self, encoder: Encoder) -> None:
+        """Once before the first step of a new run, when the encoder has the weights that it starts with."""
+        return
+
+    def after_step(self, encoder: Encoder, step: int) -> None:
+        """After the optimiser has stepped, alike on all ranks; not after a bad step. ``step``: its number, from 0."""
+        return
+
     def rows(self, part: MicroBatch) -> Rows:
         """What must meet the rest of the batch: tensors of B rows. Called with and without a graph, alike."""
         return {}
 
-    def prepare(self, raw: Batch) -> Any:
+    def prepare(self, pairs: Pairs) -> Any:
         """What :meth:`couple` has to know of this rank's samples, as stored; made before the encoder runs.
 
         Default: the samples themselves.
         """
-        return raw
+        return pairs
 
     def couple(self, rows: Rows, prepared: Any) -> tuple[Tensor, dict[str, float]]:
         """The mean loss of this rank's samples, and figures to log.
@@ -115,16 +164,16 @@ class Objective:
         raise AssertionError(f"{type(self).__name__} has no coupled rows")
 
     def separate(self, part: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss as a mean over ``count(part.raw, part.step)`` items, and detached figures, means over the same."""
+        """The loss as a mean over ``count(part.pairs, part.step)`` items, and detached figures, means over the same."""
         raise AssertionError(f"{type(self).__name__} has no separate loss")
 
-    def count(self, raw: Batch, step: int) -> int:
+    def count(self, pairs: Pairs, step: int) -> int:
         """How many items the separate loss of some samples is a mean of. Default: the samples.
 
         Means of micro-batches and ranks are weighted by it. It must follow from samples and step alone, since it is
         asked for before the views are made.
         """
-        return len(raw)
+        return len(pairs)
 
     def watch(self, rows: Rows) -> dict[str, float]:
         """Figures on the rows of the whole global batch, now and then (``monitor.features_every``)."""

@@ -5,6 +5,8 @@ Shapes: B local samples, N = B * world samples over all ranks, rank-major.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -34,3 +36,29 @@ def all_gather(local: Tensor, dim: int = 0) -> Tensor:
     with collective():
         dist.all_gather(received, sent)
     return torch.cat(received, dim).to(local.dtype)
+
+
+def all_sum(local: Tensor) -> Tensor:
+    """Sum a tensor over ranks, with gradient: what goes back is the gradient of the *sum* of all ranks' losses.
+
+    A loss that every rank works out alike from such a sum counts once per rank, as the step expects it
+    (:class:`pretrain.objectives.base.Objective`). Without a process group, or with one rank, the tensor itself.
+    """
+    return _Sum.apply(local) if world()[1] > 1 else local
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, local: Tensor) -> Tensor:
+        return _summed(local)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return _summed(grads[0])
+
+
+def _summed(local: Tensor) -> Tensor:
+    total = local.detach().clone(memory_format=torch.contiguous_format)
+    with collective():
+        dist.all_reduce(total)
+    return total

@@ -8,53 +8,66 @@ from __future__ import annotations
 from typing import Annotated
 
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
-from pretrain.objectives.base import MicroBatch, Objective, Rows, Surroundings
+from pretrain.objectives.base import VIEWS, MicroBatch, Objective, Rows, Surroundings
 from pretrain.objectives.collapse import projection_figures
 from pretrain.objectives.heads import projection_head
 from pretrain.objectives.negatives import NegativesConfig, build_rule
 from pretrain.objectives.nt_xent import NegativeRule, nt_xent
-from specfm.batch import Batch
+from pretrain.pairs.pairing import Pairs
 from specfm.config import Strict
-from specfm.engine.config import Positive
+from specfm.engine.config import NonNegative, Positive
 
 
 class ProjectionConfig(Strict):
-    """Projection head (lightly's, without BatchNorm)."""
+    """Projection head (lightly's, without BatchNorm).
+
+    Attributes:
+        layers: 0 has no head: the loss is on the features that will be used. Default: 2 for two views of a sample,
+            which differ in what features had better keep; 0 where partners are other samples, since a head then keeps
+            what is learnt out of the features.
+    """
 
     hidden: Positive = 256
     dim: Positive = 128
-    layers: Positive = 2
+    layers: NonNegative | None = None
     norm: bool = Field(default=True, description="LayerNorm after each hidden layer")
 
 
 class NtXentConfig(Strict):
     """NT-Xent and its negatives."""
 
+    weight: Annotated[float, Field(ge=0)] = 1.0
     temperature: Annotated[float, Field(ge=0.025)] = 0.2
     tile: Annotated[int, Field(ge=2)] = Field(default=1024, description="rows of logits held at once")
     negatives: NegativesConfig = NegativesConfig()
     projection: ProjectionConfig = ProjectionConfig()
 
 
+def make_projection(config: ProjectionConfig, around: Surroundings) -> nn.Module:
+    """(B, D) -> (B, E); the identity without layers."""
+    default = 2 if around.pairs.kind == "views" else 0
+    layers = default if config.layers is None else config.layers
+    return projection_head(around.width, config.hidden, config.dim, layers, config.norm) if layers else nn.Identity()
+
+
 class NtXent(Objective):
     """Two views of a sample are alike, and unlike those of all others in the global batch."""
 
     def __init__(self, config: NtXentConfig, around: Surroundings) -> None:
-        head = config.projection
-        self.config = config
-        self.projection = projection_head(around.width, head.hidden, head.dim, head.layers, head.norm)
+        self.config, self.weight = config, config.weight
+        self.projection = make_projection(config.projection, around)
         self.heads = {"projection": self.projection}
 
     def rows(self, part: MicroBatch) -> Rows:
         """Projections of both views, by the name of the view."""
         # of all views in one call, as the encoder made them
-        projected = self.projection(part.features.pooled_BD).float().split(len(part.raw))
-        return dict(zip(part.views, projected, strict=True))
+        projected = self.projection(part.features.pooled_BD).float().split(len(part.pairs))
+        return dict(zip(VIEWS, projected, strict=True))
 
-    def prepare(self, raw: Batch) -> NegativeRule | None:
-        return build_rule(raw, self.config.negatives)  # on the raw windows, not on their views
+    def prepare(self, pairs: Pairs) -> NegativeRule | None:
+        return build_rule(pairs, self.config.negatives)  # on the raw windows, not on their views
 
     def couple(self, rows: Rows, prepared: NegativeRule | None) -> tuple[Tensor, dict[str, float]]:
         z1_BE, z2_BE = rows.values()

@@ -1,5 +1,7 @@
 """Which negatives of NT-Xent are false: the same instance, overlapping windows, or the same material by their spectra.
 
+Or near, in a metric measured before training, where samples are paired by it; and, if asked for, of another domain.
+
 In a homogeneous scene most negatives of a window are the same material. Each reason can be switched; what is excluded
 (or down-weighted) per anchor is capped, because a fixed cosine threshold would take .24 of the pairs of one real scene
 and .92 of another. Rules work on the raw windows, not on their views, and are gathered across ranks like the features.
@@ -9,6 +11,7 @@ Shapes: B local samples, N samples over all ranks (rank-major), R rows and C col
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Literal
 
 import torch
@@ -17,6 +20,7 @@ from torch import Tensor
 
 from pretrain.objectives.collect import all_gather, world
 from pretrain.objectives.descriptors import CommonCosine, describe
+from pretrain.pairs.pairing import Pairs
 from pretrain.rng import Keys
 from specfm.batch import Batch
 from specfm.config import Strict
@@ -33,6 +37,8 @@ class NegativesConfig(Strict):
     Attributes:
         same_instance: pairs of one ``instance_id`` (window neighbourhood, specimen).
         overlap: pairs of windows that share a pixel of one scene.
+        near: pairs nearer than the radius that the pairing measured (``pairs.near``), where it measured one.
+        within: ``domain``: only samples of the anchor's domain are negatives, so that domains need not be told apart.
         spectral: pairs whose raw mean spectra have a cosine above ``cosine`` on their common covered range.
         min_common_share, min_common_bins: how much common range a comparison of spectra needs, as a share of the
             smaller coverage and in bins of 4 % width; less, and spectra exclude nothing.
@@ -42,6 +48,8 @@ class NegativesConfig(Strict):
 
     same_instance: bool = True
     overlap: bool = True
+    near: bool = True
+    within: Literal["batch", "domain"] = "batch"
     spectral: bool = True
     cosine: float = Field(default=0.99, ge=-1.0, le=1.0)
     min_common_share: float = Field(default=0.5, ge=0.0, le=1.0)
@@ -50,18 +58,19 @@ class NegativesConfig(Strict):
     mode: Literal["exclude", "downweight"] = "exclude"
     weight: float = Field(default=0.1, ge=0.0, le=1.0)
 
-    @property
-    def active(self) -> bool:
+    def touches(self, pairs: Pairs) -> bool:
         """Whether any pair could be touched."""
-        return (self.same_instance or self.overlap or self.spectral) and self.max_share > 0
+        near = self.near and pairs.nearness is not None
+        some = self.same_instance or self.overlap or self.spectral or near
+        return self.within == "domain" or (some and self.max_share > 0)
 
 
-def build_rule(batch: Batch, config: NegativesConfig, gather: bool = True) -> FalseNegatives | None:
-    """The rule for the samples of this rank's raw batch (as stored, before views), in its order; None if inactive.
+def build_rule(pairs: Pairs, config: NegativesConfig, gather: bool = True) -> FalseNegatives | None:
+    """The rule for this rank's samples (as stored, before views), in their order; None if inactive.
 
     Collective: with ``gather`` every rank must call it, with the same number of samples.
     """
-    return FalseNegatives(batch, config, gather) if config.active else None
+    return FalseNegatives(pairs, config, gather) if config.touches(pairs) else None
 
 
 class FalseNegatives:
@@ -72,18 +81,20 @@ class FalseNegatives:
             (before the cap), touched in the end (``excluded``), and the share of anchors at the cap (``capped``).
     """
 
-    def __init__(self, batch: Batch, config: NegativesConfig, gather: bool = True):
+    def __init__(self, pairs: Pairs, config: NegativesConfig, gather: bool = True):
         self.config = config
+        batch = pairs.first
         rank, size = world() if gather else (0, 1)
 
         def shared(local: Tensor) -> Tensor:
             return all_gather(local) if size > 1 else local
 
-        size_B2 = torch.cat([torch.full_like(p.origin_B2, 1) * _sides(p.x_BHWC) for p in batch])
-        fields = [batch.cat("instance_id_B"), batch.cat("scene_id_B"), batch.cat("sample_id_B")]
-        ids_B7 = shared(torch.cat([torch.stack(fields, 1), batch.cat("origin_B2"), size_B2], dim=1).long())
-        self.instance_N, self.scene_N, sample_N = ids_B7[:, 0], ids_B7[:, 1], ids_B7[:, 2]
-        self.low_N2, self.high_N2 = ids_B7[:, 3:5], ids_B7[:, 3:5] + ids_B7[:, 5:7]
+        own = (batch,) if pairs.second is batch else pairs.sides
+        self.sides = [_Side(shared(_ids(side))) for side in own]
+        sample_N, self.domain_N = shared(torch.stack([batch.cat("sample_id_B"), batch.cat("domain_B")]).T).T
+        self.near: list[Tensor] = []
+        if config.near and (near := pairs.nearness) is not None:
+            self.near = [shared(near.first_BE), shared(near.second_BE), shared(near.radius_B)]
         self.cosine: CommonCosine | None = None
         if config.spectral:
             spectrum_BJ, covered_BJ = describe(batch)
@@ -101,7 +112,7 @@ class FalseNegatives:
         }
 
     def __len__(self) -> int:
-        return len(self.instance_N)
+        return len(self.domain_N)
 
     def pair(self, rows: slice, cols: slice) -> tuple[Tensor, Tensor]:
         """Weights (float32, (R, C)) of c as a negative of anchor r, and of r as a negative of anchor c."""
@@ -113,36 +124,45 @@ class FalseNegatives:
         light = 0.0 if self.config.mode == "exclude" else self.config.weight
         by_row = torch.where(score_RC + self.jitter_N[cols] > self.cap_N[rows, None], light, 1.0)
         by_col = torch.where(score_RC + self.jitter_N[rows, None] > self.cap_N[cols], light, 1.0)
+        if self.config.within == "domain":
+            alike_RC = self.domain_N[rows, None] == self.domain_N[cols]
+            by_row, by_col = by_row * alike_RC, by_col * alike_RC
         return by_row.float(), by_col.float()
 
     def _scores(self, rows: slice, cols: slice) -> tuple[Tensor, list[Tensor]]:
         """Score of each pair (float64; -inf = a true negative, or the sample itself) and a mask per reason."""
         config = self.config
-        index = torch.arange(len(self), device=self.instance_N.device)
+        index = torch.arange(len(self), device=self.domain_N.device)
         other_RC = index[rows, None] != index[cols]
         nothing_RC = torch.zeros_like(other_RC)
-        instance_RC = overlap_RC = spectral_RC = nothing_RC
+        instance_RC = overlap_RC = near_RC = spectral_RC = nothing_RC
         score_RC = torch.zeros(other_RC.shape, dtype=torch.float64, device=other_RC.device)
-        if config.same_instance:
-            known_C = self.instance_N[cols] != UNKNOWN_INSTANCE
-            instance_RC = other_RC & known_C & (self.instance_N[rows, None] == self.instance_N[cols])
-        if config.overlap:
-            inside = self.low_N2[rows, None] < self.high_N2[cols]
-            inside = inside & (self.low_N2[cols] < self.high_N2[rows, None])
-            overlap_RC = other_RC & inside.all(-1) & (self.scene_N[rows, None] == self.scene_N[cols])
+        for one, two in product(self.sides, repeat=2):
+            if config.same_instance:
+                instance_RC = instance_RC | (other_RC & one.same_instance(rows, two, cols))
+            if config.overlap:
+                overlap_RC = overlap_RC | (other_RC & one.overlaps(rows, two, cols))
         if self.cosine is not None:
             score_RC, comparable_RC = self.cosine.tile(rows, cols)
             spectral_RC = other_RC & comparable_RC & (score_RC > config.cosine)
+        base_RC, score_RC = score_RC, torch.where(spectral_RC, score_RC, -torch.inf)
+        if self.near:
+            first_NE, second_NE, radius_N = self.near
+            tiles = [torch.cdist(first_NE[rows], side_NE[cols]) for side_NE in (first_NE, second_NE)]
+            distance_RC = torch.minimum(torch.minimum(*tiles), torch.cdist(second_NE[rows], first_NE[cols]))
+            near_RC = other_RC & (distance_RC < torch.maximum(radius_N[rows, None], radius_N[cols]))
+            score_RC = torch.where(near_RC, 1 + 1 / (1 + distance_RC.double()), score_RC)
         sure_RC = instance_RC | overlap_RC
-        score_RC = torch.where(sure_RC, score_RC + _SURE, torch.where(spectral_RC, score_RC, -torch.inf))
-        return score_RC, [instance_RC, overlap_RC, spectral_RC]
+        score_RC = torch.where(sure_RC, base_RC + _SURE, score_RC)
+        if config.within == "domain":  # others weigh nothing anyway
+            score_RC = torch.where(self.domain_N[rows, None] == self.domain_N[cols], score_RC, -torch.inf)
+        return score_RC, [instance_RC, overlap_RC, near_RC, spectral_RC]
 
     def _caps(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Per local anchor the score that a pair must exceed to be touched, and the figures of :data:`_STATS`."""
         total = len(self)
-        allowed = int(self.config.max_share * (total - 1) + 1e-9)
         caps, kept = [], []
-        sums = torch.zeros(len(_STATS), dtype=torch.float64, device=self.instance_N.device)
+        sums = torch.zeros(len(_STATS), dtype=torch.float64, device=self.domain_N.device)
         every = slice(0, total)
         for first in range(start, stop, _TILE):
             rows = slice(first, min(first + _TILE, stop))
@@ -150,12 +170,11 @@ class FalseNegatives:
             if (stop - start) * total <= _KEPT:
                 kept.append(score_RN)
             score_RN = score_RN + self.jitter_N
-            # half-way between the last score that may be touched and the next: no rounding tips a pair over it
-            cap_R = score_RN.kthvalue(total - allowed, dim=1).values
-            if allowed:
-                cap_R = (cap_R + score_RN.kthvalue(total - allowed + 1, dim=1).values) / 2
+            if self.config.within == "domain":
+                others_R = (self.domain_N[rows, None] == self.domain_N).sum(1) - 1
+                cap_R = _caps_by_row(score_RN, (self.config.max_share * others_R + 1e-9).long())
             else:
-                cap_R = torch.full_like(cap_R, torch.inf)
+                cap_R = _caps_alike(score_RN, int(self.config.max_share * (total - 1) + 1e-9))
             caps.append(cap_R)
             touched = (score_RN > cap_R[:, None]).sum()
             sums += torch.stack([*(r.sum() for r in reasons), touched, cap_R.isfinite().sum() * (total - 1)])
@@ -164,7 +183,51 @@ class FalseNegatives:
         return torch.cat(caps), sums / max((stop - start) * (total - 1), 1)
 
 
-_STATS = ("same_instance", "overlap", "spectral", "excluded", "capped")
+_STATS = ("same_instance", "overlap", "near", "spectral", "excluded", "capped")
+
+
+def _caps_alike(score_RN: Tensor, allowed: int) -> Tensor:
+    """The score above which at most ``allowed`` of each row lie: half-way between the last that may be touched and the
+    next, so that no rounding tips a pair over it."""
+    total = score_RN.shape[1]
+    cap_R = score_RN.kthvalue(total - allowed, dim=1).values
+    if not allowed:
+        return torch.full_like(cap_R, torch.inf)
+    return (cap_R + score_RN.kthvalue(total - allowed + 1, dim=1).values) / 2
+
+
+def _caps_by_row(score_RN: Tensor, allowed_R: Tensor) -> Tensor:
+    """As :func:`_caps_alike`, with a number of its own for each row."""
+    falling_RN = score_RN.sort(dim=1, descending=True).values
+    next_R = falling_RN.gather(1, allowed_R[:, None])[:, 0]
+    last_R = falling_RN.gather(1, (allowed_R - 1).clamp_min(0)[:, None])[:, 0]
+    return torch.where(allowed_R > 0, (next_R + last_R) / 2, torch.inf)
+
+
+class _Side:
+    """Where the samples of one side of all pairs come from."""
+
+    def __init__(self, ids_N6: Tensor) -> None:
+        self.instance_N, self.scene_N = ids_N6[:, 0], ids_N6[:, 1]
+        self.low_N2, self.high_N2 = ids_N6[:, 2:4], ids_N6[:, 2:4] + ids_N6[:, 4:6]
+
+    def same_instance(self, rows: slice, other: _Side, cols: slice) -> Tensor:
+        """(R, C): one instance, and known to be."""
+        known_C = other.instance_N[cols] != UNKNOWN_INSTANCE
+        return known_C & (self.instance_N[rows, None] == other.instance_N[cols])
+
+    def overlaps(self, rows: slice, other: _Side, cols: slice) -> Tensor:
+        """(R, C): windows of one scene that share a pixel."""
+        inside = self.low_N2[rows, None] < other.high_N2[cols]
+        inside = inside & (other.low_N2[cols] < self.high_N2[rows, None])
+        return inside.all(-1) & (self.scene_N[rows, None] == other.scene_N[cols])
+
+
+def _ids(batch: Batch) -> Tensor:
+    """(B, 6): instance, scene, first row and column, rows and columns of each window."""
+    size_B2 = torch.cat([torch.full_like(p.origin_B2, 1) * _sides(p.x_BHWC) for p in batch])
+    fields = [batch.cat("instance_id_B"), batch.cat("scene_id_B")]
+    return torch.cat([torch.stack(fields, 1), batch.cat("origin_B2"), size_B2], dim=1).long()
 
 
 def _sides(x_BHWC: Tensor) -> Tensor:

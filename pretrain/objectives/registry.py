@@ -8,9 +8,20 @@ from typing import Any
 from pretrain.objectives.band_prediction import BandPrediction
 from pretrain.objectives.base import Objective, Surroundings
 from pretrain.objectives.contrastive import NtXent
+from pretrain.objectives.latent import Latent
+from pretrain.objectives.local import Local
+from pretrain.objectives.masked import Masked
+from pretrain.objectives.vicreg import VicReg
 
 # From settings and surroundings to the objective; a new one is one file and a line here.
-OBJECTIVES: dict[str, Callable[[Any, Surroundings], Objective]] = {"nt_xent": NtXent, "band_prediction": BandPrediction}
+OBJECTIVES: dict[str, Callable[[Any, Surroundings], Objective]] = {
+    "nt_xent": NtXent,
+    "local": Local,
+    "vicreg": VicReg,
+    "masked": Masked,
+    "latent": Latent,
+    "band_prediction": BandPrediction,
+}
 
 
 def make_objectives(settings: dict[str, Any], around: Surroundings) -> dict[str, Objective]:

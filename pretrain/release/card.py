@@ -11,6 +11,7 @@ from torch import nn
 from pretrain.config import PretrainConfig
 from specfm.checkpoint import has_whitened_stem, save
 from specfm.config import digest, to_dict
+from specfm.engine.ema import released
 from specfm.models.backbone import Backbone
 from specfm.models.encoder import Encoder
 from specfm.shards import ShardReader, ShardSet
@@ -23,12 +24,14 @@ def release_card(config: PretrainConfig, shards: ShardSet, step: int, before: di
     def all_seen(key: str, names: Iterable[str]) -> list[str]:
         return sorted({*before.get(key, ()), *names})
 
+    simulated = config.data.simulated
     return {
         "trained_by": f"specfm {__version__} pretrain",
         "steps": step,
         "seed": config.seed,
         "domains": all_seen("domains", shards.domain_names),
         "sensors": all_seen("sensors", (reader.sensor.name or reader.sensor.digest for reader in shards.readers)),
+        "simulated_sensors": all_seen("simulated_sensors", [] if simulated is None else simulated.instruments()),
         "scenes": all_seen("scenes", (name for reader in shards.readers for name in reader.scene_names)),
         "contents": all_seen("contents", (content for reader in shards.readers for content in _contents(reader))),
         "whitened": config.whiten.batches > 0 or has_whitened_stem(before),
@@ -37,6 +40,7 @@ def release_card(config: PretrainConfig, shards: ShardSet, step: int, before: di
         "data_fingerprint": shards.fingerprint,
         "config_digest": digest(config),
         "config": to_dict(config),
+        "weights": f"running average over steps, decay {ema.decay}" if (ema := config.ema) else "of the last step",
     }
 
 
@@ -47,7 +51,7 @@ def _contents(reader: ShardReader) -> list[str]:
 
 
 def write_model(modules: nn.ModuleDict, folder: Path, card: dict[str, Any]) -> None:
-    """Publish the encoder as a release folder."""
-    encoder = modules["encoder"]
+    """Publish the encoder, or its average where one is kept, as a release folder."""
+    encoder = modules[released(modules)]
     assert isinstance(encoder, Encoder | Backbone)
     save(encoder, folder, card)

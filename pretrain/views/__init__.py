@@ -21,7 +21,7 @@ from specfm.batch import BandTensors, Batch, BatchPart
 from specfm.errors import UsageError
 from specfm.models.quadrature import effective_fwhm_nm
 
-__all__ = ["PRESETS", "PartPlan", "ViewConfig", "crop_part", "make_view", "plan_part"]
+__all__ = ["PRESETS", "PartPlan", "ViewConfig", "crop_part", "make_view", "plan_crop", "plan_part"]
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,15 @@ def make_view(batch: Batch, config: ViewConfig, seed: int, step: int, view: int,
     return Batch(tuple(_view_part(part, config, seed, step, view, strength) for part in batch))
 
 
+def plan_crop(part: BatchPart, config: ViewConfig, seed: int, step: int, view: int, strength: float) -> SpatialPlan:
+    """Where the pixels of a view come from: the spatial part of :func:`plan_part`."""
+    shared, own = (Keys.of(part.sample_id_B, seed, step, which) for which in (SHARED, view))
+    return plan_spatial(part, config, shared, own, strength)
+
+
 def plan_part(part: BatchPart, config: ViewConfig, seed: int, step: int, view: int, strength: float) -> PartPlan:
     """The random choices :func:`make_view` makes for one part (cheap: nothing of the cube is touched)."""
     own = Keys.of(part.sample_id_B, seed, step, view)
-    shared = Keys.of(part.sample_id_B, seed, step, SHARED)
     drawn, bands = own, part.bands.expand(len(part))
     if len(part.bands) == 1 and (config.band_draw == "part" or config.tells_alike(strength)):
         # Keyed by the domain, so that ranks and micro-batches that hold other samples of the part draw the same bands.
@@ -65,7 +70,7 @@ def plan_part(part: BatchPart, config: ViewConfig, seed: int, step: int, view: i
     bands = bands.replace(fwhm_nm_GC=effective_fwhm_nm(bands))
     bands = drop_attributes(bands, drawn, config.attribute_dropout * strength)
     spectral = plan_spectral(bands, config, drawn, strength)
-    return PartPlan(plan_spatial(part, config, shared, own, strength), spectral, own)
+    return PartPlan(plan_crop(part, config, seed, step, view, strength), spectral, own)
 
 
 def crop_part(part: BatchPart, plan: SpatialPlan) -> tuple[Tensor, Tensor]:

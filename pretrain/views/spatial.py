@@ -1,6 +1,6 @@
 """Spatial side of a view: overlapping crops, flips and quarter turns, as one gather.
 
-Shapes: B samples, H W window, h w crop.
+Shapes: B samples, H W window, h w crop, N tokens of the crop.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from pretrain.rng import Keys
 from pretrain.views.config import ViewConfig
@@ -37,6 +38,18 @@ class SpatialPlan:
             .view(flat.dtype)
             .view(*self.index_Bhw.shape, *values.shape[3:])
         )
+
+    def token_centres(self, window: tuple[int, int], patch: int) -> Tensor:
+        """centre_BN2 (float32): row and column in the window of the middle of each token's pixels.
+
+        Tokens are counted along the crop as it was turned and flipped; those at its end may have fewer pixels.
+
+        Args:
+            window: H and W. patch: side of a token, pixels.
+        """
+        height, width = window
+        place_B2hw = torch.stack([self.index_Bhw // width % height, self.index_Bhw % width], dim=1).float()
+        return F.avg_pool2d(place_B2hw, patch, ceil_mode=True, count_include_pad=False).flatten(2).mT
 
 
 def plan_spatial(part: BatchPart, config: ViewConfig, shared: Keys, own: Keys, strength: float) -> SpatialPlan:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 SCALE = 1e-4
 MASKED = -32768
 LARGEST = 32767
+# Means of references that are still in use, by how they were read: many scans share one
+_MEANS: WeakKeyDictionary[Scene, dict[tuple[float | None, bool, bool], Reference]] = WeakKeyDictionary()
 CLEAR = 3.0  # standard errors by which a white reference must exceed the dark one
 
 
@@ -141,7 +144,11 @@ def _read(scene: Scene, chosen: tuple[Scene, Scene, Scene], saturation: float | 
             continue
         own = saturation if saturation is not None else each.saturation
         limit = _limit(each, _limit(scene, None) if own is None else own)
-        read[id(each)] = read_reference(each, limit, per_column=each.shape[1] == width, light=each is chosen[0])
+        how = (limit, each.shape[1] == width, each is chosen[0])
+        means = _MEANS.setdefault(each, {})
+        if how not in means:
+            means[how] = read_reference(each, limit, per_column=how[1], light=how[2])
+        read[id(each)] = means[how]
     narrow = {f"{each.where} has {each.shape[1]}": None for each in chosen if each.shape[1] not in (1, width)}
     if narrow:
         log.warning(

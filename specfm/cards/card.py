@@ -23,7 +23,7 @@ import datetime
 import difflib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,11 @@ from specfm.cards.schema import IntegrationMs, Part, Task, Trust, band_ranges
 from specfm.config import Strict, build_config, config_roots, find_config, read_yaml
 from specfm.errors import SpecfmError, UsageError
 from specfm.grids import Grid, require_one_grid
+from specfm.pretreatment import pretreat
 from specfm.scene import Scene
 from specfm.sensors import IntegrationTime, Sensor
+
+References = tuple[Scene, list[Scene]]  # white and darks, as they were measured
 
 
 class Card(Strict):
@@ -121,20 +124,47 @@ class Card(Strict):
             refuse_unread(self.name, {name: self._first(name, root) for name in self.sha256}, opened)
         return found
 
+    def names(self, root: Path | None = None) -> list[str]:
+        """What the scenes are called within the card; no file is opened."""
+        return [name for _, _, name in self._named(root)]
+
     def scenes(
-        self, root: Path | None = None, *, raw: bool = False, saturation: float | None = None
+        self,
+        root: Path | None = None,
+        *,
+        saturation: float | None = None,
+        only: Callable[[str], bool] = lambda name: True,
     ) -> Iterator[Scene]:
         """The scenes of the card, with labels_HW, label_names, group, groups_HW and domain filled in.
 
-        Where a part names white and dark references its scans come as reflectance (:mod:`specfm.calibration`).
+        Where a part names white and dark references its scans come as reflectance (:mod:`specfm.calibration`), and
+        where it names pretreatments its spectra come pretreated (:mod:`specfm.pretreatment`).
 
         Args:
             root: data folder; by default the card's own folder, then ``SPECFM_DATA``, then ``../shared/data``.
-            raw: leave scans as counts. saturation: of the counts, in place of the card's.
+            saturation: of the counts, in place of the card's.
+            only: tells by its name within the card whether a scene is wanted; no other is opened.
         """
+        for _, scene in self.scans(root, saturation=saturation, only=only):
+            yield scene
+
+    def scans(
+        self,
+        root: Path | None = None,
+        *,
+        saturation: float | None = None,
+        only: Callable[[str], bool] = lambda name: True,
+    ) -> Iterator[tuple[Scene, Scene]]:
+        """Every scene as it was measured and as :meth:`scenes` gives it; one and the same without references and
+        pretreatment."""
+        opened: dict[int, References | None] = {}
         for part, path, name in self._named(root):
-            scene = self._scene(part, path, root, name)
-            yield scene if raw else self._calibrated(scene, part, root, saturation)
+            if only(name):
+                scene = self._scene(part, path, root, name)
+                if id(part) not in opened:
+                    opened[id(part)] = self.references(part, root)
+                calibrated = self._calibrated(scene, part, opened[id(part)], root, saturation)
+                yield scene, pretreat(calibrated, part.pretreatment)
 
     def pairs(self, root: Path | None = None) -> list[tuple[Scene, Scene]]:
         """Before and after of every pair of a card of task ``change``: the two scenes of one group, by their date.
@@ -147,12 +177,14 @@ class Card(Strict):
         """
         if self.task != "change":
             raise SpecfmError(f"card {self.name} has task {self.task}, not change; pairs need a card with two dates")
-        found: dict[str, list[tuple[datetime.date, Scene]]] = {}
-        for part, path, name in self._named(root):
+        dates: dict[str, datetime.date] = {}
+        for part, _, name in self._named(root):
             if part.date is None:
                 raise SpecfmError(f"card {self.name}: {part.path} has no date; write date: YYYY-MM-DD in its part")
-            scene = self._calibrated(self._scene(part, path, root, name), part, root)
-            found.setdefault(scene.group, []).append((part.date, scene))
+            dates[name] = part.date
+        found: dict[str, list[tuple[datetime.date, Scene]]] = {}
+        for day, scene in zip(dates.values(), self.scenes(root), strict=True):
+            found.setdefault(scene.group, []).append((day, scene))
         pairs = []
         for group, dated in found.items():
             days = sorted({day for day, _ in dated})
@@ -169,28 +201,30 @@ class Card(Strict):
             pairs.append((before, after))
         return pairs
 
-    def references(self, part: Part, root: Path | None = None) -> tuple[Scene, list[Scene]] | None:
+    def references(self, part: Part, root: Path | None = None) -> References | None:
         """The white reference scan of a part and its dark ones, or None; raw counts like the scan itself."""
         if part.white is None or part.dark is None:
             return None
         times = part.integration_ms or IntegrationMs()
 
         def opened(name: str, time: float | None) -> Scene:
-            alone = part.model_copy(update={"path": name, "labels": None, "groups": None})
+            own = {key: Part.model_fields[key].default for key in ("labels", "groups", "group", "group_match", "date")}
+            alone = part.model_copy(update={**own, "path": name})
             return _taken_in(time, self._scene(alone, self.find(name, root), root, Path(name).stem))
 
         dark_times: list[float | None] = [*times.dark] if times.dark else [None] * len(part.dark)
         darks = [opened(name, time) for name, time in zip(part.dark, dark_times, strict=True)]
         return opened(part.white.path, times.white), darks
 
-    def _calibrated(self, scene: Scene, part: Part, root: Path | None, saturation: float | None = None) -> Scene:
-        """A scan as reflectance where its part names references, else as it is."""
+    def _calibrated(
+        self, scene: Scene, part: Part, references: References | None, root: Path | None, saturation: float | None
+    ) -> Scene:
+        """A scan as reflectance where its part has references, else as it is."""
         from specfm.calibration import calibrate
 
-        found = self.references(part, root)
-        if found is None or part.white is None:
+        if references is None or part.white is None:
             return scene
-        white, darks = found
+        white, darks = references
         panel = part.white.reflectance
         if part.integration_ms is not None:
             scene = _taken_in(part.integration_ms.scan, scene)

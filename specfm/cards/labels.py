@@ -69,8 +69,10 @@ def read_labels(rule: Labels, names: Sequence[str], grid: Grid, find: Find, fill
     assert rule.path is not None, "the schema allows exactly one kind"
     raster = read_raster(find(fill(rule.path)), None if rule.variable is None else fill(rule.variable))
     if rule.dominant is not None:
+        _refuse_no_numbers(raster)
         _check_grid(raster, grid)
-        return dominant_class(raster.array, shape_HW, rule.dominant, str(raster.path), rule.order)
+        shares = np.where(_nodata(raster.array, raster), np.nan, raster.array)
+        return dominant_class(shares, shape_HW, rule.dominant, str(raster.path), rule.order)
     return _classes(_on_grid(raster, grid, rule.order), rule, names, raster)
 
 
@@ -81,13 +83,26 @@ def read_groups(rule: Groups, grid: Grid, find: Find, fill: Fill) -> NDArray[np.
     none_HW = np.isin(raw_HW, rule.background) | _nodata(raw_HW, raster)
     if raw_HW.dtype.kind == "f" and (raw_HW[~none_HW] % 1).any():
         raise SpecfmError(f"{raster.path}: groups are whole numbers, but it holds fractions; give the raster of groups")
+    if (highest := np.abs(raw_HW[~none_HW].astype(np.float64)).max(initial=0)) >= 2.0**63:
+        raise SpecfmError(f"{raster.path}: group {highest:.6g} is too large to count with; number groups below 2^63")
     return np.where(none_HW, -1, np.where(none_HW, 0, raw_HW)).astype(np.int64)
 
 
 def _members(mask: RasterFile, grid: Grid) -> NDArray[np.bool_]:
     """The pixels (H, W) of a mask that are set; no data is not."""
-    raw_HW = _on_grid(mask, grid)
-    return (raw_HW != 0) & ~_nodata(raw_HW, mask)
+    _refuse_no_raster(mask)
+    _check_grid(mask, grid)
+    return as_raster(is_set(mask), grid.shape_HW, str(mask.path))
+
+
+def is_set(mask: RasterFile) -> NDArray[np.bool_]:
+    """Where a mask holds a number other than zero; no data is not set. In the shape of its array.
+
+    Raises:
+        SpecfmError: an array of something else than numbers.
+    """
+    _refuse_no_numbers(mask)
+    return np.asarray((mask.array != 0) & ~_nodata(mask.array, mask))
 
 
 def _plain(name: str) -> str:
@@ -106,15 +121,26 @@ def _on_grid(raster: RasterFile, grid: Grid, order: str = "rows") -> NDArray[Any
     """One number per pixel of the scene (H, W).
 
     Raises:
-        SpecfmError: a picture of colours, another grid, or another number of pixels.
+        SpecfmError: a picture of colours, no numbers, another grid, or another number of pixels.
     """
+    _refuse_no_raster(raster)
+    _check_grid(raster, grid)
+    return as_raster(raster.array, grid.shape_HW, str(raster.path), order)
+
+
+def _refuse_no_raster(raster: RasterFile) -> None:
+    """A raster of a scene holds one number per pixel."""
     if raster.colours:
         raise SpecfmError(
             f"{raster.path}: a picture of colours holds no class numbers; save the labels as numbers, in a raster of "
             "one band or an image with a palette"
         )
-    _check_grid(raster, grid)
-    return as_raster(raster.array, grid.shape_HW, str(raster.path), order)
+    _refuse_no_numbers(raster)
+
+
+def _refuse_no_numbers(raster: RasterFile) -> None:
+    if raster.array.dtype.kind not in "biuf":
+        raise SpecfmError(f"{raster.path}: holds {raster.array.dtype}, where real numbers are needed; save it as such")
 
 
 def _nodata(raw_HW: NDArray[Any], raster: RasterFile) -> NDArray[np.bool_]:

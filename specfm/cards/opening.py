@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,7 @@ def open_scenes(
         raise UsageError("calibration needs both --white and --dark")
     if white is None and reflectance != 1.0:
         raise UsageError("--white-reflectance is of a white reference; give --white and --dark")
-    references = None if white is None else (white, darks, reflectance)
+    references = None if white is None else _References(white, darks, reflectance, dict(reader or {}))
     seen: set[Path] = set()
     scenes = [scene for name in names for scene in _open(name, dict(reader or {}), references, saturation, seen)]
     files = {i: scene.path for i, scene in enumerate(scenes) if not scene.dataset and scene.path is not None}
@@ -63,10 +65,30 @@ def open_scenes(
         yield scene if domain is None else scene.replace(domain=domain)
 
 
+@dataclass
+class _References:
+    """White and dark references of files, opened once for all of them."""
+
+    white: Path
+    darks: list[Path]
+    reflectance: float | Path
+    reader: dict[str, Any]
+
+    @property
+    def paths(self) -> list[Path]:
+        return [self.white, *self.darks]
+
+    @cached_property
+    def scenes(self) -> list[Scene]:
+        from specfm.readers import read_scene
+
+        return [read_scene(path, **self.reader) for path in self.paths]
+
+
 def _open(
     name: str,
     reader: dict[str, Any],
-    references: tuple[Path, list[Path], float | Path] | None,
+    references: _References | None,
     saturation: float | None,
     seen: set[Path],
 ) -> Iterator[Scene]:
@@ -74,15 +96,13 @@ def _open(
     from specfm.readers import read_scene
 
     path = Path(name)
-    if path.suffix.lower() in (".yaml", ".yml") or not (path.exists() or path.suffix or len(path.parts) > 1):
-        if references is not None or any(value is not None for value in reader.values()):
-            raise UsageError(f"{name} is a card, which describes its files itself; give reader options with files only")
+    if _is_card(name):
+        _refuse_options(name, {**reader, "white": references})
         yield from load_card(name).scenes(saturation=saturation)
         return
     if not path.exists():
         raise SpecfmError(f"{name}: no such file, folder or card")
-    white, darks, reflectance = references or (None, [], 1.0)
-    no_scans = {each.resolve().with_suffix("") for each in (white, *darks) if each is not None}
+    no_scans = set() if references is None else {each.resolve().with_suffix("") for each in references.paths}
     for file in folder_files(path) if path.is_dir() else [path]:
         if path.is_dir() and file.resolve().with_suffix("") in no_scans:
             continue  # the references of a folder of scans are no scans
@@ -93,10 +113,20 @@ def _open(
             seen.add(scene.path.resolve())
         if not scene.domain:
             scene = scene.replace(domain=scene.sensor.name or f"{file.resolve().parent.name}-{scene.shape[2]}")
-        if white is not None:
-            opened = [read_scene(each, **reader) for each in (white, *darks)]
-            scene = calibrate(scene, opened[0], opened[1:], saturation, reflectance)
+        if references is not None:
+            white, *darks = references.scenes
+            scene = calibrate(scene, white, darks, saturation, references.reflectance)
         yield scene
+
+
+def _is_card(name: str) -> bool:
+    path = Path(name)
+    return path.suffix.lower() in (".yaml", ".yml") or not (path.exists() or path.suffix or len(path.parts) > 1)
+
+
+def _refuse_options(card: str, options: dict[str, Any]) -> None:
+    if any(value is not None for value in options.values()):
+        raise UsageError(f"{card} is a card, which describes its files itself; give reader options with files only")
 
 
 def folder_files(folder: Path) -> list[Path]:
@@ -123,38 +153,57 @@ def open_scene(name: str, **reader: Any) -> Scene:
         name: what the user wrote; SCENE is the scene's name within the card, which is mostly the stem of its file.
         reader: options of :func:`specfm.readers.read_scene`, for a file.
 
+    Of a card no other scene is opened.
+
     Raises:
         UsageError: a card of several scenes without a choice, an unknown scene, reader options beside a card.
         SpecfmError: unreadable file.
     """
+    from specfm.cards.card import load_card
+
     card, colon, wanted = name.rpartition(":")
     if not colon or Path(name).exists() or (not card.endswith((".yaml", ".yml")) and Path(card).parent != Path(".")):
         card, wanted = name, ""
-    scenes = list(open_scenes([card], reader))
-    inner = [scene.name.removeprefix(f"{scene.dataset}/") for scene in scenes]
-    chosen = [scene for scene, own in zip(scenes, inner, strict=True) if wanted in ("", own)]
-    if len(chosen) == 1:
-        return chosen[0]
-    names = ", ".join(inner[:6]) + (", ..." if len(scenes) > 6 else "")
-    problem = f"has no scene {wanted!r}" if wanted else f"holds {len(scenes)} scenes"
+    if not _is_card(card):
+        scenes = list(open_scenes([card], reader))
+        inner = [scene.name for scene in scenes]
+        if len(scenes) == 1:
+            return scenes[0]
+    else:
+        _refuse_options(card, reader)
+        inner = (opened := load_card(card)).names()
+        chosen = [own for own in inner if wanted in ("", own)]
+        if len(chosen) == 1:
+            return next(opened.scenes(only=chosen[0].__eq__))
+    names = ", ".join(inner[:6]) + (", ..." if len(inner) > 6 else "")
+    problem = f"has no scene {wanted!r}" if wanted else f"holds {len(inner)} scenes"
     raise UsageError(f"{card} {problem}; name one of them as {card}:SCENE ({names})")
 
 
 def card_scenes(cards: Sequence[str], patterns: Sequence[str] = ()) -> list[Scene]:
-    """All scenes of dataset cards, or those whose name matches one of the patterns (``OSBS*``).
+    """All scenes of dataset cards, or those whose name with its card's before it (``plots/OSBS_001``) matches one of
+    the patterns; no other is opened.
 
     Raises:
         UsageError: an unknown card, a pattern that no scene matches. SpecfmError: missing files.
     """
     from fnmatch import fnmatch
 
-    from specfm.cards.card import load_card
+    from specfm.cards.card import Card, load_card
 
-    found = [scene for card in cards for scene in load_card(card).scenes()]
+    opened = [load_card(card) for card in cards]
+    names = [f"{card.name}/{name}" for card in opened for name in card.names()]
     for pattern in patterns:
-        if not any(fnmatch(scene.name, pattern) for scene in found):
+        if not any(fnmatch(name, pattern) for name in names):
             raise UsageError(f"no scene of {', '.join(cards)} matches {pattern!r}; see specfm inspect {cards[0]}")
-    return [scene for scene in found if not patterns or any(fnmatch(scene.name, pattern) for pattern in patterns)]
+
+    def scenes_of(card: Card) -> Iterator[Scene]:
+        def wanted(name: str) -> bool:
+            return not patterns or any(fnmatch(f"{card.name}/{name}", pattern) for pattern in patterns)
+
+        return card.scenes(only=wanted)
+
+    return [scene for card in opened for scene in scenes_of(card)]
 
 
 def also_through(scenes: Sequence[Scene], sensors: Sequence[str]) -> list[Scene]:

@@ -5,7 +5,6 @@ Shapes: H rows, W columns.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,11 +42,6 @@ class RasterFile:
         """Its grid, None for an array that is no image (flat, or several bands by pixels)."""
         height_width = self.array.shape[:2]
         return Grid(str(self.path), height_width, self.geo) if len(height_width) == 2 else None
-
-
-def read_array(path: Path, variable: str | None = None) -> NDArray[Any]:
-    """The array of :func:`read_raster` alone."""
-    return read_raster(path, variable).array
 
 
 def read_raster(path: Path, variable: str | None = None) -> RasterFile:
@@ -106,12 +100,16 @@ def _read_numpy(path: Path, variable: str | None) -> NDArray[Any]:
 def _read_hdf(path: Path, variable: str | None) -> NDArray[Any]:
     import h5py
 
-    from specfm.readers.hdf_common import open_hdf
+    from specfm.readers.hdf_attributes import stored_kind
+    from specfm.readers.hdf_common import numbers, open_hdf
+
+    def is_array(item: Any) -> bool:
+        return isinstance(item, h5py.Dataset) and item.shape is not None and stored_kind(item) in "biuf"
 
     with open_hdf(path) as file:
         found: list[str] = []
-        file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
-        return np.asarray(file[_choose(path, variable, found)])
+        file.visititems(lambda name, item: found.append(name) if is_array(item) else None)
+        return numbers(file[_choose(path, None if variable is None else variable.strip("/"), found)])
 
 
 def _read_image(path: Path) -> RasterFile:
@@ -120,33 +118,31 @@ def _read_image(path: Path) -> RasterFile:
     try:
         with Image.open(path) as image:
             return RasterFile(path, np.asarray(image), colours=image.mode not in ("1", "L", "P", "I", "I;16", "F"))
-    except (OSError, SyntaxError) as error:  # PIL's word for a PNG with a wrong chunk
+    except Image.DecompressionBombError as error:
+        raise SpecfmError(f"{path}: too large an image to be unpacked ({error}); save it as .npy or GeoTIFF") from None
+    except (OSError, SyntaxError, ValueError) as error:  # PIL's word for a PNG with a wrong chunk
         raise SpecfmError(f"{path} cannot be read as an image ({error}); write it anew") from None
 
 
 def _read_tiff(path: Path) -> RasterFile:
-    try:
-        import rasterio
-        from rasterio.enums import ColorInterp
-    except ImportError:
-        raise SpecfmError(f"{path}: reading GeoTIFF labels needs rasterio; pip install 'specfm[geo]'") from None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-            with rasterio.open(path) as raster:
-                transform = None if raster.transform.is_identity else tuple(map(float, raster.transform.to_gdal()))
-                geo = None
-                if raster.crs is not None or transform is not None:
-                    geo = Geo(raster.crs.to_wkt() if raster.crs else None, transform)  # type: ignore[arg-type]
-                return RasterFile(
-                    path,
-                    np.moveaxis(raster.read(), 0, -1),
-                    geo=geo,
-                    nodata=raster.nodatavals[0],
-                    colours=ColorInterp.red in raster.colorinterp and raster.count > 1,
-                )
-    except rasterio.errors.RasterioIOError as error:
-        raise SpecfmError(f"{path} cannot be read as an image ({error}); write it anew") from None
+    from rasterio.enums import ColorInterp
+
+    from specfm.readers.raster_source import as_place, open_raster, pixels_of
+
+    with open_raster(path) as raster:
+        with pixels_of(path):
+            array = np.moveaxis(raster.read(), 0, -1)
+        fills = {repr(value): value for value in raster.nodatavals}
+        if len(fills) > 1:  # each band has its own
+            own = np.array([np.nan if value is None else value for value in raster.nodatavals])
+            array = np.where(array == own, np.nan, array)
+        return RasterFile(
+            path,
+            array,
+            geo=as_place(raster),
+            nodata=raster.nodatavals[0] if len(fills) == 1 else None,
+            colours=ColorInterp.red in raster.colorinterp and raster.count > 1,
+        )
 
 
 def _read_envi(path: Path) -> RasterFile:

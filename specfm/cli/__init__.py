@@ -20,6 +20,7 @@ from specfm.errors import SpecfmError, sentence
 
 COMMANDS: dict[str, str] = {
     "demo": "specfm.cli.demo",
+    "multidomain": "specfm.cli.multidomain",
     "inspect": "specfm.cli.inspect",
     "sensors": "specfm.cli.sensors",
     "simulate": "specfm.cli.simulate",
@@ -32,6 +33,7 @@ COMMANDS: dict[str, str] = {
     "compare-bands": "specfm.cli.compare_bands",
     "benchmark": "specfm.cli.benchmark",
     "finetune": "specfm.cli.finetune",
+    "convert": "specfm.cli.convert",
     "embed": "specfm.cli.embed",
     "cluster": "specfm.cli.cluster",
     "search": "specfm.cli.search",

@@ -43,7 +43,7 @@ Scratch = Annotated[
         help="Also the encoder trained on the labels alone. Default: with the baselines, where it takes minutes.",
     ),
 ]
-Scenes = Annotated[str | None, typer.Option(help="Only scenes whose name matches, e.g. 'OSBS*'.")]
+Scenes = Annotated[str | None, typer.Option(help="Only scenes whose CARD/SCENE matches, e.g. '*/OSBS*'.")]
 Cache = Annotated[
     str | None, typer.Option(help="Folder where features are kept, or none. Default: specfm in the user's cache.")
 ]
@@ -66,7 +66,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, print
 READER: dict[str, Any] = {
     "variable": Annotated[str | None, typer.Option(help="Name of the cube in a MATLAB or HDF5 file.")],
     "layout": Annotated[
-        str | None, typer.Option(help="Axes: HWC, CHW, HCW, spectra or bands_by_pixels:HxW (MATLAB, HDF5, npy).")
+        str | None, typer.Option(help="Axes: HWC, CHW or HCW; of MATLAB and npy also spectra or bands_by_pixels:HxW.")
     ],
     "sensor": Annotated[str | None, typer.Option(help="A known sensor (see `specfm sensors`), if the file is silent.")],
     "wavelengths": Annotated[

@@ -129,6 +129,17 @@ OPTIONS: dict[str, Option] = {
         lambda peers: tuple(peers or ()),
         lambda _: None,
     ),
+    "pretreatment": Option(
+        "pretreatment",
+        Annotated[
+            str | None,
+            typer.Option(
+                help="Pretreat spectra first, in order: snv, continuum, sg0, sg1, sg2 (sg1:15 of 15 bands, sg1:40nm)."
+            ),
+        ],
+        names,
+        lambda value: listed(value) or None,
+    ),
     "align": Option("align", Align),
 }
 
@@ -181,10 +192,16 @@ def refuse_both(options: ProbeOptions, scratch: bool | None) -> None:
         raise UsageError("--protocol names scratch and --no-scratch refuses it; leave one out")
 
 
-def feature_bank(folder: str | None) -> Any:
+def named_folder(text: str | None) -> str | None:
+    """The folder that ``--cache`` names: None without one, and for the word none."""
+    return None if text is None or text.lower() == "none" else text
+
+
+def feature_bank(text: str | None) -> Any:
     """The bank of features: one named must work, the default one may fail to be writable."""
     from downstream.features.bank import Bank, default_folder
 
-    if folder is not None and folder.lower() == "none":
-        return None
-    return Bank(default_folder(), strict=False) if folder is None else Bank(folder)
+    if text is None:
+        return Bank(default_folder(), strict=False)
+    folder = named_folder(text)
+    return None if folder is None else Bank(folder)

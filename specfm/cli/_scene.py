@@ -1,4 +1,4 @@
-"""What subcommands that map one scene share: opening it, and saying what the map holds."""
+"""What subcommands that map one scene share: saying what the map holds."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,8 +14,6 @@ from specfm.cli._options import with_reader
 if TYPE_CHECKING:
     from specfm.inspection.scene import Inspection
     from specfm.scene import Scene
-
-SUFFIXES = {".hdr", ".tif", ".tiff", ".mat", ".h5", ".hdf5", ".he5", ".nc", ".npy"}
 
 
 @with_reader
@@ -70,6 +67,7 @@ def command(
 
 def _scenes(path: str, reader: dict[str, Any], refused: list[str]) -> Iterator[Scene]:
     """The scenes behind PATH; in a folder, files that cannot be read are noted in ``refused``."""
+    from specfm.cards.opening import folder_files
     from specfm.errors import SpecfmError, UsageError
     from specfm.readers import read_scene
 
@@ -78,10 +76,7 @@ def _scenes(path: str, reader: dict[str, Any], refused: list[str]) -> Iterator[S
         yield read_scene(place, **reader)
         return
     if place.is_dir():
-        files = [entry for entry in sorted(place.iterdir()) if entry.is_file() and entry.suffix.lower() in SUFFIXES]
-        if not files:
-            raise SpecfmError(f"{place}: no cube in this folder (looked for {', '.join(sorted(SUFFIXES))})")
-        for entry in files:
+        for entry in folder_files(place):
             try:
                 yield read_scene(entry, **reader)
             except SpecfmError as error:
@@ -97,9 +92,8 @@ def _scenes(path: str, reader: dict[str, Any], refused: list[str]) -> Iterator[S
     card = load_card(path)
     if card.task == "change":
         card.pairs()  # refused here, not by the first training on it
-    calibrated = card.scenes() if any(part.white for part in card.parts) else repeat(None)
-    for scene, _ in zip(card.scenes(raw=True), calibrated, strict=False):  # references are looked at for their notes
-        yield scene  # saturated counts and dead bands show in what was measured
+    for scan, _ in card.scans():  # references are looked at for their notes
+        yield scan  # saturated counts and dead bands show in what was measured
 
 
 def render(inspection: Inspection, picture: dict[str, Any] | None = None, notes: Sequence[str] = ()) -> str:
@@ -127,7 +121,7 @@ def render(inspection: Inspection, picture: dict[str, Any] | None = None, notes:
         shown = ", ".join(f"{name} {number}" for name, number in list(scene["labels"].items())[:12])
         lines.append(f"  labels      {shown}" + (" ..." if len(scene["labels"]) > 12 else ""))
     if picture is not None:
-        red, green, blue = picture["bands"]
+        red, green, blue = (band + 1 for band in picture["bands"])
         lines.append(f"  quicklook   {picture['path']} (bands {red}, {green}, {blue} as red, green, blue)")
     lines.extend(f"  note        {note}" for note in notes)
     if not inspection.findings:

@@ -39,7 +39,7 @@ def command(
         bool, typer.Option("--dark-objects", help="Objects lie below the threshold.")
     ] = WindowOptions.dark_objects,
     background_mask: Annotated[
-        Path | None, typer.Option(help="Image or array (.npy, .mat, .png ...), non-zero where background.")
+        Path | None, typer.Option(help="Raster of one array (.npy, .png, .tif, ENVI ...), non-zero where background.")
     ] = None,
     whole: Annotated[
         int | None,
@@ -77,8 +77,10 @@ def command(
     """
     import json
 
+    import numpy as np
     from rich.table import Table
 
+    from specfm.cards.labels import is_set
     from specfm.cards.opening import open_scenes
     from specfm.cards.raster_files import read_raster
     from specfm.grids import Grid, require_one_grid
@@ -88,8 +90,8 @@ def command(
     background = None
     if background_mask is not None:
         raster = read_raster(background_mask)
-        background = raster.array != 0
-        background = background.any(-1) if background.ndim == 3 else background
+        set_pixels = is_set(raster)
+        background = np.asarray(set_pixels.any(-1)) if set_pixels.ndim == 3 else set_pixels
 
     def scenes() -> Iterator[Scene]:
         panel = _panel(white_reflectance)

@@ -47,9 +47,17 @@ def aligned(
     tell it; else as one ideal sensor would. ``others``: further sensors of the comparison.
 
     Raises:
-        UsageError: ``wanted`` of an encoder that cannot be aligned, or not for the sensors of these scenes.
+        UsageError: ``wanted`` of an encoder that cannot be aligned, or not for the sensors of these scenes; an encoder
+            that is always aligned, of pretreated spectra.
     """
     before = getattr(encoder, "alignment", None)
+    if encoder is not None and any(scene.sensor.pretreatment for scene in scenes):
+        if wanted or before is not None:
+            raise UsageError(
+                "sensors are aligned by spectra as measured, and these are pretreated; leave the pretreatment out"
+                + (" or --align" if wanted and before is None else "")
+            )
+        wanted = False
     on = encoder is not None and (wants_alignment(scenes, wanted) if before is None or wanted is not None else True)
     if on and not wanted and getattr(encoder, "library", None) is None:
         on = False

@@ -45,6 +45,15 @@ class OptimConfig(Strict):
     )
 
 
+class EmaConfig(Strict):
+    """A running average of the encoder's weights, which is watched and released instead of the last step's."""
+
+    decay: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.999, description="share of the average kept in a step; 0.999 averages over about 1,000 steps"
+    )
+    warmup: bool = Field(default=True, description="start with less: no more than n / (9 + n) after n steps")
+
+
 class CheckpointConfig(Strict):
     """When training state is saved and what is kept of it."""
 

@@ -81,10 +81,10 @@ class CurriculumConfig(Strict):
                 raise ValueError("stages is empty; give one stage at least, or a number of them")
             for name in ("bands", "size"):
                 values = [getattr(stage, name) for stage in self.stages]
-                if any(after != 1 and (before == 1 or after < before) for before, after in pairwise(values)):
-                    raise ValueError(f"stages never get smaller, but {name} of stages goes {values} (1 is all)")
                 if any(value > 1 for value in values) and any(value < 1 for value in values):
                     raise ValueError(f"{name} of stages mixes shares and numbers: {values}")
+                if any(after != 1 and (before == 1 or after < before) for before, after in pairwise(values)):
+                    raise ValueError(f"stages never get smaller, but {name} of stages goes {values} (1 is all)")
         elif self.start_bands > 1 or self.start_size > 1:
             raise ValueError("start_bands and start_size are shares up to 1; list the stages to give numbers")
         if self.cost == "formula" and any(s.bands > 1 or s.size > 1 for s in self.listed()):

@@ -135,6 +135,7 @@ def _step(
         keeper.dump(number, {"step": number, "rank": world.rank, **seen, **task.describe(batch, result)})
     else:
         task.optimizer.step()
+        task.updated(number)
     task.optimizer.zero_grad(set_to_none=True)
     if number == 1:
         world.tighten(config.guard.peer_timeout_s)

@@ -76,6 +76,10 @@ class Task(Protocol):
         """Called once before the first step, after a checkpoint has been taken up (``done`` is then not 0): the place
         for what is worked out from data before a new run, such as a whitened stem. Collective."""
 
+    def updated(self, number: int) -> None:
+        """Called after the optimiser has stepped; not after a bad step, which leaves the weights as they were."""
+        return
+
     def columns(self, number: int, result: Any, bad: bool) -> dict[str, Any]:
         """Further numbers of the step's row. Collective."""
         return {}

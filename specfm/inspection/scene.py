@@ -243,8 +243,8 @@ def _labels(scene: Scene) -> dict[str, Any] | None:
 
 
 def runs(bands: Sequence[int] | NDArray[Any]) -> str:
-    """Band numbers (0-based) as ranges: ``3-7, 12``; at most six are written out."""
-    index = np.asarray(bands, np.int64)
+    """Band indices as numbers from 1, as in cards, in ranges: ``3-7, 12``; at most six are written out."""
+    index = np.asarray(bands, np.int64) + 1
     if not len(index):
         return ""
     pieces = np.split(index, np.flatnonzero(np.diff(index) != 1) + 1)
@@ -253,7 +253,7 @@ def runs(bands: Sequence[int] | NDArray[Any]) -> str:
 
 
 def _bands(index: NDArray[Any]) -> str:
-    return f"band {index[0]}" if len(index) == 1 else f"bands {runs(index)}"
+    return f"band{'s' * (len(index) > 1)} {runs(index)}"
 
 
 def _reduce(how: Any, values: NDArray[Any]) -> float | None:

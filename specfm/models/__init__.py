@@ -2,9 +2,9 @@
 
 from specfm.models.backbone import AnyEncoder, Backbone, create_backbone
 from specfm.models.encoder import Encoder, Features
-from specfm.models.registry import EMBEDDINGS, SIZES, build_encoder, create_encoder
+from specfm.models.registry import EMBEDDINGS, SIZES, build_encoder, create_encoder, fresh_like
 
 __all__ = [
     "EMBEDDINGS", "SIZES", "AnyEncoder", "Backbone", "Encoder", "Features", "build_encoder", "create_backbone",
-    "create_encoder",
+    "create_encoder", "fresh_like",
 ]  # fmt: skip

@@ -49,7 +49,7 @@ class StemEncoder(Protocol):
     patch_size: int
     num_features: int
     embedding: nn.Module
-    stem: nn.Linear
+    stem: nn.Module
 
     @property
     def device(self) -> torch.device: ...

@@ -22,7 +22,7 @@ from specfm.library import Library
 from specfm.models.alignment import Alignment
 from specfm.models.normaliser import Normaliser
 from specfm.models.patches import Patches, patchify
-from specfm.models.position import position_embedding
+from specfm.models.position import corner_positions, position_embedding
 from specfm.sensor_table import as_sensor
 from specfm.sensors import Sensor
 
@@ -38,12 +38,14 @@ class Features:
         pooled_BD: mean over a sample's valid tokens.
         token_mask_BN: True = the token exists and has a valid pixel.
         grid_hw: token grid per part, (rows, cols).
+        class_BD: the class token; None where the encoder has none.
     """
 
     tokens_BND: Tensor
     pooled_BD: Tensor
     token_mask_BN: Tensor
     grid_hw: tuple[tuple[int, int], ...]
+    class_BD: Tensor | None = None
 
 
 class Encoder(nn.Module):
@@ -59,6 +61,9 @@ class Encoder(nn.Module):
         normalise: what of the training data's statistics is taken off after that: ``none``, ``band`` or ``dataset``
             (:mod:`specfm.models.normaliser`, which tells the four ways apart).
         gsd_reference_m: ground sampling distance at which positions are one patch apart.
+        trunk: what stands before the blocks. ``stem``: a linear stem that can be whitened, and centred positions.
+            ``mae``: as in published masked autoencoders of several sensors (Scale-MAE, SpecAware): a class token, no
+            stem, positions in metres from the corner; with ``layer_scale`` 0 the blocks are theirs too.
         config: JSON description from which the same encoder can be built.
 
     Attributes:
@@ -81,6 +86,7 @@ class Encoder(nn.Module):
         gsd_reference_m: float = 10.0,
         aligned: bool = False,
         normalise: str = "none",
+        trunk: str = "stem",
         config: dict[str, Any] | None = None,
     ):
         super().__init__()
@@ -98,17 +104,20 @@ class Encoder(nn.Module):
             Block(dim, heads, mlp_ratio=mlp_ratio, qkv_bias=True, drop_path=rate, init_values=layer_scale)
             for rate in rates
         )
-        self.stem = nn.Linear(dim, dim)
+        self.trunk, has_stem = trunk, trunk == "stem"
+        stem = nn.Linear(dim, dim)
         with torch.no_grad():
-            self.stem.weight.copy_(torch.eye(dim))
-            self.stem.bias.zero_()
+            stem.weight.copy_(torch.eye(dim))
+            stem.bias.zero_()
+        self.stem: nn.Module = stem if has_stem else nn.Identity()
         # A few odd windows may have tokens hundreds of times the usual size once the stem divides out what all share;
         # tokens of one size keep positions and biases of the trunk from drowning the others.
-        self.stem_norm = nn.LayerNorm(dim)
+        self.stem_norm = nn.LayerNorm(dim) if has_stem else nn.Identity()
         self.brightness = nn.Linear(1, dim, bias=False) if level == "patch" else None
         if self.brightness is not None:
             nn.init.normal_(self.brightness.weight, std=0.1)
-        self.norm = nn.LayerNorm(dim)
+        self.norm = nn.LayerNorm(dim) if has_stem else nn.LayerNorm(dim, eps=1e-6)
+        self.class_token = None if has_stem else nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, dim), std=0.02))
         self.grad_checkpointing = False
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -220,34 +229,42 @@ class Encoder(nn.Module):
         tokens_BND = self.stem(self.generated(patches))
         if self.alignment is not None:
             tokens_BND = self.alignment(self, patches.bands, tokens_BND)
-        position = position_embedding(
-            patches.position_BN2, patches.grid_hw, patches.bands.gsd_m_G, self.gsd_reference_m, self.num_features
-        )
+        position = self.positions(patches.position_BN2, patches.grid_hw, patches.bands.gsd_m_G, self.num_features)
         return self.stem_norm(tokens_BND) + position
+
+    def positions(self, position_BN2: Tensor, grid_hw: tuple[int, int], gsd_m_G: Tensor, width: int) -> Tensor:
+        """position_BND (float32) of tokens on a grid, for the trunk or for a decoder of another width."""
+        if self.trunk == "mae":
+            return corner_positions(position_BN2, gsd_m_G, self.gsd_reference_m, width)
+        return position_embedding(position_BN2, grid_hw, gsd_m_G, self.gsd_reference_m, width)
 
     def forward(
         self,
-        x: Tensor | Batch,
+        x: Tensor | Batch | Sequence[Patches],
         bands: Bands | None = None,
         mask_BHW: Tensor | None = None,
         *,
         keep_BK: Tensor | None = None,
         level_B: Tensor | None = None,
+        then_keep: Sequence[Tensor] | None = None,
     ) -> Features:
         """Encode a cube or a mixed batch in one call.
 
         Args:
-            x: x_BHWC as stored, a tensor or array (any dtype; the sensor's scale applies), or a :class:`Batch`.
+            x: x_BHWC as stored, a tensor or array (any dtype; the sensor's scale applies), a :class:`Batch`, or what
+                :meth:`prepare` made of the parts of one.
             bands: one BandGrid, Sensor or known name for all samples, one per sample (x padded to the widest of them,
                 no further), or BandTensors, which say to how many bands x is padded.
             mask_BHW: True = valid pixel; None = all valid (non-finite values are always invalid).
             keep_BK: indices of the tokens to encode; the others are as if invalid.
             level_B: physical level that divides each sample, instead of its own.
+            then_keep: by part, tokens that go on once all were embedded: the embedding, unlike with ``keep_BK``, has
+                looked at the others too.
 
         Raises:
             SpecfmError: no bands given, or shapes that do not fit.
         """
-        tokens, mask, grids = self._embed(x, bands, mask_BHW, keep_BK, level_B)
+        tokens, mask, grids = self._embed(x, bands, mask_BHW, keep_BK, level_B, then_keep)
         for block in self.blocks:
             tokens = self._run(block, tokens, mask)
         return self._finish(tokens, mask, grids)
@@ -284,7 +301,7 @@ class Encoder(nn.Module):
                 f"the encoder has blocks 0 to {depth - 1} (or -1 to -{depth} from the end), so it cannot give n={asked}"
             )
         wanted = [i % depth for i in chosen]
-        tokens, mask, grids = self._embed(x, bands, mask_BHW, None, level_B)
+        tokens, mask, grids = self._embed(x, bands, mask_BHW, level_B=level_B)
         found = {}
         for i, block in enumerate(self.blocks):
             tokens = self._run(block, tokens, mask)
@@ -300,25 +317,39 @@ class Encoder(nn.Module):
 
     def _embed(
         self,
-        x: Tensor | Batch,
+        x: Tensor | Batch | Sequence[Patches],
         bands: Bands | None,
         mask_BHW: Tensor | None,
-        keep_BK: Tensor | None,
-        level_B: Tensor | None,
+        keep_BK: Tensor | None = None,
+        level_B: Tensor | None = None,
+        then_keep: Sequence[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, tuple[tuple[int, int], ...]]:
+        """Tokens of all parts as the blocks take them, the class token first where there is one."""
         if isinstance(x, Batch):
             prepared = [self.prepare(part.x_BHWC, part.bands, part.mask_BHW) for part in x.parts]
+        elif isinstance(x, list | tuple) and x and isinstance(x[0], Patches):
+            prepared = [*x]
         elif bands is None:
             raise SpecfmError("the encoder needs to know the bands: pass a BandGrid or Sensor, or one per sample")
         else:
-            prepared = [self.prepare(_as_tensor(x), bands, mask_BHW, keep_BK, level_B)]
+            prepared = [self.prepare(_as_tensor(x), bands, mask_BHW, keep_BK, level_B)]  # type: ignore[arg-type]
         tokens = [self.embed_patches(patches) for patches in prepared]
+        masks = [p.token_mask_BN for p in prepared]
+        if then_keep is not None:
+            tokens = [
+                t.gather(1, keep[..., None].expand(-1, -1, t.shape[2]))
+                for t, keep in zip(tokens, then_keep, strict=True)
+            ]
+            masks = [m.gather(1, keep) for m, keep in zip(masks, then_keep, strict=True)]
         widest = max(t.shape[1] for t in tokens)
         if len(tokens) == 1:
-            return tokens[0], prepared[0].token_mask_BN, (prepared[0].grid_hw,)
-        tokens_BND = torch.cat([nn.functional.pad(t, (0, 0, 0, widest - t.shape[1])) for t in tokens])
-        masks = [p.token_mask_BN for p in prepared]
-        mask_BN = torch.cat([nn.functional.pad(m, (0, widest - m.shape[1])) for m in masks])
+            tokens_BND, mask_BN = tokens[0], masks[0]
+        else:
+            tokens_BND = torch.cat([nn.functional.pad(t, (0, 0, 0, widest - t.shape[1])) for t in tokens])
+            mask_BN = torch.cat([nn.functional.pad(m, (0, widest - m.shape[1])) for m in masks])
+        if self.class_token is not None:
+            first_B1D = self.class_token.expand(len(tokens_BND), -1, -1).to(tokens_BND.dtype)
+            tokens_BND, mask_BN = torch.cat([first_B1D, tokens_BND], 1), nn.functional.pad(mask_BN, (1, 0), value=True)
         return tokens_BND, mask_BN, tuple(p.grid_hw for p in prepared)
 
     def _run(self, block: nn.Module, tokens_BND: Tensor, mask_BN: Tensor) -> Tensor:
@@ -332,11 +363,14 @@ class Encoder(nn.Module):
         self, tokens_BND: Tensor, mask_BN: Tensor, grids: tuple[tuple[int, int], ...], norm: bool = True
     ) -> Features:
         tokens_BND = self.norm(tokens_BND) if norm else tokens_BND
+        class_BD = None
+        if self.class_token is not None:
+            class_BD, tokens_BND, mask_BN = tokens_BND[:, 0], tokens_BND[:, 1:], mask_BN[:, 1:]
         share_BN = mask_BN / mask_BN.sum(1, keepdim=True).clamp_min(1)
         pooled_BD = torch.einsum(
             "bnd,bn->bd", torch.where(mask_BN[..., None], tokens_BND, 0.0), share_BN.to(tokens_BND)
         )
-        return Features(tokens_BND, pooled_BD, mask_BN, grids)
+        return Features(tokens_BND, pooled_BD, mask_BN, grids, class_BD)
 
 
 def _as_tensor(x: Tensor | np.ndarray) -> Tensor:

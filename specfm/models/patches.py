@@ -102,7 +102,7 @@ def patchify(
         pixel_BHW = F.pad(pixel_BHW, (0, pad_cols, 0, pad_rows))
     x_BrcpqC = _cut(x_BHWC, rows, cols, p)
     pixel_BNP = _cut(pixel_BHW[..., None], rows, cols, p).reshape(batch, rows * cols, p * p)
-    position_BN2 = _positions(batch, rows, cols, x_BHWC.device)
+    position_BN2 = token_places(batch, rows, cols, x_BHWC.device)
     if keep_BK is not None:
         take = keep_BK[:, :, None]
         x_BNPC = x_BrcpqC.to(torch.float32).reshape(batch, rows * cols, p * p, channels)
@@ -206,6 +206,15 @@ def _cut(x_BHWC: Tensor, rows: int, cols: int, p: int) -> Tensor:
     return x_BHWC.unflatten(2, (cols, p)).unflatten(1, (rows, p)).transpose(2, 3)
 
 
-def _positions(batch: int, rows: int, cols: int, device: torch.device) -> Tensor:
+def cut_patches(x_BHWC: Tensor, patch_size: int) -> Tensor:
+    """x_BNPC: patches row-major, as :func:`patchify` cuts them; sides are padded with 0 as needed."""
+    height, width = x_BHWC.shape[1:3]
+    x_BHWC = F.pad(x_BHWC, (0, 0, 0, -width % patch_size, 0, -height % patch_size))
+    rows, cols = x_BHWC.shape[1] // patch_size, x_BHWC.shape[2] // patch_size
+    return _cut(x_BHWC, rows, cols, patch_size).flatten(1, 2).flatten(2, 3)
+
+
+def token_places(batch: int, rows: int, cols: int, device: torch.device) -> Tensor:
+    """position_BN2: (row, col) of every token, row-major."""
     row, col = torch.meshgrid(torch.arange(rows, device=device), torch.arange(cols, device=device), indexing="ij")
     return torch.stack([row.flatten(), col.flatten()], dim=-1).expand(batch, -1, -1)

@@ -30,3 +30,24 @@ def position_embedding(
     frequency_F = 10_000.0 ** -(torch.arange(dim // 4, device=position_BN2.device) / (dim // 4))
     angle_BN2F = place_BN2[..., None] * frequency_F
     return torch.cat([angle_BN2F.sin(), angle_BN2F.cos() - 1], dim=-1).flatten(2)
+
+
+def corner_positions(position_BN2: Tensor, gsd_m_G: Tensor, unknown_m: float, dim: int) -> Tensor:
+    """position_BND (float32) as in Scale-MAE (arXiv 2212.14532) and SpecAware: metres from the first token.
+
+    Sines and cosines of column times GSD fill the first half, those of the row the second; nothing is centred or
+    clamped.
+
+    Args:
+        unknown_m: ground sampling distance where it is not known.
+
+    Raises:
+        ValueError: ``dim`` is not a multiple of 4 (a programmer's error).
+    """
+    if dim % 4:
+        raise ValueError(f"position embedding needs a width divisible by 4, got {dim}")
+    gsd_G = torch.where(gsd_m_G.isfinite(), gsd_m_G, unknown_m).double()
+    place_BN2 = position_BN2.flip(-1) * gsd_G[:, None, None]
+    frequency_F = 10_000.0 ** -(torch.arange(dim // 4, device=position_BN2.device, dtype=torch.float64) / (dim // 4))
+    angle_BN2F = place_BN2[..., None] * frequency_F
+    return torch.cat([angle_BN2F.sin(), angle_BN2F.cos()], dim=-1).flatten(2).float()

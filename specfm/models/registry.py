@@ -43,7 +43,7 @@ SIZES = {
 
 TRUNK = (
     *("dim", "depth", "heads", "mlp_ratio", "drop_path", "layer_scale"),
-    *("level", "normalise", "gsd_reference_m", "aligned"),
+    *("level", "normalise", "gsd_reference_m", "aligned", "trunk"),
 )
 
 
@@ -70,7 +70,8 @@ def create_encoder(size: str = "nano", embedding: str = "hyper", patch_size: int
     Args:
         size: one of :data:`SIZES`. embedding: one of :data:`EMBEDDINGS`. patch_size: 1 and up.
         options: ``dim``, ``depth``, ``heads``, ``mlp_ratio``, ``drop_path``, ``layer_scale``, ``level``,
-            ``gsd_reference_m``, ``aligned`` and ``normalise`` go to the trunk, everything else to the embedding.
+            ``normalise``, ``gsd_reference_m``, ``aligned`` and ``trunk`` go to the trunk, everything else to the
+            embedding.
 
     Raises:
         UsageError: an unknown size, embedding or option, or a value that an option cannot have.
@@ -104,3 +105,14 @@ def build_encoder(config: Mapping[str, Any]) -> AnyEncoder:
         UsageError: see :func:`create_encoder` and :func:`specfm.models.create_backbone`.
     """
     return create_backbone(**config) if "backbone" in config else create_encoder(**config)
+
+
+def fresh_like(encoder: AnyEncoder, **changes: Any) -> AnyEncoder:
+    """The same architecture with random weights, and what it knows of its training data beside weights.
+
+    Args:
+        changes: options that differ, such as ``drop_path``.
+    """
+    fresh = build_encoder({**encoder.config, **changes})
+    fresh.take_statistics(encoder)
+    return fresh

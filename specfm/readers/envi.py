@@ -89,7 +89,9 @@ def describes_only_a_raster(header: Path) -> bool:
     return False
 
 
-def read_described(header_path: Path, source: CubeSource) -> Found | None:
+def read_described(
+    header_path: Path, source: CubeSource, supplied: Callable[[], int | None] = lambda: None
+) -> Found | None:
     """What a header says of a cube that is stored otherwise; None where it is no header or one of another size."""
     try:
         header = parse_header(header_path)
@@ -99,7 +101,7 @@ def read_described(header_path: Path, source: CubeSource) -> Found | None:
     if (lines, samples, bands) != tuple(source.shape):
         return None
     found = Found(source=source, path=header_path)
-    _spectral(header, found)
+    _spectral(header, found, supplied)
     _radiometric(header, found)
     _exposure(header, found)
     return found

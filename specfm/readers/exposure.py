@@ -7,6 +7,7 @@ Sensors' recorders name the same thing in many ways: ``tint`` (Specim), ``shutte
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,15 +46,14 @@ def state_exposure(found: Found, fields: Mapping[str, str], where: Path) -> None
     """Take integration time and saturation from one more place; what the places before it said stays.
 
     Args:
-        found: with its scale and gains: a file scaled to a physical quantity holds counts no longer.
+        found: what it is stated of.
         fields: key -> raw text. where: the file that says it, for messages.
     """
     stated = found.scene_fields
     if stated.get("integration") is None:
         stated["integration"] = integration_time(fields, found.source.shape[2], where)
-    counts = found.scale is None and found.offset is None and found.gains is None
-    if stated.get("saturation") is None and counts:
-        stated["saturation"] = saturation_level(fields, found.source.dtype, where)
+    if found.saturation is None:
+        found.saturation = saturation_level(fields, found.source.dtype, where)
 
 
 def integration_time(fields: Mapping[str, str], count: int, where: Path) -> IntegrationTime | None:
@@ -116,7 +116,7 @@ def _unit_beside(plain: Mapping[str, tuple[str, str]], key: str) -> str | None:
 
 
 def _time(written: str, text: str, unit: str | None, count: int) -> IntegrationTime | None:
-    pieces = [piece.strip() for piece in text.strip("{}").split(",") if piece.strip()]
+    pieces = _pieces(text)
     matches = [_VALUE.fullmatch(piece) for piece in pieces]
     values = [_number(match.group(1)) for match in matches if match is not None]
     if len(values) != len(pieces) or len(pieces) not in (1, count) or not all(value and value > 0 for value in values):
@@ -128,16 +128,23 @@ def _time(written: str, text: str, unit: str | None, count: int) -> IntegrationT
     return IntegrationTime(numbers, "ms" if said else f"the unit of {_plain(written)}", shown)
 
 
+def _pieces(text: str) -> list[str]:
+    """The items of a list, with or without braces."""
+    return [piece.strip() for piece in text.strip("{}").split(",") if piece.strip()]
+
+
 def _factor(unit: str) -> float:
     unit = unit.lower()
     return _UNITS[unit] if unit in _UNITS else _UNITS[unit.removesuffix("s")]
 
 
 def _number(text: str) -> float | None:
+    """A finite number, else None."""
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         return None
+    return number if math.isfinite(number) else None
 
 
 def _two_detectors(plain: Mapping[str, tuple[str, str]], count: int) -> IntegrationTime | None:
@@ -146,7 +153,7 @@ def _two_detectors(plain: Mapping[str, tuple[str, str]], count: int) -> Integrat
     said = []
     for detector in ("1", "2"):
         written, text = plain.get(f"tint{detector}", ("", ""))
-        time, ends = _number(text), [_number(each) for each in plain.get(f"vimg{detector}", ("", ""))[1].split(",")]
+        time, ends = _number(text), [_number(each) for each in _pieces(plain.get(f"vimg{detector}", ("", ""))[1])]
         if time is None or time <= 0 or len(ends) != 2 or None in ends:
             return None
         value_C[int(ends[0]) - 1 : int(ends[1])] = time  # type: ignore[arg-type]

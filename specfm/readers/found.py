@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from specfm.digests import digest_parts
+from specfm.errors import SpecfmError
 from specfm.readers.recoded import FilledSource, recode
 from specfm.scene import CubeSource, Geo, is_nodata
 
@@ -33,9 +34,11 @@ class Found:
         class_names: names of the classes where the file is a class map and no cube, else None.
         described_by: the file the metadata come from, where it is not ``path`` (a header, a side file).
         gains: gain and offset per band, (C,) each; they win over ``scale`` and ``offset``. See :meth:`settle`.
+        calibrated_by: the file that states them, where it is not ``metadata_path``.
         fills_C: (C,) stored value that means "not measured" where bands have different ones, NaN = this band has none.
         fills: further stored values that mean "not measured", besides ``nodata``.
         valid_range: lowest and highest stored value that is a measurement.
+        saturation: count from which a value is saturated; it holds where the stored numbers are counts.
     """
 
     source: CubeSource
@@ -52,6 +55,7 @@ class Found:
     level: str | None = None
     gsd_m: float | None = None
     sensor_name: str | None = None
+    pretreatment: tuple[str, ...] = ()
     geo: Geo | None = None
     name: str | None = None
     labels_HW: NDArray[np.int32] | None = None
@@ -59,10 +63,17 @@ class Found:
     class_names: tuple[str, ...] | None = None
     described_by: Path | None = None
     gains: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+    calibrated_by: Path | None = None
     fills_C: NDArray[np.float64] | None = None
     fills: tuple[float, ...] = ()
     valid_range: tuple[float, float] | None = None
+    saturation: float | None = None
     scene_fields: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether the file states how stored numbers become physical ones, so that these are no counts."""
+        return self.gains is not None or self.scale is not None or self.offset is not None
 
     def state_nodata(self, stated_C: Sequence[float | None]) -> None:
         """Take nodata as a file states it band by band: one value where all bands agree (NaN equals NaN)."""
@@ -81,9 +92,16 @@ class Found:
         ``nodata`` is a stored number, so it must be known before any gain is applied; a scale or an offset said by the
         user takes the place of the gains or the offsets of all bands.
 
+        A limit of counts is dropped where the stored numbers are none.
+
         Returns:
             Scale and offset to be used with ``source`` from now on; None = the user and the gains say nothing.
+
+        Raises:
+            SpecfmError: the gain of a band is zero or not finite, or its offset is not finite.
         """
+        if self.saturation is not None and not self.is_scaled:
+            self.scene_fields["saturation"] = self.saturation
         if nodata is not None:
             self.nodata, self.fills, self.fills_C = float(nodata), (), None
         if self.fills_C is not None:
@@ -91,16 +109,42 @@ class Found:
         if self.fills or self.valid_range is not None:
             self.source, self.nodata = recode(self.source, self.nodata, self.fills, self.valid_range)
         if self.gains is None:
+            for name, stated, said in (("scale", self.scale, scale), ("offset", self.offset, offset)):
+                if said is None and stated is not None and not (np.isfinite(stated) and (name == "offset" or stated)):
+                    raise SpecfmError(
+                        f"{self._calibration_path}: states the {name} {stated:g}; correct it, or say --{name}"
+                    )
             return scale, offset
         gain_C, offset_C = (
             stated if said is None else np.full(len(stated), float(said))
             for stated, said in zip(self.gains, (scale, offset), strict=True)
         )
+        self._refuse_unusable(gain_C, offset_C)
         if np.ptp(gain_C) == 0 and np.ptp(offset_C) == 0 and (gain_C[0] > 0 or scale is not None):
             return float(gain_C[0]), float(offset_C[0])
         self.source = CalibratedSource(self.source, gain_C, offset_C, self.nodata)
         self.nodata = None
         return 1.0, 0.0
+
+    def _refuse_unusable(self, gain_C: NDArray[np.float64], offset_C: NDArray[np.float64]) -> None:
+        """Gains of zero make every value alike, numbers that are none make none; in a bad band nobody looks at them."""
+        used_C = np.ones(len(gain_C), bool)
+        if self.valid is not None and np.shape(self.valid) == used_C.shape:
+            used_C = np.asarray(self.valid, bool)
+        for name, value_C, bad_C in (
+            ("gain", gain_C, (gain_C == 0) | ~np.isfinite(gain_C)),
+            ("offset", offset_C, ~np.isfinite(offset_C)),
+        ):
+            if (bad_C & used_C).any():
+                band = int(np.flatnonzero(bad_C & used_C)[0])
+                raise SpecfmError(
+                    f"{self._calibration_path}: states the {name} {value_C[band]:g} for band "
+                    f"{band + 1}; correct it, or say --{'scale' if name == 'gain' else name} for all bands"
+                )
+
+    @property
+    def _calibration_path(self) -> Path:
+        return self.calibrated_by or self.metadata_path
 
     @property
     def metadata_path(self) -> Path:
@@ -113,7 +157,7 @@ class CalibratedSource:
     """A cube with a gain and offset of its own in every band; reads as float32, already calibrated.
 
     A Sensor has one scale for all bands, so per-band calibration is applied on reading. ``nodata`` becomes NaN, and so
-    does a pixel stored as zero in all its bands: an offset would make numbers of that fill.
+    does a pixel stored as zero in all its bands: an offset would make numbers of that fill. Complex numbers stay so.
     """
 
     inner: CubeSource
@@ -127,7 +171,7 @@ class CalibratedSource:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return np.dtype(np.float32)
+        return np.dtype(np.complex64 if self.inner.dtype.kind == "c" else np.float32)
 
     @property
     def digest(self) -> str:
@@ -139,7 +183,7 @@ class CalibratedSource:
     def read(self, rows: range, cols: range, bands: NDArray[np.int64] | None) -> NDArray[Any]:
         stored = self.inner.read(rows, cols, bands)
         pick = slice(None) if bands is None else bands
-        values = (stored * self.gain_C[pick] + self.offset_C[pick]).astype(np.float32)
+        values = (stored * self.gain_C[pick] + self.offset_C[pick]).astype(self.dtype)
         if self.nodata is not None:
             values[is_nodata(stored, self.nodata)] = np.nan
         if self.offset_C.any():

@@ -4,7 +4,8 @@ Wavelengths are looked for, in this order, in each band's tags (GDAL's IMAGERY d
 domain), in the dataset's tags (ENVI and default domain; an ``.aux.xml`` beside the file is merged in by GDAL), in an
 ENVI header and in a STAC-like JSON beside the file, in the bands' names (only with a unit in them);
 ``specfm.readers.band_lists`` says which of several lists holds. Scale, offset and nodata of the TIFF win over those of
-the files beside it. A mission's METADATA.XML beats them all. Pixels that the file masks (a mask of its own, or a band
+the files beside it. A mission's METADATA.XML beats them all in what it says of bands, mission and level; its gains give
+way to a calibration that the TIFF states. Pixels that the file masks (a mask of its own, or a band
 of transparency) are NaN. A TIFF of several pages of one band each is a cube of as many bands. rasterio counts bands
 from 1.
 """
@@ -12,7 +13,7 @@ from 1.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,10 @@ from specfm.readers.band_lists import BandList, choose, widths_of
 from specfm.readers.exposure import state_exposure
 from specfm.readers.found import Found
 from specfm.readers.names import from_names, says_wavelength
-from specfm.readers.raster_source import PageSource, RasterSource, open_raster
+from specfm.readers.raster_source import PageSource, RasterSource, as_place, open_raster
 from specfm.readers.raster_tags import items, lists_of_bands, lists_of_file, radiometry, tags_of
 from specfm.readers.sidecar import fill_silent, read_header_beside, read_mission_xml
 from specfm.readers.stac import read_stac
-from specfm.scene import Geo
 
 log = logging.getLogger(__name__)
 
@@ -59,13 +59,11 @@ def read_geotiff(path: Path, supplied: Callable[[], int | None] = lambda: None) 
         found = Found(RasterSource(path, bands, alpha or _own_mask(raster)), path, name=path.stem)
         found.state_nodata([raster.nodatavals[band - 1] for band in bands])
         _place(raster, found)
-        scale_C, offset_C = (np.asarray(list_, np.float64)[bands - 1] for list_ in (raster.scales, raster.offsets))
-        if (scale_C != 1).any() or (offset_C != 0).any():
-            found.gains = (scale_C, offset_C)
+        scales, offsets = ([stated[band - 1] for band in bands] for stated in (raster.scales, raster.offsets))
+        _calibration(scales, offsets, found)
         band_tags = [band_tags[band - 1] for band in bands]
         names = [raster.descriptions[band - 1] for band in bands]
-    alike = {key: value for key, value in band_tags[0].items() if all(tags.get(key) == value for tags in band_tags)}
-    radiometry({**alike, **dataset_tags}, found)
+    radiometry(band_tags, dataset_tags, found)
     state_exposure(found, dataset_tags, path)
     lists, problem = lists_of_file(dataset_tags, found)
     return _with_bands(found, [*lists_of_bands(band_tags, dataset_tags, found), *lists], names, problem, supplied)
@@ -77,14 +75,20 @@ def _read_pages(path: Path, pages: tuple[str, ...], supplied: Callable[[], int |
     Raises:
         SpecfmError: pages of several bands, sizes or types.
     """
-    kinds, names, dataset_tags = set(), [], dict[str, str]()
+    kinds, names, page_tags, dataset_tags = set(), [], [], dict[str, str]()
+    nodata: list[float | None] = []
+    scales: list[float] = []
+    offsets: list[float] = []
     for page in pages:
         with open_raster(path, page) as raster:
             kinds.add((raster.count, raster.height, raster.width, raster.dtypes[0]))
             tags = tags_of(raster)
             names.append(raster.descriptions[0] or tags.get("tifftag pagename") or tags.get("tifftag imagedescription"))
-            dataset_tags = dataset_tags or tags
-            nodata = raster.nodatavals[0]
+            page_tags.append({**tags, **tags_of(raster, 1)})
+            dataset_tags = dataset_tags or tags  # what only the first page says is said of the file
+            nodata.append(raster.nodatavals[0])
+            scales.append(raster.scales[0])
+            offsets.append(raster.offsets[0])
     if len(kinds) > 1 or next(iter(kinds))[0] != 1:
         listed = ", ".join(f"{high}x{wide} {kind}, bands {count}" for count, high, wide, kind in sorted(kinds))
         raise SpecfmError(
@@ -92,11 +96,13 @@ def _read_pages(path: Path, pages: tuple[str, ...], supplied: Callable[[], int |
             "the cube into one page, or as pages of one size and type (gdal_translate with GTIFF_DIR:n:FILE takes one "
             "page out)"
         )
-    found = Found(source=PageSource(path, pages), path=path, name=path.stem, nodata=nodata)
+    found = Found(source=PageSource(path, pages), path=path, name=path.stem)
+    found.state_nodata(nodata)
+    _calibration(scales, offsets, found)
     with open_raster(path, pages[0]) as raster:
         _place(raster, found)
     log.info("%s: its %d pages are read as the bands of one cube, in their order", path, len(pages))
-    radiometry(dataset_tags, found)
+    radiometry(page_tags, dataset_tags, found)
     state_exposure(found, dataset_tags, path)
     lists, problem = lists_of_file(dataset_tags, found)
     return _with_bands(found, lists, names, problem, supplied)
@@ -114,7 +120,7 @@ def _with_bands(
     Raises:
         SpecfmError: the only list has a ``problem``, and the user supplies none.
     """
-    lists += read_header_beside(found.path, found)
+    lists += read_header_beside(found.path, found, supplied)
     item, said = read_stac(found.path, found, needed=not any(each.centres_C is not None for each in lists))
     fill_silent(found, said, said.path)
     lists += [] if item is None else [item]
@@ -157,6 +163,13 @@ def _transparency(
     return None if measured else band
 
 
+def _calibration(scales: Sequence[float], offsets: Sequence[float], found: Found) -> None:
+    """Scale and offset of each band as GDAL keeps them; 1 and 0 are no statement."""
+    scale_C, offset_C = np.asarray(scales, np.float64), np.asarray(offsets, np.float64)
+    if (scale_C != 1).any() or (offset_C != 0).any():
+        found.gains, found.calibrated_by = (scale_C, offset_C), found.path
+
+
 def _own_mask(raster: Any) -> int | None:
     """0 where the file keeps a mask of its own beside its bands (inside it or as .msk), else None."""
     from rasterio.enums import MaskFlags
@@ -166,11 +179,8 @@ def _own_mask(raster: Any) -> int | None:
 
 
 def _place(raster: Any, found: Found) -> None:
-    transform = None if raster.transform.is_identity else tuple(float(v) for v in raster.transform.to_gdal())
-    crs = raster.crs
-    if crs is None and transform is None:
-        return
-    found.geo = Geo(crs.to_wkt() if crs else None, transform)  # type: ignore[arg-type]
+    found.geo, crs = as_place(raster), raster.crs
+    transform = None if found.geo is None else found.geo.transform
     if crs and crs.is_projected and transform is not None:
         metres = crs.linear_units_factor[1]
         area = abs(transform[1] * transform[5] - transform[2] * transform[4])

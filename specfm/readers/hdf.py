@@ -40,18 +40,19 @@ def read_hdf(path: Path, variable: str | None, layout: str | None, supplied: Sup
             found = reader(path, file, variable) if layout is None else None
             if found is not None:
                 return found
+        held = arrays(file)
         for any_reader in (read_neon_radiance, read_tanager):
-            found = any_reader(path, file, variable, layout, supplied)
+            found = any_reader(path, file, held, variable, layout, supplied)
             if found is not None:
                 return found
-        cubes, _ = arrays(file)
+        cubes, _ = held
         if variable is not None and variable.strip("/") not in cubes:
             raise SpecfmError(f"{path}: no cube {variable!r}; it holds {_listing(cubes)}")
         if variable is None and len(cubes) != 1:
             advice = "choose one with --variable: " if cubes else "it holds no array with three axes"
             several = "several arrays could be the cube; " if cubes else ""
             raise SpecfmError(f"{path}: {several}{advice}{_listing(cubes)}")
-        return read_cube(path, file, variable.strip("/") if variable else next(iter(cubes)), layout, supplied)
+        return read_cube(path, held, variable.strip("/") if variable else next(iter(cubes)), layout, supplied)
 
 
 def _listing(cubes: dict[str, h5py.Dataset]) -> str:

@@ -85,6 +85,38 @@ def all_said(item: h5py.HLObject, mapping: Any = None) -> Iterator[Said]:
             yield Said(item, str(name), words, values.dtype.kind)
 
 
+def settings(cube: h5py.Dataset) -> dict[str, str]:
+    """What stands around a cube as text: attributes of the cube and of the groups that hold it, and single numbers or
+    words that lie beside it in those groups with their units (``exposure``, ``exposure units``); the nearest wins."""
+    import h5py
+
+    found: dict[str, str] = {}
+
+    def take(stated: Iterator[Said], prefix: str = "") -> None:
+        for said in stated:
+            found.setdefault(prefix + said.name, ", ".join(said.words))
+
+    place: h5py.HLObject = cube
+    while True:
+        take(all_said(place))
+        if isinstance(place, h5py.Group):
+            for key, item in place.items():
+                if isinstance(item, h5py.Dataset) and item.size == 1 and stored_kind(item) in "iufSO":
+                    take(all_said(place, {key: item[()]}))
+                    take((said for said in all_said(item) if said.name == "units"), f"{key} ")
+        if place.name == "/":
+            return found
+        place = place.parent
+
+
+def stored_kind(dataset: h5py.Dataset) -> str:
+    """NumPy's letter for the type of a dataset (``i``, ``u``, ``f``, ``S``, ``O`` ...), ``?`` where NumPy has none."""
+    try:
+        return str(dataset.dtype.kind)
+    except TypeError:  # a time or a bit field, say
+        return "?"
+
+
 def attribute(item: h5py.HLObject, *names: str) -> str | None:
     """The first attribute of these names (any spelling), as text.
 

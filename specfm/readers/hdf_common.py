@@ -15,7 +15,6 @@ from specfm.errors import SpecfmError
 if TYPE_CHECKING:
     import h5py
 
-MOST_WORDS = 4096  # of one attribute
 # filters that hdf5plugin brings, by their registered number
 _FILTERS = {307: "bzip2", 32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32013: "zfp", 32015: "zstd", 32017: "sz",
             32018: "fcidecomp", 32024: "sz3", 32026: "blosc2", 32028: "sperr"}  # fmt: skip
@@ -134,33 +133,3 @@ class HdfSource:
         with open_hdf(self.path) as file:
             stored = read_axes(file[self.dataset], self.order, rows, cols, bands)
         return stored if self.view is None else stored.view(self.view)
-
-
-def settings(cube: h5py.Dataset) -> dict[str, str]:
-    """What stands around a cube as text: attributes of the cube and of the groups that hold it, and single numbers or
-    words that lie beside it in those groups with their units (``exposure``, ``exposure units``); the nearest wins."""
-    import h5py
-
-    found: dict[str, str] = {}
-
-    def take(key: str, value: Any) -> None:
-        words = [_word(each) for each in np.asarray(value).ravel()[:MOST_WORDS]]
-        found.setdefault(key, ", ".join(words))
-
-    place: h5py.HLObject = cube
-    while True:
-        for key in place.attrs:
-            take(key, place.attrs[key])
-        if isinstance(place, h5py.Group):
-            for key, item in place.items():
-                if isinstance(item, h5py.Dataset) and item.size == 1 and item.dtype.kind in "iufSO":
-                    take(key, item[()])
-                    if "units" in item.attrs:
-                        take(f"{key} units", item.attrs["units"])
-        if place.name == "/":
-            return found
-        place = place.parent
-
-
-def _word(value: Any) -> str:
-    return value.decode("utf-8", "replace").strip() if isinstance(value, bytes) else str(value).strip()

@@ -13,7 +13,8 @@ from specfm.errors import SpecfmError
 from specfm.readers.axes import BAND_AXIS, band_layout, by, named_axis
 from specfm.readers.exposure import state_exposure
 from specfm.readers.found import Found
-from specfm.readers.hdf_common import HdfSource, settings
+from specfm.readers.hdf_attributes import settings, stored_kind
+from specfm.readers.hdf_common import HdfSource
 from specfm.readers.hdf_lists import HdfList, axis_names, band_lists, choose
 from specfm.readers.hdf_place import read_place
 from specfm.readers.stated import Stated, describe_numbers
@@ -24,12 +25,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Supplied = Callable[[], int | None]
+Arrays = tuple[dict[str, "h5py.Dataset"], dict[str, "h5py.Dataset"]]  # by path: cubes and vectors
 
 
-def read_cube(path: Path, file: h5py.File, name: str, layout: str | None, supplied: Supplied) -> Found:
-    """Describe one array with three axes by what stands on it and around it."""
-    cubes, vectors = arrays(file)
-    cube = file[name]
+def read_cube(path: Path, held: Arrays, name: str, layout: str | None, supplied: Supplied) -> Found:
+    """Describe one array with three axes, of all that the file holds, by what stands on it and around it."""
+    cubes, vectors = held
+    cube = cubes[name]
     others = [other for other in cubes if other != name]
     names = axis_names(cube)
     lengths = _wavelengths(path, cube, vectors, others, names, layout, supplied)
@@ -46,23 +48,23 @@ def read_cube(path: Path, file: h5py.File, name: str, layout: str | None, suppli
             found.fwhm, found.fwhm_units = widths.values(), widths.units
     good = _first("good", cube, vectors, others, count)
     found.valid = None if good is None else good.values() != 0
-    describe_numbers(stated, found, view)
     state_exposure(found, settings(cube), path)
+    describe_numbers(stated, found, view)
     geo, found.gsd_m = read_place(path, cube)
     # a coordinate system alone may be that of another grid (the orthorectified one, say)
     found.geo = None if geo is None or geo.transform is None else geo
     return found
 
 
-def arrays(file: h5py.File) -> tuple[dict[str, h5py.Dataset], dict[str, h5py.Dataset]]:
-    """By path: numbers with three axes, and numbers in a row."""
+def arrays(file: h5py.File) -> Arrays:
+    """By path: numbers with three axes, and numbers in a row; the whole file is walked for it."""
     import h5py
 
     cubes: dict[str, h5py.Dataset] = {}
     vectors: dict[str, h5py.Dataset] = {}
 
     def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and item.dtype.kind in "iuf":
+        if isinstance(item, h5py.Dataset) and stored_kind(item) in "iuf":
             if item.ndim == 3 and item.size:
                 cubes[name] = item
             elif (item.ndim == 1 or (item.ndim == 2 and 1 in item.shape)) and not _is_placeholder(item):

@@ -6,7 +6,7 @@ variable is read by window.
 
 from __future__ import annotations
 
-import re
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specfm.errors import SpecfmError, UsageError
+from specfm.errors import SpecfmError
 from specfm.readers.axes import BAND_AXIS, band_layout
 from specfm.readers.axes import by as _by
 from specfm.readers.found import Found
+from specfm.readers.layouts import LAYOUTS, apply_layout, check_layout, layout_shape
 from specfm.readers.matlab5 import stored_type
 
-LAYOUTS = '"HWC" (default), "CHW", "HCW", "bands_by_pixels:HxW" (pixels column by column), "spectra" (N x C)'
+log = logging.getLogger(__name__)
+
 _WAVELENGTH_NAMES = ("wavelength", "wavelengths", "wavelengths_nm", "wl", "wvl", "lambda", "centers", "centres")
 _CLASSES = {"double": "f8", "single": "f4", "logical": "?"}
 
@@ -62,46 +64,6 @@ class MatlabSource:
             return read_axes(file[self.variable.replace(".", "/")], self.layout[::-1], rows, cols, bands)
 
 
-def check_layout(layout: str) -> None:
-    """Refuse a layout that does not exist.
-
-    Raises:
-        UsageError: with the list of layouts.
-    """
-    if layout not in (*BAND_AXIS, "spectra") and not re.fullmatch(r"bands_by_pixels:\d+x\d+", layout):
-        raise UsageError(f"unknown layout {layout!r}; give one of {LAYOUTS}")
-
-
-def layout_shape(shape: tuple[int, ...], layout: str, what: str) -> tuple[int, int, int]:
-    """(H, W, C) of an array of ``shape`` (as MATLAB shows it) under ``layout``.
-
-    Raises:
-        SpecfmError: the array does not have that form.
-    """
-    if layout in BAND_AXIS:
-        if len(shape) != 3:
-            raise SpecfmError(f"{what} has shape {_by(shape)}; layout {layout} needs three axes, give one of {LAYOUTS}")
-        sizes = dict(zip(layout, shape, strict=True))
-        return (sizes["H"], sizes["W"], sizes["C"])
-    if len(shape) != 2:
-        raise SpecfmError(f"{what} has shape {_by(shape)}; layout {layout} needs a matrix")
-    if layout == "spectra":
-        return (shape[0], 1, shape[1])
-    height, width = (int(side) for side in layout.split(":")[1].split("x"))
-    if height * width != shape[1]:
-        raise SpecfmError(f"{what} has shape {_by(shape)}, which is not bands x pixels of a {height}x{width} image")
-    return (height, width, shape[0])
-
-
-def apply_layout(array: NDArray[Any], layout: str, shape: tuple[int, int, int]) -> NDArray[Any]:
-    """Bring an array (axes as MATLAB shows them) to ``[H, W, C]``."""
-    if layout in BAND_AXIS:
-        return array.transpose([layout.index(axis) for axis in "HWC"])
-    if layout.startswith("bands_by_pixels"):
-        return array.T.reshape(shape, order="F")
-    return array.reshape(shape)
-
-
 def read_matlab(
     path: Path,
     variable: str | None,
@@ -122,13 +84,14 @@ def read_matlab(
     """
     check_layout(layout or "HWC")
     variables = _list_hdf(path) if hdf else _list_v5(path)
-    if not hdf and (variable is None or variable not in variables):
+    silent = not any(_last(key) in _WAVELENGTH_NAMES for key in variables)
+    if not hdf and (variable is None or variable not in variables or silent):
         variables |= list_fields(path)
     name = _choose(path, variables, variable, layout or "HWC")
     shape, dtype = variables[name]
+    lists = _own_lists(path, variables, name, layout)
     if len(shape) == 3 and (layout is None or layout in BAND_AXIS):
-        sizes = [size for key, (size, _) in variables.items() if _last(key) in _WAVELENGTH_NAMES]
-        own = next((max(size) for size in sizes if 1 < int(np.prod(size)) == max(size) and max(size) in shape), None)
+        own = next((size for key, size in lists.items() if _last(key) in _WAVELENGTH_NAMES and size in shape), None)
         layout = band_layout(f"{path}: {name}", shape, layout, own, supplied=supplied)
     layout = layout or "HWC"
     if not hdf and "." not in name:
@@ -137,18 +100,55 @@ def read_matlab(
     source = MatlabSource(path, name, shape, dtype, layout, hdf)
     found = Found(source=source, path=path, name=path.stem)
     count = source.shape[2]
-    vectors = {key: size for key, (size, _) in variables.items() if int(np.prod(size)) == count and count > 1}
-    for key in vectors:
+    for key in (key for key, size in lists.items() if size == count):
         last = _last(key)
         if last in _WAVELENGTH_NAMES and found.wavelengths is None:
             found.wavelengths = _vector(path, key, hdf)  # a .mat states no units: resolve asks for them
-        elif last == "fwhm":
+        elif last == "fwhm" and found.fwhm is None:
             found.fwhm = _vector(path, key, hdf)
-        elif last == "bbl":
+        elif last == "bbl" and found.valid is None:
             found.valid = _vector(path, key, hdf) != 0
     if found.wavelengths is None:
         found.fwhm = None
     return found
+
+
+def _own_lists(
+    path: Path, variables: dict[str, tuple[tuple[int, ...], str]], cube: str, layout: str | None
+) -> dict[str, int]:
+    """Lists of bands of a cube and their lengths: those of its own struct first, then of the structs that hold it.
+
+    A list that shares more of its structs with another cube that it fits is that one's.
+    """
+    others = [(name, _band_counts(shape, layout)) for name, (shape, _) in variables.items() if name != cube]
+    near: dict[str, int] = {}
+    lengths: dict[str, int] = {}
+    for key, (shape, _) in variables.items():
+        size = int(np.prod(shape))
+        if _last(key) not in (*_WAVELENGTH_NAMES, "fwhm", "bbl") or not 1 < size == max(shape):
+            continue
+        near[key], lengths[key] = _shared(key, cube), size
+        theirs = next((name for name, counts in others if size in counts and _shared(key, name) > near[key]), None)
+        if theirs is not None:
+            log.info("%s: %s lies beside %s and is not used for %s", path, key, theirs, cube)
+            del lengths[key]
+    return {key: lengths[key] for key in sorted(lengths, key=lambda each: -near[each])}
+
+
+def _band_counts(shape: tuple[int, ...], layout: str | None) -> tuple[int, ...]:
+    """How many bands an array may have if it is a cube; none where it is no cube."""
+    if layout is None or layout in BAND_AXIS:
+        return shape if len(shape) == 3 else ()
+    try:
+        return layout_shape(shape, layout, "")[2:] if 1 not in shape else ()
+    except SpecfmError:
+        return ()
+
+
+def _shared(one: str, other: str) -> int:
+    """How many structs two variables have in common, from the outermost on."""
+    pairs = list(zip(one.split(".")[:-1], other.split(".")[:-1], strict=False))
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
 
 
 def _last(variable: str) -> str:
@@ -206,6 +206,7 @@ def _list_v5(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
 def _list_hdf(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     import h5py
 
+    from specfm.readers.hdf_attributes import stored_kind
     from specfm.readers.hdf_common import open_hdf
 
     found: dict[str, tuple[tuple[int, ...], str]] = {}
@@ -216,7 +217,7 @@ def _list_hdf(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
                 take(item, f"{prefix}{name}.")  # a struct, whose fields are variables of their own
             elif (
                 isinstance(item, h5py.Dataset)
-                and item.dtype.kind in "iufb"
+                and stored_kind(item) in "iufb"
                 and "MATLAB_empty" not in item.attrs
                 # text is stored as numbers
                 and item.attrs.get("MATLAB_class", b"") != b"char"

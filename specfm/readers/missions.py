@@ -18,7 +18,7 @@ from specfm.errors import SpecfmError
 from specfm.readers.found import Found
 from specfm.readers.hdf_attributes import attribute, single
 from specfm.readers.hdf_common import HdfSource, numbers
-from specfm.readers.hdf_cube import Supplied, read_cube
+from specfm.readers.hdf_cube import Arrays, Supplied, read_cube
 from specfm.readers.stated import Stated, describe_numbers
 from specfm.scene import Geo
 
@@ -156,7 +156,7 @@ _TANAGER = {  # data field -> (level, quantity)
 
 
 def read_tanager(
-    path: Path, file: h5py.File, variable: str | None, layout: str | None, supplied: Supplied
+    path: Path, file: h5py.File, held: Arrays, variable: str | None, layout: str | None, supplied: Supplied
 ) -> Found | None:
     """Tanager: one cube (C, H, W) of the swath HYP, its lists of bands as attributes of the cube, in nm."""
     fields = file.get("HDFEOS/SWATHS/HYP/Data Fields")
@@ -167,7 +167,7 @@ def read_tanager(
         return None
     cube = fields[names[0]]
     own = np.size(cube.attrs.get("wavelengths", ()))
-    found = read_cube(path, file, cube.name.strip("/"), layout or ("CHW" if own == cube.shape[0] else None), supplied)
+    found = read_cube(path, held, cube.name.strip("/"), layout or ("CHW" if own == cube.shape[0] else None), supplied)
     if found.wavelengths is not None and found.units is None:
         found.units = "nm"
     found.level, found.quantity = _TANAGER[names[0]]

@@ -15,7 +15,7 @@ from specfm.readers.axes import fold
 from specfm.readers.found import Found
 from specfm.readers.hdf_attributes import attribute
 from specfm.readers.hdf_common import HdfSource, numbers
-from specfm.readers.hdf_cube import Supplied, arrays, read_cube
+from specfm.readers.hdf_cube import Arrays, Supplied, read_cube
 from specfm.readers.hdf_place import read_place
 from specfm.readers.stated import Stated, describe_numbers
 from specfm.scene import CubeSource, is_nodata
@@ -101,7 +101,7 @@ class TwoPartSource:
 
 
 def read_neon_radiance(
-    path: Path, file: h5py.File, variable: str | None, layout: str | None, supplied: Supplied
+    path: Path, file: h5py.File, held: Arrays, variable: str | None, layout: str | None, supplied: Supplied
 ) -> Found | None:
     """NEON L1 radiance: ``RadianceIntegerPart`` and ``RadianceDecimalPart`` of one group, read as their sum.
 
@@ -110,7 +110,7 @@ def read_neon_radiance(
     Raises:
         SpecfmError: it names one part alone, the file has several such groups, or the parts do not fit each other.
     """
-    cubes, _ = arrays(file)
+    cubes, _ = held
     pairs = {}
     for name in cubes:
         if fold(name).endswith("integerpart"):
@@ -135,7 +135,7 @@ def read_neon_radiance(
     whole, decimal = next(iter(pairs.values()))
     if file[whole].shape != file[decimal].shape:
         raise SpecfmError(f"{path}: {whole} and {decimal} differ in size; the file is incomplete, copy it again")
-    found = read_cube(path, file, whole, layout, supplied)
+    found = read_cube(path, held, whole, layout, supplied)
     source = found.source
     assert isinstance(source, HdfSource)
     ones, fills = [], []
@@ -148,6 +148,6 @@ def read_neon_radiance(
         fills.append(tuple(stated.fills()))
     found.source = TwoPartSource(source, HdfSource(path, decimal, source.order), ones[0], ones[1], (fills[0], fills[1]))
     found.scale = found.offset = found.nodata = found.valid_range = None
-    found.fills = ()
+    found.fills, found.saturation = (), None
     found.level, found.quantity, found.sensor_name = "L1", "radiance", "NEON AIS"
     return found

@@ -11,7 +11,7 @@ from specfm.errors import SpecfmError
 from specfm.readers.axes import BAND_AXIS, band_layout
 from specfm.readers.checked import FlatSource
 from specfm.readers.found import Found
-from specfm.readers.matlab import check_layout
+from specfm.readers.layouts import check_layout
 
 
 def read_npy(path: Path, layout: str | None, supplied: Callable[[], int | None] = lambda: None) -> Found:

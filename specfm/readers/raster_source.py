@@ -6,6 +6,8 @@ rasterio counts bands from 1 and reads ``[c, h, w]``.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specfm.errors import SpecfmError
+from specfm.scene import Geo
 
 
 class RasterSource:
@@ -34,11 +37,10 @@ class RasterSource:
                 raise SpecfmError(
                     f"{path}: its bands have different types ({', '.join(sorted(kinds))}); write them in one type"
                 )
-            stored = np.dtype(kinds.pop())
+            stored = stored_type(kinds.pop())
             self.dtype = stored if mask is None else np.promote_types(stored, np.float32)
 
     def read(self, rows: range, cols: range, bands: NDArray[np.int64] | None) -> NDArray[Any]:
-        import rasterio
         from rasterio.windows import Window
 
         wanted = (self.bands if bands is None else self.bands[bands]).tolist()
@@ -49,14 +51,9 @@ class RasterSource:
         with open_raster(self.path) as raster:
             for at, row, height in blocks:
                 window = Window(cols[0], row, width, height)
-                try:
+                with pixels_of(self.path):
                     part = raster.read(wanted, window=window)
                     kept = self._kept(raster, window)
-                except rasterio.errors.RasterioIOError as error:
-                    size = self.path.stat().st_size
-                    raise SpecfmError(
-                        f"{self.path}: pixels cannot be read ({error}; {size} bytes); the file was cut short or damaged"
-                    ) from error
                 out[at : at + height] = part[:, :, :: cols.step].transpose(1, 2, 0)
                 if kept is not None:
                     out[at : at + height][kept[:, :: cols.step] == 0] = np.nan
@@ -80,7 +77,7 @@ class PageSource:
         self.path, self.pages = path, pages
         with open_raster(path) as raster:
             self.shape = (raster.height, raster.width, len(pages))
-            self.dtype = np.dtype(raster.dtypes[0])
+            self.dtype = stored_type(raster.dtypes[0])
 
     def read(self, rows: range, cols: range, bands: NDArray[np.int64] | None) -> NDArray[Any]:
         from rasterio.windows import Window
@@ -89,7 +86,7 @@ class PageSource:
         out = np.empty((len(rows), len(cols), len(wanted)), self.dtype)
         window = Window(cols[0], rows[0], cols[-1] + 1 - cols[0], rows[-1] + 1 - rows[0])
         for index, page in enumerate(wanted):
-            with open_raster(self.path, page) as raster:
+            with open_raster(self.path, page) as raster, pixels_of(self.path):
                 out[:, :, index] = raster.read(1, window=window)[:: rows.step, :: cols.step]
         return out
 
@@ -107,3 +104,29 @@ def open_raster(path: Path, page: str | None = None):  # type: ignore[no-untyped
             return rasterio.open(page or path)
         except rasterio.errors.RasterioIOError as error:
             raise SpecfmError(f"{path}: not a readable raster ({error}; {path.stat().st_size} bytes)") from error
+
+
+@contextmanager
+def pixels_of(path: Path) -> Iterator[None]:
+    """Turn what rasterio raises while a block reads pixels into one sentence."""
+    from rasterio.errors import RasterioIOError
+
+    try:
+        yield
+    except RasterioIOError as error:
+        raise SpecfmError(
+            f"{path}: pixels cannot be read ({error}; {path.stat().st_size} bytes); the file was cut short or damaged"
+        ) from error
+
+
+def stored_type(kind: str) -> np.dtype[Any]:
+    """The type in which rasterio gives numbers of a type that it names; NumPy has no complex integers."""
+    return np.dtype("complex64" if kind == "complex_int16" else kind)
+
+
+def as_place(raster: Any) -> Geo | None:
+    """Where an open raster lies, None where it does not say."""
+    transform = None if raster.transform.is_identity else tuple(float(v) for v in raster.transform.to_gdal())
+    if raster.crs is None and transform is None:
+        return None
+    return Geo(raster.crs.to_wkt() if raster.crs else None, transform)  # type: ignore[arg-type]

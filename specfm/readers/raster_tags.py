@@ -9,6 +9,7 @@ import logging
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from specfm.errors import SpecfmError
 from specfm.readers.band_lists import BandList
@@ -21,6 +22,7 @@ _NO_UNITS = ("", "unknown")
 _NODATA = ("data ignore value", "nodata", "no data value", "nodata value", "missing value", "fillvalue")
 _SCALE = ("scale factor", "scale")
 _OFFSET = ("add offset", "offset")
+_DIVIDES = "reflectance scale factor"
 
 
 def tags_of(raster: Any, band: int = 0) -> dict[str, str]:
@@ -34,33 +36,93 @@ def tags_of(raster: Any, band: int = 0) -> dict[str, str]:
     return merged
 
 
-def radiometry(tags: dict[str, str], found: Found) -> None:
-    """Nodata, scale and offset in tags of the file, or of all its bands alike, where its own fields are silent.
+def radiometry(band_tags: list[dict[str, str]], file_tags: dict[str, str], found: Found) -> None:
+    """Nodata, scale and offset in tags of each band, or of the file for all, where the file's own fields are silent.
 
-    ``reflectance scale factor`` divides, as in ENVI; ``scale factor`` and ``add offset`` are those of netCDF.
+    ``reflectance scale factor`` divides, as in ENVI; ``scale factor`` and ``add offset`` are those of netCDF. What is
+    no number, or may mean another thing (a scale above 1, an ``offset`` alone), is named and not used.
     """
-    used = set()
-    keys = [key for key in _NODATA if key in tags]
-    if keys and found.nodata is None and found.fills_C is None:
-        found.nodata, *more = dict.fromkeys(_number(tags[key], found) for key in keys)
+    stated = [{**file_tags, **tags} for tags in band_tags]
+    used: set[str] = set()
+    if found.nodata is None and found.fills_C is None:
+        used |= _nodata(stated, found)
+    if found.gains is None:
+        used |= _calibration(stated, found)
+    values: dict[str, dict[str, None]] = {}
+    for tags in stated:
+        for key, text in tags.items():
+            values.setdefault(key, {})[text] = None
+    note_unused(found.path, {key: " / ".join(each) for key, each in values.items()}, used)
+
+
+def _nodata(stated: list[dict[str, str]], found: Found) -> set[str]:
+    """Take the values that mean "not measured"; which keys were used."""
+    used, alike = set(), []
+    for key in _NODATA:
+        values = [_plain_number(tags.get(key)) for tags in stated]
+        known = [value for value in values if value is not None]
+        if not known or any(key in tags and value is None for tags, value in zip(stated, values, strict=True)):
+            continue
+        if len(known) == len(values) and len({repr(value) for value in known}) == 1:
+            alike += known[:1]
+        elif found.fills_C is None:  # one list is kept of values that differ between bands
+            found.state_nodata(values)
+        else:
+            continue
+        used.add(key)
+    if alike:
+        found.nodata, *more = {repr(value): value for value in alike}.values()
         found.fills = tuple(more)
-        used.update(keys)
-    if found.gains is None and "reflectance scale factor" in tags:
-        factor = _number(tags["reflectance scale factor"], found)
-        if not factor > 0:
-            raise SpecfmError(f"{found.path}: reflectance scale factor must be positive, got {factor:g}; mend the tag")
-        found.scale = 1.0 / factor
-        used.add("reflectance scale factor")
-    elif found.gains is None:
-        scale, offset = (next((key for key in keys if key in tags), None) for keys in (_SCALE, _OFFSET))
-        # a number above 1 may be meant to divide: it is named and not used
-        if scale is not None and 0 < (factor := _number(tags[scale], found)) <= 1:
-            found.scale = factor
+    return used
+
+
+def _calibration(stated: list[dict[str, str]], found: Found) -> set[str]:
+    """Take scale and offset, of all bands alike or of each; which keys were used."""
+    count = len(stated)
+
+    def column(key: str, silent: float) -> NDArray[np.float64] | None:
+        """(C,) numbers, ``silent`` where a band says nothing; None where none does or one is no number."""
+        if not any(key in tags for tags in stated):
+            return None
+        values = [_plain_number(tags.get(key, repr(silent))) for tags in stated]
+        return None if None in values else np.array(values, np.float64)
+
+    used = set()
+    scale_C, offset_C = np.ones(count), np.zeros(count)
+    if (factor_C := column(_DIVIDES, 1.0)) is not None:
+        if not (factor_C > 0).all():
+            wrong = factor_C[~(factor_C > 0)][0]
+            raise SpecfmError(f"{found.path}: reflectance scale factor must be positive, got {wrong:g}; mend the tag")
+        scale_C = 1.0 / factor_C
+        used.add(_DIVIDES)
+    else:
+        scale = next((key for key in _SCALE if any(key in tags for tags in stated)), None)
+        # a number above 1 may be meant to divide
+        if scale and (column_C := column(scale, 1.0)) is not None and ((column_C > 0) & (column_C <= 1)).all():
+            scale_C = column_C
             used.add(scale)
-        if offset is not None and (scale is None or scale in used):
-            found.offset = _number(tags[offset], found)
+        offset = next((key for key in _OFFSET if any(key in tags for tags in stated)), None)
+        trusted = scale in used or (scale is None and offset == _OFFSET[0])
+        if offset and trusted and (column_C := column(offset, 0.0)) is not None:
+            offset_C = column_C
             used.add(offset)
-    note_unused(found.path, tags, used)
+    if not used:
+        return used
+    found.calibrated_by = found.path
+    if (scale_C == scale_C[0]).all() and (offset_C == offset_C[0]).all():
+        found.scale = float(scale_C[0])
+        found.offset = float(offset_C[0]) if used & set(_OFFSET) else None
+    else:
+        found.gains = (scale_C, offset_C)
+    return used
+
+
+def _plain_number(text: str | None) -> float | None:
+    """A number, None where the text is none."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None
 
 
 def lists_of_bands(band_tags: list[dict[str, str]], file_tags: dict[str, str], found: Found) -> list[BandList]:

@@ -78,7 +78,7 @@ class FilledSource:
         fill_C = self.fills_C if bands is None else self.fills_C[bands]
         values = stored.astype(self.dtype)
         # a fill is compared as the file stores numbers: 0.1 as float32 is not 0.1 as float64
-        stored_fill_C = fill_C.astype(stored.dtype) if stored.dtype.kind == "f" else fill_C
+        stored_fill_C = fill_C.astype(stored.dtype) if stored.dtype.kind in "fc" else fill_C
         values[stored == stored_fill_C] = np.nan
         return values
 
@@ -93,7 +93,7 @@ def recode(
     """
     low, high = (-np.inf, np.inf) if valid_range is None else valid_range
     values = [value for value in (nodata, *fills) if value is not None]
-    if source.dtype.kind == "f":
+    if source.dtype.kind not in "iu":
         marker: float | None = values[0] if values else float("nan")
     else:
         info = np.iinfo(source.dtype)

@@ -48,7 +48,9 @@ def resolve_sensor(
     if wavelengths is not None:
         _check_exists(Path(wavelengths))
     rows, columns, count = found.source.shape
-    bands = _own_bands(found, units, supplied=wavelengths is not None or table is not None)
+    supplied = wavelengths is not None or table is not None
+    _check_valid(found, supplied)
+    bands = _own_bands(found, units, supplied)
     if bands is not None:
         if wavelengths is not None:
             log.warning("%s states its own wavelengths; %s is not used", found.metadata_path, wavelengths)
@@ -74,7 +76,20 @@ def resolve_sensor(
         level=_first(found.level, base.level),
         gsd_m=_first(found.gsd_m, base.gsd_m),
         name=_first(base.name, found.sensor_name),
+        pretreatment=found.pretreatment,
     )
+
+
+def _check_valid(found: Found, supplied: bool) -> None:
+    """Refuse a list of good bands of another length than the cube; beside a supplied list it is left."""
+    if found.valid is None or np.asarray(found.valid).size == found.source.shape[2]:
+        return
+    listed, count = np.asarray(found.valid).size, found.source.shape[2]
+    problem = f"its list of good bands has {listed} values but the file has {count} bands"
+    if not supplied:
+        raise SpecfmError(f"{found.metadata_path}: {problem}; correct it, or {HOW}")
+    log.warning("%s: %s; it is not used", found.metadata_path, problem)
+    found.valid = None
 
 
 def supplied_count(sensor: Sensor | BandGrid | str | None, wavelengths: str | Path | None) -> int | None:

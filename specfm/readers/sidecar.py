@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -19,17 +20,23 @@ from specfm.readers.found import Found
 log = logging.getLogger(__name__)
 
 
-def read_header_beside(path: Path, found: Found) -> list[BandList]:
+def read_header_beside(path: Path, found: Found, supplied: Callable[[], int | None] = lambda: None) -> list[BandList]:
     """What an ENVI header beside a TIFF (``x.hdr``, ``x.tif.hdr``) states of it; scale and nodata where it is silent.
 
     A header of another size describes something else, and is told.
+
+    Args:
+        supplied: length of the list of bands that the user supplies, None without one.
+
+    Raises:
+        SpecfmError: a list of the header has another length than the cube, and none is supplied.
     """
     from specfm.readers.envi import find_header, read_described
 
     side = find_header(path)
     if side is None:
         return []
-    described = read_described(side, found.source)
+    described = read_described(side, found.source, supplied)
     if described is None:
         log.warning("%s: the header beside it, %s, has another size; it is not used", path, side.name)
         return []
@@ -38,35 +45,43 @@ def read_header_beside(path: Path, found: Found) -> list[BandList]:
         return []
     widths = None if described.fwhm is None else np.asarray(described.fwhm, np.float64)
     centre_C = np.asarray(described.wavelengths, np.float64)
-    return [BandList(f"the header {side.name}", centre_C, described.units, widths, file=side)]
+    where = f"the header {side.name}"
+    return [BandList(where, centre_C, described.units, widths, described.fwhm_units, file=side)]
 
 
 def fill_silent(found: Found, described: Found, side: Path) -> None:
     """Take validity, nodata, scale, offset and exposure that the file itself does not state; what differs is told."""
     if found.valid is None:
         found.valid = described.valid
-    if found.nodata is None and found.fills_C is None:
+    if not _states_nodata(found):
         found.nodata, found.fills, found.fills_C = described.nodata, described.fills, described.fills_C
-    elif (described.nodata, described.fills_C) != (None, None) and not _same_nodata(found, described):
+    elif _states_nodata(described) and not _same_nodata(found, described):
         log.info("%s: says another nodata value than the file; that of the file is used", side)
-    silent = found.gains is None and found.scale is None and found.offset is None
-    stated = described.gains is not None or described.scale is not None or described.offset is not None
-    if silent:
+    if found.saturation is None:
+        found.saturation = described.saturation
+    if not found.is_scaled:
         found.gains, found.scale, found.offset = described.gains, described.scale, described.offset
-    elif stated and not _same_calibration(found, described):
+        found.calibrated_by = side
+    elif described.is_scaled and not _same_calibration(found, described):
         log.info("%s: says another scale or offset than the file; those of the file are used", side)
     for key, value in described.scene_fields.items():
         if found.scene_fields.get(key) is None:
             found.scene_fields[key] = value
-    if found.gains is not None or found.scale is not None or found.offset is not None:
-        found.scene_fields.pop("saturation", None)  # a limit of counts, and these are none
+
+
+def _states_nodata(found: Found) -> bool:
+    return found.nodata is not None or found.fills_C is not None
 
 
 def _same_nodata(one: Found, other: Found) -> bool:
-    mine, theirs = (each.nodata if each.fills_C is None else each.fills_C for each in (one, other))
-    if mine is None or theirs is None:
-        return mine is theirs
-    return bool(np.array_equal(np.asarray(mine, float), np.asarray(theirs, float), equal_nan=True))
+    """Whether two places name the same values, of each band or of all (NaN equals NaN)."""
+
+    def fills_NC(found: Found) -> np.ndarray:
+        for_all = {value for value in (found.nodata, *found.fills) if value is not None}
+        lists = [np.full(found.source.shape[2], value) for value in sorted(for_all, key=repr)]
+        return np.array([*lists, *([] if found.fills_C is None else [found.fills_C])], np.float64)
+
+    return np.array_equal(fills_NC(one), fills_NC(other), equal_nan=True)
 
 
 def _same_calibration(one: Found, other: Found) -> bool:
@@ -120,7 +135,7 @@ def read_mission_xml(path: Path, found: Found) -> None:
     gains = _column(side, rows, "GainOfBand") or _column(side, rows, "gainOfBand")
     offsets = _column(side, rows, "OffsetOfBand") or _column(side, rows, "offsetOfBand")
     if gains and found.gains is None:  # else the TIFF states the same calibration itself
-        found.gains = (np.asarray(gains), np.asarray(offsets or np.zeros(count)))
+        found.gains, found.calibrated_by = (np.asarray(gains), np.asarray(offsets or np.zeros(count))), side
     mission = next((node.text for node in root.iter() if _tag(node) == "mission" and node.text), None)
     level = next((node.text for node in root.iter() if _tag(node) == "level" and node.text), "") or ""
     found.sensor_name = mission.strip() if mission else None

@@ -23,6 +23,10 @@ log = logging.getLogger(__name__)
 
 Bands = list[dict[str, Any]]
 _LISTS = ("eo:bands", "raster:bands", "bands")
+_READ = (
+    *("eo:center_wavelength", "center_wavelength", "eo:full_width_half_max", "full_width_half_max"),
+    *("raster:scale", "scale", "raster:offset", "offset", "nodata", "raster:nodata"),
+)  # keys that hold numbers
 _SHARED = ("nodata", "raster:scale", "raster:offset")  # may be said once for all bands
 
 
@@ -44,9 +48,11 @@ def read_stac(path: Path, found: Found, needed: bool) -> tuple[BandList | None, 
     if side is None or not rows:
         return None, said
     said.path = side
+    _note_unread(side, rows)
     scales, offsets = ([_number(row, f"raster:{key}", key) for row in rows] for key in ("scale", "offset"))
     if any(value is not None for value in (*scales, *offsets)):
         scale_C = np.array([1.0 if value is None else value for value in scales])
+        said.calibrated_by = side
         said.gains = (scale_C, np.array([value or 0.0 for value in offsets]))
     said.state_nodata([_number(row, "nodata", "raster:nodata") for row in rows])
     centres = [_centre(row) for row in rows]
@@ -100,7 +106,10 @@ def _candidates(document: Any, path: Path) -> list[Bands]:
 
 
 def _is_href(href: Any, path: Path) -> bool:
-    return isinstance(href, str) and PurePosixPath(unquote(urlsplit(href).path)).name == path.name
+    try:
+        return isinstance(href, str) and PurePosixPath(unquote(urlsplit(href).path)).name == path.name
+    except ValueError:  # no address at all (https://[host/a.tif)
+        return False
 
 
 def _nodes(node: Any, depth: int = 0) -> list[dict[str, Any]]:
@@ -146,8 +155,19 @@ def _centre(row: dict[str, Any]) -> float | None:
 
 
 def _number(row: dict[str, Any], *keys: str) -> float | None:
-    """The first of these keys, as a number; STAC writes NaN and infinities as words."""
+    """The first of these keys, as a number; STAC writes NaN and infinities as words, some tools write all as text."""
     value = next((row[key] for key in keys if row.get(key) is not None), None)
-    if isinstance(value, str) and value.strip().lower() in ("nan", "inf", "-inf"):
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
         return float(value)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _note_unread(side: Path, rows: Bands) -> None:
+    """Say what the bands state where a number is needed and that is none."""
+    told = {f"{key} = {str(row[key])[:20]}": None for row in rows for key in _READ if row.get(key) is not None
+            and _number(row, key) is None}  # fmt: skip
+    if told:
+        log.warning("%s: what is no number is not used: %s", side, "; ".join([*told][:4]) + "; ..." * (len(told) > 4))

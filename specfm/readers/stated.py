@@ -203,13 +203,18 @@ class Stated:
                 return np.dtype(f"{meant}{dtype.itemsize}")
         return None
 
-    def note_unused(self) -> None:
-        """Say in one note what is stated about the cube's numbers and was not used."""
+    def note_unused(self, saturation: bool = False) -> None:
+        """Say in one note what is stated about the cube's numbers and was not used.
+
+        Args:
+            saturation: what is stated of it was.
+        """
         unused = [
             f"{said.name} = {', '.join(said.words[:4])}{', ...' if len(said.words) > 4 else ''}"
             for said in self._cube
             if _LOOKS_LIKE.search(fold(said.name)) and (said.item.name, said.name) not in self._used
-        ]
+            and not (saturation and "saturat" in fold(said.name))
+        ]  # fmt: skip
         unused += [
             f"{said.name} (of {said.item.name})"
             for said in self._around
@@ -244,4 +249,4 @@ def describe_numbers(stated: Stated, found: Found, view: np.dtype[Any] | None = 
     if found.fills:
         log.info("%s: several values count as nodata: %s", found.path, ", ".join(f"{value:g}" for value in fills))
     found.valid_range = stated.valid_range(factor, shift, view)
-    stated.note_unused()
+    stated.note_unused(saturation=found.saturation is not None and not found.is_scaled)

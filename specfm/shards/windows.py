@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specfm.errors import SpecfmError
+from specfm.pretreatment import measured
 from specfm.scene import Scene
 from specfm.shards.options import WindowOptions
 from specfm.shards.schema import stable_id
@@ -116,6 +117,7 @@ def valid_pixels(
     height, width, channels = scene.shape
     usable = np.flatnonzero(scene.sensor.bands.valid)
     bands = None if len(usable) == channels else usable
+    bright = scene if options.object_threshold is None else measured(scene)  # a pretreatment takes brightness out
     mask_HW = np.zeros((height, width), bool)
     level_HW = np.zeros((height, width), np.float32)
     step = max(1, STRIP_BYTES // (width * channels * scene.dtype.itemsize))
@@ -124,7 +126,8 @@ def valid_pixels(
         stored = scene.read(rows, bands=bands)
         mask_HW[rows] = scene.mask_of(stored)
         if options.object_threshold is not None:
-            level_HW[rows] = stored.mean(-1, dtype=np.float64)
+            as_measured = stored if bright is scene else bright.read(rows, bands=bands)
+            level_HW[rows] = as_measured.mean(-1, dtype=np.float64)
     if background_HW is not None:
         if background_HW.shape != mask_HW.shape:
             raise SpecfmError(f"background mask is {background_HW.shape}, {scene.where} is {mask_HW.shape}")

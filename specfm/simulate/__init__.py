@@ -1,7 +1,11 @@
 """Simulated scenes with known materials, for the demo, the tests and as true negatives in pretraining.
 
 ``materials`` defines the spectra, ``light`` sun and air, ``fields`` the map, ``scene`` puts them together, ``write``
-makes files of them. ``specimens`` are laboratory scans of their own: wings, species, a scale bar.
+makes files of them; ``measured`` takes materials from libraries of ``spectra``. ``specimens`` are laboratory scans of
+their own: wings, species, a scale bar.
+
+For pretraining, ``pairs`` shows surfaces to two sensors: ``surfaces`` mixes library spectra, ``skies`` lights them,
+``seen`` is what a sensor with these ``responses`` makes of them.
 """
 
 from specfm.simulate.materials import MATERIALS

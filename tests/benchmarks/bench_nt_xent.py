@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pretrain.objectives.negatives import NegativesConfig, build_rule
 from pretrain.objectives.nt_xent import NegativeRule, nt_xent
+from pretrain.pairs.pairing import Pairs
 from specfm.batch import Batch
 from tests.benchmarks.bench_embedding import peak_growth
 from tests.benchmarks.timing import interleaved, machine, parser, write
@@ -50,7 +51,7 @@ def rule_for(rows: int) -> NegativeRule | None:
         slope = torch.linspace(0.2, 1.0, bands)[None] * torch.rand(half, 1, generator=generator) + 0.2
         x_BHWC = slope[:, None, None].expand(half, 2, 2, bands).contiguous()
         parts.append(part(x_BHWC, sensor(400, 1000, bands), first_id=first))
-    return build_rule(Batch(tuple(parts)), NegativesConfig(cosine=0.999))
+    return build_rule(Pairs.of(Batch(tuple(parts))), NegativesConfig(cosine=0.999))
 
 
 def both_ways(loss: Loss, z1: Tensor, z2: Tensor) -> Callable[[], tuple[Tensor, ...]]:

@@ -28,6 +28,7 @@ from pretrain import setup
 from pretrain.config import PretrainConfig
 from pretrain.loader import Loader
 from pretrain.objectives import contrastive
+from pretrain.pairs.pairing import Pairs
 from pretrain.release.card import write_model
 from pretrain.state import training_tensors
 from pretrain.step import PretrainStep
@@ -84,7 +85,7 @@ class Run:
         """Read, view, encode, contrast, update."""
         number, batch = next(self.batches)
         self.optimizer.zero_grad(set_to_none=True)
-        self.step(number, batch)
+        self.step(number, Pairs.of(batch))
         self.update()
         wait(self.world.device)
 

@@ -165,6 +165,76 @@ def test_a_share_that_is_no_number_is_no_label(tmp_path: Path) -> None:
     assert found[0, 0] == -1 and found[0, 1] == 0
 
 
+def test_no_data_of_abundances_is_no_share(tmp_path: Path) -> None:
+    shares = np.stack([i == TRUTH for i in range(4)], -1).astype("float32")
+    shares[0, 0] = [0.9, 9999, 0, 0]
+    shares[0, 1] = 9999
+    entry = "{path: a.tif, dominant: 0.5}"
+    tiff(tmp_path / "a.tif", shares, nodata=9999)
+    found = labels_of(card(tmp_path, entry, task="unmixing"))
+    assert (found[0, :2] == -1).all()
+    np.testing.assert_array_equal(found[1:], TRUTH[1:])
+    tiff(tmp_path / "a.tif", shares)  # a nodata value of each band
+    bands = (
+        f'<PAMRasterBand band="{i}"><NoDataValue>{9999 if i < 3 else -i}</NoDataValue></PAMRasterBand>'
+        for i in (1, 2, 3, 4)
+    )
+    (tmp_path / "a.tif.aux.xml").write_text(f"<PAMDataset>{''.join(bands)}</PAMDataset>")
+    assert (labels_of(card(tmp_path, entry, task="unmixing"))[0, :2] == -1).all()
+
+
+@pytest.mark.parametrize("array", [CODES.astype("c8"), CODES.astype("U2"), CODES.astype("M8[s]")], ids=["c", "U", "M"])
+@pytest.mark.parametrize("entry", ["labels", "masks", "dominant", "groups"])
+def test_arrays_of_something_else_than_numbers_are_refused(tmp_path: Path, array: np.ndarray, entry: str) -> None:
+    np.save(tmp_path / "a.npy", array)
+    np.save(tmp_path / "l.npy", CODES)
+    labels = {
+        "labels": "{path: a.npy}",
+        "masks": "{masks: {water: a.npy}}",
+        "dominant": "{path: a.npy, dominant: 0.5}",
+        "groups": "{path: l.npy, unlabelled: [0]}",
+    }[entry]
+    more = "groups: {path: a.npy}\n" if entry == "groups" else ""
+    with pytest.raises(SpecfmError, match=r"a.npy: holds .*, where real numbers are needed"):
+        opened(card(tmp_path, labels, more=more))
+
+
+@pytest.mark.parametrize("group", [np.uint64(2**63 + 5), np.float64(1e300), -1e300])
+def test_groups_too_large_to_count_are_refused(tmp_path: Path, group: Any) -> None:
+    np.save(tmp_path / "l.npy", CODES)
+    groups = CODES.astype(np.asarray(group).dtype)
+    groups[0, 0] = group
+    np.save(tmp_path / "g.npy", groups)
+    with pytest.raises(SpecfmError, match=r"g.npy: group .* is too large to count with; number groups below 2\^63"):
+        opened(card(tmp_path, "{path: l.npy, unlabelled: [0]}", more="groups: {path: g.npy}\n"))
+    groups[0, 0] = 2**53
+    np.save(tmp_path / "g.npy", groups)
+    found = opened(card(tmp_path, "{path: l.npy, unlabelled: [0]}", more="groups: {path: g.npy}\n")).groups_HW
+    assert found is not None and found[0, 0] == 2**53
+
+
+def test_an_image_too_large_to_unpack_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    Image.fromarray(TRUTH.astype("u1")).save(tmp_path / "p.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    with pytest.raises(SpecfmError, match=r"p.png: too large an image to be unpacked .*; save it as .npy or GeoTIFF"):
+        opened(card(tmp_path, "{path: p.png}"))
+
+
+def test_labels_in_a_compressed_file_among_other_things(tmp_path: Path) -> None:
+    import h5py
+
+    hdf5plugin = pytest.importorskip("hdf5plugin")
+    with h5py.File(tmp_path / "l.h5", "w") as file:
+        file.create_dataset("labels", data=TRUTH.astype(">i4"), chunks=(4, 4), **hdf5plugin.Blosc())
+        file["note"] = "made"
+        file["nothing"] = h5py.Empty("f4")
+    found = labels_of(card(tmp_path, "{path: l.h5}"))
+    np.testing.assert_array_equal(found, TRUTH)
+    np.testing.assert_array_equal(labels_of(card(tmp_path, "{path: l.h5, variable: /labels}")), TRUTH)
+
+
 def test_no_data_of_a_group_raster_is_background(tmp_path: Path) -> None:
     groups = CODES.astype("float32")
     groups[:, 0] = np.nan

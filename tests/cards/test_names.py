@@ -11,7 +11,7 @@ import yaml
 
 from specfm.cards import load_card
 from specfm.cards.names import scene_names
-from specfm.cards.opening import open_scene, open_scenes
+from specfm.cards.opening import card_scenes, open_scene, open_scenes
 from specfm.errors import SpecfmError, UsageError
 from specfm.shards import ShardSet
 from specfm.shards.build import write_shards
@@ -63,6 +63,24 @@ def test_a_card_of_folders_gives_every_specimen_its_name_and_group(lab: Path) ->
     assert open_scene(f"{path}:specimen_b/raw").name == "leaves/specimen_b/raw"
     with pytest.raises(UsageError, match="specimen_a/raw, specimen_b/raw"):
         open_scene(str(path))
+
+
+def test_no_scene_is_opened_that_was_not_asked_for(lab: Path) -> None:
+    path = card(lab, path="scans/*/raw.npy")
+    for specimen in (SPECIMENS[0], SPECIMENS[2]):
+        (lab / "scans" / specimen / "raw.npy").write_bytes(b"damaged")
+    assert open_scene(f"{path}:specimen_b/raw").name == "leaves/specimen_b/raw"
+    assert [scene.name for scene in card_scenes([str(path)], ["*/specimen_b/*"])] == ["leaves/specimen_b/raw"]
+    with pytest.raises(UsageError, match="holds 3 scenes; name one of them as .*:SCENE"):
+        open_scene(str(path))
+    with pytest.raises(UsageError, match="has no scene 'specimen_z'"):
+        open_scene(f"{path}:specimen_z")
+    with pytest.raises(UsageError, match="is a card, which describes its files itself"):
+        open_scene(f"{path}:specimen_b/raw", units="nm")
+    with pytest.raises(UsageError, match=r"no scene of .* matches 'specimen_b\*'; see specfm inspect"):
+        card_scenes([str(path)], ["specimen_b*"])
+    with pytest.raises(SpecfmError, match="raw.npy"):
+        card_scenes([str(path)])
 
 
 def test_shards_of_namesakes_keep_them_apart(lab: Path) -> None:

@@ -70,6 +70,16 @@ def test_a_panel_of_half_the_light_by_number_and_by_table(tmp_path: Path, lab: L
         list(load_card(write_card(tmp_path, white={"path": "white.raw", "reflectance": "other.csv"})).scenes())
 
 
+def test_references_need_no_group_of_their_own(tmp_path: Path, lab: Lab) -> None:
+    for part in ("scan", "white", "dark"):
+        for suffix in (".raw", ".hdr"):
+            (tmp_path / f"{part}{suffix}").rename(tmp_path / f"{'leaf_7' if part == 'scan' else part}{suffix}")
+    fields = {"path": "leaf_*.raw", "group": "plant {match}", "group_match": r"_(\d+)$"}
+    (scene,) = load_card(write_card(tmp_path, **fields)).scenes()
+    assert scene.group == "plant 7"
+    np.testing.assert_allclose(scene.values(), lab.truth_HWC, atol=2e-3)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -124,3 +134,32 @@ def test_shard_and_inspect_tell_what_they_found(tmp_path: Path, lab: Lab) -> Non
     (result,) = json.loads(shown.stdout)
     assert result["sensor"]["quantity"] == "dn", "what was measured is shown"
     assert any(said in note for note in result["notes"])
+
+
+def test_references_are_opened_and_averaged_once_for_all_scans(
+    tmp_path: Path, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from specfm import readers
+    from specfm.calibration import apply
+
+    for name in ("scan2", "scan3"):
+        write_envi(tmp_path / f"{name}.raw", lab.counts(lab.truth_HWC, 8), "tint = 8.00\n")
+    opened, averaged = [], []
+    read_scene, read_reference = readers.read_scene, apply.read_reference
+    monkeypatch.setattr(
+        readers, "read_scene", lambda path, **more: opened.append(path.stem) or read_scene(path, **more)
+    )
+    monkeypatch.setattr(apply, "read_reference", lambda *a, **b: averaged.append(a[0].name) or read_reference(*a, **b))
+    for scenes in (
+        load_card(write_card(tmp_path, path="scan*.raw")).scenes(),
+        open_scenes([str(tmp_path)], {}, white=tmp_path / "white.raw", dark=[tmp_path / "dark.raw"]),
+    ):
+        opened.clear()
+        averaged.clear()
+        read = list(scenes)
+        assert sorted(opened) == ["dark", "scan", "scan2", "scan3", "white"] and len(averaged) == 2
+        for scene in read:
+            np.testing.assert_allclose(scene.values(), lab.truth_HWC, atol=2e-3)
+    opened.clear()
+    assert CliRunner().invoke(app, ["inspect", str(write_card(tmp_path, path="scan*.raw"))]).exit_code == 0
+    assert sorted(opened) == ["dark", "scan", "scan2", "scan3", "white"]

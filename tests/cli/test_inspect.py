@@ -11,6 +11,7 @@ import pytest
 from specfm import BandGrid, Scene, Sensor
 from specfm.cli import app
 from specfm.readers.own import save_scene
+from tests.readers import make
 
 ONE_LINE_ERROR = "error: "
 
@@ -35,7 +36,7 @@ def test_text(cube_file: Path) -> None:
     code, out, _ = run(cube_file)
     assert code == 0
     assert "12 rows x 10 columns x 8 bands, uint16" in out and "430.0-710.0 nm, 8 of 8 bands usable" in out
-    assert "the same value everywhere in band 3" in out
+    assert "the same value everywhere in band 4" in out
 
 
 def test_json_and_quicklook(cube_file: Path, tmp_path: Path) -> None:
@@ -89,7 +90,21 @@ def test_folder(cube_file: Path, tmp_path: Path) -> None:
     code, _, err = run(tmp_path)
     assert code == 1 and "silent.npy" in err
     (tmp_path / "silent.npy").unlink()
-    assert "no cube in this folder" in run(tmp_path)[2]
+    assert "no cube files in this folder" in run(tmp_path)[2]
+
+
+def test_a_folder_holds_what_every_command_finds_in_it(tmp_path: Path) -> None:
+    """A data file under any name beside its header, and no file that only lies beside a cube."""
+    make.envi(tmp_path, make.cube(), name="b.bil")
+    np.save(tmp_path / "plain.npy", make.cube())
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "c.cube").write_bytes((tmp_path / "b.bil").read_bytes())
+    (tmp_path / "c.cube.hdr").write_text((tmp_path / "b.hdr").read_text())
+    scene = Scene.from_array(make.cube(), BandGrid(make.centres(6)), "d")
+    save_scene(scene, tmp_path / "d.h5").rename(tmp_path / "d.nc4")
+    code, out, err = run(tmp_path, "--json")
+    assert code == 0 and sorted(entry["scene"]["name"] for entry in json.loads(out)) == ["b", "c", "d"]
+    assert err.count("not read: ") == 1 and "plain.npy" in err
 
 
 def test_card(data_root: Path) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from pretrain.objectives.collect import all_gather
 from pretrain.objectives.negatives import FalseNegatives, NegativesConfig, build_rule
 from pretrain.objectives.nt_xent import nt_xent
+from pretrain.pairs.pairing import Pairs
 from specfm.batch import Batch
 from tests.pretrain.samples import part, sensor_of
 
@@ -68,7 +69,7 @@ def worker(rank: int, port: int, folder: str) -> None:
         results[f"{name}.grad"] = torch.stack(torch.autograd.grad(loss, (z1, z2))).numpy()
 
     batch = share_of(raw_batch(), rank)
-    rule = build_rule(batch, RULE)
+    rule = build_rule(Pairs.of(batch), RULE)
     assert isinstance(rule, FalseNegatives)
     results["stats"] = np.array(list(rule.stats.values()))
     results["weights"] = rule.pair(slice(0, COUNT), slice(0, COUNT))[0].numpy()
@@ -118,7 +119,7 @@ def test_same_as_lightly_gathered(ranks: list[dict[str, np.ndarray]], tile: int)
 @pytest.mark.parametrize("tile", [8, 1024])
 @pytest.mark.parametrize("name", ["plain", "rule"])
 def test_two_processes_equal_one(ranks: list[dict[str, np.ndarray]], name: str, tile: int) -> None:
-    loss, grad = alone(build_rule(raw_batch(), RULE) if name == "rule" else None)
+    loss, grad = alone(build_rule(Pairs.of(raw_batch()), RULE) if name == "rule" else None)
     key = f"{name}{tile}"
     np.testing.assert_allclose(np.mean([found[f"{key}.loss"] for found in ranks]), loss, rtol=1e-6)
     for rank, found in enumerate(ranks):
@@ -132,7 +133,7 @@ def test_negatives_come_from_the_other_rank_only_when_gathered(ranks: list[dict[
 
 
 def test_the_rule_is_the_same_on_every_rank_and_alone(ranks: list[dict[str, np.ndarray]]) -> None:
-    rule = build_rule(raw_batch(), RULE)
+    rule = build_rule(Pairs.of(raw_batch()), RULE)
     assert rule is not None
     order = torch.cat([order_of(rank) for rank in range(WORLD)])
     alone_weights = rule.pair(slice(0, COUNT), slice(0, COUNT))[0][order][:, order].numpy()

@@ -18,8 +18,13 @@ from pretrain.config import PretrainConfig
 from pretrain.objectives.band_prediction import BandPredictionConfig
 from pretrain.objectives.base import MicroBatch, Objective, Rows, Surroundings
 from pretrain.objectives.contrastive import NtXentConfig
+from pretrain.objectives.latent import LatentConfig, PredictorConfig
+from pretrain.objectives.local import LocalConfig
+from pretrain.objectives.masked import DecoderConfig, MaskedConfig
 from pretrain.objectives.negatives import NegativesConfig
 from pretrain.objectives.registry import OBJECTIVES, make_objectives
+from pretrain.objectives.vicreg import VicRegConfig
+from pretrain.pairs.pairing import Pairs
 from pretrain.step import PretrainStep
 from specfm import create_encoder
 from specfm.batch import Batch
@@ -32,6 +37,16 @@ CPU = torch.device("cpu")
 # Settings with which each objective is asked; a new one needs a line here.
 SETTINGS: dict[str, Any] = {
     "nt_xent": NtXentConfig(negatives=NegativesConfig(cosine=0.9, max_share=0.3)),
+    "local": LocalConfig(weight=0.5),
+    "vicreg": VicRegConfig(),
+    "masked": MaskedConfig(
+        mask="both",
+        bands=9,
+        window_start=0.6,
+        window_steps=10,
+        decoder=DecoderConfig(width=16, depth=1, heads=2, rank=3),
+    ),
+    "latent": LatentConfig(target="other", predictor=PredictorConfig(width=24, depth=1, heads=2)),
     "band_prediction": BandPredictionConfig(weight=0.7),
 }
 
@@ -48,20 +63,20 @@ class Uneven(Objective):
     def rows(self, part: MicroBatch) -> Rows:
         return {"y_B4": self.head(part.features.pooled_BD[part.rows_of("second")])}
 
-    def couple(self, rows: Rows, prepared: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+    def couple(self, rows: Rows, prepared: Pairs) -> tuple[torch.Tensor, dict[str, float]]:
         return rows["y_B4"].square().sum(1).mean(), {"uneven/first": 1.0}
 
-    def items(self, raw: Batch) -> torch.Tensor:
-        return raw.cat("sample_id_B") % 3
+    def items(self, pairs: Pairs) -> torch.Tensor:
+        return pairs.first.cat("sample_id_B") % 3
 
     def separate(self, part: MicroBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        items_B = self.items(part.raw)
+        items_B = self.items(part.pairs)
         each_B = self.head(part.features.pooled_BD[part.rows_of("first")]).sum(1).cosh()
         mean = (each_B * items_B).sum() / items_B.sum().clamp_min(1)
         return mean, {"uneven/cosh": mean.detach()}
 
-    def count(self, raw: Batch, step: int) -> int:
-        return int(self.items(raw).sum())
+    def count(self, pairs: Pairs, step: int) -> int:
+        return int(self.items(pairs).sum())
 
 
 def objectives_of(name: str, around: Surroundings) -> dict[str, Objective]:
@@ -78,13 +93,13 @@ def step_of(name: str, world: World, micro: int | None) -> dict[str, np.ndarray]
     )
     torch.manual_seed(0)
     encoder = create_encoder("nano", patch_size=3, dim=24, depth=1, heads=2)
-    around = Surroundings(24, 3, config.views, config.seed)
+    around = Surroundings(24, 3, config.views, config.seed, config.pairs, encoder)
     objectives = objectives_of(name, around)
     heads = {key: head for each in objectives.values() for key, head in each.heads.items()}
     modules = nn.ModuleDict({"encoder": encoder, **heads})
     raw = random_batch(COUNT)
     mine = Batch(tuple(p.select(torch.arange(len(p)).chunk(world.size)[world.rank]) for p in raw))
-    result = PretrainStep(encoder, objectives, config, world)(STEP, mine)
+    result = PretrainStep(encoder, objectives, config, world)(STEP, Pairs.of(mine))
     AllReduce(world).gradients(modules.parameters())
     numbers = {"loss": result.loss.double(), **{k: torch.tensor(v).double() for k, v in result.scalars.items()}}
     found = {key: (world.sum(value) / world.size).numpy() for key, value in sorted(numbers.items())}

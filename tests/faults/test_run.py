@@ -130,7 +130,7 @@ def test_another_architecture_is_refused_and_other_changes_are_listed(tmp_path, 
     assert codes == [-9]
     code, text = resume(out, shards, "steps=4", "model.options.dim=24")
     assert code == 2 and "dim 48 there, 24 here" in error_of(text)
-    code, text = resume(out, shards, "steps=4", "objective.projection.dim=16")
+    code, text = resume(out, shards, "steps=4", "objective.nt_xent.projection.dim=16")
     assert code == 2 and "heads" in error_of(text)
     code, text = resume(out, shards, "steps=4", "whiten.batches=1")
     assert code == 2 and "was trained before the checkpoint and is to be held now" in error_of(text)

@@ -53,7 +53,7 @@ def test_facts() -> None:
     facts = inspect_scene(scene)
     assert facts.scene["shape"] == [64, 60, 20] and facts.scene["labels"] == {"unlabelled": 54 * 60, "pine": 600}
     assert facts.coverage["low_nm"] == 400 and facts.coverage["high_nm"] == 720 and facts.coverage["usable"] == 17
-    assert facts.masks["bad_bands"] == "17-19" and facts.masks["valid_pixels"] == 1.0
+    assert facts.masks["bad_bands"] == "18-20" and facts.masks["valid_pixels"] == 1.0
     assert json.loads(json.dumps(facts.to_dict(), allow_nan=False))["sensor"]["quantity"] == "surface_reflectance"
 
 
@@ -185,8 +185,8 @@ def test_the_sample_is_bounded() -> None:
 
 
 def test_band_ranges_read_well() -> None:
-    assert runs([0, 1, 2, 5, 7, 8]) == "0-2, 5, 7-8" and runs([]) == ""
-    assert runs(list(range(0, 20, 2))) == "0, 2, 4, 6, 8, 10 and 4 more ranges"
+    assert runs([0, 1, 2, 5, 7, 8]) == "1-3, 6, 8-9" and runs([]) == ""
+    assert runs(list(range(0, 20, 2))) == "1, 3, 5, 7, 9, 11 and 4 more ranges"
 
 
 def decode(data: bytes) -> np.ndarray:

@@ -46,8 +46,9 @@ def test_the_divisor_follows_from_the_batch_alone(batch, divisor):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("objective.negatives.cosin=0.9", "did you mean objective.negatives.cosine?"),
-        ("objective.temperature=0.001", "objective.temperature"),
+        ("objective.nt_xent.negatives.cosin=0.9", "did you mean objective.nt_xent.negatives.cosine?"),
+        ("objective.nt_xent.temperature=0.001", "objective.nt_xent.temperature"),
+        ("objective.temperature=0.1", "write objective.nt_xent.temperature"),
         ("optim.min_lr=1", "optim.min_lr 1.0 is above optim.lr"),
         ("optim.precision=fp16", "optim.precision"),
         ("data.divisor=7", "not a multiple of data.divisor 7"),
@@ -59,3 +60,9 @@ def test_the_divisor_follows_from_the_batch_alone(batch, divisor):
 def test_values_that_cannot_work_are_refused(override, words):
     with pytest.raises(UsageError, match=words.replace("?", r"\?")):
         load_config(None, PretrainConfig, ["out=a", "data.shards=x", override])
+
+
+def test_a_trunk_without_a_stem_is_not_whitened():
+    values = {"out": "-", "data": {"shards": "-"}, "model": {"options": {"trunk": "mae"}}, "whiten": {"batches": 2}}
+    with pytest.raises(ValueError, match="whiten.batches needs a stem; set it to 0"):
+        PretrainConfig.model_validate(values)

@@ -10,6 +10,8 @@ import torch
 import specfm
 from pretrain.curriculum import BatchCurriculum
 from pretrain.loop import train
+from pretrain.pairs.pairing import Pairs
+from specfm.batch import Batch
 from specfm.engine.curriculum import CurriculumConfig, StageConfig
 from specfm.engine.faults import FaultError
 from specfm.errors import UsageError
@@ -23,9 +25,15 @@ def staged(**values: object) -> BatchCurriculum:
     return BatchCurriculum(CurriculumConfig.model_validate(values), 10, seed=0, patch_size=3)
 
 
+def changed(batch: Batch, stage: StageConfig, number: int) -> Batch:
+    pairs = staged().change(Pairs.of(batch), stage, number)
+    assert pairs.second is pairs.first
+    return pairs.first
+
+
 def test_a_stage_crops_and_merges_with_metadata() -> None:
     batch = random_batch(side=12)
-    small = staged().change(batch, StageConfig(bands=0.5, size=0.5), 1)
+    small = changed(batch, StageConfig(bands=0.5, size=0.5), 1)
     for before, after in zip(batch, small, strict=True):
         assert after.x_BHWC.shape == (6, 6, 6, round(0.5 * before.bands.channels)) and len(after.bands) == 1
         told, whole = after.bands, before.bands
@@ -37,18 +45,25 @@ def test_a_stage_crops_and_merges_with_metadata() -> None:
             window = before.x_BHWC[i, row : row + 6, col : col + 6].float()
             assert torch.allclose(after.x_BHWC[i], window @ matrix.T, rtol=1e-5)
     assert len({tuple(o) for o in small.parts[0].origin_B2.tolist()}) > 1
-    again = staged().change(batch, StageConfig(bands=0.5, size=0.5), 1)
-    other = staged().change(batch, StageConfig(bands=0.5, size=0.5), 2)
+    again = changed(batch, StageConfig(bands=0.5, size=0.5), 1)
+    other = changed(batch, StageConfig(bands=0.5, size=0.5), 2)
     assert torch.equal(again.parts[0].x_BHWC, small.parts[0].x_BHWC)
     assert not torch.equal(other.parts[0].origin_B2, small.parts[0].origin_B2)
 
 
 def test_the_whole_is_the_batch_itself_and_samples_do_not_depend_on_their_batch() -> None:
     batch = random_batch(side=12)
-    whole = staged().change(batch, StageConfig(), 5)
+    whole = changed(batch, StageConfig(), 5)
     assert all(a is b for a, b in zip(whole, batch, strict=True))
-    part = staged().change(batch.select(2, 5), StageConfig(size=0.25), 3).parts[0]
-    assert torch.equal(part.x_BHWC, staged().change(batch, StageConfig(size=0.25), 3).parts[0].x_BHWC[2:5])
+    part = changed(batch.select(2, 5), StageConfig(size=0.25), 3).parts[0]
+    assert torch.equal(part.x_BHWC, changed(batch, StageConfig(size=0.25), 3).parts[0].x_BHWC[2:5])
+
+
+def test_both_sides_of_pairs_are_changed() -> None:
+    one, two = random_batch(side=12), random_batch(side=12, seed=1)
+    pairs = staged().change(Pairs(one, two), StageConfig(bands=0.5, size=0.5), 1)
+    for side, whole in zip(pairs.sides, (one, two), strict=True):
+        assert torch.equal(side.parts[0].x_BHWC, changed(whole, StageConfig(bands=0.5, size=0.5), 1).parts[0].x_BHWC)
 
 
 def test_components_are_refused_and_merging_is_named() -> None:

@@ -54,30 +54,6 @@ def test_zeros_of_bad_bands_contradict_nothing(caplog: pytest.LogCaptureFixture)
     assert not [r for r in caplog.records if r.levelname != "INFO"]
 
 
-@pytest.mark.parametrize(
-    ("name", "centre_nm"),
-    [
-        ("Blue (465-515 nm)", 490.0),
-        ("Band 1 (0.45 - 0.52 um)", 485.0),
-        ("0.45–0.52 µm", 485.0),
-        ("400 nm to 410 nm", 405.0),
-        ("B05 400..410nm", 405.0),
-        ("band 8 (0.46 Micrometers)", 460.0),
-        ("490 nm (fwhm 50 nm)", 490.0),
-        ("443.5 nanometers", 443.5),
-    ],
-)
-def test_a_name_means_its_centre_or_the_middle_of_its_range(name: str, centre_nm: float) -> None:
-    found = from_names("names", [name])
-    assert found is not None and found.in_nm() is not None
-    assert found.in_nm()[0] == pytest.approx([centre_nm])  # type: ignore[index]
-
-
-@pytest.mark.parametrize("names", [["red", "450 nm"], [None], ["450 nm - 0.52 um"], ["B1", "B2"]])
-def test_names_without_a_number_and_its_unit_are_no_list(names: list[str | None]) -> None:
-    assert from_names("names", names) is None
-
-
 def test_a_list_inside_the_ranges_of_the_names_is_finer_than_their_middles() -> None:
     names = from_names("names", ["440-470 nm", "530-560 nm", "640-670 nm"])
     assert names is not None

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -67,45 +65,46 @@ def test_what_the_tiff_says_wins_over_the_header_and_is_told(tmp_path: Path, cap
     assert "says another scale or offset than the file; those of the file are used" in caplog.text
 
 
-def item(bands: dict[str, Any], **node: Any) -> str:
-    return json.dumps({"type": "Feature", "assets": {"data": {"href": "./a.tif", **bands, **node}}})
+def own_nodata(path: Path, values: list[float]) -> None:
+    bands = (
+        f'<PAMRasterBand band="{i}"><NoDataValue>{v}</NoDataValue></PAMRasterBand>' for i, v in enumerate(values, 1)
+    )
+    Path(f"{path}.aux.xml").write_text(f"<PAMDataset>{''.join(bands)}</PAMDataset>")
 
 
-CENTRES = [{"center_wavelength": nm / 1000, "full_width_half_max": 0.02} for nm in (450, 550, 650)]
-RADIOMETRY = {"nodata": 0, "scale": 0.0001, "offset": -0.1}
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        item({"eo:bands": CENTRES, "raster:bands": [RADIOMETRY] * 3}),
-        item({"bands": [{f"eo:{k}": v for k, v in c.items()} for c in CENTRES]}, nodata=0)
-        .replace('"nodata": 0', '"nodata": 0, "raster:scale": 0.0001, "raster:offset": -0.1'),
-        item({"bands": [{**c, **RADIOMETRY} for c in CENTRES]}),
-    ],
-    ids=["1.0", "1.1", "in each band"],
-)  # fmt: skip
-def test_an_item_gives_wavelengths_scale_offset_and_nodata(tmp_path: Path, text: str) -> None:
-    path = tiff(tmp_path / "a.tif", CUBE)
-    (tmp_path / "a.json").write_text(text)
+@pytest.mark.parametrize("ours", [[0], [0, 4, 8]])
+@pytest.mark.parametrize("theirs", ["0", "{0, 4, 8}", "{0, 4}"])
+def test_nodata_of_bands_and_of_all_are_compared(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, ours: list[float], theirs: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    path = tiff(tmp_path / "a.tif", CUBE, nodata=0 if len(ours) == 1 else None)
+    if len(ours) == 3:
+        own_nodata(path, ours)
+    (tmp_path / "a.hdr").write_text(HEADER.format(lines=4).replace("65535", theirs))
     scene = read_scene(path)
-    assert scene.sensor.bands.wavelengths_nm.tolist() == [450, 550, 650] and scene.sensor.bands.fwhm_nm[0] == 20
-    assert (scene.sensor.scale, scene.sensor.offset) == (pytest.approx(1e-4), -0.1) and scene.nodata == 0
+    assert (scene.nodata == 0) == (len(ours) == 1)
+    same = (len(ours), theirs) in ((1, "0"), (3, "{0, 4, 8}"))
+    assert ("says another nodata value than the file" in caplog.text) != same
 
 
-def test_scale_and_offset_of_single_bands_and_nodata_as_a_word(tmp_path: Path) -> None:
-    path = tiff(tmp_path / "a.tif", CUBE.astype(np.float32))
-    each = [{"nodata": "nan", "scale": scale, "offset": 1.0} for scale in (1.0, 2.0, 3.0)]
-    (tmp_path / "a.json").write_text(item({"eo:bands": CENTRES, "raster:bands": each}))
-    np.testing.assert_allclose(read_scene(path).read(), CUBE * np.array([1.0, 2.0, 3.0]) + 1, rtol=1e-6)
-
-
-def test_the_asset_of_this_file_is_asked_first(tmp_path: Path) -> None:
+def test_a_list_of_another_length_in_the_header_gives_way_to_a_supplied_one(tmp_path: Path) -> None:
     path = tiff(tmp_path / "a.tif", CUBE)
-    other = [{"center_wavelength": nm / 1000} for nm in (1450, 1550, 1650)]
-    assets = {"x": {"href": "b.tif", "eo:bands": other}, "y": {"href": "../s/a.tif", "eo:bands": CENTRES}}
-    (tmp_path / "a.json").write_text(json.dumps({"assets": assets}))
-    assert read_scene(path).sensor.bands.wavelengths_nm.tolist() == [450, 550, 650]
+    (tmp_path / "a.hdr").write_text(HEADER.format(lines=4).replace("{450, 550, 650}", "{450, 550}"))
+    with pytest.raises(SpecfmError, match="a.hdr: wavelength has 2 values but the file has 3 bands; .*--wavelengths"):
+        read_scene(path)
+    scene = read_scene(path, wavelengths=make.bands_csv(tmp_path, 3))
+    assert scene.sensor.bands.valid.tolist() == [True, False, True] and scene.nodata == 65535
+
+
+def test_widths_of_the_header_keep_its_units_where_the_names_are_finer(tmp_path: Path) -> None:
+    path = tiff(tmp_path / "a.tif", CUBE)
+    text = HEADER.format(lines=4).replace("Nanometers", "Micrometers").replace("450, 550, 650", "0.45, 0.55, 0.65")
+    text = text.replace("{8, 8, 8}", "{.008, .008, .008}") + "band names = {450.25 nm, 549.75 nm, 650.5 nm}\n"
+    (tmp_path / "a.hdr").write_text(text)
+    bands = read_scene(path).sensor.bands
+    np.testing.assert_allclose(bands.wavelengths_nm, [450.25, 549.75, 650.5])
+    np.testing.assert_allclose(bands.fwhm_nm, 8)
 
 
 @pytest.mark.parametrize("nodata", [float("nan"), -9999.0])
@@ -123,10 +122,7 @@ def test_bands_with_a_nodata_of_their_own_are_masked_by_it(tmp_path: Path) -> No
 
     cube = np.arange(60, dtype=np.int16).reshape(4, 5, 3)
     path = tiff(tmp_path / "a.tif", cube)
-    bands = "".join(
-        f'<PAMRasterBand band="{i}"><NoDataValue>{v}</NoDataValue></PAMRasterBand>' for i, v in ((1, 0), (2, 4), (3, 8))
-    )
-    (tmp_path / "a.tif.aux.xml").write_text(f"<PAMDataset>{bands}</PAMDataset>")
+    own_nodata(path, [0, 4, 8])
     with rasterio.open(path) as raster:
         assert raster.nodatavals == (0, 4, 8)
     csv = make.bands_csv(tmp_path, 3)

@@ -51,7 +51,7 @@ def test_one_of_several_times_is_always_the_same() -> None:
         assert time is not None and time.said == "tint = 8"
 
 
-@pytest.mark.parametrize("text", ["auto", "0", "-3", "{1, 2}", ""])
+@pytest.mark.parametrize("text", ["auto", "0", "-3", "{1, 2}", "", "1e999", "{1, 2, 3, 4, 5, 1e999}"])
 def test_what_is_no_time_is_told_and_not_used(text: str, caplog: pytest.LogCaptureFixture) -> None:
     assert integration_time({"exposure": text}, 6, WHERE) is None
     assert f"x.hdr: exposure = {text} is no integration time above zero; it is not used" in caplog.text
@@ -67,7 +67,10 @@ def test_two_detectors() -> None:
     time = integration_time(fields, 6, WHERE)
     assert time is not None and time.value == (28.0, 28.0, 8.0, 8.0, 8.0, 8.0)
     assert time.said == "tint1 = 28.0, tint2 = 8.0"
+    assert integration_time({**fields, "vimg1": "{1, 2}"}, 6, WHERE) == time
     assert integration_time({**fields, "vimg2": "4, 6"}, 6, WHERE) is None  # of band 3 nothing is known
+    for wrong in ({"vimg1": "{nan, 2}"}, {"vimg1": "1, inf"}, {"tint1": "nan"}, {"tint2": "1e999"}):
+        assert integration_time({**fields, **wrong}, 6, WHERE) is None
 
 
 def test_saturation_from_a_limit_or_from_bits(caplog: pytest.LogCaptureFixture) -> None:
@@ -78,6 +81,8 @@ def test_saturation_from_a_limit_or_from_bits(caplog: pytest.LogCaptureFixture) 
     assert saturation_level({"bit_depth": "12", "ceiling": "4000"}, u2, WHERE) == 4000
     assert saturation_level({"bit depth": "12"}, np.dtype("f4"), WHERE) is None
     assert saturation_level({}, u2, WHERE) is None and caplog.messages == []
+    assert saturation_level({"ceiling": "1e999"}, u2, WHERE) is None
+    assert "ceiling = 1e999 cannot be a limit of uint16 counts" in caplog.text
     assert saturation_level({"bit depth": "32"}, u2, WHERE) is None
     assert "bit depth = 32 cannot be a limit of uint16 counts" in caplog.text
 

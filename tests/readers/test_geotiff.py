@@ -289,3 +289,51 @@ def test_a_list_with_a_row_for_every_band_makes_transparency_a_band(tmp_path: Pa
     np.testing.assert_array_equal(scene.read(), cube)
     tag(path, 0, None, wavelength="{650, 550, 450}", wavelength_units="nm")  # the file itself counts three
     assert read_scene(path, **{how: listed}).sensor.bands.wavelengths_nm.tolist() == [650, 550, 450]
+
+
+def test_complex_integers_are_read_as_complex_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    values = np.array([[[1 + 2j, 3 - 4j]], [[5j, 6]], [[7, 8]]], np.complex64)
+    with rasterio.open(path, "w", driver="GTiff", height=1, width=2, count=3, dtype="complex_int16", nodata=7) as out:
+        out.write(values)
+    bands = make.bands_csv(tmp_path, 3)
+    scene = read_scene(path, wavelengths=bands)
+    assert scene.dtype == np.complex64 and scene.mask().tolist() == [[False, True]]
+    np.testing.assert_array_equal(scene.read(), values.transpose(1, 2, 0))
+    tag(path, 0, None, missing_value="8")
+    with rasterio.open(path, "r+") as raster:
+        raster.nodata = None
+    tag(path, 0, None, missing_value="8", _FillValue="5")
+    np.testing.assert_array_equal(read_scene(path, wavelengths=bands).mask(), [[True, False]])
+
+
+def test_pages_cut_short_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "p.tif"
+    page = make.cube((40, 40, 1)).transpose(2, 0, 1)
+    for number in range(3):
+        more = {"APPEND_SUBDATASET": "YES"} if number else {}
+        with rasterio.open(path, "w", driver="GTiff", height=40, width=40, count=1, dtype="int16", **more) as out:
+            out.write(page)
+    whole, csv = path.read_bytes(), make.bands_csv(tmp_path, 3)
+    scene = read_scene(path, wavelengths=csv)
+    for keep in range(10, 100, 10):
+        path.write_bytes(whole[: len(whole) * keep // 100])
+        with pytest.raises(SpecfmError, match="p.tif: "):
+            scene.read()
+
+
+def test_a_list_of_good_bands_of_another_length(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Where a reader lets one through (EMIT's good_wavelengths, say)."""
+    import h5py
+
+    path, csv = tmp_path / "a.nc", make.bands_csv(tmp_path, 6)
+    with h5py.File(path, "w") as file:
+        file["reflectance"] = make.cube(dtype="f4")
+        for name, values in (("wavelengths", make.centres(6)), ("fwhm", [8.0] * 6), ("good_wavelengths", [1] * 5)):
+            file[f"sensor_band_parameters/{name}"] = values
+    with pytest.raises(
+        SpecfmError, match=r"a.nc: its list of good bands has 5 values but the file has 6 bands; correct"
+    ):
+        read_scene(path)
+    assert read_scene(path, wavelengths=csv).sensor.bands.valid.all()
+    assert "its list of good bands has 5 values but the file has 6 bands; it is not used" in caplog.text

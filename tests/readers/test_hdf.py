@@ -300,3 +300,13 @@ def test_cut_short(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(SpecfmError, match=r"own.h5: not a readable HDF5 file \(\d+ bytes"):
         read_scene(path)
+
+
+def test_a_file_is_walked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["cube"], file["wavelengths_nm"] = make.cube(), make.centres(6)
+    walks = []
+    visititems = h5py.Group.visititems
+    monkeypatch.setattr(h5py.Group, "visititems", lambda self, visit: walks.append(self) or visititems(self, visit))
+    assert read_scene(path).shape == (5, 7, 6) and len(walks) == 1

@@ -179,3 +179,31 @@ def test_what_is_not_used_is_said_once(tmp_path: Path, caplog: pytest.LogCapture
 def test_wrong_attributes_end_in_a_sentence(tmp_path: Path, attrs: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecfmError, match=f"a.h5: /flight/cube says {message}"):
         read_scene(store(tmp_path, small(), **attrs))
+
+
+def odd_types(item: Any) -> None:
+    """Attributes of types that NumPy has none for: a time and a bit field."""
+    space = h5py.h5s.create(h5py.h5s.SCALAR)
+    h5py.h5a.create(item.id, b"taken_at", h5py.h5t.UNIX_D32LE, space)
+    h5py.h5a.create(item.id, b"flags", h5py.h5t.STD_B8LE, space)
+
+
+def test_attributes_and_arrays_of_odd_types_are_passed_over(tmp_path: Path) -> None:
+    path = store(tmp_path, small(), {"Integration_Time": "2 ms"})
+    with h5py.File(path, "r+") as file:
+        for item in (file, file["flight"], file["flight/cube"], file["flight/wavelength_nm"]):
+            odd_types(item)
+        for name, shape in (("time", (1,)), ("times", (2, 3, 6))):
+            h5py.h5d.create(file["flight"].id, name.encode(), h5py.h5t.UNIX_D32LE, h5py.h5s.create_simple(shape))
+        file["flight"].create_dataset("nothing", data=h5py.Empty("f4"))
+        file["flight/gone"] = h5py.SoftLink("/nowhere")
+    scene = read_scene(path)
+    assert scene.integration is not None and scene.integration.value == (2.0,)
+    np.testing.assert_array_equal(scene.read(), small())
+
+
+def test_a_saturation_that_is_used_is_not_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert read_scene(store(tmp_path, small("u2"), saturation_value=30)).saturation == 30
+    assert "not used" not in caplog.text
+    scaled = read_scene(store(tmp_path, small("u2"), saturation_value=30, scale_factor=0.1))
+    assert scaled.saturation is None and "not used: saturation_value = 30" in caplog.text

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -159,3 +161,65 @@ def test_objects_in_a_v5_file_are_not_candidates(tmp_path: Path) -> None:
     path = tmp_path / "a.mat"
     savemat(path, {"names": np.array([["a", "b"]], object), "info": {"x": 1}, "cube": make.cube()})
     assert read_scene(path, wavelengths=make.bands_csv(tmp_path, 6)).shape == (5, 7, 6)
+
+
+def structs(path: Path, hdf: bool, **variables: Any) -> Path:
+    """A .mat file of nested structs (dictionaries)."""
+    if not hdf:
+        savemat(path, variables)
+        return path
+    with h5py.File(path, "w", userblock_size=512) as file:
+
+        def put(group: Any, said: dict[str, Any]) -> None:
+            for name, value in said.items():
+                if isinstance(value, dict):
+                    put(group.create_group(name), value)
+                else:
+                    group[name] = np.atleast_2d(value).T
+
+        put(file, variables)
+    with path.open("r+b") as handle:
+        handle.write(b"MATLAB 7.3 MAT-file, Platform: test".ljust(512))
+    return path
+
+
+def listed(first: float, **more: Any) -> dict[str, Any]:
+    return {"wavelength": first + 10 * np.arange(6.0), "fwhm": np.full(6, first / 100), "bbl": np.ones(6), **more}
+
+
+@both
+def test_a_cube_takes_the_lists_of_its_own_struct(tmp_path: Path, hdf: bool) -> None:
+    cube = make.cube()
+    path = structs(tmp_path / "a.mat", hdf, a=listed(400, x=cube), b=listed(900, x=cube, bbl=np.eye(6)[0]))
+    for name, first in (("a", 400), ("b", 900)):
+        bands = read_scene(path, variable=f"{name}.x", units="nm").sensor.bands
+        assert bands.wavelengths_nm[0] == first and bands.fwhm_nm[0] == first / 100
+        assert bands.valid.sum() == (6 if name == "a" else 1)
+
+
+@both
+def test_lists_deeper_or_farther_out_are_taken_but_not_those_of_another_cube(
+    tmp_path: Path, hdf: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    cube, csv = make.cube(), make.bands_csv(tmp_path, 6)
+    deeper = structs(tmp_path / "d.mat", hdf, wavelength=listed(900)["wavelength"], a={"x": cube, "info": listed(400)})
+    assert read_scene(deeper, units="nm").sensor.bands.wavelengths_nm[0] == 400
+    farther = structs(tmp_path / "f.mat", hdf, **listed(400), a={"b": {"x": cube}, "c": listed(900, y=cube)})
+    assert read_scene(farther, variable="a.b.x", units="nm").sensor.bands.wavelengths_nm[0] == 400
+    beside = structs(tmp_path / "s.mat", hdf, data={"x": cube}, meta=listed(400, preview=cube[..., :3]))
+    assert read_scene(beside, variable="data.x", units="nm").sensor.bands.wavelengths_nm[0] == 400
+    caplog.set_level(logging.INFO)
+    other = structs(tmp_path / "o.mat", hdf, x=cube, b=listed(900, x=cube, bbl=np.zeros(6)))
+    bands = read_scene(other, variable="x", wavelengths=csv).sensor.bands
+    assert bands.wavelengths_nm[0] == 400 and bands.valid.all()
+    assert "b.wavelength lies beside b.x and is not used for x" in caplog.text
+
+
+@both
+def test_lists_of_matrices_are_told_apart_too(tmp_path: Path, hdf: bool) -> None:
+    spectra = make.cube().reshape(-1, 6)
+    members = make.cube((1, 4, 6))[0].T  # endmembers, bands x 4
+    path = structs(tmp_path / "a.mat", hdf, a=listed(400, X=spectra), b=listed(900, X=spectra))
+    assert read_scene(path, variable="b.X", layout="spectra", units="nm").sensor.bands.wavelengths_nm[0] == 900
+    path = structs(tmp_path / "b.mat", hdf, X=spectra, library=listed(400, M=members))
+    assert read_scene(path, variable="X", layout="spectra", units="nm").sensor.bands.wavelengths_nm[0] == 400

@@ -26,6 +26,7 @@ def centres(*names: str) -> list[float] | None:
         ("B1 0.49-0.51 Micrometers", "Micrometers", 0.5),
         ("0,49-0,51 µm", "µm", 0.5),
         ("Blau (490 bis 510 nm)", "nm", 500),
+        ("B05 400..410nm", "nm", 405),
         ("B1 (490 - 510)", None, 500),
         ("[490..510]", None, 500),
     ],
@@ -42,6 +43,8 @@ def test_a_range_means_its_middle(name: str, unit: str | None, middle: float) ->
     [
         ("Resize (Band 8) (450.0 Nanometers)", 450),
         ("490 nm (fwhm 50 nm)", 490),
+        ("443.5 nanometers", 443.5),
+        ("band 8 (0.46 Micrometers)", 0.46),
         ("490 ± 10 nm", 490),
         ("490 nm +/- 10 nm", 490),
         ("Band 8: 842 nm", 842),

@@ -61,6 +61,14 @@ def test_bands_of_stac_1_1_and_what_the_asset_says_for_all(tmp_path: Path) -> No
     assert read.sensor.scale == 0.5 and np.isnan(read.nodata)
 
 
+def test_bands_that_say_all_without_prefixes(tmp_path: Path) -> None:
+    bands = [{**band, "nodata": "nan", "scale": at + 1.0, "offset": 1.0} for at, band in enumerate(EO)]
+    cube = np.arange(24, dtype=np.float32).reshape(3, 4, 2)
+    read = scene(tmp_path, assets(bands=bands), cube)
+    np.testing.assert_allclose(read.read()[1:], cube[1:] * [1.0, 2.0] + 1)
+    assert read.sensor.bands.fwhm_nm.tolist() == [20, 20]
+
+
 @pytest.mark.parametrize("href", ["a.tif", "./a.tif", "https://host/path/a.tif?sig=1", "../x/a.tif"])
 def test_the_asset_is_chosen_by_its_href(tmp_path: Path, href: str) -> None:
     item = {"assets": {"no": {"href": "b.tif", "eo:bands": OTHER, "raster:bands": [{"scale": 5}] * 2}}}
@@ -108,3 +116,24 @@ def test_a_broken_neighbour_stops_only_a_file_that_needs_it(tmp_path: Path) -> N
     assert read_scene(path).sensor.bands.wavelengths_nm.tolist() == [450, 850]
     (tmp_path / "a.json").write_text('[{"bands": 3}, null, {"eo:bands": []}]')
     assert read_scene(path).sensor.bands.wavelengths_nm.tolist() == [450, 850]
+
+
+def test_numbers_written_as_text_are_numbers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    eo = [{key: str(value) for key, value in band.items()} for band in EO]
+    read = scene(tmp_path, assets(**{"eo:bands": eo, "raster:bands": [{"nodata": "0", "scale": "0.0001"}] * 2}))
+    assert (read.sensor.scale, read.nodata) == (0.0001, 0) and not caplog.records
+    np.testing.assert_allclose(read.sensor.bands.wavelengths_nm, [450, 850])
+    np.testing.assert_allclose(read.sensor.bands.fwhm_nm, [20, 20])
+
+
+@pytest.mark.parametrize("wrong", ["1/10000", True, [1], {"value": 1}, pytest.param(10**400, id="huge")])
+def test_what_is_no_number_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture, wrong: Any) -> None:
+    read = scene(tmp_path, assets(**{"eo:bands": EO, "raster:bands": [{"nodata": 0, "scale": wrong}] * 2}))
+    assert (read.sensor.scale, read.nodata) == (1, 0)
+    assert f"a.json: what is no number is not used: raster:scale = {str(wrong)[:20]}" in caplog.text
+
+
+def test_an_href_that_is_no_address_is_not_this_file(tmp_path: Path) -> None:
+    item = {"assets": {"no": {"href": "https://[host/a.tif", "eo:bands": OTHER}, "yes": {"href": "a.tif"}}}
+    item["assets"]["yes"]["eo:bands"] = EO  # type: ignore[assignment]
+    np.testing.assert_allclose(scene(tmp_path, item).sensor.bands.wavelengths_nm, [450, 850])

@@ -50,9 +50,9 @@ class SpecAwareEmbedding(nn.Module):
             WIDTH, nhead=4, dim_feedforward=WIDTH, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
         self.content = _ContentCode(self.tokens)
-        self.fusion = _Fusion()
-        self.semantic = _generator(dim * rank)
-        self.spatial = _generator(rank * self.pixels)
+        self.fusion = Fusion()
+        self.semantic = generator(dim * rank)
+        self.spatial = generator(rank * self.pixels)
         self.bias = nn.Sequential(
             nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WIDTH // 2), nn.GELU(), nn.Linear(WIDTH // 2, dim)
         )
@@ -62,6 +62,11 @@ class SpecAwareEmbedding(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
         nn.init.zeros_(cast(nn.Linear, self.bias[-1]).weight)
+
+    def band_codes(self, bands: BandTensors) -> Tensor:
+        """code_GCE: one per band from metadata alone; the decoder of masked pretraining starts from them too."""
+        meta_GCE = self.meta(bands)
+        return meta_GCE + self.mixer(meta_GCE)
 
     def codes(self, patches: Patches) -> Tensor:
         """code_BCE: one per band and sample.
@@ -73,10 +78,9 @@ class SpecAwareEmbedding(nn.Module):
         if found != self.tokens:
             raise SpecfmError(
                 f"embedding 'specaware' was built for {self.tokens} patches and was given {found}; its content module "
-                "reads one image size, set image_size to yours"
+                "reads one image size and every patch of it, set image_size to yours"
             )
-        meta_GCE = self.meta(patches.bands)
-        meta_GCE = meta_GCE + self.mixer(meta_GCE)
+        meta_GCE = self.band_codes(patches.bands)
         return self.fusion(meta_GCE.expand(len(patches.x_BCNP), -1, -1), self.content(patches.x_BCNP)) + meta_GCE
 
     def forward(self, patches: Patches) -> Tensor:
@@ -99,26 +103,27 @@ class SpecAwareEmbedding(nn.Module):
         return self.alpha * (tokens_BND + self.bias(code_BCE.mean(1))[:, None])
 
 
-def _generator(out: int) -> nn.Sequential:
+def generator(out: int, width: int = WIDTH, dropout: float = 0.1) -> nn.Sequential:
+    """From a band code to the entries of a matrix; the last layer is linear in ``width // 2`` hidden numbers."""
     return nn.Sequential(
-        nn.LayerNorm(WIDTH),
-        nn.Linear(WIDTH, WIDTH),
+        nn.LayerNorm(width),
+        nn.Linear(width, width),
         nn.GELU(),
-        nn.Dropout(0.1),
-        nn.Linear(WIDTH, WIDTH // 2),
+        nn.Dropout(dropout),
+        nn.Linear(width, width // 2),
         nn.GELU(),
-        nn.Linear(WIDTH // 2, out),
+        nn.Linear(width // 2, out),
     )
 
 
-class _Fusion(nn.Module):
+class Fusion(nn.Module):
     """``f1 + join(f1, f2)`` with f1, f2 linear in the two inputs."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = WIDTH, dropout: float = 0.1) -> None:
         super().__init__()
-        self.first = nn.Linear(WIDTH, WIDTH)
-        self.second = nn.Linear(WIDTH, WIDTH)
-        self.join = nn.Sequential(nn.Linear(2 * WIDTH, WIDTH), nn.LayerNorm(WIDTH), nn.GELU(), nn.Dropout(0.1))
+        self.first = nn.Linear(width, width)
+        self.second = nn.Linear(width, width)
+        self.join = nn.Sequential(nn.Linear(2 * width, width), nn.LayerNorm(width), nn.GELU(), nn.Dropout(dropout))
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         first = self.first(a)
@@ -145,7 +150,7 @@ class _MetaCode(nn.Module):
         vectors = torch.randn(len(ATTRIBUTES), SENTENCE_WIDTH, generator=torch.Generator().manual_seed(0))
         self.register_buffer("sentence_AS", nn.functional.normalize(vectors, dim=1))
         self.attribute = nn.Linear(SENTENCE_WIDTH, WIDTH // 2)
-        self.fusion = _Fusion()
+        self.fusion = Fusion()
 
     def forward(self, bands: BandTensors) -> Tensor:
         """code_GCE."""

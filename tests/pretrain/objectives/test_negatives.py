@@ -10,6 +10,7 @@ from pretrain.objectives import negatives
 from pretrain.objectives.descriptors import BINS, describe
 from pretrain.objectives.negatives import FalseNegatives, NegativesConfig, build_rule
 from pretrain.objectives.nt_xent import nt_xent
+from pretrain.pairs.pairing import Nearness, Pairs
 from specfm.bands import BandGrid
 from specfm.batch import Batch
 from specfm.sensors import Sensor
@@ -20,7 +21,7 @@ OFF = {"same_instance": False, "overlap": False, "spectral": False, "max_share":
 
 def excluded(batch: Batch, **settings: object) -> np.ndarray:
     """Matrix: anchor in the row, True where the column is no negative of it."""
-    rule = FalseNegatives(batch, NegativesConfig(**{**OFF, **settings}))  # type: ignore[arg-type]
+    rule = FalseNegatives(Pairs.of(batch), NegativesConfig(**{**OFF, **settings}))  # type: ignore[arg-type]
     return (rule.pair(slice(0, len(batch)), slice(0, len(batch)))[0] == 0).numpy()
 
 
@@ -125,7 +126,7 @@ def test_the_cap_keeps_the_most_certain_and_most_similar(max_share: float) -> No
     assert (found.sum(1) == allowed).all()  # everything qualifies, so every anchor is at its cap
     if allowed:
         assert set(np.flatnonzero(found[0])) == {20, *range(1, allowed)}
-    rule = FalseNegatives(batch, NegativesConfig(cosine=0.9, max_share=max_share, overlap=False))
+    rule = FalseNegatives(Pairs.of(batch), NegativesConfig(cosine=0.9, max_share=max_share, overlap=False))
     assert rule.stats["negatives/excluded"] == pytest.approx(allowed / 20)
     assert rule.stats["negatives/spectral"] == pytest.approx(1.0)
     assert rule.stats["negatives/same_instance"] == pytest.approx(2 / (21 * 20))
@@ -147,7 +148,7 @@ def test_any_tile_gives_the_same_weights_and_loss(kept: int, monkeypatch: pytest
     parts = [of_material(kinds[:30], sensors[0]), of_material(kinds[30:], sensors[1], first_id=100)]
     parts = [p.replace(x_BHWC=p.x_BHWC * (1 + 0.02 * torch.rand(p.x_BHWC.shape, generator=generator))) for p in parts]
     batch, config = Batch(tuple(parts)), NegativesConfig(cosine=0.99, max_share=0.25)
-    rule = build_rule(batch, config)
+    rule = build_rule(Pairs.of(batch), config)
     assert rule is not None
     by_row, by_col = rule.pair(slice(0, 60), slice(0, 60))
     assert torch.equal(by_row, by_col.T) and not torch.equal(by_row, by_row.T)
@@ -155,7 +156,7 @@ def test_any_tile_gives_the_same_weights_and_loss(kept: int, monkeypatch: pytest
     assert torch.equal(part_row, by_row[5:17, 30:]) and torch.equal(part_col, by_col[5:17, 30:])
     monkeypatch.setattr(negatives, "_TILE", 7)
     monkeypatch.setattr(negatives, "_KEPT", kept)
-    small = build_rule(batch, config)
+    small = build_rule(Pairs.of(batch), config)
     assert small is not None and small.stats == pytest.approx(rule.stats)
     assert (small._kept is None) == (kept == 0)
     z1, z2 = torch.randn(2, 60, 8, generator=generator)
@@ -167,9 +168,11 @@ def test_down_weighting_lies_between_excluding_and_nothing() -> None:
     batch = Batch((of_material([0, 0, 1, 1, 2, 2], sensor_of(400, 1000, 60)),))
     z1, z2 = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0))
     rules = [NegativesConfig(mode="exclude"), NegativesConfig(mode="downweight", weight=0.3), None]
-    low, middle, high = (float(nt_xent(z1, z2, 0.5, None if r is None else build_rule(batch, r))[0]) for r in rules)
+    low, middle, high = (
+        float(nt_xent(z1, z2, 0.5, None if r is None else build_rule(Pairs.of(batch), r))[0]) for r in rules
+    )
     assert low < middle < high
-    rule = build_rule(batch, NegativesConfig(mode="downweight", weight=0.3))
+    rule = build_rule(Pairs.of(batch), NegativesConfig(mode="downweight", weight=0.3))
     assert rule is not None
     values = rule.pair(slice(0, 6), slice(0, 6))[0].unique().tolist()
     assert values == pytest.approx([0.3, 1.0])
@@ -177,5 +180,35 @@ def test_down_weighting_lies_between_excluding_and_nothing() -> None:
 
 def test_a_rule_that_could_touch_nothing_is_not_built() -> None:
     batch = Batch((of_material([0, 0], sensor_of(400, 1000, 60)),))
-    assert build_rule(batch, NegativesConfig(max_share=0.0)) is None
-    assert build_rule(batch, NegativesConfig(same_instance=False, overlap=False, spectral=False)) is None
+    assert build_rule(Pairs.of(batch), NegativesConfig(max_share=0.0)) is None
+    assert build_rule(Pairs.of(batch), NegativesConfig(same_instance=False, overlap=False, spectral=False)) is None
+
+
+def near_pairs() -> Pairs:
+    """Five samples on a line; the partner of each lies a little beside it, that of the last beside the first."""
+    batch = Batch((part(noisy(5), sensor_of(400, 900, 12), domain_B=torch.tensor([0, 0, 0, 1, 0])),))
+    first = torch.tensor([[0.0], [1.0], [5.0], [5.5], [20.0]])
+    second = torch.tensor([[0.1], [1.1], [5.1], [5.6], [0.2]])
+    return Pairs(batch, Batch(batch.parts), Nearness(first, second, torch.tensor([2.0, 0.5, 0.1, 0.1, 0.1])))
+
+
+def test_what_is_as_near_as_a_partner_is_no_negative_on_either_side() -> None:
+    every = slice(0, 5)
+    rule = FalseNegatives(near_pairs(), NegativesConfig(**{**OFF, "near": True}))  # type: ignore[arg-type]
+    found = (rule.pair(every, every)[0] == 0).numpy()
+    assert {tuple(i) for i in np.argwhere(found)} == {(0, 1), (1, 0), (0, 4), (4, 0)}
+    assert rule.stats["negatives/near"] == pytest.approx(4 / 20)
+    assert build_rule(near_pairs(), NegativesConfig(**{**OFF, "near": False})) is None  # type: ignore[arg-type]
+
+
+def test_samples_of_other_domains_weigh_nothing_and_the_cap_counts_ones_own() -> None:
+    every = slice(0, 5)
+    settings = {**OFF, "near": True, "within": "domain", "max_share": 0.4}
+    rule = FalseNegatives(near_pairs(), NegativesConfig(**settings))  # type: ignore[arg-type]
+    by_row, by_col = rule.pair(every, every)
+    own = torch.tensor([0, 0, 0, 1, 0])
+    assert ((by_row == 0) | (own[:, None] == own)).all()
+    assert torch.equal(by_row[3], torch.tensor([0.0, 0, 0, 1, 0]))  # its own positive stays
+    assert (by_row[0] == 0).sum() == 2  # one of three of its domain is allowed to go (the nearer), and the other domain
+    assert by_row[0, 4] == 0 and by_row[0, 1] == 1
+    assert torch.equal(by_col, by_row.T)

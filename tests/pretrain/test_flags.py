@@ -142,6 +142,25 @@ def test_stage_two_starts_from_the_weights_of_stage_one(shards: list[str], tmp_p
     assert not torch.allclose(weights(fresh), weights(plain), atol=1e-2)
 
 
+def test_loss_types(shards: list[str], tmp_path: Path, plain: Run) -> None:
+    """Global (the default), local, combined: each alone, then both, with the figures of each."""
+    local = Run(tmp_path / "local", shards, "objective.nt_xent.weight=0", "objective.local.weight=1")
+    both = Run(tmp_path / "both", shards, "objective.local.weight=1")
+    told = ("nt_xent", "local", "local/right", "local/paired")
+    assert [[key for key in told if key in run.rows[0]] for run in (plain, local, both)] == [[], [*told[2:]], [*told]]
+    assert both.rows[0]["nt_xent"] == pytest.approx(plain.losses[0]) and both.rows[0]["local/paired"] > 0.5
+    for first, second in ((plain, local), (plain, both), (local, both)):
+        assert not torch.allclose(weights(first), weights(second), atol=1e-6)
+
+
+def test_weights_of_the_losses(shards: list[str], tmp_path: Path, plain: Run) -> None:
+    """`--global-weight`, `--local-weight`: the loss is the sum of both, each times its weight."""
+    run = Run(tmp_path / "run", shards, "objective.nt_xent.weight=0.5", "objective.local.weight=3", "steps=1")
+    (row,) = run.rows
+    assert row["loss"] == pytest.approx(0.5 * row["nt_xent"] + 3 * row["local"])
+    assert row["nt_xent"] == pytest.approx(plain.losses[0]) and row["local"] > 0
+
+
 @pytest.mark.parametrize("options", ["level: pixel", "level: sample", "normalise: band", "normalise: dataset"])
 def test_normalisation(shards: list[str], tmp_path: Path, plain: Run, options: str) -> None:
     run = Run(tmp_path / "run", shards, f"model.options={{dim: 48, depth: 2, heads: 3, {options}}}")
@@ -217,6 +236,9 @@ def test_backbones_of_timm(shards: list[str], tmp_path: Path, bands: str | None)
         (("data.bands=pink",), "bands are chosen by rgb"),
         (("model={backbone: timm:resnet10t, size: tiny}",), "model.size is of our encoder"),
         (("model={backbone: timm:resnet10t}", "whiten.batches=2"), "whiten.batches is for our encoder"),
+        (("model={backbone: timm:resnet10t}", "objective.masked.weight=1"), "objective.masked is for our encoder"),
+        (("model={backbone: timm:resnet10t}", "objective.latent.weight=1"), "objective.latent is for our encoder"),
+        (("model={backbone: timm:resnet10t}", "data.simulated.share=0.5"), "data.simulated is for our encoder"),
         (("model={backbone: timm:nonsense}",), "timm has no model"),
         (("model={backbone: timm:resnet10t, options: {colour: 1}}",), "does not take these"),
         (("model={backbone: timm:resnet10t}", "data.bands=pca:99"), "99 components of 60 usable bands"),
@@ -226,6 +248,15 @@ def test_what_cannot_be_is_refused(shards: list[str], tmp_path: Path, overrides:
     with pytest.raises(UsageError, match=message):
         train(debug_config(tmp_path / "run", shards, *STEPS, *overrides))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_backbone_takes_the_combined_loss_and_an_average(shards: list[str], tmp_path: Path) -> None:
+    """The average has the standardisation of the encoder it follows, and a run with one goes on from a checkpoint."""
+    keys = ("model={backbone: timm:vit_tiny_patch16_224, options: {stride: 3}}", "objective.local.weight=1", "ema={}")
+    run = Run(tmp_path / "run", shards, *keys)
+    assert run.rows[0]["local/paired"] > 0.5 and float(run.model.factor_C.min()) > 1.5
+    train(debug_config(tmp_path / "run", shards, *STEPS, *keys, "steps=3"), resume=True)
+    assert [row["step"] for row in read_metrics(tmp_path / "run")] == [1, 2, 3]
 
 
 def test_a_backbone_serves_one_sensor(shards: list[str], tmp_path: Path) -> None:

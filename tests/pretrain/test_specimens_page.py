@@ -1,4 +1,4 @@
-"""The page of flags names tests that exist; its two configurations run."""
+"""The page of flags names tests that exist; its configurations run."""
 
 from __future__ import annotations
 
@@ -30,16 +30,18 @@ def test_every_test_that_is_named_exists() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "short"),
+    ("name", "side", "short"),
     [
-        ("specimens", ["whiten.batches=1", "data.global_batch=8", "optim.warmup_steps=0"]),
-        ("specimens_resnet50", ["device=cpu", "data.global_batch=4", "optim.warmup_steps=0", "data.bands=uniform:9"]),
+        ("specimens", 24, ["whiten.batches=1", "data.global_batch=4", "data.bands=uniform:9"]),
+        ("specimens_bands", 9, ["whiten.batches=1", "data.global_batch=8"]),
+        ("specimens_resnet50", 64, ["device=cpu", "data.global_batch=4", "data.bands=uniform:9"]),
     ],
 )
-def test_its_configurations_run(tmp_path: Path, name: str, short: list[str]) -> None:
+def test_its_configurations_run(tmp_path: Path, name: str, side: int, short: list[str]) -> None:
     scenes = [simulate_specimen(kind, (32, 32), seed) for kind in (0, 2) for seed in range(3)]
     whole = name.endswith("50")
-    write_shards(scenes, tmp_path / "shards", None if whole else 9, whole=64 if whole else None)
+    write_shards(scenes, tmp_path / "shards", None if whole else side, whole=side if whole else None)
     keys = [f"data.shards={tmp_path / 'shards'}", f"out={tmp_path / 'run'}", "steps=1", "monitor.every=0", *short]
+    keys.append("optim.warmup_steps=0")
     folder = train(load_config(f"pretrain/{name}.yaml", PretrainConfig, keys))
     assert np.isfinite(read_metrics(folder)[0]["loss"]) and (folder / "model").is_dir()

@@ -19,6 +19,7 @@ from specfm.config import Strict
 from specfm.engine import config as engine
 from specfm.engine.config import Names, NonNegative, Positive
 from specfm.engine.curriculum import CurriculumConfig
+from specfm.models.whitening import WhitenRecipe
 
 
 class DataConfig(Strict):
@@ -101,11 +102,18 @@ class ObjectiveConfig(Strict):
 
 
 class WhitenConfig(Strict):
-    """The stem's start, computed from data before the first step (see pretrain/whiten.py).
+    """The stem's start, computed from data before the first step (see pretrain/whiten.py and pretrain/stems.py).
 
     Attributes:
-        batches: global batches it is computed from; 0 starts from the identity. With ``init_from`` the stem of those
-            weights is replaced too, which fits an encoder to the scenes of another sensor without labels; 0 keeps it.
+        per: ``run``: one stem, from differences between views, which may be trained on. ``sensor``, ``scene``: a stem
+            for every domain or scene of the shards, from differences between patches; these stay as they are, and
+            whoever uses the encoder on another scene fits it to that (``encoder.fit``, ``--fit``).
+        batches: per run: global batches it is computed from; 0 starts from the identity. With ``init_from`` the stem of
+            those weights is replaced too, which fits an encoder to the scenes of another sensor without labels; 0 keeps
+            it.
+        shift: distance of the patches whose differences count as noise, pixels.
+        power: 0: every direction counts alike; 0.5: by its signal-to-noise ratio.
+        components: keep only so many directions; null: all.
         damping: share of the mean eigenvalue added to all.
         lr_share: share of the learning rate for what comes before the trunk, once the stem is whitened. 0 leaves it as
             it is and is cheaper: nothing is back-propagated through the embedding. A whitened stem amplifies what
@@ -113,9 +121,29 @@ class WhitenConfig(Strict):
             (measured on tree crowns, kNN: mean recall .64 before, .42 after).
     """
 
+    per: Literal["run", "sensor", "scene"] = "run"
     batches: NonNegative = 0
-    damping: Annotated[float, Field(gt=0)] = 1e-5
+    shift: Positive = WhitenRecipe.shift
+    power: float = WhitenRecipe.power
+    components: Positive | None = WhitenRecipe.components
+    damping: Annotated[float, Field(gt=0)] = WhitenRecipe.damping
     lr_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+    @property
+    def on(self) -> bool:
+        """Whether a stem is computed at all."""
+        return self.per != "run" or self.batches > 0
+
+    @property
+    def recipe(self) -> WhitenRecipe:
+        """How acquisitions are whitened, here and where the encoder is fitted to others."""
+        return WhitenRecipe(self.shift, self.power, self.components, self.damping)
+
+    @model_validator(mode="after")
+    def _acts(self) -> WhitenConfig:
+        if self.per != "run" and self.batches:
+            raise ValueError(f"whiten.batches is of per: run; leave it out, per: {self.per} reads the shards")
+        return self
 
 
 class ScheduleConfig(Strict):
@@ -185,6 +213,15 @@ class PretrainConfig(engine.RunConfig):
                 f"data.global_batch {self.data.global_batch} has no room for a part from shards and a simulated one of "
                 f"{self.data.part_divisor} samples each; raise it, or lower data.divisor"
             )
+        if self.whiten.per != "run" and self.model.options.get("aligned"):
+            raise ValueError(
+                "model.options.aligned maps the sensors of one stem onto each other, so whiten.per must be run"
+            )
+        if self.whiten.batches and self.model.options.get("pixel"):
+            raise ValueError(
+                "model.options.pixel has a stem of its own, which views do not tell; set whiten.per=sensor or scene in "
+                "place of whiten.batches"
+            )
         return self
 
     def _fits_a_backbone(self) -> None:
@@ -200,6 +237,7 @@ class PretrainConfig(engine.RunConfig):
             raise ValueError(f"model.{ours[0]} is of our encoder; leave it out with model.backbone")
         for key, asked in (
             ("whiten.batches", self.whiten.batches > 0),
+            ("whiten.per", self.whiten.per != "run"),
             ("views.merge_probability", self.views.merge_probability > 0),
             ("curriculum", self.curriculum is not None),
             ("model.init_trunk", self.model.init_trunk is not None),

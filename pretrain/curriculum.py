@@ -29,7 +29,7 @@ class BatchCurriculum(Curriculum):
         patch_size: of the encoder; sides of a stage are multiples of it.
 
     Raises:
-        UsageError: a reducer whose components have no wavelengths.
+        UsageError: a reducer whose components have no wavelengths, or windows that are to be shrunk.
     """
 
     def __init__(self, config: CurriculumConfig, steps: int, seed: int, patch_size: int) -> None:
@@ -38,6 +38,10 @@ class BatchCurriculum(Curriculum):
             raise UsageError(
                 f"curriculum.reducer {config.reducer} gives components without wavelengths, which this encoder cannot "
                 "read; set curriculum.reducer=merge"
+            )
+        if config.window == "shrink":
+            raise UsageError(
+                "curriculum.window shrink changes the size of a pixel, which this encoder is told; take crop"
             )
         self.seed, self.patch_size, self.reducer = seed, patch_size, config.make_reducer()
 

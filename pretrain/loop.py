@@ -22,6 +22,7 @@ from pretrain.pairs.pairing import PairedSampler, Pairs, joined
 from pretrain.release.card import release_card, write_model
 from pretrain.release.library import collect_library
 from pretrain.state import restore, training_state, training_tensors
+from pretrain.stems import share_stems
 from pretrain.step import PretrainStep, StepResult
 from specfm.batch import Batch
 from specfm.engine import distributed, faults
@@ -101,6 +102,7 @@ class Pretraining(Task):
             self.encoder.library = merge([collect_library(self.shards), self.encoder.library])
         setup.check_alignment(self.encoder)
         self.released.library = self.encoder.library
+        self.route = setup.make_router(config, self.shards)
         for objective in self.objectives.values():
             objective.start(self.encoder, self.shards)
         self.step = PretrainStep(self.encoder, self.objectives, config, world)
@@ -112,7 +114,7 @@ class Pretraining(Task):
         if world.is_main and config.monitor.every:
             other = config.monitor.shards
             watched = ShardSet(list(other), bands=setup.read_bands(config)) if other else self.shards
-            self.monitor = OnlineKnn(watched, config.monitor, config.seed)
+            self.monitor = OnlineKnn(watched, config.monitor, config.seed, None if other else self.route)
 
     @property
     def encoder(self) -> Any:
@@ -129,9 +131,11 @@ class Pretraining(Task):
         curriculum; any run pairs its samples."""
         if done == 0:
             data = (self.config, self.shards, self.sampler, self.modules)
+            setup.make_room(self.config, self.shards, self.modules)
             self.world.on_main(lambda: setup.normalise(*data))
             self.world.on_main(lambda: setup.whiten(*data))
             self.world.broadcast_module(self.modules)
+            share_stems(self.modules)
             if self.config.ema is not None:
                 follow(self.released, self.encoder, 0.0)
             for objective in self.objectives.values():
@@ -148,7 +152,7 @@ class Pretraining(Task):
         return pairs if self.curriculum is None else self.curriculum.batches(pairs, done)
 
     def _stored(self, done: int) -> Iterator[Pairs]:
-        read = (self.paired.pair(batch) for _, batch in self.loader.iterate(done, self.config.steps))
+        read = (self.paired.pair(self.route(batch)) for _, batch in self.loader.iterate(done, self.config.steps))
         if self.simulated is None:
             return read
         return map(joined, read, self.simulated.iterate(done, self.config.steps))
@@ -231,7 +235,7 @@ class Pretraining(Task):
                 return
             keep_aside(self.folder.model, f"model.until-step-{steps}")
         card = release_card(self.config, self.shards, done, self.encoder.card)
-        write_model(self.modules, self.folder.model, card)
+        write_model(self.modules, self.folder.model, card, whole=False)
         plot_losses(self.folder.path)
 
     def describe(self, batch: Pairs, result: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from downstream.protocols.knn import vote
 from pretrain.config import MonitorConfig
 from pretrain.rng import permute
+from pretrain.stems import StemRouter
 from specfm.batch import BandTensors, Batch, BatchPart
 from specfm.models.encoder import Encoder
 from specfm.shards import ShardSet
@@ -53,10 +54,11 @@ class OnlineKnn:
         shards: Store with labels; domains without two classes, or without windows to compare, are left out.
         config: ``k``, ``max_samples``.
         seed: Chooses the samples.
+        route: Names the stem of each sample, where the shards are those of the run; default by the sensors' names.
     """
 
-    def __init__(self, shards: ShardSet, config: MonitorConfig, seed: int) -> None:
-        self.shards, self.k = shards, config.k
+    def __init__(self, shards: ShardSet, config: MonitorConfig, seed: int, route: StemRouter | None = None) -> None:
+        self.shards, self.k, self.route = shards, config.k, route
         self.domains = [
             domain
             for name in shards.domain_names
@@ -79,7 +81,7 @@ class OnlineKnn:
         return {"knn": float(np.mean(list(scores.values()))), **scores}
 
     def _accuracy(self, encoder: Encoder, domain: _Domain) -> float:
-        feature_ND = torch.cat([_features(encoder, self.shards, shard, ids) for shard, ids in domain.parts])
+        feature_ND = torch.cat([self._features(encoder, shard, ids) for shard, ids in domain.parts])
         feature_ND = torch.nn.functional.normalize(feature_ND, dim=1)
         similarity_NN = (feature_ND @ feature_ND.T).cpu().numpy()
         similarity_NN[~domain.allowed_NN] = -np.inf
@@ -89,6 +91,19 @@ class OnlineKnn:
         asked_N = domain.asked_N
         said_N = vote(domain.label_N[index_Nk[asked_N]], nearest_Nk[asked_N], domain.classes)
         return float((said_N == domain.label_N[asked_N]).mean())
+
+    def _features(self, encoder: Encoder, shard: int, ids: NDArray[np.int64]) -> Tensor:
+        reader = self.shards.readers[shard]
+        bands = BandTensors.from_sensors(reader.sensor)
+        chunks = []
+        for start in range(0, len(ids), _CHUNK):
+            some = ids[start : start + _CHUNK]
+            x_BHWC, mask_BHW = (torch.from_numpy(each) for each in reader.read(some))
+            fields = {key: torch.from_numpy(value) for key, value in self.shards.describe(shard, some).items()}
+            part = BatchPart(x_BHWC=x_BHWC, bands=bands, mask_BHW=mask_BHW, **fields)
+            batch = Batch((part,)) if self.route is None else self.route(Batch((part,)))
+            chunks.append(encoder(batch.to(encoder.device)).pooled_BD.float())
+        return torch.cat(chunks)
 
 
 def _choose(shards: ShardSet, name: str, max_samples: int, seed: int) -> _Domain | None:
@@ -144,16 +159,3 @@ def _may_vote(
     near &= (col_N[:, None] <= (col_N + wide_N)[None]) & (col_N[None] <= (col_N + wide_N)[:, None])
     elsewhere_N = (~near & ~own_group & (label_N[:, None] == label_N[None])).any(1)  # another group has the class
     return ~near & ~(own_group & elsewhere_N[:, None])
-
-
-def _features(encoder: Encoder, shards: ShardSet, shard: int, ids: NDArray[np.int64]) -> Tensor:
-    reader = shards.readers[shard]
-    bands = BandTensors.from_sensors(reader.sensor)
-    chunks = []
-    for start in range(0, len(ids), _CHUNK):
-        some = ids[start : start + _CHUNK]
-        x_BHWC, mask_BHW = reader.read(some)
-        fields = {key: torch.from_numpy(value) for key, value in shards.describe(shard, some).items()}
-        part = BatchPart(x_BHWC=torch.from_numpy(x_BHWC), bands=bands, mask_BHW=torch.from_numpy(mask_BHW), **fields)
-        chunks.append(encoder(Batch((part,)).to(encoder.device)).pooled_BD.float())
-    return torch.cat(chunks)

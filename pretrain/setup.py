@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from pretrain import stems
 from pretrain.backbone import components_of, fit_backbone, make_backbone
 from pretrain.config import PretrainConfig
 from pretrain.loader import Loader
@@ -33,7 +34,8 @@ from specfm.shards import ShardSet
 
 log = logging.getLogger(__name__)
 NORMALISE_BATCHES = 16  # global batches that statistics of the data are taken from
-BEFORE_TRUNK = ("embedding", "brightness", "stem")  # parts of the encoder that a whitened stem amplifies
+STEMS = ("stem", "pixel_stem")
+BEFORE_TRUNK = ("embedding", "brightness", *STEMS)  # parts of the encoder that a whitened stem amplifies
 
 
 def open_shards(config: PretrainConfig) -> ShardSet:
@@ -184,9 +186,15 @@ def normalise(config: PretrainConfig, shards: ShardSet, sampler: MixtureSampler,
 
 
 def whiten(config: PretrainConfig, shards: ShardSet, sampler: MixtureSampler, modules: nn.ModuleDict) -> None:
-    """Start the encoder's stem from the first global batches, whatever the number of processes."""
+    """Start the encoder's stem from the first global batches, or those of all acquisitions from the shards.
+
+    Whatever the number of processes; the others need room for what comes (:func:`make_room`).
+    """
     encoder, count = modules["encoder"], min(config.whiten.batches, config.steps)
-    if count:
+    if config.whiten.per != "run":
+        assert isinstance(encoder, Encoder)
+        stems.compute(encoder, shards, config.whiten.per, config.whiten.recipe)
+    elif count:
         assert isinstance(encoder, Encoder)
         crop, sides = config.views.crop, [min(reader.window) for reader in shards.readers]
         if crop is None or crop >= max(sides):
@@ -197,6 +205,23 @@ def whiten(config: PretrainConfig, shards: ShardSet, sampler: MixtureSampler, mo
         loader = Loader(shards, sampler, threads=config.data.threads, device=encoder.device)
         batches = (batch for _, batch in loader.iterate(0, count))
         whiten_stem(encoder, batches, config.views, config.seed, config.whiten.damping)
+
+
+def make_room(config: PretrainConfig, shards: ShardSet, modules: nn.ModuleDict) -> None:
+    """Room for the stems of all acquisitions, on every process."""
+    encoder = modules["encoder"]
+    assert isinstance(encoder, Encoder | Backbone)
+    if config.whiten.per != "run":
+        assert isinstance(encoder, Encoder)
+        stems.allocate(encoder, shards, config.whiten.per)
+    elif config.whiten.batches:
+        encoder.stems = None  # of the weights it started from
+
+
+def make_router(config: PretrainConfig, shards: ShardSet) -> stems.StemRouter:
+    """Which stem each sample goes through."""
+    per = config.whiten.per
+    return stems.StemRouter(None if per == "run" else per, len(shards.domain_names))
 
 
 def check_alignment(encoder: AnyEncoder) -> None:
@@ -223,11 +248,14 @@ def make_optimizer(config: PretrainConfig, modules: nn.ModuleDict, device: torch
     """The run's optimiser. Behind a whitened stem, what comes before the trunk learns at ``whiten.lr_share`` or not."""
     optim, encoder = config.optim, modules["encoder"]
     assert isinstance(encoder, Encoder | Backbone)
-    whitens = config.whiten.batches > 0 or has_whitened_stem(encoder.card)
+    whitens = config.whiten.on or has_whitened_stem(encoder.card)
     early = tuple(f"encoder.{name}." for name in BEFORE_TRUNK) if whitens else ()
-    if whitens and config.whiten.lr_share == 0:
+    held = early if config.whiten.lr_share == 0 else ()
+    if config.whiten.per != "run":
+        held += tuple(f"encoder.{name}." for name in STEMS)
+    if held:
         for name, parameter in modules.named_parameters():
-            if name.startswith(early):
+            if name.startswith(held):
                 parameter.requires_grad_(False)
     return adamw(
         modules,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.config import PretrainConfig
+from pretrain.stems import share_stems
 from specfm.checkpoint import load, take_weights
 from specfm.config import to_dict
 from specfm.engine.checkpointing import read_tensors
@@ -82,6 +83,7 @@ def restore(
     assert isinstance(encoder, Encoder | Backbone) and isinstance(kept, Encoder | Backbone)
     source = load(checkpoint / "model")
     take_weights(kept, source, checkpoint)
+    encoder.stems = kept.stems
     encoder.card = source.card  # what it saw before stays seen, also where the shards have changed
     tensors = read_tensors(checkpoint)
     others = {name.removeprefix("module/"): tensor for name, tensor in tensors.items() if name.startswith("module/")}
@@ -90,4 +92,5 @@ def restore(
             f"the heads in {checkpoint} differ from the configuration's (objective.*, ema); start a new run"
         )
     modules.load_state_dict({**modules.state_dict(), **others})
+    share_stems(modules)
     restore_optimizer(optimizer, modules, tensors)

@@ -17,12 +17,13 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pretrain.views import ViewConfig, make_view
 from specfm.batch import BandTensors, Batch, BatchPart
 from specfm.models.alignment import stem_tokens
 from specfm.models.encoder import Encoder
+from specfm.models.stem import Stem
 from specfm.sensors import QUANTITIES, Sensor
 from specfm.simulate.responses import draw_sensor
 
@@ -49,7 +50,7 @@ def whiten_stem(encoder: Encoder, batches: Iterable[Batch], views: ViewConfig, s
         views, seed: how positives are made. damping: share of the mean eigenvalue added to all.
     """
     width, stem = encoder.num_features, encoder.stem
-    assert isinstance(stem, nn.Linear), "setup.make_modules refuses trunks without a stem"
+    assert isinstance(stem, Stem), "setup.make_modules refuses trunks without a stem"
     noise_DD = torch.zeros(width, width, dtype=torch.float64, device=encoder.device)
     spread_DD = torch.zeros_like(noise_DD)
     sums: dict[int, tuple[Tensor, Tensor, int]] = {}  # by domain: sum of samples, sum of units, samples
@@ -58,8 +59,7 @@ def whiten_stem(encoder: Encoder, batches: Iterable[Batch], views: ViewConfig, s
     if encoder.alignment is not None:
         every = {"keep_low": 1.0, "keep_high": 1.0, "merge_probability": 0.0, "window_probability": 0.0}
         views = views.model_copy(update=every)
-    stem.weight.copy_(torch.eye(width))
-    stem.bias.zero_()
+    stem.reset()
     for number, batch in enumerate(batches):
         for start in range(0, len(batch), MICRO_BATCH):
             some = batch.select(start, min(start + MICRO_BATCH, len(batch)))
@@ -92,8 +92,7 @@ def whiten_stem(encoder: Encoder, batches: Iterable[Batch], views: ViewConfig, s
     matrix_DD = vector_DD * value_D.rsqrt() @ vector_DD.T
     variance = torch.einsum("ij,jk,ik->", matrix_DD, spread_DD / samples, matrix_DD) / width
     matrix_DD = matrix_DD / variance.clamp_min(1e-30).sqrt()
-    stem.weight.copy_(matrix_DD)
-    stem.bias.copy_(-matrix_DD @ mean_D)
+    stem.set(matrix_DD, -matrix_DD @ mean_D)
 
 
 def _tokens(encoder: Encoder, part: BatchPart) -> tuple[Tensor, Tensor]:

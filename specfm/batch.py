@@ -123,6 +123,7 @@ class BatchPart:
         bands: metadata, G = 1 or B. mask_BHW: True = valid pixel, None = all valid.
         sample_id_B: global id. instance_id_B: what makes a negative false. group_B: what splits keep together.
         scene_id_B, origin_B2 (row, col of the window in its scene), label_B (-1 = unlabelled), domain_B: int64.
+        stem_B: which of the encoder's stems of acquisitions; None where the names of the sensors decide.
     """
 
     x_BHWC: Tensor
@@ -135,6 +136,7 @@ class BatchPart:
     origin_B2: Tensor
     label_B: Tensor
     domain_B: Tensor
+    stem_B: Tensor | None = None
 
     def __len__(self) -> int:
         return self.x_BHWC.shape[0]

@@ -67,7 +67,7 @@ ROOMS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("rng", "summary"),
         ("sampler", "views"),
         ("pairs",),
-        ("objectives", "loader", "whiten", "curriculum"),
+        ("objectives", "loader", "whiten", "stems", "curriculum"),
         ("config",),  # put together from the settings that stand with views and objectives
         ("backbone",),
         ("setup", "release", "monitor", "state", "step"),
@@ -88,6 +88,7 @@ AT_TOP = {
         "specfm.batch",
         "specfm.reducers",
         "specfm.models",
+        "specfm.dense.fit",
         "specfm.dense.memory",
         "specfm.dense.tile_encoder",
         "specfm.checkpoint",

@@ -86,6 +86,7 @@ class SuiteConfig(Strict):
         pooling, layers: what is taken of the encoders. init_seeds: untrained twins of every architecture.
         align: make features of different sensors comparable; null: where a dataset has several sensors and the encoder
             comes with a library.
+        fit: fit encoders and twins to each dataset's scenes without labels: true (one stem), scene (one each).
         trained_seeds, train_steps: of finetune and scratch: on so many of the splits, for so many steps at most.
         draws: of the bootstrap. metric: what the leaderboard compares.
     """
@@ -102,6 +103,7 @@ class SuiteConfig(Strict):
     layers: tuple[int, ...] = ProbeOptions.layers
     init_seeds: NonNegative = ProbeOptions.init_seeds
     align: bool | None = ProbeOptions.align
+    fit: bool | Literal["scene"] = ProbeOptions.fit
     trained_seeds: Positive = ProbeOptions.trained_seeds
     train_steps: Positive = TrainOptions.steps
     draws: Positive = ProbeOptions.draws
@@ -144,8 +146,9 @@ def probe_options(suite: SuiteConfig, dataset: DatasetConfig, window: int) -> Pr
         shots=tuple(None if n == "all" else n for n in shots), window=window, pooling=suite.pooling,
         layers=suite.layers, init_seeds=suite.init_seeds, ks=suite.ks, max_per_class=dataset.max_per_class,
         min_groups=dataset.min_groups, min_samples=dataset.min_samples, block=dataset.block,
-        group_by=dataset.group_by, draws=suite.draws, align=suite.align, trained_seeds=suite.trained_seeds,
-        train=TrainOptions(steps=suite.train_steps), pretreatment=dataset.pretreatment,
+        group_by=dataset.group_by, draws=suite.draws, align=suite.align, fit=suite.fit,
+        trained_seeds=suite.trained_seeds, train=TrainOptions(steps=suite.train_steps),
+        pretreatment=dataset.pretreatment,
     )  # fmt: skip
 
 

@@ -24,8 +24,9 @@ from downstream.explain.options import CompareOptions
 from downstream.explain.ranges import Change, changed_features, one_sensor
 from downstream.features.bank import windows_digest
 from downstream.features.extract import FeatureSet
+from downstream.features.fit import fitted
 from downstream.features.spectra import spectra
-from downstream.probe.run import prepared_scenes, take_samples
+from downstream.probe.run import prepared_scenes, say_fitted, take_samples
 from downstream.protocols.run import evaluate, evaluate_conditions
 from downstream.results.leakage import leakage_score
 from downstream.results.rows import Comparison, EncoderFacts, result_rows
@@ -136,6 +137,7 @@ def compare_bands(
             facts, probe.draws, notices,
         )  # fmt: skip
         table = result_rows([*all_runs, majority(samples, splits)], about)
+        say_fitted(table, probe.fit)
         rows += [{**row, "condition": choice.text, "bands": [choice.count]} for row in table]
     return rows
 
@@ -148,7 +150,7 @@ def _encoder_runs(
     if choice.components is not None:
         change = rebuild(mean_NC[:, choice.index_K], choice.components, choice.index_K)
     narrow = scenes if choice.components is not None else [selected(scene, choice.index_K) for scene in scenes]
-    with aligned(encoder, narrow, probe.align):
+    with fitted(encoder, narrow, probe.fit), aligned(encoder, narrow, probe.align):
         (x_ND,) = changed_features(
             encoder, narrow, samples, window, [change], pooling=probe.pooling, layers=probe.layers,
             title=f"{name}, {choice.text}",

@@ -36,7 +36,7 @@ class ExplainOptions:
         Raises:
             UsageError: a width that is not above 0, negative numbers.
         """
-        self.probe.check()
+        _check_probe(self.probe)
         if not self.widths_nm or min(self.widths_nm) <= 0:
             raise UsageError("--widths are widths of ranges in nm, above 0")
         if self.gradients < 0 or self.steps < 2:
@@ -63,10 +63,16 @@ class CompareOptions:
         Raises:
             UsageError: no choice, a number below 1, bands chosen by no known rule.
         """
-        self.probe.check()
+        _check_probe(self.probe)
         for text in self.selections:
             BandSelection.parse(text)
         if not self.counts and not self.selections:
             raise UsageError("nothing to compare: give --counts or --selections")
         if self.counts and min(self.counts) < 1:
             raise UsageError("--counts are numbers of bands, 1 and up")
+
+
+def _check_probe(probe: ProbeOptions) -> None:
+    probe.check()
+    if probe.fit == "scene":
+        raise UsageError("bands are hidden from one encoder for all scenes; use --fit together")

@@ -17,6 +17,7 @@ from downstream.explain.judge import Judge
 from downstream.explain.occlusion import Rows, occlusion_rows
 from downstream.explain.options import ExplainOptions
 from downstream.explain.ranges import band_ranges, changed_features, occlude, one_sensor
+from downstream.features.fit import FITTED, fitted
 from downstream.features.spectra import spectra
 from downstream.probe.run import prepared_scenes, take_samples
 from downstream.results.rows import EncoderFacts
@@ -78,6 +79,7 @@ def explain(
         require_captum()
     probe = options.probe
     scenes, notices = prepared_scenes(scenes, probe)
+    notices += [FITTED.format("scenes")] if probe.fit else []
     bands = one_sensor(scenes)
     ranges = band_ranges(bands, options.widths_nm)
     samples, probe = take_samples(encoder, scenes, probe)
@@ -90,7 +92,7 @@ def explain(
     mean_C = np.zeros(len(bands))
     mean_C[bands.valid] = mean.X_ND.mean(0)
     changes = [occlude(each.index_K, mean_C, bands.valid) for each in ranges]
-    with aligned(encoder, scenes, probe.align):
+    with fitted(encoder, scenes, probe.fit), aligned(encoder, scenes, probe.align):
         clean_ND, *hidden = changed_features(
             encoder, scenes, samples, window, [lambda x: x, *changes], pooling=probe.pooling, layers=probe.layers,
             title=f"occlude {name}",

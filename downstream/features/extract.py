@@ -25,6 +25,7 @@ from specfm.window import read_window
 
 if TYPE_CHECKING:
     from downstream.features.bank import Bank
+    from downstream.features.fit import SceneStems
     from specfm.scene import Scene
 
 
@@ -123,6 +124,7 @@ def extract(
     name: str = "encoder",
     bank: Bank | None = None,
     data_digest: str | None = None,
+    stems: SceneStems | None = None,
 ) -> FeatureSet:
     """Frozen features of every sample.
 
@@ -137,6 +139,7 @@ def extract(
         name: title for the progress bar and the tables.
         bank: take the features from there if it has them, else keep them there.
         data_digest: with ``bank``, the digest of the windows' pixels where the caller has it already.
+        stems: where each scene has its own stem (``downstream.features.fit``).
 
     Raises:
         UsageError: unknown pooling or layer, window not divisible by the patch or larger than the guarded one.
@@ -155,9 +158,11 @@ def extract(
         encoder.eval()
 
     def compute(first: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        return _feature_batches(encoder, scene_list, samples, window, pooling, layers, batch, first, name)
+        return _feature_batches(encoder, scene_list, samples, window, pooling, layers, batch, first, name, stems)
 
     view = {"window": window, "pooling": "+".join(pooling_parts(pooling)), "layers": list(layers), "batch": batch}
+    if stems is not None:  # a stem of all scenes is among the encoder's weights
+        view["stems"] = stems.digest
     if bank is None:
         X_ND = gather(compute(0), len(samples))
     else:
@@ -167,7 +172,7 @@ def extract(
 
 def _feature_batches(
     encoder: Any, scenes: Sequence[Scene], samples: Samples, window: int, pooling: str, layers: Sequence[int],
-    batch: int, first: int, name: str,
+    batch: int, first: int, name: str, stems: SceneStems | None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # fmt: skip
     """(sample ids, features) per batch, from batch ``first`` on, with a progress bar."""
     import torch
@@ -175,6 +180,8 @@ def _feature_batches(
     device = encoder_device(encoder)
     with progress(f"features {name}", len(samples)) as advance:
         for part in iterate_windows(scenes, samples, window, batch, first=first):
+            if stems is not None:
+                stems.on(part.scene)
             with torch.inference_mode():
                 x_BHWC = torch.from_numpy(part.x_BHWC).to(device)
                 mask_BHW = torch.from_numpy(np.ascontiguousarray(part.mask_BHW)).to(device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from downstream.splits.options import at_least
 from specfm.band_selection import NO_COMPONENTS, BandSelection
@@ -20,6 +21,8 @@ class FeatureOptions:
         align: put features of all sensors as the poorest of them would tell it, those of one sensor as an ideal one
             would (:meth:`specfm.models.Encoder.align`); None does so where the scenes were seen through different bands
             and the encoder comes with a library.
+        fit: whiten the stem of the encoder and its untrained twins for the probed scenes, without labels
+            (``downstream.features.fit``): one stem from all scenes, or with "scene" one for each.
         whole: one sample a specimen, the whole of it on so many pixels a side (``specfm.specimens``); the window is
             then of that size.
         bands: use these bands of every scene only, in all rows (``specfm.band_selection``).
@@ -31,6 +34,7 @@ class FeatureOptions:
     pooling: str = "concat"
     layers: tuple[int, ...] = ()
     align: bool | None = None
+    fit: bool | Literal["scene"] = False
     whole: int | None = None
     bands: str | None = None
     peers: tuple[str, ...] = ()
@@ -40,12 +44,14 @@ class FeatureOptions:
         """Refuse what makes no sense, by name.
 
         Raises:
-            UsageError: a window below 1, an unknown pooling, peer or pretreatment, bands chosen by no known rule.
+            UsageError: a window below 1, an unknown pooling, fit, peer or pretreatment, bands chosen by no known rule.
         """
+        from downstream.features.fit import check_fit
         from downstream.features.pooling import pooling_parts
 
         pooling_parts(self.pooling)
         parse_steps(self.pretreatment)
+        check_fit(self.fit, self.align)
         at_least(1, {"--window": self.window})
         at_least(2, {"--whole": self.whole})
         if self.whole is not None and self.window not in (None, self.whole):

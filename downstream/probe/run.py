@@ -14,6 +14,7 @@ from downstream.baselines.run import baseline_rows
 from downstream.features.bank import Bank, windows_digest
 from downstream.features.encoders import encoder_device, random_twin
 from downstream.features.extract import FeatureSet, extract
+from downstream.features.fit import FITTED, Fit, SceneStems, fit_facts, fitted
 from downstream.features.options import FeatureOptions
 from downstream.features.spectra import Spectra, spectra
 from downstream.probe.options import ProbeOptions
@@ -85,8 +86,8 @@ def prepared_scenes(scenes: Sequence[Scene], options: FeatureOptions) -> tuple[l
         wanted, before = BandSelection.parse(options.bands), scenes
         scenes = select_scenes(scenes, wanted)
         counts = sorted({f"{new.shape[2]} of {old.shape[2]}" for new, old in zip(scenes, before, strict=True)})
-        fitted = ", chosen on pixels of all scenes without labels" if wanted.is_fitted else ""
-        notices.append(f"bands {wanted}: {', '.join(counts)} are used{fitted}")
+        how = ", chosen on pixels of all scenes without labels" if wanted.is_fitted else ""
+        notices.append(f"bands {wanted}: {', '.join(counts)} are used{how}")
     scenes = [pretreat(scene, options.pretreatment) for scene in scenes]
     treated = sorted({", ".join(scene.sensor.pretreatment) for scene in scenes if scene.sensor.pretreatment})
     return scenes, notices + [f"all rows are of spectra pretreated by {steps}" for steps in treated]
@@ -145,22 +146,25 @@ def probe(
     raw = spectra(scenes, window, samples, patch=int(getattr(encoder, "patch_size", PATCH)))
     data_digest = windows_digest(scenes, samples)
 
-    def features_of(model: Any, title: str, pooling: str, layers: tuple[int, ...]) -> FeatureSet:
+    def features_of(
+        model: Any, title: str, pooling: str, layers: tuple[int, ...], stems: SceneStems | None = None
+    ) -> FeatureSet:
         return extract(
             model, scenes, window, samples, pooling=pooling, layers=layers, name=title, bank=bank,
-            data_digest=data_digest,
+            data_digest=data_digest, stems=stems,
         )  # fmt: skip
 
     own = "encoder" in parts and options.frozen
-    with aligned(encoder, scenes, options.align) as on:
-        features = features_of(encoder, name, options.pooling, options.layers) if own else None
+    align = False if options.fit == "scene" else options.align
+    with fitted(encoder, scenes, own and options.fit) as stems, aligned(encoder, scenes, align) as on:
+        features = features_of(encoder, name, options.pooling, options.layers, stems) if own else None
     device = device if encoder is None else str(encoder_device(encoder))
     peers = _peer_features(options, device, features_of) if "peers" in parts and options.frozen else {}
     twins: list[FeatureSet] = []
     for init in range(options.init_seeds if options.frozen and "random-init" in parts else 0):
         twin = make_random(init) if make_random is not None else random_twin(encoder, 1000 + init)
-        with aligned(twin, scenes, options.align):
-            twins.append(features_of(twin, f"random init {init}", options.pooling, options.layers))
+        with fitted(twin, scenes, options.fit, fit_facts(encoder)) as stems, aligned(twin, scenes, align):
+            twins.append(features_of(twin, f"random init {init}", options.pooling, options.layers, stems))
     facts, config_digest = EncoderFacts.of(encoder, pretrained, scenes), digest_json(asdict(options))
     rows: list[dict[str, Any]] = []
     kept_runs: list[Runs] = []
@@ -200,6 +204,7 @@ def probe(
         table = result_rows(all_runs, about)
         if on:
             say_aligned(table, len(encoder.library), wants_alignment(scenes, None))
+        say_fitted(table, options.fit)
         rows += table
         kept_runs += all_runs
     return ProbeResult(rows, kept_runs, samples, [s for t in tables for s in t], features, raw)
@@ -211,6 +216,15 @@ def say_aligned(rows: Sequence[dict[str, Any]], spectra: int, together: bool) ->
     for row in rows:
         if row["kind"] in ("encoder", "twin") and row["protocol"] not in TRAINED:
             row["notices"] = sorted({*row["notices"], said})
+
+
+def say_fitted(rows: Sequence[dict[str, Any]], fit: Fit) -> None:
+    """What the stem behind each row's features was fitted to without labels: ``scenes``, ``each scene`` or nothing."""
+    to = {True: "scenes", "scene": "each scene"}.get(fit)
+    for row in rows:
+        row["fitted"] = to if row["kind"] in ("encoder", "twin") and row["protocol"] not in TRAINED else None
+        if row["fitted"]:
+            row["notices"] = sorted({*row["notices"], FITTED.format(to)})
 
 
 def _peer_features(

@@ -42,6 +42,11 @@ def leak_mark(row: Mapping[str, Any]) -> str:
     return text + (" LEAKY" if row["leaky"] else "")
 
 
+def seen(row: Mapping[str, Any]) -> str:
+    """One cell on what the encoder knows of these scenes: from pretraining, and from being fitted without labels."""
+    return f"{row['seen']}, fitted" if row.get("fitted") else str(row["seen"])
+
+
 def leakage_of(rows: Iterable[Mapping[str, Any]]) -> str:
     """For the title of a table without a column of it: the leakage of its rows, each value once."""
     return "leakage " + "; ".join(dict.fromkeys(map(leak_mark, rows)))
@@ -90,7 +95,7 @@ def table(rows: list[dict[str, Any]], title: str | None = None, width: int = 80)
     for row in rows:
         out.add_row(
             row["method"], row["protocol"], points(row["oa"]), interval(row["oa"]),
-            cell(row["aa"]), cell(row["kappa"]), row["seen"], leak_mark(row),
+            cell(row["aa"]), cell(row["kappa"]), seen(row), leak_mark(row),
         )  # fmt: skip
     return out
 
@@ -177,7 +182,7 @@ def robustness_tables(
     show, wide = points, 11  # not below a word's length: names of methods fold
     if 23 * len(columns) <= room:
         show, wide = (lambda cell: f"{points(cell)} [{interval(cell)}]"), 23
-    seen = {identity(r): f" ({r['seen']})" for r in rows if r["seen"] != "-"}
+    marks = {identity(r): f" ({seen(r)})" for r in rows if seen(r) != "-"}
     lines: dict[str, dict[tuple[str, str, str], Mapping[str, Any]]] = {}
     for row in rows:
         lines.setdefault(row["condition"], {})[identity(row)] = row
@@ -187,7 +192,7 @@ def robustness_tables(
         title = f"{metric.upper()} of {of}, {leakage_of(rows)}"
         out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         chosen = columns[start : start + fit]
-        for heading in (condition, "bands", *(f"{each[1]}{seen.get(each, '')} {each[2]}" for each in chosen)):
+        for heading in (condition, "bands", *(f"{each[1]}{marks.get(each, '')} {each[2]}" for each in chosen)):
             out.add_column(heading, overflow="fold")
         for name, by_method in lines.items():
             first = next(iter(by_method.values()))

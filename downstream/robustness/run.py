@@ -8,7 +8,7 @@ One probe serves all conditions; spectra of other bands are resampled to those t
 features are aligned, it is known beforehand which sensors will be compared. Then every other sensor has a probe of its
 own, fitted on true spectra as that sensor tells them: features as the poorer of the two
 (:class:`specfm.models.alignment.Alignment`), raw spectra seen through its bands. Encoders trained on the labels are
-trained once, on scenes as measured.
+trained once, on scenes as measured, and where the encoder is fitted without labels, it is fitted to these.
 
 Shape suffixes: N samples, D features, S runs, K bands of the grid of the spectra.
 """
@@ -24,8 +24,9 @@ from downstream.baselines.run import baseline_rows
 from downstream.features.bank import Bank, windows_digest
 from downstream.features.encoders import encoder_device, random_twin
 from downstream.features.extract import FeatureSet, extract
+from downstream.features.fit import fit_facts, fitted
 from downstream.features.spectra import CommonGrid, Spectra, common_grid, seen_through, spectra
-from downstream.probe.run import prepared_scenes, say_aligned, take_samples
+from downstream.probe.run import prepared_scenes, say_aligned, say_fitted, take_samples
 from downstream.protocols.options import TRAINED
 from downstream.protocols.run import evaluate_conditions, put_together, trained
 from downstream.results.leakage import leakage_score
@@ -106,13 +107,14 @@ def robustness(
         Where they were, another sensor is compared by itself with the scenes as measured: its probe is fitted on these
         as the poorer of the two would tell them. All other conditions share one probe.
         """
-        with aligned(model, every, probe.align, together=False) as on:
-            shared = {label: features_of(model, title, label) for label in altered if not (on and label in others)}
-        runs = evaluate_conditions(shared, splits, probe, kind, method, device=device)
-        for label in others if on else ():
-            with aligned(model, [*altered[CLEAN], *altered[label]], probe.align):
-                pair = {part: features_of(model, title, part) for part in (CLEAN, label)}
-            runs[label] = evaluate_conditions(pair, splits, probe, kind, method, device=device)[label]
+        with fitted(model, scenes, probe.fit, fit_facts(encoder)):
+            with aligned(model, every, probe.align, together=False) as on:
+                shared = {label: features_of(model, title, label) for label in altered if not (on and label in others)}
+            runs = evaluate_conditions(shared, splits, probe, kind, method, device=device)
+            for label in others if on else ():
+                with aligned(model, [*altered[CLEAN], *altered[label]], probe.align):
+                    pair = {part: features_of(model, title, part) for part in (CLEAN, label)}
+                runs[label] = evaluate_conditions(pair, splits, probe, kind, method, device=device)[label]
         return runs, on
 
     others = [label for label, (condition, _) in views.items() if condition.family in OTHER_BANDS and label != CLEAN]
@@ -152,6 +154,7 @@ def robustness(
         table = result_rows([*found[label], *trivial], replace(about, data_digest=digests[label]))
         if on:
             say_aligned(table, len(encoder.library), together=label in others)
+        say_fitted(table, probe.fit)
         if label in others:
             _say_how(table, own_probe=label in own_probe)
         for row in table:

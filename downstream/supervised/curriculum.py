@@ -1,10 +1,10 @@
 """A curriculum for labelled tiles: what a task model is shown at each stage.
 
-Windows for a network of timm are shrunk (mean over the area): it has no notion of how large a pixel is, and its class
-is that of the window as a whole. Tiles for an encoder of ours are cropped around their middle, where the labelled pixel
-of a window lies: the encoder is told the size of a pixel, and its patches keep their meaning. Dense tiles are cropped
-in any case, because labels of pixels cannot be averaged. Our encoder reads merged or chosen bands by their metadata;
-the stem of a network reduces bands itself (``specfm/engine/stem.py``).
+Windows for a network of timm are shrunk (mean over the area), unless ``window: crop`` says otherwise: it has no notion
+of how large a pixel is, and its class is that of the window as a whole. Tiles for an encoder of ours are cropped around
+their middle, where the labelled pixel of a window lies: the encoder is told the size of a pixel, and its patches keep
+their meaning. Dense tiles are cropped in any case, because labels of pixels cannot be averaged. Our encoder reads
+merged or chosen bands by their metadata; the stem of a network reduces bands itself (``specfm/engine/stem.py``).
 
 Shapes: B tiles, H W pixels, C bands, s side of a stage.
 """
@@ -44,7 +44,9 @@ class ViewCurriculum(Curriculum):
     ) -> None:
         super().__init__(config, steps)
         encoder, self.seed = model.encoder, seed
-        self.unit, self.shrinks = side_multiple(encoder), model.sees_windows_whole
+        if config.window == "shrink" and not model.sees_windows_whole:
+            raise UsageError("curriculum.window shrink is for windows that a network of timm classifies; take crop")
+        self.unit, self.shrinks = side_multiple(encoder), model.sees_windows_whole and config.window != "crop"
         self.stem, self.reducer = None, None
         if isinstance(encoder, Backbone):
             self.stem = StemStages(config, encoder, optimizer)
@@ -63,6 +65,8 @@ class ViewCurriculum(Curriculum):
             self.stem.fit((backbone.pixels(view.x_BHWC, view.bands, view.mask_BHW) for view in views), self.seed)
 
     def change(self, batch: list[Any], stage: StageConfig, number: int) -> list[Any]:
+        if self.stem is not None and self.plan is not None and self.plan.at(number):
+            self.stem.settle(self.plan.since(number))
         return [
             replace(part, views=[self._shown(v, stage) for v in part.views], labels=self._labels(part, stage))
             for part in batch

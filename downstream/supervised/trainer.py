@@ -164,6 +164,7 @@ def start_from(model: TaskModel, source: AnyEncoder, *, weights: bool, library: 
     encoder, depth = model.encoder, len(source.blocks)
     if weights:
         encoder.load_state_dict(source.state_dict())
+        encoder.stems = source.stems
         held = max(held, 0) if has_whitened_stem(source.card) else held
     encoder.take_statistics(source)
     if library and source.aligned:

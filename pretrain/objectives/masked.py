@@ -100,7 +100,7 @@ class Hidden:
     Attributes:
         x_BHWC: the crop as stored. mask_BHW: its valid pixels. bands: of the window, unusable outside it.
         shown: the same bands as the encoder is told them. keep_BK: visible tokens, None = all.
-        read_BT: tokens to read. bands_BS: bands to read.
+        read_BT: tokens to read. bands_BS: bands to read. stem_B: which acquisition's stem each sample goes through.
         weight_BTS: float32, of each in the loss; a token's sum to 1, or to 0 where nothing of it was hidden.
     """
 
@@ -112,6 +112,7 @@ class Hidden:
     read_BT: Tensor
     bands_BS: Tensor
     weight_BTS: Tensor
+    stem_B: Tensor | None = None
 
 
 class Masked(Objective):
@@ -230,7 +231,7 @@ class Masked(Objective):
         weight_BS, hidden_BS = (v.expand(len(part), -1).gather(1, bands_BS) for v in (weights_BC, hidden_GC))
         weight_BTS = weight_BS[:, None] * (masked_BT[..., None] | hidden_BS[:, None])
         weight_BTS = weight_BTS / weight_BTS.sum(-1, keepdim=True).clamp_min(1e-12)
-        return Hidden(x_BHWC, mask_BHW, bands, shown, keep_BK, read_BT, bands_BS, weight_BTS)
+        return Hidden(x_BHWC, mask_BHW, bands, shown, keep_BK, read_BT, bands_BS, weight_BTS, part.stem_B)
 
     def _bands_read(self, own: Keys, bands: BandTensors, hidden_GC: Tensor, batch: int) -> Tensor:
         """bands_BS: all bands, or a random choice of those that may be predicted."""
@@ -316,7 +317,8 @@ def encode_visible(
             them.
     """
     prepared = [
-        encoder.prepare(each.x_BHWC, each.shown, each.mask_BHW, None if embed_all else each.keep_BK) for each in hidden
+        encoder.prepare(each.x_BHWC, each.shown, each.mask_BHW, None if embed_all else each.keep_BK, stem_B=each.stem_B)
+        for each in hidden
     ]
     then_keep = [each.keep_BK for each in hidden if each.keep_BK is not None] if embed_all else []
     return encoder(prepared, then_keep=then_keep or None), prepared

@@ -56,6 +56,16 @@ Align = Annotated[
         "were seen through different bands.",
     ),
 ]
+Pixels = Annotated[
+    bool, typer.Option("--pixels", help="Of an encoder with pixel tokens: a feature for every pixel, not every patch.")
+]
+Fit = Annotated[
+    bool,
+    typer.Option(
+        "--fit/--no-fit",
+        help="First fit the encoder's stem to what is mapped: in closed form, from its pixels alone, without labels.",
+    ),
+]
 RowsOut = Annotated[Path | None, typer.Option(help="Append the rows to this JSON-lines file.")]
 RowsAsJson = Annotated[bool, typer.Option("--json", help="Print the rows as JSON instead of a table.")]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,6 +28,13 @@ def numbers(option: str, text: str | None, kind: Callable[[str], Any] = int) -> 
     except ValueError:
         whole = "whole numbers" if kind is int else "numbers"
         raise UsageError(f"{option} takes {whole} divided by commas, not {text!r}") from None
+
+
+def one_of(option: str, text: str, meant: Mapping[str, Any]) -> Any:
+    """What a word of the command line means."""
+    if text not in meant:
+        raise UsageError(f"{option} {text!r}: choose one of {', '.join(meant)}")
+    return meant[text]
 
 
 def listed(values: Sequence[Any]) -> str:
@@ -72,7 +79,8 @@ OPTIONS: dict[str, Option] = {
         "window", Annotated[int | None, typer.Option(help="Side of the window, pixels (default: as pretrained).")]
     ),
     "pooling": Option(
-        "pooling", Annotated[str, typer.Option(help="mean, centre or class token, several as mean+centre (= concat).")]
+        "pooling",
+        Annotated[str, typer.Option(help="Tokens: mean, centre, pixel, class; several as mean+centre (= concat).")],
     ),
     "layers": Option(
         "layers",
@@ -141,6 +149,18 @@ OPTIONS: dict[str, Option] = {
         lambda value: listed(value) or None,
     ),
     "align": Option("align", Align),
+    "fit": Option(
+        "fit",
+        Annotated[
+            str,
+            typer.Option(
+                help="Fit encoder and untrained twins to the scenes without labels: together (one stem), scene (one "
+                "each), no."
+            ),
+        ],
+        lambda text: one_of("--fit", text, {"no": False, "together": True, "scene": "scene"}),
+        lambda value: {False: "no", True: "together"}.get(value, "scene"),
+    ),
 }
 
 

@@ -51,6 +51,8 @@ def command(
     reader: dict[str, Any],
     batch_size: options.BatchSize = 32,
     device: options.Device = "cpu",
+    fit: options.Fit = False,
+    pixels: options.Pixels = False,
     align: options.Align = None,
     align_with: Annotated[
         list[str] | None,
@@ -61,7 +63,7 @@ def command(
     ] = None,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Write one feature vector per patch of SCENE, with coordinates, in bounded memory, or one per specimen."""
+    """Write one feature vector per patch of SCENE (or pixel), with coordinates, in bounded memory, or per specimen."""
     from specfm.band_selection import select_scenes
     from specfm.checkpoint import load, release_digest
     from specfm.dense.align import aligned
@@ -74,8 +76,10 @@ def command(
         raise UsageError(f"--per is {per!r}; give patch or specimen")
     if not specimens and (len(scenes) > 1 or whole is not None or object_threshold is not None):
         raise UsageError("several scenes, --whole and --object-threshold are for --per specimen; give one scene")
-    if specimens and (pca_png or pca_tif or even):
-        raise UsageError("--pca-png, --pca-tif and --even are of dense features; leave them out with --per specimen")
+    if specimens and (pca_png or pca_tif or even or pixels):
+        raise UsageError(
+            "--pca-png, --pca-tif, --even and --pixels are of dense features; leave them out with --per specimen"
+        )
     if align_with and align is False:
         raise UsageError("--align-with asks for what --no-align refuses; leave one out")
     if specimens:
@@ -83,10 +87,13 @@ def command(
     others = [_sensor(name) for name in align_with or ()]
     encoder = load(checkpoint, device=device)
     cubes = select_scenes(_open(scenes, reader, specimens), bands)
+    if fit:
+        encoder.fit(cubes)
     with aligned(encoder, cubes, True if others else align, others=others) as on:
         facts = {
             "checkpoint": release_digest(checkpoint), "sensor": cubes[0].sensor.digest, "aligned": on,
-            "aligned_with": sorted(align_with or ()), **({} if bands is None else {"bands": bands}),
+            "aligned_with": sorted(align_with or ()), "fitted": encoder.card["fitted"] if fit else None,
+            **({} if bands is None else {"bands": bands}),
         }  # fmt: skip
         if specimens:
             _per_specimen(
@@ -96,10 +103,11 @@ def command(
             return
         done = embed_to_file(
             encoder, cubes[0], out, window=window, stride=stride, level=level, pca_png=pca_png, pca_tif=pca_tif,
-            even=even, batch_size=batch_size, overwrite=overwrite, facts=facts,
+            even=even, batch_size=batch_size, pixels=pixels, overwrite=overwrite, facts=facts,
         )  # fmt: skip
     height, width, depth = done["shape"]
-    typer.echo(f"{out}: {height} x {width} patches of {done['patch']} px, {depth} features each")
+    cells = "pixels" if pixels else f"patches of {done['patch']} px"
+    typer.echo(f"{out}: {height} x {width} {cells}, {depth} features each")
     if not done["with_data"]:
         say_no_data(cubes[0])
     for path in (pca_png, pca_tif):

@@ -26,12 +26,12 @@ def wants_alignment(scenes: Sequence[Scene], wanted: bool | None) -> bool:
 
 
 def can_align(encoder: Any, sensors: Sequence[Sensor]) -> bool:
-    """True if the encoder comes with a library that covers all sensors."""
+    """True if the encoder comes with a library that covers all sensors, and its tokens can be mapped."""
     from specfm.batch import BandTensors
     from specfm.models.alignment import Alignment
 
     library = getattr(encoder, "library", None)
-    if library is None:
+    if library is None or getattr(encoder, "pixel", False):
         return False
     alignment = Alignment(library)
     return all(alignment.covers(BandTensors.from_sensors(each))[0] for each in sensors)
@@ -64,6 +64,8 @@ def aligned(
     if on and not can_align(encoder, [*(scene.sensor for scene in scenes), *others]):
         if wanted and getattr(encoder, "library", None) is None:
             raise UsageError("an encoder that comes without a library of spectra cannot be aligned; leave --align out")
+        if wanted and getattr(encoder, "pixel", False):
+            raise UsageError("an encoder with pixel tokens cannot be aligned; leave --align out")
         if wanted:
             raise UsageError("the encoder's library of spectra does not cover all sensors here; leave --align out")
         log.warning("features are not aligned: the encoder's library of spectra does not cover all sensors")

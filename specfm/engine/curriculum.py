@@ -59,6 +59,8 @@ class CurriculumConfig(Strict):
             each), ``list``; or components, for networks with a stem of fixed channels: ``pca``, ``ica``, ``factors``.
         bands: of reducer ``list``: band numbers from 1, the most important first.
         start_bands, start_size: see :class:`StageConfig`.
+        window: how a window gets smaller: ``shrink`` (mean over areas; networks of timm that classify windows),
+            ``crop`` (its middle, or in pretraining any part), or ``auto``: shrink where that is possible.
         budget: share of ``steps`` that the run takes (beta of the paper); the learning rate's schedule shrinks with it.
         cost: ``measured`` times a few steps of each stage first, ``formula`` is k^band_exponent * side^2.
         repeats: steps timed at each stage.
@@ -69,6 +71,7 @@ class CurriculumConfig(Strict):
     bands: tuple[int, ...] = ()
     start_bands: Amount = 0.25
     start_size: Amount = 0.5
+    window: Literal["auto", "shrink", "crop"] = "auto"
     budget: Annotated[float, Field(gt=0, le=1)] = 1.0
     cost: Literal["measured", "formula"] = "measured"
     band_exponent: Annotated[float, Field(ge=0)] = 1.0
@@ -130,7 +133,7 @@ class Plan:
     """How many steps each stage has.
 
     Attributes:
-        costs: of a step of each stage, seconds if they were measured, else relative. steps: of each stage.
+        costs: of a step of each stage, (processor) seconds if measured, else relative. steps: of each stage.
     """
 
     costs: tuple[float, ...]
@@ -158,6 +161,10 @@ class Plan:
         """Stage (from 0) of step ``number`` (from 1); past the end, the last one."""
         ends = list(accumulate(self.steps))
         return min(bisect_right(ends, number - 1), len(ends) - 1)
+
+    def since(self, number: int) -> int:
+        """Step ``number`` as a number within its stage, from 1."""
+        return number - sum(self.steps[: self.at(number)])
 
     @property
     def last_begins(self) -> int:
@@ -251,7 +258,10 @@ class Curriculum(ABC):
             self._entered = index
 
     def _measured(self, task: Task, batch: Any) -> list[float]:
-        """Seconds of a step at each stage: the median of a few, after one that is not counted."""
+        """Seconds of a step at each stage: the median of a few, after one that is not counted.
+
+        On a CPU they are processor seconds: only their ratios count, and those must not depend on who else computes.
+        """
         found = []
         with _taken_back(task):
             for index, stage in enumerate(self.stages):
@@ -263,14 +273,15 @@ class Curriculum(ABC):
 
 
 def _seconds(task: Task, batch: Any) -> float:
-    wait = torch.cuda.synchronize if task.world.device.type == "cuda" else lambda: None
+    on_cuda = task.world.device.type == "cuda"
+    wait, clock = (torch.cuda.synchronize, time.perf_counter) if on_cuda else (lambda: None, time.process_time)
     wait()
-    began = time.perf_counter()
+    began = clock()
     task.compute(1, batch)
     task.optimizer.step()
     task.optimizer.zero_grad(set_to_none=True)
     wait()
-    return time.perf_counter() - began
+    return clock() - began
 
 
 @contextmanager

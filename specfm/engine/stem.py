@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from specfm.engine.curriculum import CurriculumConfig
 from specfm.engine.optimizer import replace_parameter
@@ -32,6 +32,8 @@ class StemStages:
     def __init__(self, config: CurriculumConfig, backbone: Backbone, optimizer: torch.optim.Optimizer) -> None:
         self.config, self.backbone, self.optimizer = config, backbone, optimizer
         self.mixes: list[Tensor | None] = []
+        norms = (each for each in backbone.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm))
+        self._norms = {norm: norm.momentum for norm in norms if norm.momentum is not None}
 
     def fit(self, pixels: Iterable[Tensor], seed: int) -> None:
         """Find the mixtures of every stage and enter the first.
@@ -52,6 +54,17 @@ class StemStages:
     def enter(self, index: int) -> None:
         """Give the stem the mixtures of a stage."""
         replace_parameter(self.optimizer, *self.backbone.set_channels(self.mixes[index]))
+
+    def settle(self, since: int) -> None:
+        """Forget statistics of batch norm that the stages before left: those of smaller windows are others.
+
+        At first they are plain means over the batches of the stage, then the usual moving ones.
+
+        Args:
+            since: number of the step within its stage, from 1.
+        """
+        for norm, momentum in self._norms.items():
+            norm.momentum = max(momentum, 1 / since)
 
     def tensors(self) -> dict[str, Tensor]:
         """The mixtures by stage, for a checkpoint."""

@@ -23,6 +23,8 @@ from specfm.errors import SpecfmError, UsageError
 from specfm.library import Library
 from specfm.models.encoder import Bands, Encoder, Features, _as_tensor
 from specfm.models.patches import sample_level
+from specfm.models.pixels import Asked
+from specfm.models.stem import Stems
 from specfm.reducers.moments import Moments
 from specfm.sensor_table import as_sensor
 from specfm.sensors import Sensor
@@ -169,6 +171,24 @@ class Backbone(nn.Module):
         """torch.compile the network."""
         self.net.compile()
 
+    @property
+    def stems(self) -> None:
+        """None: a backbone sees one sensor."""
+        return None
+
+    @stems.setter
+    def stems(self, stems: Stems | None) -> None:
+        if stems is not None:
+            raise UsageError(f"{self.config['backbone']} has no stems of acquisitions")
+
+    def fit(self, scenes: Any, sensor: Any = None, **options: Any) -> Backbone:
+        """A backbone has no stem that a scene could be fitted to.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(f"{self.config['backbone']} has no stem that could be fitted to a scene; leave fit out")
+
     def align(self, on: bool = True, sensors: Sequence[Sensor | BandGrid | str] = ()) -> Backbone:
         """A backbone sees one sensor, so there is nothing to align.
 
@@ -231,6 +251,7 @@ class Backbone(nn.Module):
         n: int | Sequence[int] = 1,
         norm: bool = True,
         level_B: Tensor | None = None,
+        pixels: Asked = "centre",
     ) -> tuple[Features, ...]:
         """Features of the one block that a backbone counts as; see :meth:`specfm.models.Encoder`.
 

@@ -31,7 +31,7 @@ RULES: dict[str, Rule] = {
     "level": ("one of patch, pixel, sample and none", lambda v: v in ("patch", "pixel", "sample", "none")),
     "normalise": ("one of none, band and dataset", lambda v: v in ("none", "band", "dataset")),
     "gsd_reference_m": _number("a number of metres above 0", lambda v: v > 0),
-    "aligned": ("true or false", lambda v: isinstance(v, bool)),
+    **dict.fromkeys(("aligned", "brightness", "pixel"), ("true or false", lambda v: isinstance(v, bool))),
     "trunk": ("one of stem and mae", lambda v: v in ("stem", "mae")),
     # of the embeddings
     "rank": _whole(1),

@@ -33,6 +33,7 @@ class Patches:
         bands: metadata, G = 1 or B. weights_GC: float32 quadrature weights.
         log_level_B: natural log of the level that was divided out of the sample.
         log_patch_level_BN: the same of each patch, relative to its sample's; 0 unless ``level`` is ``patch``.
+        stem_B: which of the encoder's stems of acquisitions; None where the names of the sensors decide.
     """
 
     x_BCNP: Tensor
@@ -44,6 +45,7 @@ class Patches:
     weights_GC: Tensor
     log_level_B: Tensor
     log_patch_level_BN: Tensor
+    stem_B: Tensor | None = None
 
 
 def patchify(

@@ -42,8 +42,8 @@ SIZES = {
 }
 
 TRUNK = (
-    *("dim", "depth", "heads", "mlp_ratio", "drop_path", "layer_scale"),
-    *("level", "normalise", "gsd_reference_m", "aligned", "trunk"),
+    *("dim", "depth", "heads", "mlp_ratio", "drop_path", "layer_scale", "level", "normalise", "gsd_reference_m"),
+    *("aligned", "brightness", "pixel", "trunk"),
 )
 
 
@@ -70,8 +70,8 @@ def create_encoder(size: str = "nano", embedding: str = "hyper", patch_size: int
     Args:
         size: one of :data:`SIZES`. embedding: one of :data:`EMBEDDINGS`. patch_size: 1 and up.
         options: ``dim``, ``depth``, ``heads``, ``mlp_ratio``, ``drop_path``, ``layer_scale``, ``level``,
-            ``normalise``, ``gsd_reference_m``, ``aligned`` and ``trunk`` go to the trunk, everything else to the
-            embedding.
+            ``normalise``, ``gsd_reference_m``, ``aligned``, ``brightness``, ``pixel`` and ``trunk`` go to the trunk,
+            all others to the embedding.
 
     Raises:
         UsageError: an unknown size, embedding or option, or a value that an option cannot have.

@@ -44,6 +44,7 @@ def test_the_stage_follows_from_the_number_of_a_step() -> None:
     plan = Plan((1.0, 2.0, 3.0), (3, 0, 2))
     assert [plan.at(number) for number in range(1, 8)] == [0, 0, 0, 2, 2, 2, 2]
     assert plan.last_begins == 3
+    assert [plan.since(number) for number in range(1, 7)] == [1, 2, 3, 1, 2, 3]
     with pytest.raises(UsageError, match="a cost is above 0"):
         Plan.make([1, 1], [0.0, 1.0], 5)
 
@@ -121,7 +122,9 @@ class Sleeper(Task):
         return iter([1.0] * 100)
 
     def compute(self, number: int, batch: float) -> StepResult:
-        time.sleep(batch)
+        began = time.process_time()
+        while time.process_time() - began < batch:
+            pass
         self.modules.train()
         loss = self.modules["net"](torch.randn(4, 2)).square().mean()
         loss.backward()

@@ -114,6 +114,22 @@ def test_taking_up_restores_stem_and_optimiser_bit_by_bit() -> None:
     assert all(torch.equal(a, b) for a, b in zip(modules.parameters(), both.parameters(), strict=True))
 
 
+def test_statistics_of_batch_norm_are_those_of_the_stage() -> None:
+    stem, backbone, _, _ = made("pca")
+    norm = next(m for m in backbone.modules() if isinstance(m, nn.BatchNorm2d))
+    for seed in range(20):
+        backbone.train()(cubes(seed) * 5, BANDS)
+    stem.enter(1)
+    seen: list[torch.Tensor] = []
+    norm.register_forward_pre_hook(lambda _, given: seen.append(given[0].mean((0, 2, 3))))
+    for since in range(1, 5):
+        stem.settle(since)
+        backbone.train()(cubes(since), BANDS)
+    assert torch.allclose(norm.running_mean, torch.stack(seen).mean(0), atol=1e-6)  # type: ignore[arg-type]
+    stem.settle(1000)
+    assert norm.momentum == pytest.approx(0.1)
+
+
 def test_a_parameter_that_is_not_trained_yet_is_replaced_as_well() -> None:
     one, two = nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(2, 4))
     optimizer = torch.optim.AdamW([one])

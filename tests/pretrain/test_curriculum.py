@@ -69,6 +69,8 @@ def test_both_sides_of_pairs_are_changed() -> None:
 def test_components_are_refused_and_merging_is_named() -> None:
     with pytest.raises(UsageError, match=r"without wavelengths, which this encoder cannot read; set .*reducer=merge"):
         staged(reducer="pca")
+    with pytest.raises(UsageError, match="shrink changes the size of a pixel"):
+        staged(window="shrink")
 
 
 @pytest.fixture(scope="module")

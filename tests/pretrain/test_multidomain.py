@@ -39,7 +39,7 @@ def few(request: pytest.FixtureRequest) -> None:
 def study(tmp_path_factory: pytest.TempPathFactory, few: None) -> tuple[Path, list[dict[str, Any]], str]:
     """Its folder, its rows and what the command printed."""
     out = tmp_path_factory.mktemp("study") / "out"
-    words = ["multidomain", *SMALL, "--pretrain-scans", "1", "--scans", "3", "--size", "80", "--seeds", "1"]
+    words = ["multidomain", *SMALL, "--pretrain-scans", "1", "--scans", "3", "--size", "96", "--seeds", "1"]
     told = CliRunner().invoke(app, [*words, "--init-seeds", "1", "--real", "none", "--out", str(out)])
     assert told.exit_code == 0, told.output
     return out, read_rows(out / "results.jsonl"), " ".join(told.output.split())

@@ -90,6 +90,14 @@ def test_a_network_sees_shrunk_windows_of_all_bands() -> None:
     assert found[0].views[0].x_BHWC.shape == (2, 4, 4, 24)
 
 
+def test_a_network_sees_cropped_windows_where_asked() -> None:
+    batch = [Labelled([tiles()], torch.tensor([0, 1]))]
+    view = staged(backbone=True, window="crop").change(batch, StageConfig(size=0.5), 1)[0].views[0]
+    assert torch.equal(view.x_BHWC, cropped(tiles(), 4).x_BHWC)
+    with pytest.raises(UsageError, match="windows that a network of timm classifies"):
+        staged(window="shrink")
+
+
 def test_components_are_for_networks() -> None:
     with pytest.raises(UsageError, match=r"components without wavelengths.*curriculum.reducer=merge, or encoder=timm:"):
         staged(reducer="ica")

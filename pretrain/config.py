@@ -14,6 +14,7 @@ from pretrain.objectives.masked import MaskedConfig
 from pretrain.objectives.vicreg import VicRegConfig
 from pretrain.pairs.config import PairsConfig, SimulatedConfig
 from pretrain.views.config import ViewConfig
+from specfm.band_selection import NO_COMPONENTS, BandsText
 from specfm.config import Strict
 from specfm.engine import config as engine
 from specfm.engine.config import Names, NonNegative, Positive
@@ -27,6 +28,9 @@ class DataConfig(Strict):
     shards: Names = Field(description="folders written by `specfm shard`, or shard files")
     include: Names | None = Field(default=None, description="domains to use; default all")
     exclude: Names = Field(default=(), description="domains to leave out")
+    bands: BandsText | None = Field(
+        default=None, description="use these bands only: rgb, {uniform: 20}, ... (specfm/band_selection.py)"
+    )
     global_batch: Annotated[int, Field(ge=2)] = Field(default=256, description="samples of a step over all processes")
     domains_per_batch: Positive | None = Field(default=None, description="domains mixed in a step; default up to six")
     weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
@@ -60,6 +64,11 @@ class DataConfig(Strict):
 class ModelConfig(engine.ModelConfig):
     """The encoder, and how it is computed in training."""
 
+    backbone: str | None = Field(
+        default=None,
+        description="timm:NAME in place of our encoder, for one list of bands; options are those of "
+        "specfm.models.create_backbone (stride, level, options)",
+    )
     init_trunk: str | None = Field(
         default=None,
         description="start the trunk's blocks from a .safetensors file of timm's names, or timm:NAME if cached",
@@ -194,6 +203,11 @@ class PretrainConfig(engine.RunConfig):
             raise ValueError("init_from brings a whole encoder and model.init_trunk its blocks; leave one out")
         if self.whiten.batches and self.model.options.get("trunk", "stem") != "stem":
             raise ValueError("whiten.batches needs a stem; set it to 0, or model.options.trunk=stem")
+        if self.model.backbone is not None:
+            self._fits_a_backbone()
+        elif (self.data.bands or "").startswith("pca"):
+            what = "this encoder is told of every band (a model.backbone takes them)"
+            raise ValueError("data.bands: " + NO_COMPONENTS.format(what=what))
         if self.data.global_batch % self.data.part_divisor:
             raise ValueError(
                 f"data.global_batch {self.data.global_batch} is not a multiple of data.divisor {self.data.divisor}"
@@ -213,3 +227,26 @@ class PretrainConfig(engine.RunConfig):
                 "place of whiten.batches"
             )
         return self
+
+    def _fits_a_backbone(self) -> None:
+        """Refuse what only our encoder can do.
+
+        Raises:
+            ValueError: it is asked for.
+        """
+        # by value: a resolved configuration lists every key
+        plain = ModelConfig()
+        ours = [key for key in ("size", "embedding", "patch_size") if getattr(self.model, key) != getattr(plain, key)]
+        if ours:
+            raise ValueError(f"model.{ours[0]} is of our encoder; leave it out with model.backbone")
+        for key, asked in (
+            ("whiten.batches", self.whiten.batches > 0),
+            ("whiten.per", self.whiten.per != "run"),
+            ("views.merge_probability", self.views.merge_probability > 0),
+            ("curriculum", self.curriculum is not None),
+            ("model.init_trunk", self.model.init_trunk is not None),
+            ("data.simulated", self.data.simulated is not None),
+            *((f"objective.{name}", name in self.objective.chosen()) for name in ("masked", "latent")),
+        ):
+            if asked:
+                raise ValueError(f"{key} is for our encoder, which reads wavelengths; leave it out with model.backbone")

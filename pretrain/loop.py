@@ -94,11 +94,11 @@ class Pretraining(Task):
             prefetch=config.data.prefetch,
             device=world.device,
         )
-        self.modules, self.objectives = setup.make_modules(config)
+        self.modules, self.objectives = setup.make_modules(config, self.shards)
         self.modules.to(world.device)
         world.broadcast_module(self.modules)
         self.optimizer = setup.make_optimizer(config, self.modules, world.device)
-        if world.is_main or self.encoder.aligned:  # the same spectra on every rank
+        if config.model.backbone is None and (world.is_main or self.encoder.aligned):  # the same spectra on every rank
             self.encoder.library = merge([collect_library(self.shards), self.encoder.library])
         setup.check_alignment(self.encoder)
         self.released.library = self.encoder.library
@@ -112,9 +112,9 @@ class Pretraining(Task):
             self.curriculum = BatchCurriculum(config.curriculum, config.steps, config.seed, patch)
         self.monitor: Monitor | None = None
         if world.is_main and config.monitor.every:
-            watched = ShardSet(list(config.monitor.shards)) if config.monitor.shards else self.shards
-            route = self.route if watched is self.shards else None
-            self.monitor = Monitor(watched, config.monitor, config.seed, route)
+            other = config.monitor.shards
+            watched = ShardSet(list(other), bands=setup.read_bands(config)) if other else self.shards
+            self.monitor = Monitor(watched, config.monitor, config.seed, None if other else self.route)
 
     @property
     def encoder(self) -> Any:
@@ -127,11 +127,13 @@ class Pretraining(Task):
         return self.modules[released(self.modules)]
 
     def start(self, done: int) -> None:
-        """A new run whitens the stem of its encoder, of which copies are then made, and plans its curriculum; any run
-        pairs its samples."""
+        """A new run fits its encoder's normalisation and whitens its stem, of which copies are then made, and plans its
+        curriculum; any run pairs its samples."""
         if done == 0:
+            data = (self.config, self.shards, self.sampler, self.modules)
             setup.make_room(self.config, self.shards, self.modules)
-            self.world.on_main(lambda: setup.whiten(self.config, self.shards, self.sampler, self.modules))
+            self.world.on_main(lambda: setup.normalise(*data))
+            self.world.on_main(lambda: setup.whiten(*data))
             self.world.broadcast_module(self.modules)
             share_stems(self.modules)
             if self.config.ema is not None:
@@ -249,7 +251,7 @@ class Pretraining(Task):
         config = self.config
         limit = min(config.optim.micro_batch or len(batch), len(batch))
         high, wide, bands = max((part.x_BHWC.shape[1:] for part in batch.first), key=lambda shape: shape[2])
-        side = config.model.patch_size
+        side = self.encoder.patch_size
         tokens = -(-high // side) * -(-wide // side)
         return (
             f"out of memory on rank {self.world.rank} at step {number}: micro-batch {limit}, up to {bands} bands, "

@@ -22,6 +22,7 @@ from specfm.engine.checkpointing import read_tensors
 from specfm.engine.ema import released
 from specfm.engine.optimizer import optimizer_tensors, restore_optimizer
 from specfm.errors import UsageError
+from specfm.models.backbone import Backbone
 from specfm.models.encoder import Encoder
 from specfm.shards import ShardSet
 
@@ -79,7 +80,7 @@ def restore(
         differs = "seed, batch size, weights, domains or what is simulated"
         log.warning("the batches differ from those before the checkpoint (%s)", differs)
     encoder, kept = modules["encoder"], modules[released(modules)]
-    assert isinstance(encoder, Encoder) and isinstance(kept, Encoder)
+    assert isinstance(encoder, Encoder | Backbone) and isinstance(kept, Encoder | Backbone)
     source = load(checkpoint / "model")
     take_weights(kept, source, checkpoint)
     encoder.stems = kept.stems

@@ -22,6 +22,7 @@ from pretrain.pairs.nearest import chunks, noise_pairs, spread
 from specfm.batch import BandTensors, Batch, BatchPart
 from specfm.dense.fit import add_windows, empty_moments, stems_of, whitened
 from specfm.errors import SpecfmError, UsageError
+from specfm.models.backbone import Backbone
 from specfm.models.encoder import Encoder
 from specfm.models.pixels import patch_middles
 from specfm.models.stem import Acquisition, Stems
@@ -189,7 +190,7 @@ class StemRouter:
 def share_stems(modules: nn.ModuleDict) -> None:
     """Averages and teachers go through the encoder's stems of acquisitions, which are no part of their weights."""
     encoder = modules["encoder"]
-    assert isinstance(encoder, Encoder)
+    assert isinstance(encoder, Encoder | Backbone)
     for other in modules.modules():
         if isinstance(other, Encoder) and other is not encoder:
             other.stems = encoder.stems

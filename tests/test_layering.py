@@ -30,7 +30,18 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "tables",
         "tiles",
     ),
-    ("scene", "batch", "library", "calibration", "pretreatment", "grids", "window", "reducers"),
+    (
+        "scene",
+        "batch",
+        "library",
+        "calibration",
+        "pretreatment",
+        "grids",
+        "window",
+        "band_selection",
+        "specimens",
+        "reducers",
+    ),
     ("readers", "shards", "simulate", "cards", "rasters", "inspection"),
     ("models", "dense"),  # Encoder.embed is dense.memory.embed_scene
     ("checkpoint",),
@@ -50,6 +61,7 @@ ROOMS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("probe", "tasks"),
         ("robustness", "benchmark", "maps"),
         ("report",),
+        ("explain",),
     ),
     "pretrain": (
         ("rng", "summary"),
@@ -57,6 +69,7 @@ ROOMS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("pairs",),
         ("objectives", "loader", "whiten", "stems", "curriculum"),
         ("config",),  # put together from the settings that stand with views and objectives
+        ("backbone",),
         ("setup", "release", "monitor", "state", "step"),
         ("loop",),
         ("demo", "multidomain", "__main__"),
@@ -67,7 +80,7 @@ STORES = {"readers", "shards"}  # never imported by models, and never import the
 
 HEAVY = {
     "torch", "torchvision", "timm", "lightly", "sklearn", "matplotlib", "wandb", "rasterio", "rioxarray", "h5py",
-    "hdf5plugin", "scipy", "spectral", "xarray", "pandas", "pvlib", "jinja2", "PIL",
+    "hdf5plugin", "captum", "scipy", "spectral", "xarray", "pandas", "pvlib", "jinja2", "PIL",
 }  # fmt: skip
 # Where a heavy package is what the module is about, and may be imported at its top.
 AT_TOP = {

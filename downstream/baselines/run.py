@@ -109,7 +109,7 @@ def baseline_rows(
                 notices.append(f"no {name} baseline: {error}")
     add(over("pixel"), "pixel spectrum", "pixel", "svm")
     for support, label in (("pixel", "pixel"), ("window", "mean")):
-        scores = _pca(next(iter(over(support).values())).X_ND, options.pca)
+        scores = pca_scores(next(iter(over(support).values())).X_ND, options.pca)
         add(over(support), f"PCA-{options.pca} {label}", support, "knn", scores=scores, metric="euclidean")
     if not frozen:
         return found, notices
@@ -140,7 +140,7 @@ def _pretreated(features: Mapping[str, FeatureSet], steps: Sequence[str]) -> dic
     return found
 
 
-def _pca(X_ND: np.ndarray, components: int) -> Scores:
+def pca_scores(X_ND: np.ndarray, components: int) -> Scores:
     """Scores of both sides of a split, 0 for samples of neither."""
 
     def scores(split: Split, test_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,9 @@ from downstream.features.bank import gather
 from downstream.features.encoders import encoder_device
 from downstream.features.pooling import chosen_layers, encode, pooling_parts
 from downstream.splits.samples import Samples, collect_samples
+from specfm.dense.tile_encoder import fitting_batch
 from specfm.errors import SpecfmError, UsageError
+from specfm.models.backbone import side_multiple
 from specfm.progress import progress
 from specfm.window import read_window
 
@@ -65,6 +67,7 @@ def iterate_windows(
 ) -> Iterator[WindowBatch]:
     """Yield every sample's window once, scene by scene, reading at most ``strip`` + ``window`` rows at a time.
 
+    A batch holds fewer windows where they are large (``specfm.dense.tile_encoder.BATCH_BYTES``).
     The labelled pixel sits at (window // 2, window // 2); of a list of spectra it is the only valid one. The order is
     fixed; the batches before ``first`` are neither read nor given, so that an extraction goes on where it was stopped.
     """
@@ -79,8 +82,9 @@ def iterate_windows(
             here_I = mine_I[(rows_i >= low) & (rows_i < low + strip)]
             if not len(here_I):
                 continue
-            starts = [s for i, s in enumerate(range(0, len(here_I), batch)) if number + i >= first]
-            number += -(-len(here_I) // batch)
+            step = fitting_batch(batch, window, scene.shape[2])
+            starts = [s for i, s in enumerate(range(0, len(here_I), step)) if number + i >= first]
+            number += -(-len(here_I) // step)
             if not starts:
                 continue
             rc = samples.rc_N2[here_I]
@@ -91,7 +95,7 @@ def iterate_windows(
             windows = np.lib.stride_tricks.sliding_window_view(cube, (window, window), (0, 1))  # [h, w, C, win, win]
             masks = np.lib.stride_tricks.sliding_window_view(mask, (window, window), (0, 1))
             for start in starts:
-                ids = here_I[start : start + batch]
+                ids = here_I[start : start + step]
                 at = samples.rc_N2[ids] - low_2
                 x_BHWC = np.ascontiguousarray(windows[at[:, 0], at[:, 1]].transpose(0, 2, 3, 1))
                 mask_BHW = masks[at[:, 0], at[:, 1]]
@@ -141,7 +145,6 @@ def extract(
         UsageError: unknown pooling or layer, window not divisible by the patch or larger than the guarded one.
         SpecfmError: the encoder gives non-finite features.
     """
-    from specfm.models.backbone import side_multiple
 
     scene_list: Sequence[Scene] = scenes if isinstance(scenes, (list, tuple)) else [scenes]  # type: ignore[list-item]
     pooling_parts(pooling)

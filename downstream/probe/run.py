@@ -26,10 +26,13 @@ from downstream.results.runs import Runs
 from downstream.results.seen import pretraining_record
 from downstream.splits.samples import Samples, asked_window, collect_samples
 from downstream.splits.split import Split, draw_splits, rule_of
+from specfm.band_selection import BandSelection, select_scenes
 from specfm.dense.align import aligned, wants_alignment
 from specfm.digests import digest_json
 from specfm.errors import UsageError
+from specfm.models.backbone import side_multiple
 from specfm.pretreatment import pretreat
+from specfm.specimens import whole_views
 
 if TYPE_CHECKING:
     from specfm.scene import Scene
@@ -64,15 +67,35 @@ def default_window(encoder: Any) -> int:
     window = pretraining_record(getattr(encoder, "card", None)).get("window")
     if isinstance(window, (list, tuple)):
         window = window[0] if window else None
-    patch = int(encoder.patch_size)
+    patch = side_multiple(encoder)
     if window and int(window) % patch == 0:
         return int(window)
     return -(-9 // patch) * patch
 
 
+def prepared_scenes(scenes: Sequence[Scene], options: FeatureOptions) -> tuple[list[Scene], list[str]]:
+    """The scenes as ``options`` want them seen (specimens whole, some bands, pretreated), and notices that say so.
+
+    Bands are chosen before spectra are pretreated, so that no other band has a part in them.
+    """
+    scenes, notices = list(scenes), []
+    if options.whole is not None:
+        scenes = whole_views(scenes, options.whole)
+        notices.append(f"one sample a specimen, seen whole on {options.whole} x {options.whole} pixels")
+    if options.bands is not None:
+        wanted, before = BandSelection.parse(options.bands), scenes
+        scenes = select_scenes(scenes, wanted)
+        counts = sorted({f"{new.shape[2]} of {old.shape[2]}" for new, old in zip(scenes, before, strict=True)})
+        how = ", chosen on pixels of all scenes without labels" if wanted.is_fitted else ""
+        notices.append(f"bands {wanted}: {', '.join(counts)} are used{how}")
+    scenes = [pretreat(scene, options.pretreatment) for scene in scenes]
+    treated = sorted({", ".join(scene.sensor.pretreatment) for scene in scenes if scene.sensor.pretreatment})
+    return scenes, notices + [f"all rows are of spectra pretreated by {steps}" for steps in treated]
+
+
 def take_samples(encoder: Any, scenes: Sequence[Scene], options: ProbeOptions) -> tuple[Samples, ProbeOptions]:
     """The labelled windows that ``options`` ask for, and the options with the rule of their splits decided."""
-    window = asked_window(scenes, options.window) or default_window(encoder)
+    window = asked_window(scenes, options.whole or options.window) or default_window(encoder)
     samples = collect_samples(scenes, window, group_by=options.group_by, max_per_class=options.max_per_class)
     return samples, replace(options, split=rule_of(options.split, samples))
 
@@ -114,9 +137,8 @@ def probe(
     """
     options = options or ProbeOptions()
     options.check()
-    scenes = [pretreat(scene, options.pretreatment) for scene in scenes]
-    treated = sorted({", ".join(scene.sensor.pretreatment) for scene in scenes if scene.sensor.pretreatment})
-    if treated and options.peers:
+    scenes, prepared = prepared_scenes(scenes, options)
+    if options.peers and any(scene.sensor.pretreatment for scene in scenes):
         raise UsageError("published encoders take spectra as measured, and these are pretreated; leave --peers out")
     samples, options = take_samples(encoder, scenes, options)
     window = samples.window
@@ -162,7 +184,7 @@ def probe(
                 runs.pooling = "the peer's own"
             all_runs += found
         all_runs += evaluate(twins, splits, options, "twin", "random-init", device)
-        notices = [f"all rows are of spectra pretreated by {steps}" for steps in treated]
+        notices = [*prepared]
         if raw and raw.pixel.info["resampled"]:
             notices.append("spectra of different sensors are resampled to one grid")
         if options.baselines:

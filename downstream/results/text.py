@@ -161,10 +161,18 @@ def held_out_table(rows: list[dict[str, Any]], metric: str = "aa") -> Table | No
     return out
 
 
-def robustness_tables(rows: Sequence[Mapping[str, Any]], metric: str = "aa", width: int = 80) -> list[Table]:
+def robustness_tables(
+    rows: Sequence[Mapping[str, Any]],
+    metric: str = "aa",
+    width: int = 80,
+    *,
+    of: str = "probes trained on spectra as measured",
+    condition: str = "tested on",
+) -> list[Table]:
     """One line per condition, one column per method and protocol, as many columns to a table as ``width`` holds.
 
-    Intervals are shown where all columns fit into one table with them, else deviations alone.
+    Intervals are shown where all columns fit into one table with them, else deviations alone. ``of`` and ``condition``
+    say what was probed, and what the conditions are.
     """
     from rich import box
     from rich.table import Table
@@ -181,14 +189,14 @@ def robustness_tables(rows: Sequence[Mapping[str, Any]], metric: str = "aa", wid
     fit = max(1, room // wide)
     found = []
     for start in range(0, len(columns), fit):
-        title = f"{metric.upper()} of probes trained on spectra as measured, {leakage_of(rows)}"
+        title = f"{metric.upper()} of {of}, {leakage_of(rows)}"
         out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         chosen = columns[start : start + fit]
-        for heading in ("tested on", "bands", *(f"{each[1]}{marks.get(each, '')} {each[2]}" for each in chosen)):
+        for heading in (condition, "bands", *(f"{each[1]}{marks.get(each, '')} {each[2]}" for each in chosen)):
             out.add_column(heading, overflow="fold")
-        for condition, by_method in lines.items():
+        for name, by_method in lines.items():
             first = next(iter(by_method.values()))
             cells = (show(by_method[c][metric]) if c in by_method else "-" for c in chosen)
-            out.add_row(condition, "/".join(map(str, first["bands"])), *cells)
+            out.add_row(name, "/".join(map(str, first["bands"])), *cells)
         found.append(out)
     return found

@@ -26,7 +26,7 @@ from downstream.features.encoders import encoder_device, random_twin
 from downstream.features.extract import FeatureSet, extract
 from downstream.features.fit import fit_facts, fitted
 from downstream.features.spectra import CommonGrid, Spectra, common_grid, seen_through, spectra
-from downstream.probe.run import say_aligned, say_fitted, take_samples
+from downstream.probe.run import prepared_scenes, say_aligned, say_fitted, take_samples
 from downstream.protocols.options import TRAINED
 from downstream.protocols.run import evaluate_conditions, put_together, trained
 from downstream.results.leakage import leakage_score
@@ -78,6 +78,7 @@ def robustness(
             f"{treated.where}: is pretreated, and light and noise alter spectra as measured; take pretreatment out of "
             "its card"
         )
+    scenes, prepared = prepared_scenes(scenes, options.probe)
     samples, probe = take_samples(encoder, scenes, options.probe)
     window = samples.window
     options = replace(options, probe=probe)
@@ -131,7 +132,7 @@ def robustness(
                 for init in range(probe.init_seeds)
             )
         )
-    notices: list[str] = []
+    notices = [*prepared]
     needed = altered if probe.baselines else {CLEAN: altered[CLEAN]}  # leakage is measured on spectra too
     raw = condition_spectra(needed, window, samples, others if on and probe.baselines else ())
     if probe.baselines:

@@ -166,6 +166,7 @@ def start_from(model: TaskModel, source: AnyEncoder, *, weights: bool, library: 
         encoder.load_state_dict(source.state_dict())
         encoder.stems = source.stems
         held = max(held, 0) if has_whitened_stem(source.card) else held
+    encoder.take_statistics(source)
     if library and source.aligned:
         encoder.library = source.library
     for name, parameter in encoder.named_parameters():

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from downstream.splits.options import AUTO, SplitOptions
+from specfm.band_selection import NO_COMPONENTS, BandsText
 from specfm.config import Strict
 from specfm.engine import config as engine
 from specfm.engine.config import Names, NonNegative, OneOrMore, Positive
@@ -42,6 +43,7 @@ class DataConfig(Strict):
 
     Attributes:
         card: dataset card (name or file). scenes: only scenes whose name matches, such as ``OSBS*``.
+        bands: use these bands only, of every date (``specfm.band_selection``); never the labels decide.
         second_sensor: change only: see the second date through this known sensor (a test of mixed sensors).
         tile: side of a training tile, and of a window for classification, pixels; a multiple of the patch.
         batch: tiles a step. level: one brightness level per ``scene``, or each tile its own (``sample``).
@@ -50,6 +52,7 @@ class DataConfig(Strict):
 
     card: str
     scenes: str | None = None
+    bands: BandsText | None = None
     second_sensor: str | None = None
     tile: Positive = 9
     batch: Positive = 16
@@ -158,6 +161,8 @@ class FinetuneConfig(engine.RunConfig):
         guard, needed = self.split.guard, self.data.tile - 1
         if guard is not None and guard < needed:
             raise ValueError(f"split.guard {guard} is below data.tile - 1 = {needed}: tiles would show test pixels")
+        if (self.data.bands or "").startswith("pca"):
+            raise ValueError("data.bands: " + NO_COMPONENTS.format(what="the encoder is told of"))
         if self.task != "classification" and self.split.rule == "random_pixels":
             raise ValueError(f"split.rule random_pixels leaks in task {self.task}; use block or group")
         if self.task != "change" and self.data.second_sensor is not None:

@@ -21,6 +21,7 @@ from downstream.splits.samples import Samples, collect_samples
 from downstream.splits.split import Split, load_splits, make_splits
 from downstream.supervised.views import TURNS, View, turned_batch, turns_about_its_middle
 from downstream.tasks.config import FinetuneConfig
+from specfm.band_selection import select_scenes
 from specfm.batch import BandTensors
 from specfm.dense.tile_encoder import scene_level
 from specfm.digests import digest_parts
@@ -95,6 +96,9 @@ def open_places(config: FinetuneConfig) -> list[Place]:
     treated = {scene.sensor.pretreatment for dates in listed for scene in dates}
     if len(treated) > 1:
         raise UsageError(f"parts of {config.data.card} differ in pretreatment; a model learns from one kind of spectra")
+    if config.data.bands is not None:
+        flat = iter(select_scenes([scene for dates in listed for scene in dates], config.data.bands))
+        listed = [tuple(next(flat) for _ in dates) for dates in listed]
     if config.data.second_sensor is not None:
         from specfm.simulate import resample_scene
 

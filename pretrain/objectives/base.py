@@ -21,6 +21,7 @@ from pretrain.pairs.config import PairsConfig
 from pretrain.pairs.pairing import Pairs
 from pretrain.views import ViewConfig, make_view
 from specfm.batch import Batch
+from specfm.models.backbone import AnyEncoder
 from specfm.models.encoder import Encoder, Features
 from specfm.shards import ShardSet
 
@@ -43,7 +44,7 @@ class Surroundings:
     views: ViewConfig
     seed: int
     pairs: PairsConfig
-    encoder: Encoder
+    encoder: AnyEncoder
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pretrain.config import PretrainConfig
 from specfm.checkpoint import has_whitened_stem, save
 from specfm.config import digest, to_dict
 from specfm.engine.ema import released
+from specfm.models.backbone import Backbone
 from specfm.models.encoder import Encoder
 from specfm.shards import ShardReader, ShardSet
 
@@ -56,7 +57,7 @@ def write_model(modules: nn.ModuleDict, folder: Path, card: dict[str, Any], whol
     ``whole``: with the stems of scenes, beside those of domains.
     """
     encoder = modules[released(modules)]
-    assert isinstance(encoder, Encoder)
+    assert isinstance(encoder, Encoder | Backbone)
     every = encoder.stems
     if every is not None and not whole:
         encoder.stems = every.domains()

@@ -29,6 +29,8 @@ COMMANDS: dict[str, str] = {
     "pretrain": "specfm.cli.pretrain",
     "probe": "specfm.cli.probe",
     "robustness": "specfm.cli.robustness",
+    "explain": "specfm.cli.explain",
+    "compare-bands": "specfm.cli.compare_bands",
     "benchmark": "specfm.cli.benchmark",
     "finetune": "specfm.cli.finetune",
     "convert": "specfm.cli.convert",

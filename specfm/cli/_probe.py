@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from downstream.probe.options import ProbeOptions
-from specfm.cli._options import Align, spread
+from specfm.cli._options import Align, Bands, spread
 from specfm.errors import UsageError
 
 SCRATCH_ON_CPU = 10_000_000  # parameters: the from-scratch row of a nano or tiny encoder takes a minute or a few
@@ -90,6 +90,11 @@ OPTIONS: dict[str, Option] = {
         ],
         lambda text: numbers("--layers", text),
         lambda value: listed(value) or None,
+    ),
+    "bands": Option("bands", Bands),
+    "whole": Option(
+        "whole",
+        Annotated[int | None, typer.Option(help="One sample a specimen, all of it on so many pixels a side (224).")],
     ),
     "k": Option(
         "ks",

@@ -116,6 +116,13 @@ class Backbone(nn.Module):
             self.factor_C.copy_(torch.where(varies_C, 1 / torch.where(varies_C, sd_C, 1.0), 0.0))
         return moments
 
+    def take_statistics(self, source: Any) -> None:
+        """Take over what another backbone of the same options knows of its training data beside its weights."""
+        if isinstance(source, Backbone):
+            for name in ("mean_C", "factor_C", "mix_KC"):
+                if (mine := getattr(self, name)) is not None:
+                    mine.copy_(getattr(source, name))
+
     @torch.no_grad()
     def pixels(self, x_BHWC: Tensor, bands: Bands, mask_BHW: Tensor | None = None) -> Tensor:
         """Valid pixels as the stem would see them without mixtures, standardised, [n, C]."""

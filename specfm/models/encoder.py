@@ -5,7 +5,7 @@ Shapes: B samples, H W pixels, C bands, N tokens, K kept tokens, Q pixel tokens,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from specfm.batch import BandTensors, Batch
 from specfm.errors import SpecfmError, UsageError
 from specfm.library import Library
 from specfm.models.alignment import Alignment
+from specfm.models.normaliser import Normaliser
 from specfm.models.patches import Patches, patchify
 from specfm.models.pixels import Asked, attention_mask, pixel_patches, pixel_places
 from specfm.models.position import corner_positions, position_embedding
@@ -85,7 +86,10 @@ class Encoder(nn.Module):
         patch_size, dim, depth, heads: of the trunk. mlp_ratio, drop_path: as in timm.
         layer_scale: initial gain of each residual branch (timm's ``init_values``): the trunk starts close to handing
             its tokens through, so that training begins from what the embedding sees, not from a random mixture of it.
-        level: input scaling, ``patch``, ``sample`` or ``none`` (``level_B`` passes another than the sample's).
+        level: input scaling, ``patch``, ``pixel``, ``sample`` or ``none`` (``level_B`` passes another than the
+            sample's).
+        normalise: what of the training data's statistics is taken off after that: ``none``, ``band`` or ``dataset``
+            (:mod:`specfm.models.normaliser`, which tells the four ways apart).
         gsd_reference_m: ground sampling distance at which positions are one patch apart.
         trunk: what stands before the blocks. ``stem``: a linear stem that can be whitened, and centred positions.
             ``mae``: as in published masked autoencoders of several sensors (Scale-MAE, SpecAware): a class token, no
@@ -113,6 +117,7 @@ class Encoder(nn.Module):
         level: str = "patch",
         gsd_reference_m: float = 10.0,
         aligned: bool = False,
+        normalise: str = "none",
         trunk: str = "stem",
         brightness: bool = True,
         pixel: bool = False,
@@ -127,6 +132,7 @@ class Encoder(nn.Module):
         self.config = dict(config or {})
         self.card: dict[str, Any] = {}
         self.aligned = aligned
+        self.normaliser = None if normalise == "none" else Normaliser(normalise)
         self.alignment: Alignment | None = None
         self._library: Library | None = None
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
@@ -271,10 +277,36 @@ class Encoder(nn.Module):
         mask_BHW, keep_BK, level_B = (
             None if given is None else torch.as_tensor(given).to(self.device) for given in (mask_BHW, keep_BK, level_B)
         )
-        patches = patchify(
-            x_BHWC, tensors, mask_BHW, self.patch_size, level=self.level, level_B=level_B, keep_BK=keep_BK
-        )
+        patches = self._normalised(self._cut(x_BHWC, tensors, mask_BHW, keep_BK, level_B))
         return patches if stem_B is None else replace(patches, stem_B=stem_B)
+
+    def _cut(
+        self,
+        x_BHWC: Tensor,
+        bands: BandTensors,
+        mask_BHW: Tensor | None,
+        keep_BK: Tensor | None = None,
+        level_B: Tensor | None = None,
+    ) -> Patches:
+        return patchify(x_BHWC, bands, mask_BHW, self.patch_size, level=self.level, level_B=level_B, keep_BK=keep_BK)
+
+    def _normalised(self, patches: Patches) -> Patches:
+        return patches if self.normaliser is None else self.normaliser(patches)
+
+    def fit_normaliser(self, batches: Iterable[Batch]) -> None:
+        """Take the statistics that the encoder normalises by from training data; nothing happens without any.
+
+        Raises:
+            SpecfmError: no valid pixel in the batches.
+        """
+        if self.normaliser is not None:
+            parts = (part for batch in batches for part in batch.to(self.device).parts)
+            self.normaliser.fit(self._cut(part.x_BHWC, part.bands, part.mask_BHW) for part in parts)
+
+    def take_statistics(self, source: Any) -> None:
+        """Take over what another encoder of the same options knows of its training data beside its weights."""
+        if self.normaliser is not None and isinstance(source, Encoder) and source.normaliser is not None:
+            self.normaliser.load_state_dict(source.normaliser.state_dict())
 
     def generated(self, patches: Patches) -> Tensor:
         """tokens_BND of the embedding alone, with brightness where the level of a patch was divided out."""
@@ -456,7 +488,8 @@ class Encoder(nn.Module):
     def pixels(self, x_BHWC: Tensor, mask_BHW: Tensor | None, patches: Patches, place_Q2: Tensor) -> Patches:
         """Patches of single pixels of a cube that :meth:`prepare` made ``patches`` of (``specfm.models.pixels``)."""
         mask_BHW = None if mask_BHW is None else torch.as_tensor(mask_BHW).to(self.device)
-        return pixel_patches(x_BHWC.to(self.device), mask_BHW, patches, place_Q2, self.patch_size, self.level)
+        x_BHWC = x_BHWC.to(self.device)
+        return self._normalised(pixel_patches(x_BHWC, mask_BHW, patches, place_Q2, self.patch_size, self.level))
 
     def _run(self, block: nn.Module, tokens_BTD: Tensor, of: _Prepared) -> Tensor:
         mask_BT = of.mask_BN if self.class_token is None else nn.functional.pad(of.mask_BN, (1, 0), value=True)

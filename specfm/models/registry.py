@@ -11,8 +11,15 @@ import numpy as np
 from torch import nn
 
 from specfm.errors import UsageError
-from specfm.models.backbone import AnyEncoder, Backbone, create_backbone
-from specfm.models.embeddings import BasisEmbedding, DofaEmbedding, FixedEmbedding, HyperEmbedding, SpecAwareEmbedding
+from specfm.models.backbone import AnyEncoder, create_backbone
+from specfm.models.embeddings import (
+    BasisEmbedding,
+    DofaEmbedding,
+    FixedEmbedding,
+    HyperEmbedding,
+    SpecAwareEmbedding,
+    SpectralAttentionEmbedding,
+)
 from specfm.models.encoder import Encoder
 from specfm.models.options import check_options
 
@@ -35,8 +42,8 @@ SIZES = {
 }
 
 TRUNK = (
-    *("dim", "depth", "heads", "mlp_ratio", "drop_path", "layer_scale", "level", "gsd_reference_m", "aligned"),
-    *("brightness", "pixel", "trunk"),
+    *("dim", "depth", "heads", "mlp_ratio", "drop_path", "layer_scale", "level", "normalise", "gsd_reference_m"),
+    *("aligned", "brightness", "pixel", "trunk"),
 )
 
 
@@ -53,6 +60,7 @@ EMBEDDINGS: dict[str, Callable[..., nn.Module]] = {
     "fixed": FixedEmbedding,
     "dofa": DofaEmbedding,
     "specaware": SpecAwareEmbedding,
+    "spectral_attention": SpectralAttentionEmbedding,
 }
 
 
@@ -62,8 +70,8 @@ def create_encoder(size: str = "nano", embedding: str = "hyper", patch_size: int
     Args:
         size: one of :data:`SIZES`. embedding: one of :data:`EMBEDDINGS`. patch_size: 1 and up.
         options: ``dim``, ``depth``, ``heads``, ``mlp_ratio``, ``drop_path``, ``layer_scale``, ``level``,
-            ``gsd_reference_m``, ``aligned``, ``brightness``, ``pixel`` and ``trunk`` go to the trunk, all others to the
-            embedding.
+            ``normalise``, ``gsd_reference_m``, ``aligned``, ``brightness``, ``pixel`` and ``trunk`` go to the trunk,
+            all others to the embedding.
 
     Raises:
         UsageError: an unknown size, embedding or option, or a value that an option cannot have.
@@ -100,14 +108,11 @@ def build_encoder(config: Mapping[str, Any]) -> AnyEncoder:
 
 
 def fresh_like(encoder: AnyEncoder, **changes: Any) -> AnyEncoder:
-    """The same architecture with random weights; of a backbone with the statistics and mixtures of its bands.
+    """The same architecture with random weights, and what it knows of its training data beside weights.
 
     Args:
         changes: options that differ, such as ``drop_path``.
     """
     fresh = build_encoder({**encoder.config, **changes})
-    if isinstance(fresh, Backbone):
-        own = dict(encoder.named_buffers(recurse=False))
-        for name, buffer in fresh.named_buffers(recurse=False):
-            buffer.copy_(own[name])
+    fresh.take_statistics(encoder)
     return fresh

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from specfm.band_selection import REGIONS
 from specfm.bands import BandGrid
 from specfm.errors import UsageError
 from specfm.reducers.base import Reducer, Reduction, allocate, in_order, spread
 
 GAP = 3.0  # neighbours further apart than so many median spacings are not merged (bands removed for water vapour)
-# Edges of the regions of the spectrum, nm: ultraviolet, blue, green, red, near and short-wave infrared, and beyond.
-REGIONS_NM = (400.0, 480.0, 550.0, 650.0, 1000.0, 2600.0)
+# nm; what lies before the first region and beyond the last counts as a region each
+REGION_EDGES_NM = sorted({edge for region in REGIONS.values() for edge in region})
 
 
 class Merge(Reducer):
@@ -56,11 +57,11 @@ class Uniform(Reducer):
 
 
 class Regions(Reducer):
-    """Some of each region of the spectrum (ultraviolet to short-wave infrared), as evenly as the bands allow."""
+    """Some of each region of the spectrum (:data:`specfm.band_selection.REGIONS`), as evenly as the bands allow."""
 
     def plan(self, bands: BandGrid, k: int) -> Reduction:
         order = in_order(bands)
-        region = np.digitize(bands.wavelengths_nm[order], REGIONS_NM)
+        region = np.digitize(bands.wavelengths_nm[order], REGION_EDGES_NM)
         parts = [order[region == r] for r in np.unique(region)]
         given = allocate([len(part) for part in parts], k)
         picked = [part[spread(len(part), many)] for part, many in zip(parts, given, strict=True) if many]

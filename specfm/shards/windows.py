@@ -83,7 +83,7 @@ def plan_scene(scene: Scene, options: WindowOptions, background_HW: NDArray[np.b
     if not len(rows) or not len(cols):
         size = "x".join(map(str, scene.shape[:2]))
         return _empty(scene, group_name, 0, f"{size} pixels are smaller than the window")
-    mask_HW = _valid_pixels(scene, options, background_HW)
+    mask_HW = valid_pixels(scene, options, background_HW)
     origin_N2 = np.stack(np.meshgrid(rows, cols, indexing="ij"), -1).reshape(-1, 2)
     kept = _window_sums(mask_HW, origin_N2, options.window) >= max(options.min_valid * height * width, 1)
     candidates = len(origin_N2)
@@ -106,7 +106,14 @@ def _empty(scene: Scene, group_name: str, candidates: int, reason: str) -> Scene
     return ScenePlan(none.reshape(0, 2), none, none.astype(np.int64), 0, group_name, mask, candidates, reason)
 
 
-def _valid_pixels(scene: Scene, options: WindowOptions, background_HW: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+def valid_pixels(
+    scene: Scene, options: WindowOptions, background_HW: NDArray[np.bool_] | None = None
+) -> NDArray[np.bool_]:
+    """mask_HW: valid pixels, of objects alone where the options tell these from background.
+
+    Raises:
+        SpecfmError: the background mask does not fit the scene.
+    """
     height, width, channels = scene.shape
     usable = np.flatnonzero(scene.sensor.bands.valid)
     bands = None if len(usable) == channels else usable

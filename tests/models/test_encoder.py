@@ -38,7 +38,7 @@ def test_sizes(size: str) -> None:
         ({"embedding": "cnn"}, "unknown embedding 'cnn'.*hyper"),
         ({"patch_size": 0}, "patch_size must be a whole number of at least 1, got 0"),
         ({"patch_size": 2.5}, "patch_size must be a whole number"),
-        ({"level": "batch"}, "level must be one of patch, sample and none, got 'batch'"),
+        ({"level": "batch"}, "level must be one of patch, pixel, sample and none, got 'batch'"),
         ({"dim": 190}, "dim must be a multiple of 4, got 190"),
         ({"heads": 5}, "dim 192 is not a multiple of its 5 heads"),
         ({"depth": -1}, "depth must be a whole number of at least 0"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from specfm.band_selection import REGIONS
 from specfm.bands import BandGrid
 from specfm.batch import BandTensors
 from specfm.errors import UsageError
@@ -102,9 +103,9 @@ def test_which_bands_are_chosen() -> None:
     assert middle == usable[usable.index(middle[0]) :][:9] and set(middle) < set(numbers(Window(), 20))
     gaps = np.diff([usable.index(i) for i in numbers(Uniform(), 16)])
     assert gaps.min() >= USABLE // 16 and gaps.max() <= USABLE // 16 + 1
-    picked = NM[numbers(Regions(), 10)]
-    assert [int(((picked >= low) & (picked < high)).sum()) for low, high in
-            ((400, 480), (480, 550), (550, 650), (650, 1000), (1000, 2600))] == [2, 2, 2, 2, 2]  # fmt: skip
+    picked = NM[numbers(Regions(), 12)]
+    counts = {name: int(((picked >= low) & (picked < high)).sum()) for name, (low, high) in REGIONS.items()}
+    assert counts == {"uv": 0, "blue": 2, "green": 2, "red": 2, "nir": 2, "swir1": 2, "swir2": 2}
     assert numbers(Listed([30, 2, 4, 9]), 3) == [29, 1, 8]  # the fourth band is unusable
     shuffled = np.random.default_rng(0).permutation(len(NM))
     found = Merge().plan(BANDS.subset(shuffled), 10).bands

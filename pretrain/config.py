@@ -12,11 +12,14 @@ from pretrain.objectives.latent import LatentConfig
 from pretrain.objectives.local import LocalConfig
 from pretrain.objectives.masked import MaskedConfig
 from pretrain.objectives.vicreg import VicRegConfig
-from pretrain.pairs.config import PairsConfig
+from pretrain.pairs.config import PairsConfig, SimulatedConfig
 from pretrain.views.config import ViewConfig
+from specfm.band_selection import NO_COMPONENTS, BandsText
 from specfm.config import Strict
 from specfm.engine import config as engine
 from specfm.engine.config import Names, NonNegative, Positive
+from specfm.engine.curriculum import CurriculumConfig
+from specfm.models.whitening import WhitenRecipe
 
 
 class DataConfig(Strict):
@@ -25,6 +28,9 @@ class DataConfig(Strict):
     shards: Names = Field(description="folders written by `specfm shard`, or shard files")
     include: Names | None = Field(default=None, description="domains to use; default all")
     exclude: Names = Field(default=(), description="domains to leave out")
+    bands: BandsText | None = Field(
+        default=None, description="use these bands only: rgb, {uniform: 20}, ... (specfm/band_selection.py)"
+    )
     global_batch: Annotated[int, Field(ge=2)] = Field(default=256, description="samples of a step over all processes")
     domains_per_batch: Positive | None = Field(default=None, description="domains mixed in a step; default up to six")
     weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
@@ -37,16 +43,36 @@ class DataConfig(Strict):
     threads: NonNegative = Field(default=2, description="reading threads per process")
     prefetch: NonNegative = Field(default=2, description="steps read ahead")
     allow_changed: bool = Field(default=False, description="resume although the shards have changed")
+    simulated: SimulatedConfig | None = Field(default=None, description="samples that are simulated, beside shards")
 
     @property
     def part_divisor(self) -> int:
         """``divisor``, or the largest of 8, 4, 2, 1 that divides the batch; the number of processes plays no part."""
         return self.divisor or next(d for d in (8, 4, 2, 1) if self.global_batch % d == 0)
 
+    @property
+    def simulated_batch(self) -> int:
+        """Samples of ``global_batch`` that are simulated: whole parts, at least one of them and one from shards."""
+        units = self.global_batch // self.part_divisor
+        return (
+            0
+            if self.simulated is None
+            else self.part_divisor * min(max(round(self.simulated.share * units), 1), units - 1)
+        )
+
 
 class ModelConfig(engine.ModelConfig):
     """The encoder, and how it is computed in training."""
 
+    backbone: str | None = Field(
+        default=None,
+        description="timm:NAME in place of our encoder, for one list of bands; options are those of "
+        "specfm.models.create_backbone (stride, level, options)",
+    )
+    init_trunk: str | None = Field(
+        default=None,
+        description="start the trunk's blocks from a .safetensors file of timm's names, or timm:NAME if cached",
+    )
     grad_checkpointing: bool = Field(default=False, description="trade compute for memory in the trunk")
     compile: bool = Field(default=False, description="torch.compile embedding and trunk")
 
@@ -76,11 +102,18 @@ class ObjectiveConfig(Strict):
 
 
 class WhitenConfig(Strict):
-    """The stem's start, computed from data before the first step (see pretrain/whiten.py).
+    """The stem's start, computed from data before the first step (see pretrain/whiten.py and pretrain/stems.py).
 
     Attributes:
-        batches: global batches it is computed from; 0 starts from the identity. With ``init_from`` the stem of those
-            weights is replaced too, which fits an encoder to the scenes of another sensor without labels; 0 keeps it.
+        per: ``run``: one stem, from differences between views, which may be trained on. ``sensor``, ``scene``: a stem
+            for every domain or scene of the shards, from differences between patches; these stay as they are, and
+            whoever uses the encoder on another scene fits it to that (``encoder.fit``, ``--fit``).
+        batches: per run: global batches it is computed from; 0 starts from the identity. With ``init_from`` the stem of
+            those weights is replaced too, which fits an encoder to the scenes of another sensor without labels; 0 keeps
+            it.
+        shift: distance of the patches whose differences count as noise, pixels.
+        power: 0: every direction counts alike; 0.5: by its signal-to-noise ratio.
+        components: keep only so many directions; null: all.
         damping: share of the mean eigenvalue added to all.
         lr_share: share of the learning rate for what comes before the trunk, once the stem is whitened. 0 leaves it as
             it is and is cheaper: nothing is back-propagated through the embedding. A whitened stem amplifies what
@@ -88,9 +121,29 @@ class WhitenConfig(Strict):
             (measured on tree crowns, kNN: mean recall .64 before, .42 after).
     """
 
+    per: Literal["run", "sensor", "scene"] = "run"
     batches: NonNegative = 0
-    damping: Annotated[float, Field(gt=0)] = 1e-5
+    shift: Positive = WhitenRecipe.shift
+    power: float = WhitenRecipe.power
+    components: Positive | None = WhitenRecipe.components
+    damping: Annotated[float, Field(gt=0)] = WhitenRecipe.damping
     lr_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+    @property
+    def on(self) -> bool:
+        """Whether a stem is computed at all."""
+        return self.per != "run" or self.batches > 0
+
+    @property
+    def recipe(self) -> WhitenRecipe:
+        """How acquisitions are whitened, here and where the encoder is fitted to others."""
+        return WhitenRecipe(self.shift, self.power, self.components, self.damping)
+
+    @model_validator(mode="after")
+    def _acts(self) -> WhitenConfig:
+        if self.per != "run" and self.batches:
+            raise ValueError(f"whiten.batches is of per: run; leave it out, per: {self.per} reads the shards")
+        return self
 
 
 class ScheduleConfig(Strict):
@@ -136,6 +189,7 @@ class PretrainConfig(engine.RunConfig):
     pairs: PairsConfig = PairsConfig()
     views: ViewConfig = ViewConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    curriculum: CurriculumConfig | None = Field(default=None, description="fewer bands and smaller windows at first")
     objective: ObjectiveConfig = ObjectiveConfig()
     ema: engine.EmaConfig | None = Field(
         default=None, description="watch and release a running average of the encoder's weights; null releases the last"
@@ -145,8 +199,54 @@ class PretrainConfig(engine.RunConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> PretrainConfig:
+        if self.init_from is not None and self.model.init_trunk is not None:
+            raise ValueError("init_from brings a whole encoder and model.init_trunk its blocks; leave one out")
+        if self.whiten.batches and self.model.options.get("trunk", "stem") != "stem":
+            raise ValueError("whiten.batches needs a stem; set it to 0, or model.options.trunk=stem")
+        if self.model.backbone is not None:
+            self._fits_a_backbone()
+        elif (self.data.bands or "").startswith("pca"):
+            what = "this encoder is told of every band (a model.backbone takes them)"
+            raise ValueError("data.bands: " + NO_COMPONENTS.format(what=what))
         if self.data.global_batch % self.data.part_divisor:
             raise ValueError(
                 f"data.global_batch {self.data.global_batch} is not a multiple of data.divisor {self.data.divisor}"
             )
+        if self.data.simulated is not None and self.data.global_batch < 2 * self.data.part_divisor:
+            raise ValueError(
+                f"data.global_batch {self.data.global_batch} has no room for a part from shards and a simulated one of "
+                f"{self.data.part_divisor} samples each; raise it, or lower data.divisor"
+            )
+        if self.whiten.per != "run" and self.model.options.get("aligned"):
+            raise ValueError(
+                "model.options.aligned maps the sensors of one stem onto each other, so whiten.per must be run"
+            )
+        if self.whiten.batches and self.model.options.get("pixel"):
+            raise ValueError(
+                "model.options.pixel has a stem of its own, which views do not tell; set whiten.per=sensor or scene in "
+                "place of whiten.batches"
+            )
         return self
+
+    def _fits_a_backbone(self) -> None:
+        """Refuse what only our encoder can do.
+
+        Raises:
+            ValueError: it is asked for.
+        """
+        # by value: a resolved configuration lists every key
+        plain = ModelConfig()
+        ours = [key for key in ("size", "embedding", "patch_size") if getattr(self.model, key) != getattr(plain, key)]
+        if ours:
+            raise ValueError(f"model.{ours[0]} is of our encoder; leave it out with model.backbone")
+        for key, asked in (
+            ("whiten.batches", self.whiten.batches > 0),
+            ("whiten.per", self.whiten.per != "run"),
+            ("views.merge_probability", self.views.merge_probability > 0),
+            ("curriculum", self.curriculum is not None),
+            ("model.init_trunk", self.model.init_trunk is not None),
+            ("data.simulated", self.data.simulated is not None),
+            *((f"objective.{name}", name in self.objective.chosen()) for name in ("masked", "latent")),
+        ):
+            if asked:
+                raise ValueError(f"{key} is for our encoder, which reads wavelengths; leave it out with model.backbone")

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specfm.errors import SpecfmError, UsageError
+from specfm.errors import SpecfmError
+from specfm.files import clear_stages
 
 if TYPE_CHECKING:
     from specfm.scene import Scene
@@ -73,7 +74,7 @@ def run_demo(out: Path, overwrite: bool = False, overrides: list[str] | None = N
     commands = demo_commands(out, overrides)
     config = load_config("demo.yaml", PretrainConfig, [*places, *(overrides or [])])
     _require_plots()
-    _clear(out, overwrite)
+    clear_stages(out, STAGES, "demo", overwrite)
     seconds: dict[str, float] = {}
 
     @contextmanager
@@ -147,21 +148,6 @@ def _require_plots() -> None:
     from downstream.report.figures import new_figure
 
     new_figure(1, 1)
-
-
-def _clear(out: Path, overwrite: bool) -> None:
-    from specfm.files import remove_folder
-
-    there = [out / name for name in STAGES if (out / name).exists()]
-    if there and not overwrite:
-        raise UsageError(f"{there[0]} exists; choose another --out or pass --overwrite")
-    if not overwrite and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} exists and holds no demo; choose another --out or pass --overwrite to work inside it")
-    for path in there:
-        if path.is_dir():
-            remove_folder(path)
-        else:
-            path.unlink()
 
 
 def _simulate(out: Path, sensors: tuple[str, ...], seed: int, scenes: int) -> list[Scene]:

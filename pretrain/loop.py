@@ -14,16 +14,20 @@ from torch import Tensor
 
 from pretrain import setup
 from pretrain.config import PretrainConfig
+from pretrain.curriculum import BatchCurriculum
 from pretrain.loader import Loader
 from pretrain.monitor import Monitor
 from pretrain.objectives.collapse import feature_figures
-from pretrain.pairs.pairing import PairedSampler, Pairs
+from pretrain.pairs.pairing import PairedSampler, Pairs, joined
 from pretrain.release.card import release_card, write_model
 from pretrain.release.library import collect_library
 from pretrain.state import restore, training_state, training_tensors
+from pretrain.stems import share_stems
 from pretrain.step import PretrainStep, StepResult
 from specfm.batch import Batch
 from specfm.engine import distributed, faults
+from specfm.engine.checkpointing import read_tensors
+from specfm.engine.curriculum import shortened
 from specfm.engine.distributed import World
 from specfm.engine.ema import follow, released, warmed_up
 from specfm.engine.loop import run_task
@@ -71,12 +75,14 @@ class Pretraining(Task):
     folder: RunFolder
 
     def __init__(self, config: PretrainConfig, world: World, folder: RunFolder) -> None:
+        config = shortened(config, config.curriculum)
         self.config, self.world, self.folder, self.batch_size = config, world, folder, config.data.global_batch
         self.shards = setup.open_shards(config)
         self.shards.verify_once()
         self.sampler = setup.make_sampler(config, self.shards)
         self.pairing = setup.make_pairing(config, self.shards, world, folder.path)
         self.paired = PairedSampler(self.sampler, self.pairing)
+        self.simulated = setup.make_simulated(config, self.shards, world)
         for doubt in setup.doubts(config, self.shards, self.sampler) if world.is_main else ():
             log.warning("%s", doubt)
         self.loader = Loader(
@@ -88,21 +94,27 @@ class Pretraining(Task):
             prefetch=config.data.prefetch,
             device=world.device,
         )
-        self.modules, self.objectives = setup.make_modules(config)
+        self.modules, self.objectives = setup.make_modules(config, self.shards)
         self.modules.to(world.device)
         world.broadcast_module(self.modules)
         self.optimizer = setup.make_optimizer(config, self.modules, world.device)
-        if world.is_main or self.encoder.aligned:  # the same spectra on every rank
+        if config.model.backbone is None and (world.is_main or self.encoder.aligned):  # the same spectra on every rank
             self.encoder.library = merge([collect_library(self.shards), self.encoder.library])
         setup.check_alignment(self.encoder)
         self.released.library = self.encoder.library
+        self.route = setup.make_router(config, self.shards)
         for objective in self.objectives.values():
             objective.start(self.encoder, self.shards)
         self.step = PretrainStep(self.encoder, self.objectives, config, world)
+        self.curriculum = None
+        if config.curriculum is not None:
+            patch = self.encoder.patch_size
+            self.curriculum = BatchCurriculum(config.curriculum, config.steps, config.seed, patch)
         self.monitor: Monitor | None = None
         if world.is_main and config.monitor.every:
-            watched = ShardSet(list(config.monitor.shards)) if config.monitor.shards else self.shards
-            self.monitor = Monitor(watched, config.monitor, config.seed)
+            other = config.monitor.shards
+            watched = ShardSet(list(other), bands=setup.read_bands(config)) if other else self.shards
+            self.monitor = Monitor(watched, config.monitor, config.seed, None if other else self.route)
 
     @property
     def encoder(self) -> Any:
@@ -115,10 +127,15 @@ class Pretraining(Task):
         return self.modules[released(self.modules)]
 
     def start(self, done: int) -> None:
-        """A new run whitens the stem of its encoder, of which copies are then made; any run pairs its samples."""
+        """A new run fits its encoder's normalisation and whitens its stem, of which copies are then made, and plans its
+        curriculum; any run pairs its samples."""
         if done == 0:
-            self.world.on_main(lambda: setup.whiten(self.config, self.shards, self.sampler, self.modules))
+            data = (self.config, self.shards, self.sampler, self.modules)
+            setup.make_room(self.config, self.shards, self.modules)
+            self.world.on_main(lambda: setup.normalise(*data))
+            self.world.on_main(lambda: setup.whiten(*data))
             self.world.broadcast_module(self.modules)
+            share_stems(self.modules)
             if self.config.ema is not None:
                 follow(self.released, self.encoder, 0.0)
             for objective in self.objectives.values():
@@ -129,9 +146,18 @@ class Pretraining(Task):
             self.pairing.start()
         if self.config.model.compile:
             self.encoder.compile_parts()
+        if done == 0 and self.curriculum is not None:
+            self.curriculum.begin(self, next(self._stored(0)))
 
     def batches(self, done: int) -> Iterator[Pairs]:
-        return (self.paired.pair(batch) for _, batch in self.loader.iterate(done, self.config.steps))
+        pairs = self._stored(done)
+        return pairs if self.curriculum is None else self.curriculum.batches(pairs, done)
+
+    def _stored(self, done: int) -> Iterator[Pairs]:
+        read = (self.paired.pair(self.route(batch)) for _, batch in self.loader.iterate(done, self.config.steps))
+        if self.simulated is None:
+            return read
+        return map(joined, read, self.simulated.iterate(done, self.config.steps))
 
     def compute(self, number: int, batch: Pairs) -> StepResult:
         result = self.step(number - 1, batch)
@@ -158,7 +184,8 @@ class Pretraining(Task):
     def columns(self, number: int, result: StepResult, bad: bool) -> dict[str, Any]:
         row: dict[str, Any] = {
             "view_strength": self.step.strength(number - 1),
-            "data_wait_s": self.loader.data_wait,
+            "data_wait_s": self.loader.data_wait + (self.simulated.data_wait if self.simulated else 0.0),
+            **({} if self.curriculum is None else self.curriculum.columns(number)),
         }
         if self._watches(number):
             gather = self.world.gather_rows
@@ -177,7 +204,8 @@ class Pretraining(Task):
         return self.monitor(self.released)
 
     def snapshot(self, number: int, row: dict[str, Any]) -> Snapshot:
-        facts = training_state(self.config, self.shards, self.sampler, self.world.size)
+        facts = training_state(self.config, self.shards, self._draws(), self.world.size)
+        facts |= {} if self.curriculum is None else self.curriculum.state()
         facts |= {key: value for key in ("knn", "loss") if math.isfinite(value := row.get(key, math.nan))}
         facts["score"] = facts.get("knn")
         facts["monitor_before"] = {} if self.monitor is None else self.monitor.before
@@ -186,9 +214,16 @@ class Pretraining(Task):
         return Snapshot(lambda folder: write_model(self.modules, folder, card), tensors, facts)
 
     def restore(self, checkpoint: Path, state: dict[str, Any]) -> None:
-        restore(checkpoint, state, self.config, self.shards, self.sampler, self.modules, self.optimizer)
+        if self.curriculum is not None:
+            self.curriculum.restore(state, read_tensors(checkpoint), int(state["step"]))
+        restore(checkpoint, state, self.config, self.shards, self._draws(), self.modules, self.optimizer)
         if self.monitor is not None:
             self.monitor.before = dict(state.get("monitor_before") or {})
+
+    def _draws(self) -> dict[str, Any]:
+        """What decides which samples a step holds."""
+        simulated = {} if self.simulated is None else {"simulated": self.simulated.source.digest}
+        return self.paired.state() | simulated
 
     def release(self, done: int) -> None:
         """``out/model``: the final encoder; an older one (of fewer steps) is kept beside it."""
@@ -205,7 +240,7 @@ class Pretraining(Task):
                 return
             keep_aside(self.folder.model, f"model.until-step-{steps}")
         card = release_card(self.config, self.shards, done, self.encoder.card)
-        write_model(self.modules, self.folder.model, card)
+        write_model(self.modules, self.folder.model, card, whole=False)
         plot_losses(self.folder.path)
 
     def describe(self, batch: Pairs, result: Any) -> dict[str, Any]:
@@ -216,7 +251,7 @@ class Pretraining(Task):
         config = self.config
         limit = min(config.optim.micro_batch or len(batch), len(batch))
         high, wide, bands = max((part.x_BHWC.shape[1:] for part in batch.first), key=lambda shape: shape[2])
-        side = config.model.patch_size
+        side = self.encoder.patch_size
         tokens = -(-high // side) * -(-wide // side)
         return (
             f"out of memory on rank {self.world.rank} at step {number}: micro-batch {limit}, up to {bands} bands, "

@@ -17,6 +17,7 @@ from downstream.protocols.knn import vote
 from downstream.protocols.ridge import left_out_classes
 from pretrain.config import MonitorConfig
 from pretrain.rng import permute
+from pretrain.stems import StemRouter
 from specfm.batch import BandTensors, Batch, BatchPart
 from specfm.models.encoder import Encoder
 from specfm.shards import ShardSet
@@ -61,13 +62,14 @@ class Monitor:
         shards: Store with labels; domains without two classes, or without windows to compare, are left out.
         config: ``k``, ``max_samples``: cost and memory of an evaluation are bounded by it, however long the run.
         seed: Chooses the samples.
+        route: Names the stem of each sample, where the shards are those of the run; default by the sensors' names.
 
     Attributes:
         before: scores of the encoder before its first step, told beside every later one; a checkpoint keeps them.
     """
 
-    def __init__(self, shards: ShardSet, config: MonitorConfig, seed: int) -> None:
-        self.shards, self.k = shards, config.k
+    def __init__(self, shards: ShardSet, config: MonitorConfig, seed: int, route: StemRouter | None = None) -> None:
+        self.shards, self.k, self.route = shards, config.k, route
         self.before: dict[str, float] = {}
         self.domains = [
             domain
@@ -95,7 +97,7 @@ class Monitor:
         encoder.eval()
         try:
             for domain in self.domains:
-                feature_ND = torch.cat([_features(encoder, self.shards, shard, ids) for shard, ids in domain.parts])
+                feature_ND = torch.cat([self._features(encoder, shard, ids) for shard, ids in domain.parts])
                 asked_N = domain.asked_N
                 for key, said_N in (("knn", self._voted(feature_ND, domain)), ("linear", _taught(feature_ND, domain))):
                     scores[f"{key}/{domain.name}"] = float((said_N == domain.label_N)[asked_N].mean())
@@ -116,6 +118,19 @@ class Monitor:
         index_Nk = np.argsort(-similarity_NN, axis=1, kind="stable")[:, :k]
         nearest_Nk = np.take_along_axis(similarity_NN, index_Nk, axis=1)
         return vote(domain.label_N[index_Nk], nearest_Nk, domain.classes)
+
+    def _features(self, encoder: Encoder, shard: int, ids: NDArray[np.int64]) -> Tensor:
+        reader = self.shards.readers[shard]
+        bands = BandTensors.from_sensors(reader.sensor)
+        chunks = []
+        for start in range(0, len(ids), _CHUNK):
+            some = ids[start : start + _CHUNK]
+            x_BHWC, mask_BHW = (torch.from_numpy(each) for each in reader.read(some))
+            fields = {key: torch.from_numpy(value) for key, value in self.shards.describe(shard, some).items()}
+            part = BatchPart(x_BHWC=x_BHWC, bands=bands, mask_BHW=mask_BHW, **fields)
+            batch = Batch((part,)) if self.route is None else self.route(Batch((part,)))
+            chunks.append(encoder(batch.to(encoder.device)).pooled_BD.float())
+        return torch.cat(chunks)
 
 
 def _taught(feature_ND: Tensor, domain: _Domain) -> NDArray[np.int64]:
@@ -175,16 +190,3 @@ def _may_vote(
     near &= (col_N[:, None] <= (col_N + wide_N)[None]) & (col_N[None] <= (col_N + wide_N)[:, None])
     elsewhere_N = (~near & ~own_group & (label_N[:, None] == label_N[None])).any(1)  # another group has the class
     return ~near & ~(own_group & elsewhere_N[:, None])
-
-
-def _features(encoder: Encoder, shards: ShardSet, shard: int, ids: NDArray[np.int64]) -> Tensor:
-    reader = shards.readers[shard]
-    bands = BandTensors.from_sensors(reader.sensor)
-    chunks = []
-    for start in range(0, len(ids), _CHUNK):
-        some = ids[start : start + _CHUNK]
-        x_BHWC, mask_BHW = reader.read(some)
-        fields = {key: torch.from_numpy(value) for key, value in shards.describe(shard, some).items()}
-        part = BatchPart(x_BHWC=torch.from_numpy(x_BHWC), bands=bands, mask_BHW=torch.from_numpy(mask_BHW), **fields)
-        chunks.append(encoder(Batch((part,)).to(encoder.device)).pooled_BD.float())
-    return torch.cat(chunks)

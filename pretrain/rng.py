@@ -19,24 +19,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from specfm.counter import MASK64, mix64
+
+__all__ = ["NOISE_SIZE", "SHARED", "Keys", "mix64", "normal_table", "permute", "splitmix64"]
+
 SHARED = -1  # in place of the view number: what all views of a sample have in common
 NOISE_SIZE = 1 << 20
 _ROUNDS = 4
 _U64 = np.uint64
-_MASK64 = 0xFFFFFFFFFFFFFFFF
-
-
-def mix64(*values: int | NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """A 64-bit hash of integers (splitmix64's finaliser, chained); arrays broadcast. The same on every platform."""
-    state = np.zeros((), _U64)
-    with np.errstate(over="ignore"):
-        for value in values:
-            word = value if isinstance(value, np.ndarray) else np.asarray(value & _MASK64, _U64)
-            state = (state ^ word.astype(_U64)) + _U64(0x9E3779B97F4A7C15)
-            state = (state ^ (state >> _U64(30))) * _U64(0xBF58476D1CE4E5B9)
-            state = (state ^ (state >> _U64(27))) * _U64(0x94D049BB133111EB)
-            state = state ^ (state >> _U64(31))
-    return np.asarray(state)
 
 
 def permute(index: NDArray[np.int64], size: int, key: int | NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -68,7 +58,7 @@ def permute(index: NDArray[np.int64], size: int, key: int | NDArray[np.uint64]) 
 def _scramble(key: NDArray[np.uint64], turn: int, value: NDArray[np.int64]) -> NDArray[np.int64]:
     """The network's round function: 32 bits of a hash of key, round and the other half (two multiply-shift steps)."""
     with np.errstate(over="ignore"):
-        word = key + _U64((turn + 1) * 0x9E3779B97F4A7C15 & _MASK64) + value.astype(_U64) * _U64(0xD6E8FEB86659FD93)
+        word = key + _U64((turn + 1) * 0x9E3779B97F4A7C15 & MASK64) + value.astype(_U64) * _U64(0xD6E8FEB86659FD93)
         word = (word ^ (word >> _U64(32))) * _U64(0xBF58476D1CE4E5B9)
         word = (word ^ (word >> _U64(29))) * _U64(0x94D049BB133111EB)
     return (word >> _U64(32)).astype(np.int64)

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.config import PretrainConfig
-from pretrain.sampler import MixtureSampler
+from pretrain.stems import share_stems
 from specfm.checkpoint import load, take_weights
 from specfm.config import to_dict
 from specfm.engine.checkpointing import read_tensors
 from specfm.engine.ema import released
 from specfm.engine.optimizer import optimizer_tensors, restore_optimizer
 from specfm.errors import UsageError
+from specfm.models.backbone import Backbone
 from specfm.models.encoder import Encoder
 from specfm.shards import ShardSet
 
@@ -40,16 +41,14 @@ def _others(modules: nn.ModuleDict) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in modules.state_dict().items() if not name.startswith(prefix)}
 
 
-def training_state(
-    config: PretrainConfig, shards: ShardSet, sampler: MixtureSampler, world_size: int
-) -> dict[str, Any]:
-    """JSON-safe training state."""
+def training_state(config: PretrainConfig, shards: ShardSet, draws: dict[str, Any], world_size: int) -> dict[str, Any]:
+    """JSON-safe training state; ``draws``: what decides which samples a step holds."""
     from specfm import __version__
 
     return {
         "config": to_dict(config),
         "data_fingerprint": shards.fingerprint,
-        "sampler": sampler.state(),
+        "sampler": draws,
         "world_size": world_size,
         "versions": {"specfm": __version__, "torch": torch.__version__},
     }
@@ -60,7 +59,7 @@ def restore(
     state: dict[str, Any],
     config: PretrainConfig,
     shards: ShardSet,
-    sampler: MixtureSampler,
+    draws: dict[str, Any],
     modules: nn.ModuleDict,
     optimizer: torch.optim.Optimizer,
 ) -> None:
@@ -77,12 +76,14 @@ def restore(
         if not config.data.allow_changed:
             raise UsageError(f"{text}; restore them, or pass data.allow_changed=true")
         log.warning("%s; going on because data.allow_changed=true", text)
-    elif state["sampler"] != sampler.state():
-        log.warning("the batches differ from those before the checkpoint (%s)", "seed, batch size, weights or domains")
+    elif state["sampler"] != draws:
+        differs = "seed, batch size, weights, domains or what is simulated"
+        log.warning("the batches differ from those before the checkpoint (%s)", differs)
     encoder, kept = modules["encoder"], modules[released(modules)]
-    assert isinstance(encoder, Encoder) and isinstance(kept, Encoder)
+    assert isinstance(encoder, Encoder | Backbone) and isinstance(kept, Encoder | Backbone)
     source = load(checkpoint / "model")
     take_weights(kept, source, checkpoint)
+    encoder.stems = kept.stems
     encoder.card = source.card  # what it saw before stays seen, also where the shards have changed
     tensors = read_tensors(checkpoint)
     others = {name.removeprefix("module/"): tensor for name, tensor in tensors.items() if name.startswith("module/")}
@@ -91,4 +92,5 @@ def restore(
             f"the heads in {checkpoint} differ from the configuration's (objective.*, ema); start a new run"
         )
     modules.load_state_dict({**modules.state_dict(), **others})
+    share_stems(modules)
     restore_optimizer(optimizer, modules, tensors)

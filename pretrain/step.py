@@ -40,7 +40,8 @@ class StepResult(task.StepResult):
     Attributes:
         loss: This rank's loss (mean over its rows), detached, 0-d.
         scalars: Numbers to log, of this rank.
-        pooled_BD: Features of the first view, detached; None where no objective asked for them.
+        pooled_BD: Features of the first view (or of the samples as an objective encodes them), detached; None where
+            no objective makes any.
         rows: Coupled rows by objective, detached.
     """
 
@@ -141,9 +142,7 @@ class PretrainStep:
                 share = (objective.count(pairs, step) / total).to(loss.dtype)
                 losses[name] = loss * share
                 figures |= {key: value * share for key, value in numbers.items()}
-        made = part.__dict__.get("features")
-        pooled_BD = None if made is None else made.pooled_BD[: len(pairs)].detach()
-        return _Terms(rows, losses, figures, pooled_BD)
+        return _Terms(rows, losses, figures, part.pooled_BD)
 
     def _repeat(self, step: int, pairs: Pairs, start: int, totals: dict[str, Tensor], whole: dict[str, Rows]) -> _Terms:
         """Pass 2: a micro-batch again, with a graph, fed with the cached gradients of its rows."""

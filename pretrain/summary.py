@@ -24,7 +24,10 @@ def last_values(folder: Path, keys: tuple[str, ...]) -> dict[str, Any]:
 
 def summary_rows(folder: Path) -> list[tuple[str, str]]:
     """Label and text of each line of the closing table."""
-    keys = ("step", "loss", "embedding/rank", "embedding/uniformity", "negatives/excluded", *_WATCHED)
+    keys = (
+        *("step", "loss", "embedding/rank", "embedding/uniformity", "negatives/excluded"),
+        *_WATCHED, "peak_memory_mb",
+    )  # fmt: skip
     speeds = [row["samples_per_s"] for row in read_metrics(folder) if row.get("samples_per_s") is not None]
     values = last_values(folder, keys)
     shown = {
@@ -36,6 +39,7 @@ def summary_rows(folder: Path) -> list[tuple[str, str]]:
         "uniformity": values["embedding/uniformity"],
         "negatives excluded": values["negatives/excluded"],
         "samples/s (median)": median(speeds) if speeds else None,
+        "peak memory, MiB": None if values["peak_memory_mb"] is None else round(values["peak_memory_mb"]),
     }
     rows = [
         (name, f"{value:.4f}" if isinstance(value, float) else str(value))

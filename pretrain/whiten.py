@@ -17,20 +17,20 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pretrain.views import ViewConfig, make_view
-from specfm.bands import BandGrid
 from specfm.batch import BandTensors, Batch, BatchPart
 from specfm.models.alignment import stem_tokens
 from specfm.models.encoder import Encoder
+from specfm.models.stem import Stem
 from specfm.sensors import QUANTITIES, Sensor
+from specfm.simulate.responses import draw_sensor
 
 MICRO_BATCH = 256  # samples viewed at once
 # Of what alignment leaves, beside what changes between views. Of 1, 10, 300 and 3000 (one start each) the first three
 # score alike across sensors, the last loses on most scenes.
 SENSORS, SENSORS_WEIGHT = 40, 10.0
-FEWEST_BANDS_DRAWN = 3
 
 
 @torch.no_grad()
@@ -50,7 +50,7 @@ def whiten_stem(encoder: Encoder, batches: Iterable[Batch], views: ViewConfig, s
         views, seed: how positives are made. damping: share of the mean eigenvalue added to all.
     """
     width, stem = encoder.num_features, encoder.stem
-    assert isinstance(stem, nn.Linear), "setup.make_modules refuses trunks without a stem"
+    assert isinstance(stem, Stem), "setup.make_modules refuses trunks without a stem"
     noise_DD = torch.zeros(width, width, dtype=torch.float64, device=encoder.device)
     spread_DD = torch.zeros_like(noise_DD)
     sums: dict[int, tuple[Tensor, Tensor, int]] = {}  # by domain: sum of samples, sum of units, samples
@@ -59,8 +59,7 @@ def whiten_stem(encoder: Encoder, batches: Iterable[Batch], views: ViewConfig, s
     if encoder.alignment is not None:
         every = {"keep_low": 1.0, "keep_high": 1.0, "merge_probability": 0.0, "window_probability": 0.0}
         views = views.model_copy(update=every)
-    stem.weight.copy_(torch.eye(width))
-    stem.bias.zero_()
+    stem.reset()
     for number, batch in enumerate(batches):
         for start in range(0, len(batch), MICRO_BATCH):
             some = batch.select(start, min(start + MICRO_BATCH, len(batch)))
@@ -93,8 +92,7 @@ def whiten_stem(encoder: Encoder, batches: Iterable[Batch], views: ViewConfig, s
     matrix_DD = vector_DD * value_D.rsqrt() @ vector_DD.T
     variance = torch.einsum("ij,jk,ik->", matrix_DD, spread_DD / samples, matrix_DD) / width
     matrix_DD = matrix_DD / variance.clamp_min(1e-30).sqrt()
-    stem.weight.copy_(matrix_DD)
-    stem.bias.copy_(-matrix_DD @ mean_D)
+    stem.set(matrix_DD, -matrix_DD @ mean_D)
 
 
 def _tokens(encoder: Encoder, part: BatchPart) -> tuple[Tensor, Tensor]:
@@ -126,15 +124,3 @@ def left_by_alignment(encoder: Encoder, seed: int) -> Tensor:
         apart_MD = (tokens_LD - goal_LD)[mine_L]
         found_DD += apart_MD.T @ apart_MD / len(apart_MD)
     return found_DD / SENSORS / (goal_LD - goal_LD.mean(0)).square().mean().clamp_min(1e-30)
-
-
-def draw_sensor(low_nm: float, high_nm: float, rng: np.random.Generator) -> BandGrid:
-    """Evenly spaced bands of 3 to 20 nm over most of a range with up to three gaps, of about that width."""
-    while True:
-        step_nm, gaps = rng.uniform(3, 20), rng.integers(0, 4)
-        margin_nm = min(60.0, 0.05 * (high_nm - low_nm))
-        centre_nm = np.arange(low_nm + rng.uniform(0, margin_nm), high_nm - rng.uniform(0, margin_nm), step_nm)
-        for start_nm, width_nm in zip(rng.uniform(low_nm, high_nm, gaps), rng.uniform(10, 120, gaps), strict=True):
-            centre_nm = centre_nm[(centre_nm < start_nm) | (centre_nm > start_nm + width_nm)]
-        if len(centre_nm) >= FEWEST_BANDS_DRAWN:
-            return BandGrid(centre_nm, np.full(len(centre_nm), step_nm * rng.uniform(0.8, 1.5)))

@@ -24,6 +24,7 @@ _PUBLIC = {
     "BandTensors": "specfm.batch",
     "Encoder": "specfm.models.encoder",
     "Features": "specfm.models.encoder",
+    "create_backbone": "specfm.models",
     "create_encoder": "specfm.models",
     "load": "specfm.checkpoint",
     "save": "specfm.checkpoint",

@@ -72,7 +72,8 @@ class BandTensors:
             valid,
             torch.tensor([s.scale for s in known], dtype=torch.float32),
             torch.tensor([s.offset for s in known], dtype=torch.float32),
-            torch.tensor([_index(QUANTITIES, s.quantity) for s in known]),
+            # pretreated values are of none of the quantities
+            torch.tensor([_index(QUANTITIES, None if s.pretreatment else s.quantity) for s in known]),
             torch.tensor([_index(LEVELS, s.level) for s in known]),
             torch.tensor([float("nan") if s.gsd_m is None else s.gsd_m for s in known], dtype=torch.float32),
             tuple(s.name for s in known),
@@ -122,6 +123,7 @@ class BatchPart:
         bands: metadata, G = 1 or B. mask_BHW: True = valid pixel, None = all valid.
         sample_id_B: global id. instance_id_B: what makes a negative false. group_B: what splits keep together.
         scene_id_B, origin_B2 (row, col of the window in its scene), label_B (-1 = unlabelled), domain_B: int64.
+        stem_B: which of the encoder's stems of acquisitions; None where the names of the sensors decide.
     """
 
     x_BHWC: Tensor
@@ -134,6 +136,7 @@ class BatchPart:
     origin_B2: Tensor
     label_B: Tensor
     domain_B: Tensor
+    stem_B: Tensor | None = None
 
     def __len__(self) -> int:
         return self.x_BHWC.shape[0]

@@ -2,8 +2,9 @@
 
 Nothing but safetensors and JSON is ever read, and the hashes of the manifest are checked before anything is parsed. An
 encoder that was pretrained here also has ``library.safetensors``, spectra like those of its pretraining
-(:mod:`specfm.library`). A training checkpoint holds a release folder as ``model/``, and a run folder holds its last one
-as ``model``, so :func:`load` takes any of the three. The manifest says what kind of model a folder holds;
+(:mod:`specfm.library`), and ``stems.safetensors`` where each acquisition has a stem of its own
+(:mod:`specfm.models.stem`). A training checkpoint holds a release folder as ``model/``, and a run folder holds its
+last one as ``model``, so :func:`load` takes any of the three. The manifest says what kind of model a folder holds;
 ``write_module`` and ``read_module`` serve every kind, :func:`save` and :func:`load` encoders.
 """
 
@@ -27,17 +28,21 @@ from specfm.files import (
 )
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from specfm.library import Library
-    from specfm.models.encoder import Encoder
+    from specfm.models.backbone import AnyEncoder
+    from specfm.models.stem import Stems
 
 Module = TypeVar("Module", bound="nn.Module")
+Listed = TypeVar("Listed")
 
 FORMAT = 1
 ENCODER, TASK = "specfm-encoder", "specfm-task"
 KINDS = {ENCODER: "an encoder", TASK: "a task model"}
 LIBRARY = "library.safetensors"
+HEADS = "heads.safetensors"  # of a pretraining, where a release has any: what only training on needs
+STEMS = "stems.safetensors"
 FILES = ("config.json", "model.safetensors", "card.json", "README.md")
 SHIPPED = Path(__file__).parent / "weights"  # release folders that come with the package, loadable by name
 
@@ -47,13 +52,16 @@ def write_module(
 ) -> None:
     """Write the files of a release of any kind into ``folder``, which exists; the manifest comes last.
 
-    Where the module has a ``library``, it goes with it.
+    Where the module has a ``library`` or ``stems``, they go with it.
     """
     from safetensors.torch import save as to_bytes
 
     library = getattr(module, "library", None)
     if library is not None:
         atomic_write_bytes(folder / LIBRARY, library.to_bytes())
+    stems = getattr(module, "stems", None)
+    if stems is not None:
+        atomic_write_bytes(folder / STEMS, stems.to_bytes())
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     atomic_write_json(folder / "config.json", {"format": FORMAT, **config})
     atomic_write_json(folder / "card.json", card)
@@ -67,7 +75,7 @@ def read_module(
 ) -> tuple[Module, dict[str, Any], dict[str, Any]]:
     """A module with the weights of a release folder, its ``config.json`` and its ``card.json``; strict throughout.
 
-    Its ``library`` is set where the folder has one.
+    Its ``library`` and its ``stems`` are set where the folder has them.
 
     Args:
         path: release folder, training checkpoint or run folder.
@@ -113,16 +121,18 @@ def read_module(
     module.load_state_dict(weights, strict=True)
     if (library := _read_library(folder)) is not None:
         module.library = library  # type: ignore[assignment]
+    if (stems := _read_stems(folder)) is not None:
+        module.stems = stems  # type: ignore[assignment]
     return module, config, card
 
 
-def write_release(encoder: Encoder, folder: Path, card: dict[str, Any] | None = None) -> None:
+def write_release(encoder: AnyEncoder, folder: Path, card: dict[str, Any] | None = None) -> None:
     """Write the files of an encoder's release into ``folder``, which exists; the manifest comes last."""
     card = dict(encoder.card if card is None else card)
     write_module(encoder, folder, {"encoder": encoder.config}, card, _model_card(encoder, card), ENCODER)
 
 
-def save(encoder: Encoder, folder: str | Path, card: dict[str, Any] | None = None) -> Path:
+def save(encoder: AnyEncoder, folder: str | Path, card: dict[str, Any] | None = None) -> Path:
     """Publish an encoder as a release folder, by one rename.
 
     Args:
@@ -136,7 +146,7 @@ def save(encoder: Encoder, folder: str | Path, card: dict[str, Any] | None = Non
     return Path(folder)
 
 
-def load(path: str | Path, device: str = "cpu", align: bool | None = None) -> Encoder:
+def load(path: str | Path, device: str = "cpu", align: bool | None = None) -> AnyEncoder:
     """Load an encoder; strict in every respect.
 
     The encoder comes back in evaluation mode, with its model card as ``encoder.card``.
@@ -152,16 +162,16 @@ def load(path: str | Path, device: str = "cpu", align: bool | None = None) -> En
         SpecfmError: nothing to load there, a task model, a changed byte, an unknown format, or weights that do not fit.
         UsageError: no such device; ``align`` without a library of spectra.
     """
-    from specfm.models.registry import create_encoder
+    from specfm.models.registry import build_encoder
 
     require_device(device)
-    encoder, _, card = read_module(path, ENCODER, lambda config: create_encoder(**config["encoder"]))
+    encoder, _, card = read_module(path, ENCODER, lambda config: build_encoder(config["encoder"]))
     encoder.card = card
     encoder = encoder.to(device).eval()
     return encoder if align is None else encoder.align(align)
 
 
-def take_weights(encoder: Encoder, source: Encoder, name: str | Path) -> None:
+def take_weights(encoder: AnyEncoder, source: AnyEncoder, name: str | Path) -> None:
     """Copy the weights of ``source`` into ``encoder``, which must be of the same architecture.
 
     Raises:
@@ -173,19 +183,47 @@ def take_weights(encoder: Encoder, source: Encoder, name: str | Path) -> None:
         listed = ", ".join(f"{key} {old!r} there, {new!r} here" for key, (old, new) in differing.items())
         raise UsageError(f"the model in {name} has another architecture than the configuration ({listed})")
     encoder.load_state_dict(source.state_dict())
+    encoder.stems = source.stems
+
+
+def read_heads(path: str | Path) -> dict[str, Tensor]:
+    """Tensors of the heads that a release brings along, ``objective.name`` by name; none where it has no such file.
+
+    Raises:
+        SpecfmError: nothing to load there, or a changed byte.
+    """
+    from safetensors.torch import load as from_bytes
+
+    folder = find_release(path)
+    if HEADS not in {row["name"] for row in verify_manifest(folder)["files"]}:
+        return {}
+    return from_bytes((folder / HEADS).read_bytes())
 
 
 def _read_library(folder: Path) -> Library | None:
     """The library of a verified release, None if its manifest lists none."""
-    from specfm.files import read_manifest
     from specfm.library import Library
 
-    if LIBRARY not in {row["name"] for row in read_manifest(folder)["files"]}:
+    return _read_listed(folder, LIBRARY, Library.from_bytes)
+
+
+def _read_stems(folder: Path) -> Stems | None:
+    """The stems of acquisitions of a verified release, None if its manifest lists none."""
+    from specfm.models.stem import Stems
+
+    return _read_listed(folder, STEMS, Stems.from_bytes)
+
+
+def _read_listed(folder: Path, name: str, read: Callable[[bytes], Listed]) -> Listed | None:
+    """A further file of a verified release, None if its manifest does not list it."""
+    from specfm.files import read_manifest
+
+    if name not in {row["name"] for row in read_manifest(folder)["files"]}:
         return None
     try:
-        return Library.from_bytes((folder / LIBRARY).read_bytes())
+        return read((folder / name).read_bytes())
     except (OSError, SpecfmError) as error:
-        raise SpecfmError(f"{folder / LIBRARY} cannot be read ({error})") from None
+        raise SpecfmError(f"{folder / name} cannot be read ({error})") from None
 
 
 def require_device(device: str) -> None:
@@ -240,13 +278,13 @@ def shipped_encoders() -> tuple[str, ...]:
 
 
 def has_whitened_stem(card: dict[str, Any]) -> bool:
-    """True if a model card says that pretraining whitened the stem, in that run or in one that it started from.
+    """True if a model card says that the stem is whitened: in pretraining, or fitted to scenes.
 
     Such a stem amplifies what was small in the embedding. Trained on at the rate of the rest it falls apart: segments
     of Salinas-A, 300 steps, mIoU .56 with all of the encoder trained, .98 from its first block on.
     """
     config = card.get("config") or {}
-    return bool(card.get("whitened") or (config.get("whiten") or {}).get("batches", 0))
+    return bool(card.get("whitened") or card.get("fitted") or (config.get("whiten") or {}).get("batches", 0))
 
 
 def release_digest(path: str | Path) -> str:
@@ -264,7 +302,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _model_card(encoder: Encoder, card: dict[str, Any]) -> str:
+def _model_card(encoder: AnyEncoder, card: dict[str, Any]) -> str:
     count = sum(p.numel() for p in encoder.parameters())
     lines = [
         "# A specfm encoder",

@@ -38,7 +38,7 @@ def digest_json(value: Any) -> str:
 
 
 def state_digest(encoder: Any) -> str:
-    """16 hex digits over weights, config and library of an encoder: names the checkpoint whatever folder it is from."""
+    """16 hex digits over weights, config, library and stems of an encoder: names it whatever folder it is from."""
 
     def parts() -> Iterable[str | bytes | np.ndarray]:
         yield json.dumps(getattr(encoder, "config", {}) or {}, sort_keys=True, default=str)
@@ -49,6 +49,8 @@ def state_digest(encoder: Any) -> str:
             yield tensor.float().numpy().tobytes()
         library = getattr(encoder, "library", None)
         yield library.digest if library is not None else ""
+        stems = getattr(encoder, "stems", None)
+        yield stems.digest if stems is not None else ""
 
     return digest_parts(parts())
 

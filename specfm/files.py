@@ -15,7 +15,7 @@ import os
 import shutil
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -440,3 +440,27 @@ def _process_start(pid: int) -> str | None:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return None
+
+
+def clear_stages(out: Path, names: Sequence[str], what: str, overwrite: bool) -> None:
+    """Make room in a folder for what a run of several stages makes there; strangers' files are not touched.
+
+    Args:
+        out: the folder. names: of the files and folders made in it. what: is made, for messages ("demo").
+        overwrite: remove those of an earlier run.
+
+    Raises:
+        UsageError: one of them is there, or without ``overwrite`` anything else.
+    """
+    there = [out / name for name in names if (out / name).exists()]
+    if there and not overwrite:
+        raise UsageError(f"{there[0]} exists; choose another --out or pass --overwrite")
+    if not overwrite and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(
+            f"{out} exists and holds no {what}; choose another --out or pass --overwrite to work inside it"
+        )
+    for path in there:
+        if path.is_dir():
+            remove_folder(path)
+        else:
+            path.unlink()

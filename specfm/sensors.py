@@ -46,6 +46,8 @@ class Sensor:
         level: processing level, one of :data:`LEVELS`, or None.
         gsd_m: ground sampling distance in metres, or None.
         name: instrument name, or None.
+        pretreatment: what was done to the physical values since (:mod:`specfm.pretreatment.steps`), in order; they are
+            then no longer of the quantity.
     """
 
     bands: BandGrid
@@ -55,6 +57,7 @@ class Sensor:
     level: str | None = None
     gsd_m: float | None = None
     name: str | None = None
+    pretreatment: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.quantity is not None and self.quantity not in QUANTITIES:
@@ -81,12 +84,16 @@ class Sensor:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe description."""
-        return {**asdict(replace(self)), "bands": self.bands.to_dict()}
+        told = {**asdict(replace(self)), "bands": self.bands.to_dict(), "pretreatment": list(self.pretreatment)}
+        if not self.pretreatment:  # spectra as measured are described, and digested, as ever
+            del told["pretreatment"]
+        return told
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Sensor:
         """Inverse of :meth:`to_dict`."""
-        return cls(**{**data, "bands": BandGrid.from_dict(data["bands"])})
+        told = {**data, "pretreatment": tuple(data.get("pretreatment", ()))}
+        return cls(**{**told, "bands": BandGrid.from_dict(data["bands"])})
 
     @property
     def digest(self) -> str:

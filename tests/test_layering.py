@@ -17,11 +17,35 @@ PACKAGES = ("specfm", "downstream", "pretrain")
 
 # Rooms of the library from the ground up. A module imports from its own level and from those below it.
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("errors", "bands", "sensors", "sensor_table", "config", "digests", "files", "progress", "tables", "tiles"),
-    ("scene", "batch", "library", "calibration", "grids", "window"),
+    (
+        "errors",
+        "bands",
+        "sensors",
+        "sensor_table",
+        "config",
+        "counter",
+        "digests",
+        "files",
+        "progress",
+        "tables",
+        "tiles",
+    ),
+    (
+        "scene",
+        "batch",
+        "library",
+        "calibration",
+        "pretreatment",
+        "grids",
+        "window",
+        "band_selection",
+        "specimens",
+        "reducers",
+    ),
     ("readers", "shards", "simulate", "cards", "rasters", "inspection"),
     ("models", "dense"),  # Encoder.embed is dense.memory.embed_scene
     ("checkpoint",),
+    ("convert",),
     ("engine",),
     ("cli", "__main__"),
 )
@@ -37,16 +61,18 @@ ROOMS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("probe", "tasks"),
         ("robustness", "benchmark", "maps"),
         ("report",),
+        ("explain",),
     ),
     "pretrain": (
         ("rng", "summary"),
         ("sampler", "views"),
         ("pairs",),
-        ("objectives", "loader", "whiten"),
+        ("objectives", "loader", "whiten", "stems", "curriculum"),
         ("config",),  # put together from the settings that stand with views and objectives
+        ("backbone",),
         ("setup", "release", "monitor", "state", "step"),
         ("loop",),
-        ("demo", "__main__"),
+        ("demo", "multidomain", "__main__"),
     ),
 }
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
@@ -54,13 +80,15 @@ STORES = {"readers", "shards"}  # never imported by models, and never import the
 
 HEAVY = {
     "torch", "torchvision", "timm", "lightly", "sklearn", "matplotlib", "wandb", "rasterio", "rioxarray", "h5py",
-    "hdf5plugin", "scipy", "spectral", "xarray", "pandas", "jinja2", "PIL",
+    "hdf5plugin", "captum", "scipy", "spectral", "xarray", "pandas", "pvlib", "jinja2", "PIL",
 }  # fmt: skip
 # Where a heavy package is what the module is about, and may be imported at its top.
 AT_TOP = {
     "torch": (
         "specfm.batch",
+        "specfm.reducers",
         "specfm.models",
+        "specfm.dense.fit",
         "specfm.dense.memory",
         "specfm.dense.tile_encoder",
         "specfm.checkpoint",

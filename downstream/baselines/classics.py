@@ -1,6 +1,6 @@
-"""What an encoder must beat, under the very same splits: majority class, raw spectra, PCA, an untrained twin.
+"""The most frequent class and principal components, fitted on the training side of a split alone.
 
-Minimum noise fraction is in ``downstream.baselines.mnf``.
+Minimum noise fraction is in ``downstream.baselines.mnf``, the rows of all baselines in ``downstream.baselines.run``.
 
 Shape suffixes: M training samples, N test samples, D features.
 """

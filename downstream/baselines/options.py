@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from specfm.errors import UsageError
+from downstream.splits.options import at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,7 +12,7 @@ class BaselineOptions:
     """Which controls a table has.
 
     Attributes:
-        baselines: the raw-spectrum, PCA, MNF and SVM baselines and the majority class.
+        baselines: the raw-spectrum, pretreated, PCA, MNF and SVM baselines and the majority class.
         pca: components of the PCA and MNF rows.
         init_seeds: untrained twins of the encoder.
     """
@@ -25,7 +25,7 @@ class BaselineOptions:
         """Refuse what makes no sense, by name.
 
         Raises:
-            UsageError: a negative number of twins.
+            UsageError: no components, a negative number of twins.
         """
-        if self.init_seeds < 0:
-            raise UsageError("--init-seeds must be at least 0")
+        at_least(1, {"pca": self.pca})
+        at_least(0, {"--init-seeds": self.init_seeds})

@@ -1,8 +1,12 @@
 """The baselines of every table, all on raw spectra: what an encoder must beat.
 
-Raw spectra under the encoder's own frozen protocols; logistic regression on the mean spectrum, an RBF machine and PCA
-scores by kNN whatever the protocols; minimum noise fraction. The spectra may be given under several conditions: fitted
-under the first, tested under all.
+On three supports: the labelled pixel, the square about it that one token of the encoder sees, the window.
+
+* nearest neighbours, by cosine and by Euclid, of spectra and of minimum noise fraction scores;
+* logistic regression (and ridge) on spectra, on minimum noise fraction scores, and on spectra pretreated as in a
+  laboratory; an RBF machine and PCA scores by kNN whatever the protocols.
+
+The spectra may be given under several conditions: fitted under the first, tested under all.
 
 Shape suffixes: N samples, D features.
 """
@@ -10,6 +14,7 @@ Shape suffixes: N samples, D features.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,81 +23,124 @@ from downstream.baselines.classics import pca_features
 from downstream.baselines.mnf import NoNeighbours, fit_splits
 from downstream.baselines.options import BaselineOptions
 from downstream.features.extract import FeatureSet
-from downstream.features.spectra import CommonGrid
+from downstream.features.neighbours import Metric
+from downstream.features.spectra import CommonGrid, Spectra
 from downstream.protocols.options import FROZEN, ProtocolOptions
 from downstream.protocols.run import Scores, evaluate_conditions
 from downstream.results.runs import Runs
 from downstream.splits.split import Split
+from specfm.errors import SpecfmError
+from specfm.pretreatment import pretreat_spectra
 
 if TYPE_CHECKING:
     from specfm.scene import Scene
 
+PRETREATED: dict[str, tuple[str, ...]] = {"SNV": ("snv",), "SG1": ("sg1",), "continuum removed": ("continuum",)}
+SHOWN_KS = 2  # of Euclid's neighbours and of those of patches: the fewest neighbours, or tables would double
+
 
 def baseline_rows(
-    pixel: Mapping[str, FeatureSet],
-    mean: Mapping[str, FeatureSet],
+    spectra: Mapping[str, Spectra],
     scenes: Sequence[Scene],
     splits: Sequence[Split],
     options: BaselineOptions,
     protocols: ProtocolOptions,
     device: str = "cpu",
     grid: CommonGrid | None = None,
+    every: bool = True,
 ) -> tuple[dict[str, list[Runs]], list[str]]:
     """Runs of every baseline by condition, and notices about those that could not be worked out.
 
     Args:
-        pixel: spectra of the labelled pixels, by condition.
-        mean: mean spectra of the windows.
+        spectra: by condition.
         scenes: under the first condition; minimum noise fraction looks at the pixels of their windows.
         splits: of the comparison.
         options: components of PCA and MNF.
         protocols: those of the encoder, with their neighbours and strengths.
         device: where neighbours are searched and probes fitted.
         grid: of the spectra, if not the scenes' own common one.
+        every: False leaves out Euclid's neighbours of spectra and MNF scores, the rows of the patch, and pretreated
+            spectra.
     """
-    found: dict[str, list[Runs]] = {condition: [] for condition in pixel}
+    found: dict[str, list[Runs]] = {condition: [] for condition in spectra}
+    frozen = [protocol for protocol in FROZEN if protocol in protocols.protocols]
+    regressions = [protocol for protocol in frozen if protocol != "knn"]
+    few = replace(protocols, ks=tuple(sorted(protocols.ks)[:SHOWN_KS]))
+    first = next(iter(spectra.values()))
+    patch = first.patch.name if every and first.patch is not None else ""
 
     def add(
-        features: Mapping[str, FeatureSet], method: str, *named: str, scores: Scores | None = None,
-        euclidean: bool = False,
+        features: Mapping[str, FeatureSet], method: str, support: str, *named: str, scores: Scores | None = None,
+        metric: Metric = "cosine", of: ProtocolOptions = protocols,
     ) -> None:  # fmt: skip
         by_condition = evaluate_conditions(
-            features, splits, protocols, "baseline", method, protocols=named, scores=scores,
-            metric="euclidean" if euclidean else "cosine", device=device,
-            support="pixel" if features is pixel else "window",
+            features, splits, of, "baseline", method, protocols=named, scores=scores, metric=metric, device=device,
+            support=support,
         )  # fmt: skip
         for condition, runs in by_condition.items():
             found[condition] += runs
 
-    frozen = [protocol for protocol in FROZEN if protocol in protocols.protocols]
-    if "knn" in frozen:
-        add(pixel, "pixel spectrum", "knn")
+    def over(support: str) -> dict[str, FeatureSet]:
+        name = "mean" if support == "window" else support
+        return {condition: getattr(each, name) for condition, each in spectra.items()}
+
+    def neighbours(method: str, support: str, scores: Scores | None = None) -> None:
+        if "knn" in frozen:
+            add(over(support), method, support, "knn", scores=scores, of=few if support == "patch" else protocols)
+            if every:
+                add(over(support), f"{method}, Euclid", support, "knn", scores=scores, metric="euclidean", of=few)
+
+    neighbours("pixel spectrum", "pixel")
+    if patch:
+        neighbours(patch, "patch")
     for protocol in ("linear", "ridge"):
         if protocol in frozen:
-            add(pixel, "pixel spectrum", protocol)
+            add(over("pixel"), "pixel spectrum", "pixel", protocol)
+            if patch:
+                add(over("patch"), patch, "patch", protocol)
         if protocol in frozen or protocol == "linear":
-            add(mean, "mean spectrum", protocol)
-    add(pixel, "pixel spectrum", "svm")
-    for features, label in ((pixel, "pixel"), (mean, "mean")):
-        scores = _pca(next(iter(features.values())).X_ND, options.pca)
-        add(features, f"PCA-{options.pca} {label}", "knn", scores=scores, euclidean=True)
+            add(over("window"), "mean spectrum", "window", protocol)
+    notices = []
+    if every and regressions and not any(scene.sensor.pretreatment for scene in scenes):
+        for name, steps in PRETREATED.items():
+            try:
+                add(_pretreated(over("pixel"), steps), f"{name} pixel", "pixel", *regressions)
+            except SpecfmError as error:
+                notices.append(f"no {name} baseline: {error}")
+    add(over("pixel"), "pixel spectrum", "pixel", "svm")
+    for support, label in (("pixel", "pixel"), ("window", "mean")):
+        scores = pca_scores(next(iter(over(support).values())).X_ND, options.pca)
+        add(over(support), f"PCA-{options.pca} {label}", support, "knn", scores=scores, metric="euclidean")
     if not frozen:
-        return found, []
-    spectra = next(iter(pixel.values()))
+        return found, notices
     try:
-        fits = fit_splits(scenes, spectra.info["window"], spectra.samples, splits, options.pca, grid)
+        fits = fit_splits(scenes, first.pixel.info["window"], first.pixel.samples, splits, options.pca, grid)
     except NoNeighbours as error:
-        return found, [f"no MNF baseline: {error}"]
+        return found, [*notices, f"no MNF baseline: {error}"]
     fit_of = {id(split): fit for split, fit in zip(splits, fits, strict=True)}
 
-    def noise_fraction(split: Split, test_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return fit_of[id(split)].scores(spectra.X_ND), fit_of[id(split)].scores(test_ND)
+    for support, label in (("pixel", "pixel"), *((("patch", patch),) if patch else ())):
+        X_ND = next(iter(over(support).values())).X_ND
 
-    add(pixel, f"MNF-{options.pca} pixel", *frozen, scores=noise_fraction)
-    return found, []
+        # scores are linear in the spectrum: those of a mean are the mean of the pixels' scores
+        def noise_fraction(split: Split, test_ND: np.ndarray, X_ND: np.ndarray = X_ND) -> tuple[np.ndarray, np.ndarray]:
+            return fit_of[id(split)].scores(X_ND), fit_of[id(split)].scores(test_ND)
+
+        neighbours(f"MNF-{options.pca} {label}", support, noise_fraction)
+        add(over(support), f"MNF-{options.pca} {label}", support, *regressions, scores=noise_fraction)
+    return found, notices
 
 
-def _pca(X_ND: np.ndarray, components: int) -> Scores:
+def _pretreated(features: Mapping[str, FeatureSet], steps: Sequence[str]) -> dict[str, FeatureSet]:
+    """Spectra under each condition after some steps; those without a shape (snv of a flat one) are zero."""
+    found = {}
+    for condition, each in features.items():
+        X_ND, bands = pretreat_spectra(each.X_ND, each.info["bands"], steps)
+        found[condition] = replace(each, X_ND=np.nan_to_num(X_ND[:, bands.valid], nan=0.0))
+    return found
+
+
+def pca_scores(X_ND: np.ndarray, components: int) -> Scores:
     """Scores of both sides of a split, 0 for samples of neither."""
 
     def scores(split: Split, test_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -22,11 +22,12 @@ from downstream.benchmark.leaderboard import Board, leaderboard
 from downstream.benchmark.suite import DatasetConfig, SuiteConfig, open_dataset, probe_options
 from downstream.features.encoders import open_encoder
 from downstream.features.extract import check_window
+from downstream.features.fit import fit_facts
 from downstream.probe.run import default_window
 from downstream.splits.samples import asked_window
 from specfm.config import find_config, to_yaml
 from specfm.dense.align import wants_alignment
-from specfm.digests import architecture_digest, digest_parts, state_digest
+from specfm.digests import architecture_digest, digest_json, digest_parts, state_digest
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import (
     RunLock,
@@ -48,6 +49,7 @@ class _Entry:
     weights: str
     architecture: str
     library: str
+    fit: str
     window: int
     patch: int
 
@@ -118,10 +120,12 @@ def _entries(suite: SuiteConfig, checkpoints: Sequence[str], device: str) -> lis
     found: list[_Entry] = []
     for text in checkpoints:
         given, sign, path = text.partition("=")
+        if sign and not given:
+            raise UsageError(f"{text}: the name before = is empty; write NAME={path}, or {path} alone")
         encoder, name, _ = open_encoder(path if sign else text, device)
         name = given if sign else name
-        if name in ("", *(entry.name for entry in found)):
-            raise UsageError(f"{text}: the name {name!r} is taken; name it with NAME={path or text}")
+        if name in (entry.name for entry in found):
+            raise UsageError(f"{text}: another encoder is called {name!r} too; tell them apart: NAME={path or text}")
         window = suite.window or default_window(encoder)
         patch = int(encoder.patch_size)
         check_window(patch, window)
@@ -130,7 +134,8 @@ def _entries(suite: SuiteConfig, checkpoints: Sequence[str], device: str) -> lis
         library = "-" if held is None else held.digest
         if suite.align and held is None:
             raise UsageError(f"{text} comes without a library of spectra, so it cannot be aligned; leave align out")
-        found.append(_Entry(path if sign else text, name, weights, architecture, library, window, patch))
+        fit = digest_json(fit_facts(encoder))
+        found.append(_Entry(path if sign else text, name, weights, architecture, library, fit, window, patch))
     if len({entry.window for entry in found}) > 1:
         sides = ", ".join(f"{entry.name} {entry.window}" for entry in found)
         raise UsageError(f"the encoders were pretrained with different windows ({sides} px); give the suite a window")
@@ -151,11 +156,16 @@ def plan_cells(
         options = probe_options(suite, dataset, window)
         options.check()
         protocols, frozen = options.protocols, options.frozen
-        # twins differ by architecture and, where features are aligned, by the library that they are aligned with
+        # twins differ by architecture, where features are aligned by the library that they are aligned with, and where
+        # they are fitted by how their encoder would be
         moved, twins = wants_alignment(scenes, suite.align), dict[tuple[str, str], _Entry]()
+        like = {
+            entry.name: "".join((entry.library if moved else "-", f" {entry.fit}" if suite.fit else ""))
+            for entry in entries
+        }
         architectures = dict[str, _Entry]()
         for entry in entries:
-            twins.setdefault((entry.architecture, entry.library if moved else "-"), entry)
+            twins.setdefault((entry.architecture, like[entry.name]), entry)
             architectures.setdefault(entry.architecture, entry)
         shared: dict[str, Any] = {
             "suite": suite, "dataset": dataset, "cards": _cards_digest(dataset), "window": window,
@@ -183,8 +193,7 @@ def plan_cells(
                 )
             )
         for entry in twins.values() if suite.init_seeds and frozen else ():
-            weights = entry.library if moved else "-"
-            plans.append(plan("random-init", entry, titled("random-init", entry, twins), weights))
+            plans.append(plan("random-init", entry, titled("random-init", entry, twins), like[entry.name]))
         del scenes
         plans.append(
             CellPlan(part="baselines", method="baselines", checkpoint=None, weights="-", architecture="-", **shared)

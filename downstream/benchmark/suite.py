@@ -11,10 +11,11 @@ from pydantic import Field, field_validator, model_validator
 from downstream.features.pooling import pooling_parts
 from downstream.probe.options import ProbeOptions
 from downstream.protocols.options import Protocol, TrainOptions
-from downstream.splits.options import AUTO
+from downstream.splits.options import AUTO, GroupBy, Rule
 from specfm.config import Strict
 from specfm.engine.config import Names, NonNegative, OneOrMore, Positive
 from specfm.errors import SpecfmError, UsageError
+from specfm.pretreatment import parse_steps
 
 if TYPE_CHECKING:
     from specfm.scene import Scene
@@ -36,6 +37,7 @@ class DatasetConfig(Strict):
         protocols, seeds, window: override those of the suite; point spectra without ground have windows of 1.
         max_per_class: at most so many pixels a class and group. block: side of a spatial block, pixels.
         min_groups: classes found in fewer groups or blocks are left out. group_by: as in ``specfm probe``.
+        pretreatment: of spectra, in order, as in ``specfm probe``.
         note: printed below the table.
     """
 
@@ -44,7 +46,7 @@ class DatasetConfig(Strict):
     scenes: Names = ()
     through: Names = ()
     classes: dict[str, Names] = Field(default_factory=dict)
-    split: Literal["auto", "group", "block", "scene", "sensor", "random_pixels"] = AUTO
+    split: Literal["auto", Rule] = AUTO
     shots: Shots | None = None
     protocols: tuple[Protocol, ...] | None = None
     seeds: Positive | None = None
@@ -53,8 +55,18 @@ class DatasetConfig(Strict):
     min_groups: Positive = ProbeOptions.min_groups
     min_samples: Positive = ProbeOptions.min_samples
     block: Positive | None = ProbeOptions.block
-    group_by: Literal["auto", "group", "object"] = ProbeOptions.group_by
+    group_by: GroupBy = ProbeOptions.group_by
+    pretreatment: Names = ()
     note: str = ""
+
+    @field_validator("pretreatment")
+    @classmethod
+    def _pretreatment(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            parse_steps(value)
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+        return value
 
     @property
     def title(self) -> str:
@@ -74,6 +86,7 @@ class SuiteConfig(Strict):
         pooling, layers: what is taken of the encoders. init_seeds: untrained twins of every architecture.
         align: make features of different sensors comparable; null: where a dataset has several sensors and the encoder
             comes with a library.
+        fit: fit encoders and twins to each dataset's scenes without labels: true (one stem), scene (one each).
         trained_seeds, train_steps: of finetune and scratch: on so many of the splits, for so many steps at most.
         draws: of the bootstrap. metric: what the leaderboard compares.
     """
@@ -90,6 +103,7 @@ class SuiteConfig(Strict):
     layers: tuple[int, ...] = ProbeOptions.layers
     init_seeds: NonNegative = ProbeOptions.init_seeds
     align: bool | None = ProbeOptions.align
+    fit: bool | Literal["scene"] = ProbeOptions.fit
     trained_seeds: Positive = ProbeOptions.trained_seeds
     train_steps: Positive = TrainOptions.steps
     draws: Positive = ProbeOptions.draws
@@ -132,8 +146,9 @@ def probe_options(suite: SuiteConfig, dataset: DatasetConfig, window: int) -> Pr
         shots=tuple(None if n == "all" else n for n in shots), window=window, pooling=suite.pooling,
         layers=suite.layers, init_seeds=suite.init_seeds, ks=suite.ks, max_per_class=dataset.max_per_class,
         min_groups=dataset.min_groups, min_samples=dataset.min_samples, block=dataset.block,
-        group_by=dataset.group_by, draws=suite.draws, align=suite.align, trained_seeds=suite.trained_seeds,
-        train=TrainOptions(steps=suite.train_steps),
+        group_by=dataset.group_by, draws=suite.draws, align=suite.align, fit=suite.fit,
+        trained_seeds=suite.trained_seeds, train=TrainOptions(steps=suite.train_steps),
+        pretreatment=dataset.pretreatment,
     )  # fmt: skip
 
 

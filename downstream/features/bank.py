@@ -80,6 +80,7 @@ def windows_digest(scenes: Sequence[Scene], samples: Samples, strip: int = 128) 
 _DECIDING = (
     *("specfm.models", "specfm.bands", "specfm.batch", "specfm.library", "specfm.scene", "specfm.sensors"),
     "specfm.window",
+    *("specfm.dense.fit", "downstream.features.fit"),
     *("downstream.features.extract", "downstream.features.pooling", "downstream.features.peers"),
 )
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
 from specfm.checkpoint import load, require_device
 from specfm.errors import SpecfmError, UsageError
-
-log = logging.getLogger(__name__)
 
 
 def open_encoder(checkpoint: str, device: str = "cpu") -> tuple[Any, str, bool]:
@@ -57,13 +54,12 @@ def random_twin(encoder: Any, seed: int) -> Any:
     """An encoder of the same architecture, options and library with fresh weights, on the same device."""
     import torch
 
-    from specfm.models import create_encoder
+    from specfm.models import fresh_like
 
-    config = dict(getattr(encoder, "config", None) or {})
-    if not config:
+    if not getattr(encoder, "config", None):
         raise SpecfmError("this encoder carries no config, so no untrained twin can be built; pass init_seeds=0")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = create_encoder(**config)
+        fresh = fresh_like(encoder)
     fresh.library = getattr(encoder, "library", None)
     return fresh.to(encoder_device(encoder)).eval()

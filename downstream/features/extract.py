@@ -17,12 +17,15 @@ from downstream.features.bank import gather
 from downstream.features.encoders import encoder_device
 from downstream.features.pooling import chosen_layers, encode, pooling_parts
 from downstream.splits.samples import Samples, collect_samples
+from specfm.dense.tile_encoder import fitting_batch
 from specfm.errors import SpecfmError, UsageError
+from specfm.models.backbone import side_multiple
 from specfm.progress import progress
 from specfm.window import read_window
 
 if TYPE_CHECKING:
     from downstream.features.bank import Bank
+    from downstream.features.fit import SceneStems
     from specfm.scene import Scene
 
 
@@ -64,6 +67,7 @@ def iterate_windows(
 ) -> Iterator[WindowBatch]:
     """Yield every sample's window once, scene by scene, reading at most ``strip`` + ``window`` rows at a time.
 
+    A batch holds fewer windows where they are large (``specfm.dense.tile_encoder.BATCH_BYTES``).
     The labelled pixel sits at (window // 2, window // 2); of a list of spectra it is the only valid one. The order is
     fixed; the batches before ``first`` are neither read nor given, so that an extraction goes on where it was stopped.
     """
@@ -78,8 +82,9 @@ def iterate_windows(
             here_I = mine_I[(rows_i >= low) & (rows_i < low + strip)]
             if not len(here_I):
                 continue
-            starts = [s for i, s in enumerate(range(0, len(here_I), batch)) if number + i >= first]
-            number += -(-len(here_I) // batch)
+            step = fitting_batch(batch, window, scene.shape[2])
+            starts = [s for i, s in enumerate(range(0, len(here_I), step)) if number + i >= first]
+            number += -(-len(here_I) // step)
             if not starts:
                 continue
             rc = samples.rc_N2[here_I]
@@ -90,7 +95,7 @@ def iterate_windows(
             windows = np.lib.stride_tricks.sliding_window_view(cube, (window, window), (0, 1))  # [h, w, C, win, win]
             masks = np.lib.stride_tricks.sliding_window_view(mask, (window, window), (0, 1))
             for start in starts:
-                ids = here_I[start : start + batch]
+                ids = here_I[start : start + step]
                 at = samples.rc_N2[ids] - low_2
                 x_BHWC = np.ascontiguousarray(windows[at[:, 0], at[:, 1]].transpose(0, 2, 3, 1))
                 mask_BHW = masks[at[:, 0], at[:, 1]]
@@ -119,6 +124,7 @@ def extract(
     name: str = "encoder",
     bank: Bank | None = None,
     data_digest: str | None = None,
+    stems: SceneStems | None = None,
 ) -> FeatureSet:
     """Frozen features of every sample.
 
@@ -133,26 +139,30 @@ def extract(
         name: title for the progress bar and the tables.
         bank: take the features from there if it has them, else keep them there.
         data_digest: with ``bank``, the digest of the windows' pixels where the caller has it already.
+        stems: where each scene has its own stem (``downstream.features.fit``).
 
     Raises:
         UsageError: unknown pooling or layer, window not divisible by the patch or larger than the guarded one.
         SpecfmError: the encoder gives non-finite features.
     """
+
     scene_list: Sequence[Scene] = scenes if isinstance(scenes, (list, tuple)) else [scenes]  # type: ignore[list-item]
     pooling_parts(pooling)
     samples = collect_samples(scene_list, window) if samples is None else samples
     if window > samples.window:
         raise UsageError(f"window {window} is larger than the {samples.window} pixels that the split guards")
-    check_window(int(encoder.patch_size), window)
+    check_window(side_multiple(encoder), window)
     if layers:
         layers = chosen_layers(encoder, layers)
     if hasattr(encoder, "eval"):
         encoder.eval()
 
     def compute(first: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        return _feature_batches(encoder, scene_list, samples, window, pooling, layers, batch, first, name)
+        return _feature_batches(encoder, scene_list, samples, window, pooling, layers, batch, first, name, stems)
 
     view = {"window": window, "pooling": "+".join(pooling_parts(pooling)), "layers": list(layers), "batch": batch}
+    if stems is not None:  # a stem of all scenes is among the encoder's weights
+        view["stems"] = stems.digest
     if bank is None:
         X_ND = gather(compute(0), len(samples))
     else:
@@ -162,7 +172,7 @@ def extract(
 
 def _feature_batches(
     encoder: Any, scenes: Sequence[Scene], samples: Samples, window: int, pooling: str, layers: Sequence[int],
-    batch: int, first: int, name: str,
+    batch: int, first: int, name: str, stems: SceneStems | None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # fmt: skip
     """(sample ids, features) per batch, from batch ``first`` on, with a progress bar."""
     import torch
@@ -170,6 +180,8 @@ def _feature_batches(
     device = encoder_device(encoder)
     with progress(f"features {name}", len(samples)) as advance:
         for part in iterate_windows(scenes, samples, window, batch, first=first):
+            if stems is not None:
+                stems.on(part.scene)
             with torch.inference_mode():
                 x_BHWC = torch.from_numpy(part.x_BHWC).to(device)
                 mask_BHW = torch.from_numpy(np.ascontiguousarray(part.mask_BHW)).to(device)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
+from downstream.splits.options import at_least
+from specfm.band_selection import NO_COMPONENTS, BandSelection
 from specfm.errors import UsageError
+from specfm.pretreatment import parse_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,26 +21,43 @@ class FeatureOptions:
         align: put features of all sensors as the poorest of them would tell it, those of one sensor as an ideal one
             would (:meth:`specfm.models.Encoder.align`); None does so where the scenes were seen through different bands
             and the encoder comes with a library.
+        fit: whiten the stem of the encoder and its untrained twins for the probed scenes, without labels
+            (``downstream.features.fit``): one stem from all scenes, or with "scene" one for each.
+        whole: one sample a specimen, the whole of it on so many pixels a side (``specfm.specimens``); the window is
+            then of that size.
+        bands: use these bands of every scene only, in all rows (``specfm.band_selection``).
         peers: published encoders (``downstream.features.peers``).
+        pretreatment: what is done to spectra first, in order (``specfm.pretreatment.steps``); baselines see it too.
     """
 
     window: int | None = None
     pooling: str = "concat"
     layers: tuple[int, ...] = ()
     align: bool | None = None
+    fit: bool | Literal["scene"] = False
+    whole: int | None = None
+    bands: str | None = None
     peers: tuple[str, ...] = ()
+    pretreatment: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Refuse what makes no sense, by name.
 
         Raises:
-            UsageError: a window below 1, an unknown pooling or peer.
+            UsageError: a window below 1, an unknown pooling, fit, peer or pretreatment, bands chosen by no known rule.
         """
+        from downstream.features.fit import check_fit
         from downstream.features.pooling import pooling_parts
 
         pooling_parts(self.pooling)
-        if self.window is not None and self.window < 1:
-            raise UsageError(f"--window must be at least 1 pixel, not {self.window}")
+        parse_steps(self.pretreatment)
+        check_fit(self.fit, self.align)
+        at_least(1, {"--window": self.window})
+        at_least(2, {"--whole": self.whole})
+        if self.whole is not None and self.window not in (None, self.whole):
+            raise UsageError(f"--whole {self.whole} is the window; leave --window out")
+        if self.bands is not None and BandSelection.parse(self.bands).kind == "pca":
+            raise UsageError("--bands: " + NO_COMPONENTS.format(what="the encoder and its controls are told of"))
         if self.peers:
             from downstream.features.peers import PeerName
 

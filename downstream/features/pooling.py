@@ -10,7 +10,7 @@ from typing import Any
 
 from specfm.errors import UsageError
 
-POOLINGS: tuple[str, ...] = ("mean", "centre", "class", "concat")
+POOLINGS: tuple[str, ...] = ("mean", "centre", "pixel", "class", "concat")
 PARTS: dict[str, tuple[str, ...]] = {"concat": ("mean", "centre")}
 
 
@@ -34,14 +34,14 @@ def pool(features: Any, pooling: str, window: int, patch: int) -> Any:
 
     Args:
         features: ``tokens_BND``, ``pooled_BD`` (mean over valid tokens) and ``grid_hw`` of its one part; ``class_BD``
-            where the trunk has a class token.
-        pooling: "mean", "centre" (the token that holds the labelled pixel), "class", or several joined by ``+``;
-            "concat" is "mean+centre".
+            where the trunk has a class token, ``pixel_BQD`` where it has pixel tokens.
+        pooling: "mean", "centre" (the token that holds the labelled pixel), "pixel" (that of the labelled pixel alone),
+            "class", or several joined by ``+``; "concat" is "mean+centre".
         window: window side, pixels.
         patch: patch side, pixels.
 
     Raises:
-        UsageError: "class" of a trunk without a class token (specfm's own have none).
+        UsageError: "class" of a trunk without a class token (specfm's own have none), "pixel" of one without that.
     """
     import torch
 
@@ -53,6 +53,8 @@ def pool(features: Any, pooling: str, window: int, patch: int) -> Any:
             row = (window // 2) // patch
             _, columns = features.grid_hw[0]  # one part, one grid
             found.append(features.tokens_BND[:, row * columns + row])
+        elif part == "pixel":
+            found.append(pixel_tokens(features)[:, 0])
         else:
             class_BD = getattr(features, "class_BD", None)
             if class_BD is None:
@@ -61,6 +63,21 @@ def pool(features: Any, pooling: str, window: int, patch: int) -> Any:
                 )
             found.append(class_BD)
     return found[0] if len(found) == 1 else torch.cat(found, dim=-1)
+
+
+def pixel_tokens(features: Any) -> Any:
+    """``pixel_BQD`` of an encoder's output.
+
+    Raises:
+        UsageError: it has none.
+    """
+    pixel_BQD = getattr(features, "pixel_BQD", None)
+    if pixel_BQD is None:
+        raise UsageError(
+            "this encoder has no token of single pixels; use another --pooling, or pretrain one with "
+            "model.options.pixel=true"
+        )
+    return pixel_BQD
 
 
 def chosen_layers(encoder: Any, layers: Sequence[int]) -> tuple[int, ...]:

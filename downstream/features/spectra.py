@@ -1,4 +1,4 @@
-"""Raw spectra of labelled windows, which every encoder must beat: of the pixel and of the window, on one band grid.
+"""Raw spectra of labelled windows, which every encoder must beat: of the pixel, the patch and the window, on one grid.
 
 Shape suffixes: N samples, B batch, HW window pixels, C bands of a scene, K bands of the common grid.
 """
@@ -38,11 +38,14 @@ class CommonGrid(NamedTuple):
 
 
 def common_grid(scenes: Sequence[Scene]) -> CommonGrid | None:
-    """The grid that all ``scenes`` can be taken to; None without a common range, or where their quantities differ.
+    """The grid that all ``scenes`` can be taken to; None without a common range, or where their quantities or
+    pretreatments differ.
 
     Scenes of one band list keep their common valid bands. Others are seen through the bands of the scene with the
     fewest in the range that all cover (:func:`seen_through`).
     """
+    if len({scene.sensor.pretreatment for scene in scenes}) > 1:
+        return None
     grids = [scene.sensor.bands for scene in scenes]
     same = all(
         len(g) == len(grids[0]) and np.allclose(g.wavelengths_nm, grids[0].wavelengths_nm, atol=0.5) for g in grids
@@ -94,37 +97,63 @@ def seen_through(grid: BandGrid, target: BandGrid) -> np.ndarray:
     return matrix_CK
 
 
+class Spectra(NamedTuple):
+    """Spectra of one set of samples, each over another support.
+
+    Attributes:
+        pixel: of the labelled pixel. mean: mean over the valid pixels of the window. patch: mean over those of the
+            square about the labelled pixel; None where it is one pixel.
+    """
+
+    pixel: FeatureSet
+    mean: FeatureSet
+    patch: FeatureSet | None = None
+
+
 def spectra(
-    scenes: Sequence[Scene], window: int, samples: Samples, grid: CommonGrid | None = None
-) -> tuple[FeatureSet, FeatureSet] | None:
-    """Raw spectra in physical units: of the labelled pixel, and the mean over the valid pixels of the window.
+    scenes: Sequence[Scene], window: int, samples: Samples, grid: CommonGrid | None = None, patch: int = 1
+) -> Spectra | None:
+    """Raw spectra in physical units.
 
     Args:
         scenes: scenes of the samples. window: side, pixels. samples: which windows.
         grid: where to compare them, if not on the scenes' own common grid.
+        patch: side of the square about the labelled pixel, at most the window: what a token of an encoder sees.
 
     Returns:
-        (pixel, mean), or None where the scenes have no common band grid (see ``common_grid``).
+        None where the scenes have no common band grid (see ``common_grid``). ``info`` of each holds the window, whether
+        spectra were resampled, the bands, and of the patch its side.
     """
     common = common_grid(scenes) if grid is None else grid
     if common is None:
         return None
     matrix_of = {id(scene): matrix for scene, matrix in zip(scenes, common.matrices, strict=True)}
-    pixel_NK = np.empty((len(samples), len(common.bands)), np.float32)
-    mean_NK = np.empty_like(pixel_NK)
-    half = window // 2
+    half, patch = window // 2, min(patch, window)
+    low = half - patch // 2
+    support = {"pixel": slice(half, half + 1), "mean": slice(None), "patch": slice(low, low + patch)}
+    found = {
+        name: np.empty((len(samples), len(common.bands)), np.float32)
+        for name in support
+        if name != "patch" or patch > 1
+    }
     with progress("raw spectra", len(samples)) as advance:
         for part in iterate_windows(scenes, samples, window, batch=256):
             sensor, matrix_CK = part.scene.sensor, matrix_of[id(part.scene)]
             used_C = matrix_CK.any(1)  # bad bands may hold anything, also infinities
             x_BHWC = part.x_BHWC[..., used_C] * np.float32(sensor.scale) + np.float32(sensor.offset)
             x_BHWK = x_BHWC @ matrix_CK[used_C] if common.resampled else x_BHWC
-            weight_BHW = part.mask_BHW.astype(np.float32)
-            pixel_NK[part.ids_B] = x_BHWK[:, half, half]
-            total = np.maximum(weight_BHW.sum((1, 2)), 1)[:, None]
-            mean_NK[part.ids_B] = np.einsum("bhwk,bhw->bk", x_BHWK, weight_BHW) / total
+            for name, array_NK in found.items():
+                weight_Bhw = part.mask_BHW[:, support[name], support[name]].astype(np.float32)
+                total = np.maximum(weight_Bhw.sum((1, 2)), 1)[:, None]
+                x_BhwK = x_BHWK[:, support[name], support[name]]
+                array_NK[part.ids_B] = np.einsum("bhwk,bhw->bk", x_BhwK, weight_Bhw) / total
             advance(len(part.ids_B))
-    for array in (pixel_NK, mean_NK):
+    for array in found.values():
         np.nan_to_num(array, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
-    info = {"window": window, "resampled": common.resampled}
-    return FeatureSet(pixel_NK, samples, "pixel spectrum", info), FeatureSet(mean_NK, samples, "mean spectrum", info)
+    info = {"window": window, "resampled": common.resampled, "bands": common.bands, "patch": patch}
+
+    def made(name: str, title: str) -> FeatureSet:
+        return FeatureSet(found[name], samples, title, info)
+
+    about = made("patch", f"{patch}x{patch} mean") if patch > 1 else None
+    return Spectra(made("pixel", "pixel spectrum"), made("mean", "mean spectrum"), about)

@@ -18,7 +18,7 @@ from downstream.features.standardise import Standardiser
 from downstream.maps.paint import fitting_sample, paint, unit_rows
 from specfm.dense.tile_encoder import TileEncoder, fitting_batch, patch_plan
 from specfm.grids import Grid, require_one_grid
-from specfm.models.encoder import Encoder
+from specfm.models.backbone import AnyEncoder
 from specfm.progress import progress
 from specfm.rasters.class_map import CHANGE_COLOURS, ClassMapWriter, Legend
 from specfm.rasters.writers import RasterWriter, open_raster, refuse_shared_name
@@ -32,7 +32,7 @@ NAMES = ("unchanged", "changed")
 class PairEncoder:
     """Features of the same tiles at both dates, one after the other along the last axis."""
 
-    def __init__(self, encoder: Encoder, before: Scene, after: Scene, level: str) -> None:
+    def __init__(self, encoder: AnyEncoder, before: Scene, after: Scene, level: str) -> None:
         self.dates = [TileEncoder(encoder, scene, level, even=True) for scene in (before, after)]
 
     def __call__(self, tiles: Sequence[Tile]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -86,7 +86,7 @@ def otsu(values_n: NDArray[Any]) -> float:
 
 
 def distance_to_file(
-    encoder: Encoder,
+    encoder: AnyEncoder,
     before: Scene,
     after: Scene,
     out: str | Path,

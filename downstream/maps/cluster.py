@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from downstream.features.standardise import Standardiser
 from downstream.maps.paint import fitting_sample, paint
-from specfm.dense.tile_encoder import TileEncoder, fitting_batch, patch_plan
+from specfm.dense.tile_encoder import TileEncoder, cell_side, copies, fitting_batch, patch_plan
 from specfm.errors import UsageError
-from specfm.models.encoder import Encoder
+from specfm.models.backbone import AnyEncoder
 from specfm.progress import progress
 from specfm.rasters.class_map import ClassMapWriter, Legend
 from specfm.scene import Scene
@@ -93,7 +93,7 @@ def _gamma(x_mD: NDArray[np.float32]) -> float:
 
 
 def cluster_to_file(
-    encoder: Encoder,
+    encoder: AnyEncoder,
     scene: Scene,
     out: str | Path,
     *,
@@ -104,6 +104,7 @@ def cluster_to_file(
     stride: int = 0,
     level: str = "scene",
     batch_size: int = 32,
+    pixels: bool = False,
     preview: bool = True,
     overwrite: bool = False,
     facts: dict[str, Any] | None = None,
@@ -114,7 +115,7 @@ def cluster_to_file(
         out: ``.tif``, ``.hdr`` (ENVI Classification) or ``.npy``; 0 = no data, 1 = the most frequent cluster.
         classes: K. method: ``kmeans`` or ``spectral`` (on a sample; every cell then joins its nearest sampled cell).
         seed: of the sample and of the clustering.
-        window, stride, level, batch_size: as in :func:`specfm.dense.stream.embed_to_file`.
+        window, stride, level, batch_size, pixels: as in :func:`specfm.dense.stream.embed_to_file`.
         preview: also write a PNG of the same name with a legend.
 
     Returns:
@@ -123,21 +124,22 @@ def cluster_to_file(
     Raises:
         UsageError: a bad option, or a file that exists. SpecfmError: fewer patches with data than classes.
     """
-    plan = patch_plan(scene, encoder.patch_size, window, stride)
-    batch_size = fitting_batch(batch_size, plan.side * encoder.patch_size, scene.shape[2])
+    p = cell_side(encoder, pixels)
+    plan = patch_plan(scene, encoder.patch_size, window, stride, cell=p)
+    batch_size = fitting_batch(batch_size, plan.side * p, scene.shape[2] * copies(encoder, pixels))
     legend = Legend.of([f"cluster {i + 1}" for i in range(classes)])
     told = {
         **(facts or {}),
-        "scenes": [scene.name], "method": method, "seed": seed, "window": plan.side * encoder.patch_size,
-        "stride": plan.stride * encoder.patch_size, "level": level,
+        "scenes": [scene.name], "method": method, "seed": seed, "window": plan.side * p, "stride": plan.stride * p,
+        "level": level,
     }  # fmt: skip
     writer = ClassMapWriter(
         out, scene.shape[:2], legend, geo=scene.geo, facts=told, preview=preview, overwrite=overwrite
     )
     with writer, progress(f"cluster {scene.name}", plan.count) as advance:
-        encode = TileEncoder(encoder, scene, level, even=True)
+        encode = TileEncoder(encoder, scene, level, even=True, pixels=pixels)
         sample = fitting_sample(plan, encode, seed, batch_size, classes, [scene], f"a map of {classes} clusters")
         clusters = fit_clusters(sample, classes, method, seed)
         for first, features_hwD in blended_rows(plan, encode, batch_size, advance):
-            writer.write(paint(clusters(features_hwD), first, encoder.patch_size, [scene], 0))
+            writer.write(paint(clusters(features_hwD), first, p, [scene], 0))
     return writer.shares()

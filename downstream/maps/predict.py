@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from specfm.dense.tile_encoder import TileReader, fitting_batch, scene_levels
 from specfm.errors import UsageError
+from specfm.pretreatment import pretreat
 from specfm.progress import progress
 from specfm.rasters.class_map import CHANGE_COLOURS, ClassMapWriter, Legend
 from specfm.rasters.writers import RasterWriter, open_raster, refuse_shared_name
@@ -37,7 +38,8 @@ class Layout:
     Attributes:
         stride: step between tiles. The default is the largest one up to a quarter of a tile (of tiny tiles: beyond)
             that has no divisor in common with the encoder's patch: tiles that cover a pixel then cut it into patches at
-            different places, and the map hardly depends on where any of them lie.
+            different places, and the map hardly depends on where any of them lie. A model that sees windows as wholes
+            takes one a pixel.
         halo: outer pixels of a tile that are only surroundings (default an eighth of a tile).
         origin: shift of the lattice of tiles, for checks.
     """
@@ -45,6 +47,11 @@ class Layout:
     stride: int = 0
     halo: int | None = None
     origin: tuple[int, int] = (0, 0)
+
+    def one_window_a_pixel(self, tile: int) -> Layout:
+        """The layout whose tiles count with their middle pixel only, as far as stride and halo are not given."""
+        halo = (tile - 1) // 2 if self.halo is None else self.halo
+        return replace(self, stride=self.stride or 1, halo=halo)
 
     def plan(self, shape_HW: tuple[int, int], tile: int, patch: int) -> TilePlan:
         """Tiles over a scene; where a side is shorter than a tile, the grid reaches beyond it.
@@ -62,13 +69,26 @@ class Layout:
         return TilePlan((height, width), tile, stride, halo, self.origin)
 
 
+def as_taught(scene: Scene, card: dict[str, Any]) -> Scene:
+    """The scene pretreated as those that a model learnt from, of whose training ``card`` tells.
+
+    Raises:
+        UsageError: it is pretreated otherwise.
+    """
+    wanted, has = tuple(card.get("pretreatment", ())), scene.sensor.pretreatment
+    if has not in ((), wanted):
+        learnt = ", ".join(wanted) or "spectra as measured"
+        raise UsageError(f"{scene.where}: is pretreated by {', '.join(has)}; the model learnt from {learnt}")
+    return scene if has == wanted else pretreat(scene, wanted)
+
+
 class TilePredictor:
     """Probabilities of tiles, from the same place of one scene, or of two for a change model."""
 
     def __init__(self, model: TaskModel, scenes: Sequence[Scene]) -> None:
-        self.model, self.scenes = model.eval(), scenes
-        self.readers = [TileReader(scene, 1) for scene in scenes]
-        self.levels = [scene_levels(scene, model.encoder, model.level) for scene in scenes]
+        self.model, self.scenes = model.eval(), [as_taught(scene, model.card) for scene in scenes]
+        self.readers = [TileReader(scene, 1) for scene in self.scenes]
+        self.levels = [scene_levels(scene, model.encoder, model.level) for scene in self.scenes]
 
     def __call__(self, tiles: Sequence[Tile]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Probabilities ``[B, T, T, K]`` and pixels that are valid in all scenes ``[B, T, T]``."""
@@ -119,7 +139,10 @@ def predict_to_file(
     """
     first_scene, patch, names = scenes[0], model.encoder.patch_size, list(model.label_names)
     height, width = first_scene.shape[:2]
-    plan = (layout or Layout()).plan((height, width), model.tile, patch)
+    layout = layout or Layout()
+    if model.sees_windows_whole:
+        layout = layout.one_window_a_pixel(model.tile)
+    plan = layout.plan((height, width), model.tile, patch)
     batch_size = fitting_batch(batch_size, model.tile, sum(scene.shape[2] for scene in scenes))
     legend = Legend.of(names, CHANGE_COLOURS if model.task == "change" else None)
     told = {

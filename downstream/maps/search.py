@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from downstream.features.standardise import Standardiser
 from downstream.maps.paint import fitting_sample, paint, unit_rows
-from specfm.dense.tile_encoder import TileEncoder, fitting_batch, patch_plan
+from specfm.dense.tile_encoder import TileEncoder, cell_side, copies, fitting_batch, patch_plan
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import atomic_write_bytes, refuse_existing
-from specfm.models.encoder import Encoder
+from specfm.models.backbone import AnyEncoder
 from specfm.progress import progress
 from specfm.rasters.quicklook import Thinned, enlarged, png_bytes
 from specfm.rasters.writers import open_raster
@@ -70,7 +70,7 @@ class BestPlaces:
 
 
 def search_to_file(
-    encoder: Encoder,
+    encoder: AnyEncoder,
     scene: Scene,
     like_rc: Sequence[tuple[int, int]],
     out: str | Path,
@@ -82,6 +82,7 @@ def search_to_file(
     stride: int = 0,
     level: str = "scene",
     batch_size: int = 32,
+    pixels: bool = False,
     preview: bool = True,
     overwrite: bool = False,
     facts: dict[str, Any] | None = None,
@@ -93,16 +94,16 @@ def search_to_file(
         out: ``.tif``, ``.hdr`` or ``.npy``, on the scene's own pixels.
         top: how many best places to return. apart: least distance between them, pixels (default half a window).
         seed: of the sample that features are standardised by.
-        window, stride, level, batch_size: as in :func:`specfm.dense.stream.embed_to_file`.
+        window, stride, level, batch_size, pixels: as in :func:`specfm.dense.stream.embed_to_file`.
         preview: also write a PNG of the same name: similarity from dark (the least) to yellow (the most).
 
     Raises:
         UsageError: no example, one outside the scene, a bad option, or a file that exists.
         SpecfmError: an example in a patch without data.
     """
-    p = encoder.patch_size
-    plan = patch_plan(scene, p, window, stride)
-    batch_size = fitting_batch(batch_size, plan.side * p, scene.shape[2])
+    p = cell_side(encoder, pixels)
+    plan = patch_plan(scene, encoder.patch_size, window, stride, cell=p)
+    batch_size = fitting_batch(batch_size, plan.side * p, scene.shape[2] * copies(encoder, pixels))
     apart = -(-apart // p) or max(plan.side // 2, 1)
     height, width = scene.shape[:2]
     if not like_rc:
@@ -121,7 +122,7 @@ def search_to_file(
     best = BestPlaces(apart)
     cells = [(row // p, col // p) for row, col in like_rc]
     with writer, progress(f"search {scene.name}", plan.count) as advance:
-        encode = TileEncoder(encoder, scene, level, even=True)
+        encode = TileEncoder(encoder, scene, level, even=True, pixels=pixels)
         scaling = Standardiser(fitting_sample(plan, encode, seed, batch_size, 2, [scene], "a search"))
         wanted_QD = np.stack([blend_block(plan, encode, Tile(*cell, 1, 1), batch_size)[0, 0] for cell in cells])
         for (row, col), feature_D in zip(like_rc, wanted_QD, strict=True):

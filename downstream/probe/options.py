@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from downstream.baselines.options import BaselineOptions
 from downstream.features.options import FeatureOptions
 from downstream.protocols.options import ProtocolOptions
-from downstream.splits.options import SplitOptions
+from downstream.splits.options import SplitOptions, at_least
 
 ROOMS = (SplitOptions, FeatureOptions, ProtocolOptions, BaselineOptions)
 
@@ -33,3 +33,4 @@ class ProbeOptions(SplitOptions, FeatureOptions, ProtocolOptions, BaselineOption
         """
         for room in ROOMS:
             room.check(self)
+        at_least(1, {"draws": self.draws})

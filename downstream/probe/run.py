@@ -14,23 +14,30 @@ from downstream.baselines.run import baseline_rows
 from downstream.features.bank import Bank, windows_digest
 from downstream.features.encoders import encoder_device, random_twin
 from downstream.features.extract import FeatureSet, extract
+from downstream.features.fit import FITTED, Fit, SceneStems, fit_facts, fitted
 from downstream.features.options import FeatureOptions
-from downstream.features.spectra import spectra
+from downstream.features.spectra import Spectra, spectra
 from downstream.probe.options import ProbeOptions
 from downstream.protocols.options import TRAINED
-from downstream.protocols.run import evaluate, several, trained
+from downstream.protocols.run import evaluate, trained
 from downstream.results.leakage import leakage_score
-from downstream.results.rows import Comparison, result_rows
+from downstream.results.rows import Comparison, EncoderFacts, result_rows
 from downstream.results.runs import Runs
 from downstream.results.seen import pretraining_record
 from downstream.splits.samples import Samples, asked_window, collect_samples
 from downstream.splits.split import Split, draw_splits, rule_of
+from specfm.band_selection import BandSelection, select_scenes
 from specfm.dense.align import aligned, wants_alignment
 from specfm.digests import digest_json
+from specfm.errors import UsageError
+from specfm.models.backbone import side_multiple
+from specfm.pretreatment import pretreat
+from specfm.specimens import whole_views
 
 if TYPE_CHECKING:
     from specfm.scene import Scene
 
+PATCH = 3  # side of the patch that baselines look at where no encoder says it, pixels
 PARTS: tuple[str, ...] = ("encoder", *TRAINED, "peers", "random-init", "baselines")
 ALIGNED = "features of sensors aligned by {} spectra{}, those of untrained twins too"
 
@@ -44,7 +51,7 @@ class ProbeResult:
         runs: of every row: the confusions that it sums up, for paired comparisons.
         samples, splits: what was compared on; splits of all tables.
         features: of the encoder, None where it was not asked for.
-        spectra: of the labelled pixels and the means of the windows, None where scenes have no common grid.
+        spectra: of the labelled pixels, the patches about them and the windows, None where scenes have no common grid.
     """
 
     rows: list[dict[str, Any]]
@@ -52,7 +59,7 @@ class ProbeResult:
     samples: Samples
     splits: list[Split]
     features: FeatureSet | None
-    spectra: tuple[FeatureSet, FeatureSet] | None
+    spectra: Spectra | None
 
 
 def default_window(encoder: Any) -> int:
@@ -60,10 +67,37 @@ def default_window(encoder: Any) -> int:
     window = pretraining_record(getattr(encoder, "card", None)).get("window")
     if isinstance(window, (list, tuple)):
         window = window[0] if window else None
-    patch = int(encoder.patch_size)
+    patch = side_multiple(encoder)
     if window and int(window) % patch == 0:
         return int(window)
     return -(-9 // patch) * patch
+
+
+def prepared_scenes(scenes: Sequence[Scene], options: FeatureOptions) -> tuple[list[Scene], list[str]]:
+    """The scenes as ``options`` want them seen (specimens whole, some bands, pretreated), and notices that say so.
+
+    Bands are chosen before spectra are pretreated, so that no other band has a part in them.
+    """
+    scenes, notices = list(scenes), []
+    if options.whole is not None:
+        scenes = whole_views(scenes, options.whole)
+        notices.append(f"one sample a specimen, seen whole on {options.whole} x {options.whole} pixels")
+    if options.bands is not None:
+        wanted, before = BandSelection.parse(options.bands), scenes
+        scenes = select_scenes(scenes, wanted)
+        counts = sorted({f"{new.shape[2]} of {old.shape[2]}" for new, old in zip(scenes, before, strict=True)})
+        how = ", chosen on pixels of all scenes without labels" if wanted.is_fitted else ""
+        notices.append(f"bands {wanted}: {', '.join(counts)} are used{how}")
+    scenes = [pretreat(scene, options.pretreatment) for scene in scenes]
+    treated = sorted({", ".join(scene.sensor.pretreatment) for scene in scenes if scene.sensor.pretreatment})
+    return scenes, notices + [f"all rows are of spectra pretreated by {steps}" for steps in treated]
+
+
+def take_samples(encoder: Any, scenes: Sequence[Scene], options: ProbeOptions) -> tuple[Samples, ProbeOptions]:
+    """The labelled windows that ``options`` ask for, and the options with the rule of their splits decided."""
+    window = asked_window(scenes, options.whole or options.window) or default_window(encoder)
+    samples = collect_samples(scenes, window, group_by=options.group_by, max_per_class=options.max_per_class)
+    return samples, replace(options, split=rule_of(options.split, samples))
 
 
 def probe(
@@ -90,65 +124,72 @@ def probe(
         name: name of the encoder in the rows.
         pretrained: False for an untrained control (no seen / unseen mark).
         make_random: makes the untrained twin for a seed (default: the encoder's own architecture).
-        extra: further feature sets by name, on the same samples, to put into the same table.
+        extra: further features by name, of the same samples: baselines that a study brings along.
         bank: where features are kept from one call to the next.
-        parts: which rows to work out, of ``PARTS``: "encoder" (frozen, with ``extra``), the encoder trained on the
-            labels, peers, its untrained twins, the baselines; the majority class is always there. The rows are the
-            same in one call or in several, but for the notice of a baseline that could not be worked out.
+        parts: which rows to work out, of ``PARTS``: "encoder" (frozen), the encoder trained on the labels, peers, its
+            untrained twins, the baselines; the majority class is always there. The rows are the same in one call or in
+            several, but for the notice of a baseline that could not be worked out.
         device: of peers and baselines where there is no encoder; else that of the encoder.
 
     Raises:
-        UsageError: options that make no sense.
+        UsageError: options that make no sense, peers of pretreated spectra, an encoder that must be aligned on them.
         SpecfmError: scenes without labels, splits that cannot be drawn.
     """
     options = options or ProbeOptions()
     options.check()
-    window = asked_window(scenes, options.window) or default_window(encoder)
-    samples = collect_samples(scenes, window, group_by=options.group_by, max_per_class=options.max_per_class)
-    options = replace(options, split=rule_of(options.split, samples))
+    scenes, prepared = prepared_scenes(scenes, options)
+    if options.peers and any(scene.sensor.pretreatment for scene in scenes):
+        raise UsageError("published encoders take spectra as measured, and these are pretreated; leave --peers out")
+    samples, options = take_samples(encoder, scenes, options)
+    window = samples.window
     tables = [draw_splits(samples, options, shots) for shots in options.shot_list]
-    raw = spectra(scenes, window, samples)
+    raw = spectra(scenes, window, samples, patch=int(getattr(encoder, "patch_size", PATCH)))
     data_digest = windows_digest(scenes, samples)
 
-    def features_of(model: Any, title: str, pooling: str, layers: tuple[int, ...]) -> FeatureSet:
+    def features_of(
+        model: Any, title: str, pooling: str, layers: tuple[int, ...], stems: SceneStems | None = None
+    ) -> FeatureSet:
         return extract(
             model, scenes, window, samples, pooling=pooling, layers=layers, name=title, bank=bank,
-            data_digest=data_digest,
+            data_digest=data_digest, stems=stems,
         )  # fmt: skip
 
     own = "encoder" in parts and options.frozen
-    with aligned(encoder, scenes, options.align) as on:
-        features = features_of(encoder, name, options.pooling, options.layers) if own else None
+    align = False if options.fit == "scene" else options.align
+    with fitted(encoder, scenes, own and options.fit) as stems, aligned(encoder, scenes, align) as on:
+        features = features_of(encoder, name, options.pooling, options.layers, stems) if own else None
     device = device if encoder is None else str(encoder_device(encoder))
-    others = dict(extra or {}) if own else {}
-    if "peers" in parts and options.frozen:
-        others |= _peer_features(options, device, features_of)
+    peers = _peer_features(options, device, features_of) if "peers" in parts and options.frozen else {}
     twins: list[FeatureSet] = []
     for init in range(options.init_seeds if options.frozen and "random-init" in parts else 0):
         twin = make_random(init) if make_random is not None else random_twin(encoder, 1000 + init)
-        with aligned(twin, scenes, options.align):
-            twins.append(features_of(twin, f"random init {init}", options.pooling, options.layers))
+        with fitted(twin, scenes, options.fit, fit_facts(encoder)) as stems, aligned(twin, scenes, align):
+            twins.append(features_of(twin, f"random init {init}", options.pooling, options.layers, stems))
+    facts, config_digest = EncoderFacts.of(encoder, pretrained, scenes), digest_json(asdict(options))
     rows: list[dict[str, Any]] = []
     kept_runs: list[Runs] = []
     for splits in tables:
-        leaks = [leakage_score(split, samples, raw[0].X_ND if raw else None) for split in splits]
-        all_runs = evaluate(features, splits, options, "encoder", name, device=device) if features is not None else []
+        leaks = [leakage_score(split, samples, raw.pixel.X_ND if raw else None) for split in splits]
+        frozen = [] if features is None else [features]
+        all_runs = evaluate(frozen, splits, options, "encoder", name, device)
         for protocol in (p for p in options.trained if p in parts):
             all_runs.append(
                 trained(encoder, {"": scenes}, samples, splits, options, protocol, name, window, options.pooling)[""]
             )
-        for label, other in others.items():
-            found = evaluate(other, splits, options, "peer", label, device=device)
+        for label, other in (extra or {}).items():
+            all_runs += evaluate([other], splits, options, "baseline", label, device)
+        for label, peer in peers.items():
+            found = evaluate([peer], splits, options, "peer", label, device)
             for runs in found:
-                runs.pooling = other.info.get("pooling_name")
+                runs.pooling = "the peer's own"
             all_runs += found
-        all_runs += several(twins, splits, options, "twin", "random-init", device)
-        notices = ["spectra of different sensors are resampled to one grid"] if raw and raw[0].info["resampled"] else []
+        all_runs += evaluate(twins, splits, options, "twin", "random-init", device)
+        notices = [*prepared]
+        if raw and raw.pixel.info["resampled"]:
+            notices.append("spectra of different sensors are resampled to one grid")
         if options.baselines:
             if raw is not None and "baselines" in parts:
-                by_condition, missing = baseline_rows(
-                    {"": raw[0]}, {"": raw[1]}, scenes, splits, options, options, device
-                )
+                by_condition, missing = baseline_rows({"": raw}, scenes, splits, options, options, device)
                 all_runs += by_condition[""]
                 notices += missing
             all_runs.append(majority(samples, splits))
@@ -157,12 +198,13 @@ def probe(
                     "no raw-spectrum, PCA and MNF baselines: the scenes have no common quantity and band range"
                 )
         about = Comparison(
-            scenes, samples, splits, leaks, window, options.pooling, options.layers, data, data_digest,
-            digest_json(asdict(options)), encoder, pretrained, options.draws, notices,
+            samples, splits, leaks, window, options.pooling, options.layers, data, data_digest, config_digest, facts,
+            options.draws, notices,
         )  # fmt: skip
         table = result_rows(all_runs, about)
         if on:
             say_aligned(table, len(encoder.library), wants_alignment(scenes, None))
+        say_fitted(table, options.fit)
         rows += table
         kept_runs += all_runs
     return ProbeResult(rows, kept_runs, samples, [s for t in tables for s in t], features, raw)
@@ -176,6 +218,15 @@ def say_aligned(rows: Sequence[dict[str, Any]], spectra: int, together: bool) ->
             row["notices"] = sorted({*row["notices"], said})
 
 
+def say_fitted(rows: Sequence[dict[str, Any]], fit: Fit) -> None:
+    """What the stem behind each row's features was fitted to without labels: ``scenes``, ``each scene`` or nothing."""
+    to = {True: "scenes", "scene": "each scene"}.get(fit)
+    for row in rows:
+        row["fitted"] = to if row["kind"] in ("encoder", "twin") and row["protocol"] not in TRAINED else None
+        if row["fitted"]:
+            row["notices"] = sorted({*row["notices"], FITTED.format(to)})
+
+
 def _peer_features(
     options: FeatureOptions, device: str, features_of: Callable[..., FeatureSet]
 ) -> dict[str, FeatureSet]:
@@ -187,5 +238,4 @@ def _peer_features(
         for text in options.peers:
             peer, label = load_peer(text, device=device)
             found[label] = features_of(peer, label, "mean", ())
-            found[label].info["pooling_name"] = "the peer's own"
     return found

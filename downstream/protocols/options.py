@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 
+from downstream.splits.options import at_least
 from specfm.errors import UsageError
 
 Protocol = Literal["knn", "linear", "ridge", "finetune", "scratch"]
@@ -39,6 +41,23 @@ class TrainOptions:
     weight_decay: float = 0.05
     patience: int = 100
     most: int = 2000
+
+    def check(self) -> None:
+        """Refuse what makes no sense, by name.
+
+        Raises:
+            UsageError: no step, window or rate; a share outside its range.
+        """
+        counts = {"steps": self.steps, "batch": self.batch, "patience": self.patience, "most": self.most}
+        at_least(1, {f"train.{name}": count for name, count in counts.items()})
+        for name, value, holds, range_ in (
+            ("lr", self.lr, self.lr > 0, "above 0"),
+            ("layer_decay", self.layer_decay, 0 < self.layer_decay <= 1, "above 0 and at most 1"),
+            ("drop_path", self.drop_path, 0 <= self.drop_path < 1, "at least 0 and below 1"),
+            ("weight_decay", self.weight_decay, self.weight_decay >= 0, "at least 0"),
+        ):
+            if not holds:
+                raise UsageError(f"train.{name} must be {range_}, not {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +92,7 @@ class ProtocolOptions:
         """Refuse what makes no sense, by name.
 
         Raises:
-            UsageError: no or an unknown protocol, no neighbours.
+            UsageError: no or an unknown protocol, no neighbours, strengths that are no rising path.
         """
         for protocol in self.protocols:
             if protocol not in PROTOCOLS:
@@ -82,3 +101,7 @@ class ProtocolOptions:
             raise UsageError(f"no protocol is asked for; one or several of {', '.join(PROTOCOLS)}")
         if not self.ks or min(self.ks) < 1:
             raise UsageError("k of kNN must be at least 1")
+        if not self.grid or not all(low < high < np.inf for low, high in pairwise((0.0, *self.grid))):
+            raise UsageError(f"grid must hold rising strengths C above 0, not {self.grid}")
+        at_least(1, {"trained_seeds": self.trained_seeds})
+        self.train.check()

@@ -39,15 +39,16 @@ Scores = Callable[[Split, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def evaluate(
-    features: FeatureSet,
+    made: Iterable[FeatureSet],
     splits: Sequence[Split],
     options: ProtocolOptions,
     kind: Kind,
     method: str,
     device: str = "cpu",
 ) -> list[Runs]:
-    """Run the protocols of ``options`` on one set of features (see :func:`evaluate_conditions`)."""
-    return evaluate_conditions({"": features}, splits, options, kind, method, device=device)[""]
+    """Run the protocols of ``options`` on the features of every initialisation of one method, their runs together."""
+    parts = (evaluate_conditions({"": one}, splits, options, kind, method, device=device) for one in made)
+    return put_together(parts).get("", [])
 
 
 def evaluate_conditions(
@@ -140,19 +141,6 @@ def evaluate_conditions(
                     strengthened(split, X, test_XD, protocol)
             advance()
     return {condition: list(by_protocol.values()) for condition, by_protocol in found.items()}
-
-
-def several(
-    made: Iterable[FeatureSet],
-    splits: Sequence[Split],
-    options: ProtocolOptions,
-    kind: Kind,
-    method: str,
-    device: str = "cpu",
-) -> list[Runs]:
-    """One method with several initialisations, all their runs together."""
-    parts = ({"": evaluate(features, splits, options, kind, method, device=device)} for features in made)
-    return put_together(parts).get("", [])
 
 
 def put_together(parts: Iterable[Mapping[str, Sequence[Runs]]]) -> dict[str, list[Runs]]:

@@ -116,18 +116,16 @@ def train_on(
 def _run_config(options: TrainOptions) -> RunConfig:
     from specfm.engine.config import OptimConfig, RunConfig
 
-    rate, decay = options.lr, options.weight_decay
-    optim = OptimConfig(lr=rate, weight_decay=decay, betas=(0.9, 0.98), warmup_steps=options.steps // 10)
+    optim = OptimConfig(lr=options.lr, weight_decay=options.weight_decay, warmup_steps=options.steps // 10)
     return RunConfig(out="", steps=options.steps, optim=optim)
 
 
 def _fresh(encoder: Any, drop_path: float) -> Any:
-    from specfm.models import create_encoder
+    from specfm.models import fresh_like
 
-    config = dict(getattr(encoder, "config", None) or {})
     try:
-        return create_encoder(**{**config, "drop_path": drop_path})
-    except (TypeError, UsageError):
+        return fresh_like(encoder, drop_path=drop_path)
+    except (AttributeError, TypeError, UsageError):
         raise UsageError(f"this encoder cannot be built again from its config; {REMEDY}") from None
 
 

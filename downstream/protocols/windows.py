@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from downstream.features.extract import iterate_windows
 from downstream.splits.samples import Samples
 from downstream.supervised.model import TaskModel
-from downstream.supervised.views import TURNS, View, turn, turns_about_its_middle
+from downstream.supervised.views import TURNS, View, turned_batch, turns_about_its_middle
 from specfm.scene import Scene
 from specfm.sensors import Sensor
 
@@ -36,9 +35,10 @@ class Windows:
     def __len__(self) -> int:
         return len(self.y_N)
 
-    def view(self, chosen: Any, turns: int = 0) -> View:
+    def view(self, chosen: Sequence[int] | np.ndarray, turns: int = 0) -> View:
         """The chosen windows, all turned alike."""
-        x, mask = (torch.from_numpy(turn(a[chosen], turns, (1, 2))) for a in (self.x_NHWC, self.mask_NHW))
+        alike = [turns] * len(chosen)
+        x, mask = (turned_batch((a[i] for i in chosen), alike) for a in (self.x_NHWC, self.mask_NHW))
         return View(x, self.sensor, mask)
 
 
@@ -112,7 +112,8 @@ def in_batches(model: TaskModel, call: Callable[[View], Tensor], part: Windows) 
     """What ``call`` says of the windows, ``BATCH`` at once; ``model`` is put into evaluation mode."""
     model.eval()
     with torch.inference_mode():
-        return [call(part.view(slice(i, i + BATCH))).float() for i in range(0, len(part), BATCH)]
+        ids_N = range(len(part))
+        return [call(part.view(ids_N[i : i + BATCH])).float() for i in range(0, len(part), BATCH)]
 
 
 def classify(model: TaskModel, part: Windows) -> tuple[np.ndarray, np.ndarray]:

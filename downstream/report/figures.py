@@ -136,14 +136,12 @@ def conditions_figure(rows: Sequence[Mapping[str, Any]], metric: str = "aa") -> 
 
 
 def save_plot(rows: Sequence[Mapping[str, Any]], path: str | Path, metric: str = "aa", overwrite: bool = False) -> None:
-    """The picture of :func:`downstream.report.figures.conditions_figure` as one PNG file.
+    """Write :func:`conditions_figure` under a title that says what was probed, as a PNG file.
 
     Raises:
         UsageError: ``path`` exists.
         SpecfmError: matplotlib is missing.
     """
-    import io
-
     from specfm.files import atomic_write_bytes, refuse_existing
 
     refuse_existing(Path(path), overwrite, "--plot")

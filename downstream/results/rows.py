@@ -63,19 +63,37 @@ def _held_out(runs: Runs) -> dict[str, dict[str, float]]:
 
 
 @dataclass(frozen=True)
+class EncoderFacts:
+    """What every row says of the encoder it stands beside: worked out once, as weights and files of scenes are hashed.
+
+    Attributes:
+        checkpoint: digest. hardware: it was computed on. seen: what of the scenes pretraining saw; "-" if untrained.
+    """
+
+    checkpoint: str
+    hardware: str
+    seen: str
+
+    @classmethod
+    def of(cls, encoder: Any, pretrained: bool, scenes: Sequence[Scene]) -> EncoderFacts:
+        """Of an encoder (None without one) and the scenes as measured."""
+        seen = seen_mark(getattr(encoder, "card", None), scenes) if pretrained else "-"
+        return cls(state_digest(encoder), hardware(encoder_device(encoder)), seen)
+
+
+@dataclass(frozen=True)
 class Comparison:
     """What all rows of one table share.
 
     Attributes:
-        scenes, samples, splits: what was compared on. leaks: of every split.
+        samples, splits: what was compared on. leaks: of every split.
         window: side of the windows, pixels. pooling, layers: what was taken of the encoder.
         data, data_digest: name and digest of the data. config_digest: over the options.
-        encoder: gives checkpoint digest, hardware and, where it is ``pretrained``, what it has seen; None without one.
+        encoder: what rows say of it.
         draws: of the bootstrap.
         notices: beside those of samples and splits.
     """
 
-    scenes: Sequence[Scene]
     samples: Samples
     splits: Sequence[Split]
     leaks: Sequence[Leakage]
@@ -85,8 +103,7 @@ class Comparison:
     data: str
     data_digest: str
     config_digest: str
-    encoder: Any
-    pretrained: bool
+    encoder: EncoderFacts
     draws: int
     notices: Sequence[str] = ()
 
@@ -122,13 +139,12 @@ def result_rows(all_runs: Sequence[Runs], of: Comparison) -> list[dict[str, Any]
             "data": of.data_digest,
             "splits": digest_json([s.digest for s in splits]),
             "config": of.config_digest,
-            "checkpoint": state_digest(of.encoder),
+            "checkpoint": of.encoder.checkpoint,
         },
         "versions": versions(),
-        "hardware": hardware(encoder_device(of.encoder)),
+        "hardware": of.encoder.hardware,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    mark = seen_mark(getattr(of.encoder, "card", None), of.scenes) if of.pretrained else "-"
     keep = sorted({c for s in splits for c in s.classes})
     rows = []
     for runs in all_runs:
@@ -142,7 +158,7 @@ def result_rows(all_runs: Sequence[Runs], of: Comparison) -> list[dict[str, Any]
                 "method": runs.method,
                 "protocol": runs.protocol,
                 "support": runs.support,
-                "seen": mark if runs.kind == "encoder" else "-",
+                "seen": of.encoder.seen if runs.kind == "encoder" else "-",
                 "pooling": runs.pooling or of.pooling,
                 "layers": list(of.layers if runs.layers is None else runs.layers),
                 **_cells(runs, of.draws),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from downstream.splits.samples import Samples
 from downstream.splits.split import Split
 
 Kind = Literal["encoder", "twin", "scratch", "peer", "baseline", "majority"]
-KINDS: tuple[str, ...] = get_args(Kind)
 
 
 def identity(row: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -31,8 +30,10 @@ class Runs:
     Attributes:
         kind: what the method is: the encoder (frozen or fine-tuned), its untrained twins, its architecture trained from
             scratch on the labels, a published or other encoder beside it, a baseline without one, the majority class.
-        method, protocol: names in the table, for people alone.
-        support: of a baseline, what it looks at: "pixel" (the labelled one) or "window" (its mean); else "".
+        method: name in the table, for people alone.
+        protocol: what was done with it (``linear``, ``knn5``, ``scratch``, "-"); alarms, notices and tables go by it.
+        support: of a baseline, what it looks at: "pixel" (the labelled one), "patch" (the mean about it), "window" (its
+            mean); else "".
         conf_SUKK: confusion matrices by resampling unit, one entry a run.
         calibration_SUI3: calibration sums by resampling unit, for protocols that give probabilities.
         strengths: strength chosen in each run (C, or the ridge penalty).

@@ -1,4 +1,7 @@
-"""Rows as a person reads them: every table of the terminal."""
+"""Rows as a person reads them on a terminal: tables of probes, few shots, units left out and robustness, and remarks.
+
+The cells serve other tables too: of fine-tuning (``downstream.tasks.rows``), benchmarks and reports.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ def points(cell: Mapping[str, Any] | None) -> str:
 
 
 def interval(cell: Mapping[str, Any] | None) -> str:
-    """``.770-.851`` or "-" where there are too few units."""
+    """``.770-.851`` of a metric cell, or "-" where there are too few units."""
     ci = (cell or {}).get("ci")
     return f"{_short(ci[0])}-{_short(ci[1])}" if ci and ci[0] is not None else "-"
 
@@ -37,6 +40,11 @@ def leak_mark(row: Mapping[str, Any]) -> str:
     if leak["near_duplicate_share"]:
         text += f", dup {100 * leak['near_duplicate_share']:.1f} %"
     return text + (" LEAKY" if row["leaky"] else "")
+
+
+def seen(row: Mapping[str, Any]) -> str:
+    """One cell on what the encoder knows of these scenes: from pretraining, and from being fitted without labels."""
+    return f"{row['seen']}, fitted" if row.get("fitted") else str(row["seen"])
 
 
 def leakage_of(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -87,13 +95,13 @@ def table(rows: list[dict[str, Any]], title: str | None = None, width: int = 80)
     for row in rows:
         out.add_row(
             row["method"], row["protocol"], points(row["oa"]), interval(row["oa"]),
-            cell(row["aa"]), cell(row["kappa"]), row["seen"], leak_mark(row),
+            cell(row["aa"]), cell(row["kappa"]), seen(row), leak_mark(row),
         )  # fmt: skip
     return out
 
 
 def tables(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Rows that share a heading (data, split, shots) put together, in the order they come."""
+    """Rows put together that share a heading, in the order they come."""
     found: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         found.setdefault(heading(row), []).append(row)
@@ -118,6 +126,23 @@ def shots_table(rows: list[dict[str, Any]], metric: str = "aa") -> Table:
     return out
 
 
+def columns_table(rows: Sequence[Mapping[str, Any]], rules: Mapping[str, str], metric: str = "oa") -> Table:
+    """One line per method and protocol, one column per data and rule of the split; ``rules`` says how to call these."""
+    from rich import box
+    from rich.table import Table
+
+    columns = list(dict.fromkeys((row["data"], row["split"]) for row in rows))
+    out = Table(title=metric.upper(), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("method", "probe", *(f"{data}, {rules.get(rule, rule)}" for data, rule in columns)):
+        out.add_column(name, overflow="fold")
+    cells: dict[tuple[str, str, str], dict[tuple[str, str], str]] = {}
+    for row in rows:
+        cells.setdefault(identity(row), {})[row["data"], row["split"]] = points(row[metric])
+    for (_, method, protocol), by_column in cells.items():
+        out.add_row(method, protocol, *(by_column.get(column, "-") for column in columns))
+    return out
+
+
 def held_out_table(rows: list[dict[str, Any]], metric: str = "aa") -> Table | None:
     """One column per scene or sensor that was left out, or None under other rules; at most eight columns."""
     from rich import box
@@ -136,34 +161,42 @@ def held_out_table(rows: list[dict[str, Any]], metric: str = "aa") -> Table | No
     return out
 
 
-def robustness_tables(rows: Sequence[Mapping[str, Any]], metric: str = "aa", width: int = 80) -> list[Table]:
-    """One line per condition, one column per method and protocol, so many columns to a table as the width holds.
+def robustness_tables(
+    rows: Sequence[Mapping[str, Any]],
+    metric: str = "aa",
+    width: int = 80,
+    *,
+    of: str = "probes trained on spectra as measured",
+    condition: str = "tested on",
+) -> list[Table]:
+    """One line per condition, one column per method and protocol, as many columns to a table as ``width`` holds.
 
-    With intervals where one table holds all columns with theirs, else with deviations only.
+    Intervals are shown where all columns fit into one table with them, else deviations alone. ``of`` and ``condition``
+    say what was probed, and what the conditions are.
     """
     from rich import box
     from rich.table import Table
 
     columns = list(dict.fromkeys(identity(r) for r in rows if r["kind"] != "majority"))
     room = width - 24  # beside the names of the conditions and the numbers of bands
-    text, each = points, 11  # not below a word's length: names of methods fold
+    show, wide = points, 11  # not below a word's length: names of methods fold
     if 23 * len(columns) <= room:
-        text, each = (lambda cell: f"{points(cell)} [{interval(cell)}]"), 23
-    seen = {identity(r): f" ({r['seen']})" for r in rows if r["seen"] != "-"}
+        show, wide = (lambda cell: f"{points(cell)} [{interval(cell)}]"), 23
+    marks = {identity(r): f" ({seen(r)})" for r in rows if seen(r) != "-"}
     lines: dict[str, dict[tuple[str, str, str], Mapping[str, Any]]] = {}
     for row in rows:
         lines.setdefault(row["condition"], {})[identity(row)] = row
-    fit = max(1, room // each)
+    fit = max(1, room // wide)
     found = []
     for start in range(0, len(columns), fit):
-        title = f"{metric.upper()} of probes trained on spectra as measured, {leakage_of(rows)}"
+        title = f"{metric.upper()} of {of}, {leakage_of(rows)}"
         out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         chosen = columns[start : start + fit]
-        for heading in ("tested on", "bands", *(f"{each[1]}{seen.get(each, '')} {each[2]}" for each in chosen)):
+        for heading in (condition, "bands", *(f"{each[1]}{marks.get(each, '')} {each[2]}" for each in chosen)):
             out.add_column(heading, overflow="fold")
-        for condition, by_method in lines.items():
+        for name, by_method in lines.items():
             first = next(iter(by_method.values()))
-            cells = (text(by_method[c][metric]) if c in by_method else "-" for c in chosen)
-            out.add_row(condition, "/".join(map(str, first["bands"])), *cells)
+            cells = (show(by_method[c][metric]) if c in by_method else "-" for c in chosen)
+            out.add_row(name, "/".join(map(str, first["bands"])), *cells)
         found.append(out)
     return found

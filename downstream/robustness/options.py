@@ -37,7 +37,9 @@ class RobustnessOptions:
             UsageError: one sentence on the first of it.
         """
         self.probe.check()
-        if len(self.probe.shot_list) > 1 or self.probe.peers:
-            raise UsageError("robustness takes one number of shots and no peers")
+        if len(self.probe.shot_list) > 1 or self.probe.peers or self.probe.pretreatment:
+            raise UsageError("robustness takes one number of shots, no peers and no pretreatment")
+        if self.probe.fit == "scene":
+            raise UsageError("robustness fits one stem to the scenes as measured; use --fit together")
         if any(n < 2 for n in self.steps) or any(not snr > 0 for snr in self.snrs):
             raise UsageError("every n-th band needs n from 2 on, and a signal-to-noise ratio is above 0")

@@ -8,7 +8,7 @@ One probe serves all conditions; spectra of other bands are resampled to those t
 features are aligned, it is known beforehand which sensors will be compared. Then every other sensor has a probe of its
 own, fitted on true spectra as that sensor tells them: features as the poorer of the two
 (:class:`specfm.models.alignment.Alignment`), raw spectra seen through its bands. Encoders trained on the labels are
-trained once, on scenes as measured.
+trained once, on scenes as measured, and where the encoder is fitted without labels, it is fitted to these.
 
 Shape suffixes: N samples, D features, S runs, K bands of the grid of the spectra.
 """
@@ -24,17 +24,18 @@ from downstream.baselines.run import baseline_rows
 from downstream.features.bank import Bank, windows_digest
 from downstream.features.encoders import encoder_device, random_twin
 from downstream.features.extract import FeatureSet, extract
-from downstream.features.spectra import CommonGrid, common_grid, seen_through, spectra
-from downstream.probe.run import default_window, say_aligned
+from downstream.features.fit import fit_facts, fitted
+from downstream.features.spectra import CommonGrid, Spectra, common_grid, seen_through, spectra
+from downstream.probe.run import prepared_scenes, say_aligned, say_fitted, take_samples
 from downstream.protocols.options import TRAINED
 from downstream.protocols.run import evaluate_conditions, put_together, trained
 from downstream.results.leakage import leakage_score
-from downstream.results.rows import Comparison, result_rows
+from downstream.results.rows import Comparison, EncoderFacts, result_rows
 from downstream.results.runs import Kind, Runs, identity
 from downstream.robustness.conditions import CLEAN, SHUFFLED, Condition, conditions
 from downstream.robustness.options import RobustnessOptions
-from downstream.splits.samples import Samples, asked_window, collect_samples
-from downstream.splits.split import draw_splits, rule_of
+from downstream.splits.samples import Samples
+from downstream.splits.split import draw_splits
 from specfm.dense.align import aligned
 from specfm.digests import digest_json
 from specfm.errors import SpecfmError, UsageError
@@ -67,15 +68,19 @@ def robustness(
     """Test probes of scenes as measured under every condition; arguments as those of ``downstream.probe.run.probe``.
 
     Raises:
-        UsageError: options that make no sense.
+        UsageError: options that make no sense, scenes that are pretreated.
         SpecfmError: scenes without labels, splits that cannot be drawn.
     """
     options = options or RobustnessOptions()
     options.check()
-    probe = options.probe
-    window = asked_window(scenes, probe.window) or default_window(encoder)
-    samples = collect_samples(scenes, window, group_by=probe.group_by, max_per_class=probe.max_per_class)
-    probe = replace(probe, split=rule_of(probe.split, samples))
+    if treated := next((scene for scene in scenes if scene.sensor.pretreatment), None):
+        raise UsageError(
+            f"{treated.where}: is pretreated, and light and noise alter spectra as measured; take pretreatment out of "
+            "its card"
+        )
+    scenes, prepared = prepared_scenes(scenes, options.probe)
+    samples, probe = take_samples(encoder, scenes, options.probe)
+    window = samples.window
     options = replace(options, probe=probe)
     splits = draw_splits(samples, probe, probe.shot_list[0])
     views, skipped = _views(scenes, samples, options)
@@ -102,13 +107,14 @@ def robustness(
         Where they were, another sensor is compared by itself with the scenes as measured: its probe is fitted on these
         as the poorer of the two would tell them. All other conditions share one probe.
         """
-        with aligned(model, every, probe.align, together=False) as on:
-            shared = {label: features_of(model, title, label) for label in altered if not (on and label in others)}
-        runs = evaluate_conditions(shared, splits, probe, kind, method, device=device)
-        for label in others if on else ():
-            with aligned(model, [*altered[CLEAN], *altered[label]], probe.align):
-                pair = {part: features_of(model, title, part) for part in (CLEAN, label)}
-            runs[label] = evaluate_conditions(pair, splits, probe, kind, method, device=device)[label]
+        with fitted(model, scenes, probe.fit, fit_facts(encoder)):
+            with aligned(model, every, probe.align, together=False) as on:
+                shared = {label: features_of(model, title, label) for label in altered if not (on and label in others)}
+            runs = evaluate_conditions(shared, splits, probe, kind, method, device=device)
+            for label in others if on else ():
+                with aligned(model, [*altered[CLEAN], *altered[label]], probe.align):
+                    pair = {part: features_of(model, title, part) for part in (CLEAN, label)}
+                runs[label] = evaluate_conditions(pair, splits, probe, kind, method, device=device)[label]
         return runs, on
 
     others = [label for label, (condition, _) in views.items() if condition.family in OTHER_BANDS and label != CLEAN]
@@ -126,28 +132,29 @@ def robustness(
                 for init in range(probe.init_seeds)
             )
         )
-    notices: list[str] = []
+    notices = [*prepared]
     needed = altered if probe.baselines else {CLEAN: altered[CLEAN]}  # leakage is measured on spectra too
     raw = condition_spectra(needed, window, samples, others if on and probe.baselines else ())
     if probe.baselines:
         if not raw:
             notices.append("no raw-spectrum rows: the scenes have no common quantity and band range")
-        for labels, pixel, mean, grid in raw:
-            runs, missing = baseline_rows(pixel, mean, altered[CLEAN], splits, probe, probe, device, grid)
+        for labels, by_label, grid in raw:  # a column a row: the baselines of every table are enough
+            runs, missing = baseline_rows(by_label, altered[CLEAN], splits, probe, probe, device, grid, every=False)
             add({label: runs[label] for label in labels})
             notices += [text for text in missing if text not in notices]
     own_probe = {label for part in raw[1:] for label in part.labels}
-    leaks = [leakage_score(split, samples, raw[0].pixel[CLEAN].X_ND if raw else None) for split in splits]
+    leaks = [leakage_score(split, samples, raw[0].spectra[CLEAN].pixel.X_ND if raw else None) for split in splits]
+    trivial = [majority(samples, splits)] if probe.baselines else []
+    about = Comparison(
+        samples, splits, leaks, window, probe.pooling, probe.layers, data, digests[CLEAN],
+        digest_json(asdict(options)), EncoderFacts.of(encoder, pretrained, scenes), probe.draws, notices,
+    )  # fmt: skip
     rows: list[dict[str, Any]] = []
     for label, (condition, view) in views.items():
-        all_runs = [*found[label], *([majority(samples, splits)] if probe.baselines else [])]
-        about = Comparison(
-            scenes, samples, splits, leaks, window, probe.pooling, probe.layers, data, digests[label],
-            digest_json(asdict(options)), encoder, pretrained, probe.draws, notices,
-        )  # fmt: skip
-        table = result_rows(all_runs, about)
+        table = result_rows([*found[label], *trivial], replace(about, data_digest=digests[label]))
         if on:
             say_aligned(table, len(encoder.library), together=label in others)
+        say_fitted(table, probe.fit)
         if label in others:
             _say_how(table, own_probe=label in own_probe)
         for row in table:
@@ -175,11 +182,10 @@ def _views(
 
 
 class ConditionSpectra(NamedTuple):
-    """Spectra of pixels and windows by condition, ``CLEAN`` first, on one grid; ``labels`` are those to test."""
+    """Spectra by condition, ``CLEAN`` first, on one grid; ``labels`` are those to test."""
 
     labels: list[str]
-    pixel: dict[str, FeatureSet]
-    mean: dict[str, FeatureSet]
+    spectra: dict[str, Spectra]
     grid: CommonGrid
 
 
@@ -196,7 +202,7 @@ def condition_spectra(
         return []
 
     def on_grid(labels: list[str], own: CommonGrid) -> ConditionSpectra:
-        pixel, mean = {}, {}
+        by_label = {}
         for label in dict.fromkeys([CLEAN, *labels]):
             there = own
             if label != CLEAN:
@@ -204,8 +210,8 @@ def condition_spectra(
                 there = CommonGrid(own.bands, matrices, True)
             found = spectra(views[label], window, samples, there)
             assert found is not None
-            pixel[label], mean[label] = found
-        return ConditionSpectra(labels, pixel, mean, own)
+            by_label[label] = found
+        return ConditionSpectra(labels, by_label, own)
 
     grids = {label: common_grid(views[label]) for label in alone}
     own = {label: one.bands for label, one in grids.items() if one is not None and not one.resampled}

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from specfm.errors import UsageError
 
 GroupBy = Literal["auto", "group", "object"]
+Rule = Literal["group", "block", "scene", "sensor", "random_pixels"]
 AUTO: Final = "auto"
-RULES: tuple[str, ...] = ("group", "block", "scene", "sensor", "random_pixels")
+RULES: tuple[str, ...] = get_args(Rule)
 FEWEST_GROUPS = 3  # of a split by groups: one to train on, one to validate, one to test
+
+
+def at_least(least: int, numbers: Mapping[str, int | None]) -> None:
+    """Refuse a number below ``least``, by the name of its option; None is one that is worked out.
+
+    Raises:
+        UsageError: one sentence on the first of them.
+    """
+    for name, number in numbers.items():
+        if number is not None and number < least:
+            raise UsageError(f"{name} must be at least {least}, not {number}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,18 +65,24 @@ class SplitOptions:
         """Refuse what makes no sense, by name.
 
         Raises:
-            UsageError: an unknown rule, a number that is too small.
+            UsageError: an unknown rule, a number that is too small, a share that leaves a side empty.
         """
         if not self.split_files and self.split not in (AUTO, *RULES):
             raise UsageError(f"unknown split {self.split!r}; one of auto, {', '.join(RULES)}")
-        if self.group_by not in ("auto", "group", "object"):
-            raise UsageError(f"unknown --group-by {self.group_by!r}; one of auto, group, object")
+        if self.group_by not in get_args(GroupBy):
+            raise UsageError(f"unknown --group-by {self.group_by!r}; one of {', '.join(get_args(GroupBy))}")
         if self.split_files:
             for name in ("split", "seeds", "block", "min_groups"):
                 same = (getattr(SplitOptions, name), *([len(self.split_files)] if name == "seeds" else []))
                 if getattr(self, name) not in same:
                     raise UsageError(f"--split-file holds whole splits; leave --{name.replace('_', '-')} out")
-        if self.seeds < 1:
-            raise UsageError("--seeds must be at least 1")
+        at_least(
+            1,
+            {"--seeds": self.seeds, "--min-groups": self.min_groups, "min_samples": self.min_samples,
+             "--block": self.block, "--max-per-class": self.max_per_class},
+        )  # fmt: skip
+        for name, share in {"test_share": self.test_share, "val_share": self.val_share}.items():
+            if not 0 < share < 1:
+                raise UsageError(f"{name} must lie between 0 and 1, not be {share}")
         if not self.shot_list or any(n is not None and n < 1 for n in self.shot_list):
             raise UsageError("--shots must be at least 1 label a class")

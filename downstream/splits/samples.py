@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from downstream.splits.options import GroupBy
+from downstream.splits.options import GroupBy, SplitOptions, at_least
 from specfm.digests import digest_parts
 from specfm.errors import SpecfmError, UsageError
 
@@ -165,7 +165,7 @@ def collect_samples(
     scenes: Sequence[Scene],
     window: int,
     *,
-    group_by: GroupBy = "auto",
+    group_by: GroupBy = SplitOptions.group_by,
     max_per_class: int | None = None,
     seed: int = 0,
 ) -> Samples:
@@ -240,8 +240,7 @@ def collect_samples(
     )  # fmt: skip
     if max_per_class is None:
         return samples
-    if max_per_class < 1:
-        raise UsageError(f"--max-per-class must be at least 1, not {max_per_class}")
+    at_least(1, {"--max-per-class": max_per_class})
     order_N = rng.permutation(len(samples))
     _, cell_N = np.unique(np.stack([y_N, group_N, samples.sensor_N], 1), axis=0, return_inverse=True)
     cell_shuffled = cell_N.reshape(-1)[order_N]

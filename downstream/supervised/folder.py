@@ -13,7 +13,7 @@ from downstream.supervised.model import HeadSpec, TaskModel
 from specfm.checkpoint import TASK, read_module, require_device, write_module
 from specfm.errors import SpecfmError
 from specfm.files import staged_folder
-from specfm.models.registry import create_encoder
+from specfm.models.registry import build_encoder
 
 
 def save_task(model: TaskModel, folder: str | Path, card: dict[str, Any] | None = None) -> Path:
@@ -54,7 +54,7 @@ def _build(config: dict[str, Any]) -> TaskModel:
     facts = config["task"]
     head = HeadSpec(**{**facts["head"], "layers": tuple(facts["head"]["layers"])})
     return TaskModel(
-        create_encoder(**config["encoder"]), facts["task"], facts["label_names"], facts["tile"], head,
+        build_encoder(config["encoder"]), facts["task"], facts["label_names"], facts["tile"], head,
         facts["threshold"], facts["level"],
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ Shapes: B tiles, H W pixels, C bands, N tokens, D width, L layers, h w token gri
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,15 +15,18 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from downstream.features.pooling import pool, pooling_parts
+from downstream.features.pooling import pixel_tokens, pool, pooling_parts
 from downstream.features.standardise import Standardiser
 from downstream.supervised.heads import ON_WINDOWS, Fusion, Standardise, make_head
 from downstream.supervised.views import View, valid_pixels
 from specfm.errors import SpecfmError, UsageError
-from specfm.models.encoder import Bands, Encoder, Features
+from specfm.models.backbone import AnyEncoder, Backbone, side_multiple
+from specfm.models.encoder import Bands, Features
+from specfm.models.pixels import Asked
 
 if TYPE_CHECKING:
     from specfm.library import Library
+    from specfm.models.stem import Stems
 
 TASKS = ("classification", "segmentation", "change")
 CHANGE_NAMES = ("unchanged", "changed")
@@ -69,7 +72,7 @@ class TaskModel(nn.Module):
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: AnyEncoder,
         task: str,
         label_names: Sequence[str],
         tile: int,
@@ -87,8 +90,9 @@ class TaskModel(nn.Module):
         if len(names) < 2 or len(set(names)) < len(names):
             raise UsageError(f"a task model needs at least two classes, each once; got {', '.join(names) or 'none'}")
         # a window of one pixel (a spectrum without ground) is a patch padded
-        if (tile < encoder.patch_size or tile % encoder.patch_size) and not (windows and tile == 1):
-            raise UsageError(f"tile {tile} is not a multiple of the encoder's patch of {encoder.patch_size} pixels")
+        unit = side_multiple(encoder)
+        if (tile < unit or tile % unit) and not (windows and tile == 1):
+            raise UsageError(f"tile {tile} is not a multiple of the encoder's patch of {unit} pixels")
         if level not in ("scene", "sample"):
             raise UsageError(f"unknown level {level!r}; choose scene or sample")
         if windows and (head.kind not in ON_WINDOWS or len(head.layers) != 1):
@@ -96,6 +100,10 @@ class TaskModel(nn.Module):
         if not windows and head.kind == "pooled":
             raise UsageError(f"head.kind=pooled gives one class to a window; choose linear, fpn or upernet for {task}")
         parts = len(pooling_parts(head.pooling)) if windows else 1
+        if windows and "pixel" in pooling_parts(head.pooling) and not encoder.pixel:
+            raise UsageError(
+                "head.pooling names pixel, but the encoder has no pixel tokens; choose mean, centre or concat"
+            )
         depth, width = len(encoder.blocks), encoder.num_features
         if not head.layers or any(not -depth <= i < depth for i in head.layers):
             raise UsageError(f"head layers {list(head.layers)} do not exist in an encoder of {depth} blocks")
@@ -118,6 +126,11 @@ class TaskModel(nn.Module):
         return len(self.label_names)
 
     @property
+    def sees_windows_whole(self) -> bool:
+        """Whether a window gets one class that says nothing of its parts: a map then takes one window a pixel."""
+        return self.task == "classification" and isinstance(self.encoder, Backbone)
+
+    @property
     def device(self) -> torch.device:
         return self.encoder.device
 
@@ -130,10 +143,19 @@ class TaskModel(nn.Module):
     def library(self, library: Library) -> None:
         self.encoder.library = library
 
-    def layer_features(self, view: View) -> tuple[Features, ...]:
-        """Features of the head's layers."""
+    @property
+    def stems(self) -> Stems | None:
+        """Those of the acquisitions that the encoder was pretrained on, where each has its own."""
+        return self.encoder.stems
+
+    @stems.setter
+    def stems(self, stems: Stems) -> None:
+        self.encoder.stems = stems
+
+    def layer_features(self, view: View, pixels: Asked = "centre") -> tuple[Features, ...]:
+        """Features of the head's layers; ``pixels``: which have a token of their own, if any."""
         return self.encoder.get_intermediate_layers(
-            view.x_BHWC, view.bands, view.mask_BHW, n=self.layers, level_B=view.level_B
+            view.x_BHWC, view.bands, view.mask_BHW, n=self.layers, level_B=view.level_B, pixels=pixels
         )
 
     def token_maps(self, view: View, second: View | None = None) -> tuple[list[Tensor], Tensor]:
@@ -154,7 +176,7 @@ class TaskModel(nn.Module):
 
     def pooled(self, view: View) -> Tensor:
         """Pooled features of windows ``[B, D]`` (classification), standardised unless the head pools first."""
-        return self._pool(self._window_features(view))
+        return self._pool(self._window_features(view), view)
 
     def forward(self, view: View, second: View | None = None) -> Tensor:
         """Scores before the softmax: ``[B, K]`` of windows (classification), else ``[B, K, H, W]`` of pixels."""
@@ -167,16 +189,35 @@ class TaskModel(nn.Module):
         return self._to_pixels(self.head(maps), maps[0].shape[-2:], view, "bilinear")
 
     def dense_scores(self, view: View, second: View | None = None) -> Tensor:
-        """Scores of pixels ``[B, K, H, W]``; a classification head is applied to each token in place of the centre."""
+        """Scores of pixels ``[B, K, H, W]``; a classification head is applied to each token in place of the centre, and
+        to each pixel where it looks at one.
+
+        Where windows are seen as wholes, all pixels of a tile have the scores of its middle one.
+        """
+        if self.sees_windows_whole:
+            return self(view, second)[..., None, None].expand(-1, -1, *view.x_BHWC.shape[1:3])
         if self.task != "classification":
             return self(view, second)
         self._check(view, second)
-        features, parts = self._window_features(view), pooling_parts(self.spec.pooling)
+        parts = pooling_parts(self.spec.pooling)
+        single = "pixel" in parts
+        features = self._window_features(view, "all" if single else "centre")
         mean_BND = features.pooled_BD[:, None].expand_as(features.tokens_BND)
-        x_BND = torch.cat([mean_BND if p == "mean" and len(parts) > 1 else features.tokens_BND for p in parts], -1)
-        x_BND = self.standardise(x_BND) if self.pools_first else x_BND
-        x_BDhw = rearrange(x_BND, "B (h w) D -> B D h w", h=features.grid_hw[0][0])
-        return self._to_pixels(self.head([x_BDhw]), features.grid_hw[0], view, "nearest")
+        grid, height = features.grid_hw[0], view.x_BHWC.shape[1]
+        found = []
+        for part in parts:
+            if part == "pixel":
+                x_BDhw = rearrange(pixel_tokens(features), "B (H W) D -> B D H W", H=height)
+            else:
+                x_BND = mean_BND if part == "mean" and len(parts) > 1 else features.tokens_BND
+                x_BDhw = rearrange(x_BND, "B (h w) D -> B D h w", h=grid[0])
+                x_BDhw = self._to_pixels(x_BDhw, grid, view, "nearest") if single else x_BDhw
+            found.append(x_BDhw)
+        x_BDhw = torch.cat(found, 1)
+        if self.pools_first:
+            x_BDhw = self.standardise(x_BDhw.movedim(1, -1)).movedim(-1, 1)
+        scores = self.head([x_BDhw])
+        return scores if single else self._to_pixels(scores, grid, view, "nearest")
 
     @torch.inference_mode()
     def predict_tile(
@@ -249,7 +290,9 @@ class TaskModel(nn.Module):
                 for i, features in enumerate(self.layer_features(view)):
                     known_BN = features.token_mask_BN
                     values = (
-                        self._pool(features)[known_BN.any(1)] if self.pools_first else features.tokens_BND[known_BN]
+                        self._pool(features, view)[known_BN.any(1)]
+                        if self.pools_first
+                        else features.tokens_BND[known_BN]
                     )
                     layers[i].append(values)
             found += [torch.cat(each) for each in layers]
@@ -268,19 +311,19 @@ class TaskModel(nn.Module):
             "encoder": self.encoder.config,
         }  # fmt: skip
 
-    def _window_features(self, view: View) -> Features:
+    def _window_features(self, view: View, pixels: Asked = "centre") -> Features:
         """Tokens of windows with their mean, standardised unless the head pools first."""
+        found = self.layer_features(view, pixels)[0]
         if self.pools_first:
-            return self.layer_features(view)[0]
-        maps, mask_Bhw = self.token_maps(view)
-        count_B = mask_Bhw.sum((1, 2)).clamp_min(1)
-        mean_BD = maps[0].sum((2, 3)) / count_B[:, None]  # invalid tokens are zero already
-        grid = (int(mask_Bhw.shape[1]), int(mask_Bhw.shape[2]))
-        tokens_BND = rearrange(maps[0], "B D h w -> B (h w) D")
-        return Features(tokens_BND, mean_BD, mask_Bhw.flatten(1), (grid,))
+            return found
+        mask_BN = found.token_mask_BN
+        tokens_BND = torch.where(mask_BN[..., None], self.standardise(found.tokens_BND), 0.0)
+        mean_BD = tokens_BND.sum(1) / mask_BN.sum(1, keepdim=True).clamp_min(1)
+        pixel_BQD = None if found.pixel_BQD is None else self.standardise(found.pixel_BQD)
+        return replace(found, tokens_BND=tokens_BND, pooled_BD=mean_BD, pixel_BQD=pixel_BQD)
 
-    def _pool(self, features: Features) -> Tensor:
-        found: Tensor = pool(features, self.spec.pooling, self.tile, self.encoder.patch_size)
+    def _pool(self, features: Features, view: View) -> Tensor:
+        found: Tensor = pool(features, self.spec.pooling, view.x_BHWC.shape[1], self.encoder.patch_size)
         return found
 
     def _to_pixels(self, scores: Tensor, grid_hw: Sequence[int], view: View, how: str) -> Tensor:

@@ -25,7 +25,7 @@ from specfm.engine.distributed import World
 from specfm.engine.optimizer import adamw, depth_of
 from specfm.engine.run_folder import RunFolder
 from specfm.engine.task import StepResult, Task
-from specfm.models.encoder import Encoder
+from specfm.models.backbone import AnyEncoder
 
 
 class Labelled(Protocol):
@@ -152,7 +152,7 @@ class Supervised(Task):
             yield
 
 
-def start_from(model: TaskModel, source: Encoder, *, weights: bool, library: bool, held: int = -1) -> None:
+def start_from(model: TaskModel, source: AnyEncoder, *, weights: bool, library: bool, held: int = -1) -> None:
     """Give a model with a fresh encoder what it starts from.
 
     Args:
@@ -164,7 +164,9 @@ def start_from(model: TaskModel, source: Encoder, *, weights: bool, library: boo
     encoder, depth = model.encoder, len(source.blocks)
     if weights:
         encoder.load_state_dict(source.state_dict())
+        encoder.stems = source.stems
         held = max(held, 0) if has_whitened_stem(source.card) else held
+    encoder.take_statistics(source)
     if library and source.aligned:
         encoder.library = source.library
     for name, parameter in encoder.named_parameters():

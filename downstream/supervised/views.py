@@ -5,6 +5,7 @@ Shapes: B tiles, H W pixels, C bands.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -42,10 +43,15 @@ def to_device(view: View, device: torch.device) -> View:
 TURNS = 8  # of a square: four quarters, and those of its mirror image
 
 
-def turn(x: np.ndarray, number: int, axes: tuple[int, int] = (0, 1)) -> np.ndarray:
-    """Quarter turns of two axes, mirrored along the second from 4 on; 0 leaves it."""
-    turned = np.rot90(x, number % 4, axes)
-    return (np.flip(turned, axes[1]) if number >= 4 else turned).copy()  # torch takes no negative strides
+def turn(x: np.ndarray, number: int) -> np.ndarray:
+    """Quarter turns of the first two axes, mirrored along the second from 4 on; 0 leaves it. A view of ``x``."""
+    turned = np.rot90(x, number % 4)
+    return np.flip(turned, 1) if number >= 4 else turned
+
+
+def turned_batch(tiles: Iterable[np.ndarray], turns: Iterable[int]) -> Tensor:
+    """Tiles ``[H, W, ...]`` put together as ``[B, H, W, ...]``, each turned by its own number: copied once."""
+    return torch.from_numpy(np.stack([turn(tile, number) for tile, number in zip(tiles, turns, strict=True)]))
 
 
 def turns_about_its_middle(side: int) -> bool:

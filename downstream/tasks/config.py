@@ -7,9 +7,11 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from downstream.splits.options import AUTO, SplitOptions
+from specfm.band_selection import NO_COMPONENTS, BandsText
 from specfm.config import Strict
 from specfm.engine import config as engine
 from specfm.engine.config import Names, NonNegative, OneOrMore, Positive
+from specfm.engine.curriculum import CurriculumConfig
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Mode = Literal["frozen", "partial", "full"]
@@ -41,6 +43,7 @@ class DataConfig(Strict):
 
     Attributes:
         card: dataset card (name or file). scenes: only scenes whose name matches, such as ``OSBS*``.
+        bands: use these bands only, of every date (``specfm.band_selection``); never the labels decide.
         second_sensor: change only: see the second date through this known sensor (a test of mixed sensors).
         tile: side of a training tile, and of a window for classification, pixels; a multiple of the patch.
         batch: tiles a step. level: one brightness level per ``scene``, or each tile its own (``sample``).
@@ -49,6 +52,7 @@ class DataConfig(Strict):
 
     card: str
     scenes: str | None = None
+    bands: BandsText | None = None
     second_sensor: str | None = None
     tile: Positive = 9
     batch: Positive = 16
@@ -127,8 +131,11 @@ class FinetuneConfig(engine.RunConfig):
 
     Attributes:
         init: a release, checkpoint or run folder of an encoder, or ``random``: one as ``model`` says.
+        encoder: ``timm:NAME``, a network of timm for the bands of the card in place of ``model`` (whose ``options`` are
+            then those of specfm.create_backbone: ``stride``, ``level``, ``options``); trained from random weights.
         mode: what is trained besides the head: nothing (``frozen``), the last ``train_blocks`` blocks (``partial``), or
             everything (``full``; of an encoder pretrained with a whitened stem everything from the first block on).
+        curriculum: fewer bands and smaller windows at first.
         controls: also train the same architecture from scratch (``scratch``), put a head on it untrained (``frozen``),
             and fit simple models (``simple``: pixel spectra + logistic regression; change: distances between dates).
     """
@@ -136,6 +143,7 @@ class FinetuneConfig(engine.RunConfig):
     steps: Positive = 400
     task: Literal["classification", "segmentation", "change"]
     init: str = "random"
+    encoder: str | None = None
     mode: Mode = "full"
     train_blocks: Positive = 2
     data: DataConfig
@@ -143,6 +151,7 @@ class FinetuneConfig(engine.RunConfig):
     model: engine.ModelConfig = engine.ModelConfig()
     head: HeadConfig = HeadConfig()
     optim: OptimConfig = OptimConfig()
+    curriculum: CurriculumConfig | None = None
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvalConfig = EvalConfig()
     controls: Annotated[tuple[Control, ...], OneOrMore] = ("scratch", "frozen", "simple")
@@ -152,10 +161,22 @@ class FinetuneConfig(engine.RunConfig):
         guard, needed = self.split.guard, self.data.tile - 1
         if guard is not None and guard < needed:
             raise ValueError(f"split.guard {guard} is below data.tile - 1 = {needed}: tiles would show test pixels")
+        if (self.data.bands or "").startswith("pca"):
+            raise ValueError("data.bands: " + NO_COMPONENTS.format(what="the encoder is told of"))
         if self.task != "classification" and self.split.rule == "random_pixels":
             raise ValueError(f"split.rule random_pixels leaks in task {self.task}; use block or group")
         if self.task != "change" and self.data.second_sensor is not None:
             raise ValueError("data.second_sensor is for task change")
+        if self.encoder is not None:
+            self._fits_backbone()
         if self.task == "classification" and self.head.kind != "linear":
             raise ValueError(f"head.kind {self.head.kind} is for dense tasks; classification takes linear")
         return self
+
+    def _fits_backbone(self) -> None:
+        if self.init != "random":
+            raise ValueError("encoder names a network with random weights, init one that is trained; give one of them")
+        ours, plain = self.model, engine.ModelConfig()
+        for key in ("size", "embedding", "patch_size"):
+            if getattr(ours, key) != getattr(plain, key):
+                raise ValueError(f"model.{key} is of an encoder of ours; leave it out beside encoder={self.encoder}")

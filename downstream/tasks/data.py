@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from downstream.splits.options import GroupBy
 from downstream.splits.samples import Samples, collect_samples
 from downstream.splits.split import Split, load_splits, make_splits
-from downstream.supervised.views import TURNS, View, turn, turns_about_its_middle
+from downstream.supervised.views import TURNS, View, turned_batch, turns_about_its_middle
 from downstream.tasks.config import FinetuneConfig
+from specfm.band_selection import select_scenes
 from specfm.batch import BandTensors
 from specfm.dense.tile_encoder import scene_level
 from specfm.digests import digest_parts
@@ -55,8 +57,7 @@ class Place:
         found = []
         for scene, level, bands in zip(self.dates, self.levels, self.bands, strict=True):
             cubes, masks = zip(*(read_tile(scene, r, c, height, width) for r, c in corners), strict=True)
-            x = torch.from_numpy(np.stack([turn(a, k) for a, k in zip(cubes, turns, strict=True)]))
-            mask = torch.from_numpy(np.stack([turn(a, k) for a, k in zip(masks, turns, strict=True)]))
+            x, mask = turned_batch(cubes, turns), turned_batch(masks, turns)
             found.append(View(x, bands, mask, None if level is None else torch.full((len(corners),), level)))
         return found
 
@@ -92,6 +93,12 @@ def open_places(config: FinetuneConfig) -> list[Place]:
         raise UsageError(f"no scene of {config.data.card} matches data.scenes={wanted!r}")
     if config.task != "classification" and any(not scene.neighbours for dates in listed for scene in dates):
         raise UsageError(f"{config.data.card} lists spectra, of which no map can be made; set task=classification")
+    treated = {scene.sensor.pretreatment for dates in listed for scene in dates}
+    if len(treated) > 1:
+        raise UsageError(f"parts of {config.data.card} differ in pretreatment; a model learns from one kind of spectra")
+    if config.data.bands is not None:
+        flat = iter(select_scenes([scene for dates in listed for scene in dates], config.data.bands))
+        listed = [tuple(next(flat) for _ in dates) for dates in listed]
     if config.data.second_sensor is not None:
         from specfm.simulate import resample_scene
 
@@ -128,8 +135,8 @@ def make_samples(places: Sequence[Place], config: FinetuneConfig) -> tuple[Sampl
     scenes = [place.scene for place in places]
     widest = config.data.tile if any(scene.neighbours for scene in scenes) else 1
     window = widest if rules.guard is None else rules.guard + 1
-    group_by = "group" if len(scenes) > 1 or config.task == "classification" else "auto"
-    samples = collect_samples(scenes, window, group_by=group_by, max_per_class=rules.max_per_class)  # type: ignore[arg-type]
+    group_by: GroupBy = "group" if len(scenes) > 1 or config.task == "classification" else "auto"
+    samples = collect_samples(scenes, window, group_by=group_by, max_per_class=rules.max_per_class)
     if rules.files:
         return samples, load_splits(rules.files, samples)
     splits = make_splits(
@@ -227,11 +234,8 @@ class Crops:
             if self.centred:
                 labels = torch.from_numpy(self.label_M[chosen[mine]])
             else:
-                cut = [
-                    turn(cut_raster(self.rasters[index], *rc, self.tile), k)
-                    for rc, k in zip(corners, turns, strict=True)
-                ]
-                labels = torch.from_numpy(np.stack(cut))
+                cut = (cut_raster(self.rasters[index], *corner, self.tile) for corner in corners)
+                labels = turned_batch(cut, turns)
             parts.append(Part(index, views, labels, tuple(corners)))
         return parts
 

@@ -34,11 +34,7 @@ def predict_samples(
             continue
         rc_n2 = samples.rc_N2[ids_I[mine]]
         if model.task == "classification":
-            half = model.tile // 2
-            for part in batches(mine, batch):
-                corners = [(int(r) - half, int(c) - half) for r, c in samples.rc_N2[ids_I[part]]]
-                view = place.view(corners, model.tile, model.tile, [0] * len(corners))[0]
-                out_IK[part] = model(to_device(view, model.device)).float().softmax(1).cpu().numpy()
+            out_IK[mine] = predict_windows(model, place, rc_n2, batch)
         else:
             wanted_HW = np.zeros(place.shape, bool)
             wanted_HW[rc_n2[:, 0], rc_n2[:, 1]] = True
@@ -46,12 +42,29 @@ def predict_samples(
     return out_IK
 
 
+@torch.inference_mode()
+def predict_windows(model: TaskModel, place: Place, rc_n2: np.ndarray, batch: int = 64) -> np.ndarray:
+    """Class probabilities ``[n, K]`` of the windows centred on pixels (row, col)."""
+    half, found = model.tile // 2, np.zeros((len(rc_n2), model.classes), np.float32)
+    for part in batches(np.arange(len(rc_n2)), batch):
+        corners = [(int(r) - half, int(c) - half) for r, c in rc_n2[part]]
+        view = place.view(corners, model.tile, model.tile, [0] * len(corners))[0]
+        found[part] = model(to_device(view, model.device)).float().softmax(1).cpu().numpy()
+    return found
+
+
 def predict_place(model: TaskModel, place: Place, batch: int = 64, wanted_HW: np.ndarray | None = None) -> np.ndarray:
     """Blended probabilities ``[H, W, K]`` of a scene in memory; zeros where nothing is valid or no tile was wanted.
 
     Args:
-        wanted_HW: compute only tiles that hold one of these pixels (each of them is then complete).
+        wanted_HW: compute only tiles that hold one of these pixels (each of them is then complete), or only their
+            windows where the model sees these as wholes.
     """
+    if model.sees_windows_whole:
+        wanted_HW = place.scene.mask() if wanted_HW is None else wanted_HW
+        seen = np.zeros((*place.shape, model.classes), np.float32)
+        seen[wanted_HW] = predict_windows(model, place, np.argwhere(wanted_HW), batch)
+        return seen
     (height, width), tile = place.shape, model.tile
     stride = max(tile // 2, 1)
     corners = [

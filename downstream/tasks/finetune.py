@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from downstream.baselines.classics import majority_predict
 from downstream.features.encoders import random_encoder
@@ -27,7 +28,7 @@ from downstream.results.runs import Kind, Runs
 from downstream.supervised.folder import load_task, save_task
 from downstream.tasks import simple
 from downstream.tasks.config import FinetuneConfig, Mode
-from downstream.tasks.data import content_digest, make_samples, open_places
+from downstream.tasks.data import Place, content_digest, make_samples, open_places
 from downstream.tasks.evaluate import predict_samples
 from downstream.tasks.rows import task_rows
 from downstream.tasks.train import Finetuning, Member, TaskData, make_model, member_inputs
@@ -39,7 +40,8 @@ from specfm.engine.loop import run_task
 from specfm.engine.run_folder import RunFolder
 from specfm.errors import UsageError
 from specfm.files import atomic_write_json
-from specfm.models.encoder import Encoder
+from specfm.library import same_bands
+from specfm.models.backbone import AnyEncoder, create_backbone, side_multiple
 
 log = logging.getLogger(__name__)
 TEST, RESULTS, PICTURE = "test.json", "results.jsonl", "map.png"
@@ -47,8 +49,25 @@ TEST, RESULTS, PICTURE = "test.json", "results.jsonl", "map.png"
 MAY_CHANGE = ("out", "device", "wandb", "guard")
 
 
-def load_source(config: FinetuneConfig) -> tuple[Encoder, str]:
-    """The encoder of ``init`` and its name; a random one gives the architecture of ``model``."""
+def load_source(config: FinetuneConfig, places: Sequence[Place]) -> tuple[AnyEncoder, str]:
+    """The encoder of ``init`` and its name; a random one gives the architecture of ``model`` or ``encoder``.
+
+    Raises:
+        UsageError: a network of timm for scenes of several sensors, or one that cannot be built.
+    """
+    if config.encoder is not None:
+        bands = [scene.sensor.bands for place in places for scene in place.dates]
+        if not all(same_bands(bands[0], each) for each in bands):
+            raise UsageError(
+                f"{config.encoder} serves one list of bands, and scenes of {config.data.card} have several; choose "
+                "some by data.scenes, or leave encoder out"
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            try:
+                return create_backbone(config.encoder, bands[0], **config.model.options).eval(), "random"
+            except TypeError as error:
+                raise UsageError(f"model.options: {config.encoder} does not take these ({error})") from None
     if config.init == "random":
         model = config.model
         return random_encoder(
@@ -68,33 +87,33 @@ def members(config: FinetuneConfig, name: str, splits: int) -> list[Member]:
         "full": f"all + {head}",
     }
     pretrained = config.init != "random"
-    kinds = [(name if pretrained else _untrained(config.mode), pretrained, config.mode)]
+    kinds = [(name if pretrained else _untrained(config, config.mode), pretrained, config.mode)]
     if "scratch" in config.controls:
-        kinds.append((_untrained("full"), False, "full"))
+        kinds.append((_untrained(config, "full"), False, "full"))
     if "frozen" in config.controls:
-        kinds.append((_untrained("frozen"), False, "frozen"))
+        kinds.append((_untrained(config, "frozen"), False, "frozen"))
     unique = list(dict.fromkeys(kinds))
     return [Member(method, label[mode], own, mode, number) for method, own, mode in unique for number in range(splits)]
 
 
-def _untrained(mode: Mode) -> str:
-    return "random-init" if mode == "frozen" else "from-scratch"
+def _untrained(config: FinetuneConfig, mode: Mode) -> str:
+    word = "random-init" if mode == "frozen" else "from-scratch"
+    return word if config.encoder is None else f"{config.encoder} {word}"
 
 
-def prepare(config: FinetuneConfig) -> tuple[TaskData, Encoder, str]:
+def prepare(config: FinetuneConfig) -> tuple[TaskData, AnyEncoder, str]:
     """Everything that can be refused before a folder is touched.
 
     Raises:
         SpecfmError, UsageError: no labels, labels that do not fit, classes too small to split, a split file of other
             data, two dates of different extent, a folder that holds no encoder.
     """
-    source, name = load_source(config)
-    if config.data.tile % source.patch_size:
-        near = max(source.patch_size, round(config.data.tile / source.patch_size) * source.patch_size)
-        raise UsageError(
-            f"data.tile {config.data.tile} is not a multiple of the encoder's patch of {source.patch_size}; try {near}"
-        )
     places = open_places(config)
+    source, name = load_source(config, places)
+    unit = side_multiple(source)
+    if config.data.tile % unit:
+        near = max(unit, round(config.data.tile / unit) * unit)
+        raise UsageError(f"data.tile {config.data.tile} is not a multiple of the encoder's patch of {unit}; try {near}")
     samples, splits = make_samples(places, config)
     data = TaskData(places, samples, splits, content_digest(places, samples))
     for member in members(config, name, 1):
@@ -148,8 +167,8 @@ def _refuse_other(folder: RunFolder, config: FinetuneConfig) -> None:
 
 
 def _train(
-    config: FinetuneConfig, member: Member, data: TaskData, source: Encoder, world: World, top: RunFolder, resume: bool,
-    signals: StopSignals,
+    config: FinetuneConfig, member: Member, data: TaskData, source: AnyEncoder, world: World, top: RunFolder,
+    resume: bool, signals: StopSignals,
 ) -> int:  # fmt: skip
     """Train and test one member, unless that is done; returns the steps done. A stop signal leaves it untested."""
     folder = RunFolder(top.path / "runs" / member.folder)
@@ -190,7 +209,9 @@ def _test(config: FinetuneConfig, task: Finetuning, report: Path, began: float) 
     })  # fmt: skip
 
 
-def _controls(config: FinetuneConfig, data: TaskData, source: Encoder, pixels: FeatureSet | None) -> list[Runs]:
+def _controls(
+    config: FinetuneConfig, data: TaskData, source: AnyEncoder, name: str, pixels: FeatureSet | None
+) -> list[Runs]:
     """Simple models and the trivial one, on the same splits."""
     found: list[Runs] = []
 
@@ -208,23 +229,24 @@ def _controls(config: FinetuneConfig, data: TaskData, source: Encoder, pixels: F
                 method = f"PCA-{simple.PCA} of {pixels.name}" if protocol == "knn5" else pixels.name
                 run("baseline", method, protocol, lambda split, p=protocol: simple.pixel_predictions(pixels, split, p))
         if config.task == "change":
-            maps = simple.distance_maps(data.places, source.eval(), config.data.tile)
-            own: Kind = "twin" if config.init == "random" else "encoder"
-            kinds: list[Kind] = ["baseline", "baseline", own]  # distances of spectra, then of features
-            for kind, (name, each) in zip(kinds, maps.items(), strict=True):
-                run(
-                    kind,
-                    name,
-                    "threshold",
-                    lambda split, each=each: simple.distance_predictions(each, data.samples, split),
-                )
+
+            def distances(kind: Kind, method: str, protocol: str, maps: Sequence[np.ndarray]) -> None:
+                run(kind, method, protocol, lambda split: simple.distance_predictions(maps, data.samples, split))
+
+            for method, maps in simple.spectral_maps(data.places).items():
+                distances("baseline", method, "threshold", maps)
+            # a row of the encoder, as its frozen features decide it
+            own: tuple[Kind, str] = (
+                ("twin", _untrained(config, "frozen")) if config.init == "random" else ("encoder", name)
+            )
+            distances(*own, "feature distance", simple.feature_maps(data.places, source.eval(), config.data.tile))
     y = data.samples.y_N
     run("majority", "majority class", "-", lambda split: majority_predict(y[split.fit_I], len(split.test_I)))
     return found
 
 
 def _conclude(
-    config: FinetuneConfig, listed: Sequence[Member], data: TaskData, source: Encoder, name: str, folder: RunFolder
+    config: FinetuneConfig, listed: Sequence[Member], data: TaskData, source: AnyEncoder, name: str, folder: RunFolder
 ) -> None:
     """Rows, the released model, the picture; nothing is done twice."""
     if (folder.path / RESULTS).is_file():
@@ -241,7 +263,7 @@ def _conclude(
         runs.wall_s += report["wall_s"]
     pixels = simple.pixel_features(data.places, data.samples)
     leaks = [leakage_score(split, data.samples, None if pixels is None else pixels.X_ND) for split in data.splits]
-    all_runs = [*trained.values(), *_controls(config, data, source, pixels)]
+    all_runs = [*trained.values(), *_controls(config, data, source, name, pixels)]
     rows = task_rows(config, all_runs, listed[0], source, data, leaks)
     first = folder.path / "runs" / listed[0].folder
     if not folder.model.exists():

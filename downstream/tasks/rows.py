@@ -12,13 +12,13 @@ import numpy as np
 
 from downstream.results import metrics, text
 from downstream.results.leakage import Leakage
-from downstream.results.rows import Comparison, metric_cell, result_rows
+from downstream.results.rows import Comparison, EncoderFacts, metric_cell, result_rows
 from downstream.results.runs import Runs
 from downstream.tasks.config import FinetuneConfig
 from downstream.tasks.train import Member, TaskData
 from specfm.config import to_dict
 from specfm.digests import digest_json
-from specfm.models.encoder import Encoder
+from specfm.models.backbone import AnyEncoder
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,7 +31,7 @@ def task_rows(
     config: FinetuneConfig,
     all_runs: Sequence[Runs],
     first: Member,
-    source: Encoder,
+    source: AnyEncoder,
     data: TaskData,
     leaks: Sequence[Leakage],
 ) -> list[dict[str, Any]]:
@@ -44,8 +44,9 @@ def task_rows(
     scenes = [scene for place in data.places for scene in place.dates]
     told = {key: value for key, value in to_dict(config).items() if key not in WHERE}
     about = Comparison(
-        scenes, data.samples, data.splits, leaks, config.data.tile, config.head.pooling, config.head.layers or (),
-        config.data.card, data.digest, digest_json(told), source, first.pretrained, config.evaluation.draws,
+        data.samples, data.splits, leaks, config.data.tile, config.head.pooling, config.head.layers or (),
+        config.data.card, data.digest, digest_json(told), EncoderFacts.of(source, first.pretrained, scenes),
+        config.evaluation.draws,
     )  # fmt: skip
     rows = result_rows(all_runs, about)
     for row, runs in zip(rows, all_runs, strict=True):

@@ -6,7 +6,7 @@ The distances need no label but for their threshold, which is chosen on validati
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,15 +76,25 @@ def feature_pair(place: Place, encoder: Any, tile: int) -> tuple[np.ndarray, np.
     return found[0], found[1]
 
 
-def distance_maps(places: Sequence[Place], encoder: Any, tile: int) -> dict[str, list[np.ndarray]]:
-    """Per method a distance raster ``[H, W]`` of every place."""
-    maps: dict[str, list[np.ndarray]] = {"spectral angle": [], "spectral difference": [], "feature distance": []}
+SPECTRAL: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "spectral angle": spectral_angle,
+    "spectral difference": change_vector,
+}
+
+
+def spectral_maps(places: Sequence[Place]) -> dict[str, list[np.ndarray]]:
+    """Of each distance of :data:`SPECTRAL` a raster ``[H, W]`` of every place."""
+    maps: dict[str, list[np.ndarray]] = {name: [] for name in SPECTRAL}
     for place in places:
-        raw, deep = pair_spectra(place), feature_pair(place, encoder, tile)
-        found = (spectral_angle(*raw), change_vector(*raw), change_vector(*deep))
-        for name, distance in zip(maps, found, strict=True):
-            maps[name].append(distance.reshape(place.shape))
+        pair = pair_spectra(place)
+        for name, distance in SPECTRAL.items():
+            maps[name].append(distance(*pair).reshape(place.shape))
     return maps
+
+
+def feature_maps(places: Sequence[Place], encoder: Any, tile: int) -> list[np.ndarray]:
+    """Distance of an encoder's frozen features: a raster ``[H, W]`` of every place."""
+    return [change_vector(*feature_pair(place, encoder, tile)).reshape(place.shape) for place in places]
 
 
 def distance_predictions(maps: Sequence[np.ndarray], samples: Samples, split: Split) -> np.ndarray:

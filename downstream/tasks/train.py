@@ -20,6 +20,7 @@ from downstream.results import metrics
 from downstream.results.runs import Kind
 from downstream.splits.samples import Samples
 from downstream.splits.split import Split
+from downstream.supervised.curriculum import ViewCurriculum
 from downstream.supervised.folder import load_task, save_task
 from downstream.supervised.model import HeadSpec, TaskModel
 from downstream.supervised.trainer import Supervised, start_from
@@ -30,15 +31,17 @@ from downstream.tasks.evaluate import best_threshold, predict_samples
 from specfm.config import differences, digest, to_dict
 from specfm.digests import state_digest
 from specfm.engine.checkpointing import Checkpointer, read_tensors
+from specfm.engine.curriculum import shortened
 from specfm.engine.distributed import World
 from specfm.engine.optimizer import optimizer_tensors, restore_optimizer, share_of_lr
 from specfm.engine.run_folder import RunFolder
 from specfm.engine.task import Snapshot
 from specfm.errors import UsageError
-from specfm.models.encoder import Encoder
-from specfm.models.registry import create_encoder
+from specfm.models.backbone import AnyEncoder, Backbone
+from specfm.models.registry import fresh_like
 
 STANDARDISE_BATCHES = 8
+FIT_TILES = 512  # that the statistics and components of a backbone are fitted to
 SCORES = {"classification": "aa", "segmentation": "miou", "change": "f1_changed"}
 
 
@@ -84,7 +87,7 @@ class TaskData:
         return tuple(self.splits[number].classes)
 
 
-def make_model(config: FinetuneConfig, source: Encoder, member: Member, names: Sequence[str]) -> TaskModel:
+def make_model(config: FinetuneConfig, source: AnyEncoder, member: Member, names: Sequence[str]) -> TaskModel:
     """The model before its first step; random weights come from the seed and the split's number alone.
 
     Args:
@@ -102,7 +105,7 @@ def make_model(config: FinetuneConfig, source: Encoder, member: Member, names: S
     drop_path = config.optim.drop_path if member.mode != "frozen" else 0.0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1000 * config.seed + member.number)
-        encoder = create_encoder(**{**source.config, "drop_path": drop_path})
+        encoder = fresh_like(source, drop_path=drop_path)
         model = TaskModel(encoder, config.task, names, config.data.tile, spec, level=config.data.level)
     if member.mode == "partial" and config.train_blocks > depth:
         raise UsageError(f"train_blocks {config.train_blocks} is more than the encoder's {depth} blocks")
@@ -112,7 +115,7 @@ def make_model(config: FinetuneConfig, source: Encoder, member: Member, names: S
     return model
 
 
-def member_inputs(data: TaskData, member: Member, source: Encoder) -> dict[str, str]:
+def member_inputs(data: TaskData, member: Member, source: AnyEncoder) -> dict[str, str]:
     """Digests of what a member is trained from, which a resumed fine-tuning must find unchanged."""
     return {"data": data.digest, "split": data.splits[member.number].digest, "encoder": state_digest(source)}
 
@@ -129,8 +132,15 @@ class Finetuning(Supervised):
     folder: RunFolder
 
     def __init__(
-        self, config: FinetuneConfig, member: Member, data: TaskData, source: Encoder, world: World, folder: RunFolder
+        self,
+        config: FinetuneConfig,
+        member: Member,
+        data: TaskData,
+        source: AnyEncoder,
+        world: World,
+        folder: RunFolder,
     ) -> None:
+        config = shortened(config, config.curriculum)
         self.member, self.data, self.split = member, data, data.splits[member.number]
         self.classes = data.classes(member.number)
         self.inputs = member_inputs(data, member, source)
@@ -146,17 +156,43 @@ class Finetuning(Supervised):
             lr_share=share_of_lr(optim.layer_decay, len(model.encoder.blocks), optim.head_lr),
             weight_K=self.crops.class_weights(config.data.class_weights), frozen=member.mode == "frozen", seed=seed,
         )  # fmt: skip
+        self.curriculum = None
+        if config.curriculum is not None:
+            self.curriculum = ViewCurriculum(config.curriculum, config.steps, model, self.optimizer, seed)
 
     def start(self, done: int) -> None:
-        """A new run standardises its head's input by what the first batches show."""
-        if done == 0:
-            parts = [part for step in range(STANDARDISE_BATCHES) for part in self.crops(step)]
-            dates = zip(*(part.views for part in parts), strict=True)
-            device = self.world.device
-            self.model.eval().fit_standardiser(*([to_device(view, device) for view in views] for views in dates))
+        """A new run fits what follows from training tiles: statistics of a backbone's bands, the curriculum's stages,
+        and the standardisation of the head's input."""
+        if done:
+            return
+        encoder, device = self.model.encoder, self.world.device
+        if isinstance(encoder, Backbone):
+            many = -(-FIT_TILES // self.batch_size)
+            views = [view for step in range(many) for part in self.crops(step) for view in part.views]
+            if not self.member.pretrained:
+                encoder.fit_statistics((view.x_BHWC, view.bands, view.mask_BHW) for view in views)
+            if self.curriculum is not None:
+                self.curriculum.fit(views)
+        parts = [part for step in range(STANDARDISE_BATCHES) for part in self.crops(step)]
+        dates = zip(*(part.views for part in parts), strict=True)
+        # an untrained network with batch norm has no statistics to be evaluated by yet
+        self.model.train(isinstance(encoder, Backbone) and not self.member.pretrained)
+        with self._noise(0):
+            self.model.fit_standardiser(*([to_device(view, device) for view in views] for views in dates))
+        if self.curriculum is not None:
+            self.curriculum.begin(self, self.crops(0))
 
     def batches(self, done: int) -> Iterator[list[Part]]:
-        return map(self.crops, count(done))
+        batches = map(self.crops, count(done))
+        return batches if self.curriculum is None else self.curriculum.batches(batches, done)
+
+    def columns(self, number: int, result: Any, bad: bool) -> dict[str, Any]:
+        return {} if self.curriculum is None else self.curriculum.columns(number)
+
+    def stale(self) -> bool:
+        """Evaluations that bring nothing end a run in the last stage of its curriculum only."""
+        last = 0 if self.curriculum is None or self.curriculum.plan is None else self.curriculum.plan.last_begins
+        return super().stale() and self.stop.history[-1][0] - last >= self.stop.patience
 
     def due(self, number: int) -> bool:
         """Where a checkpoint is written, so that an interrupted run sees the same evaluations."""
@@ -183,8 +219,11 @@ class Finetuning(Supervised):
             "config": to_dict(self.config), "member": self.member.folder, **self.inputs,
             "history": history, "score": history[-1][1] if scored else None,
         }  # fmt: skip
-        card = self.card(number)
         tensors = optimizer_tensors(self.optimizer, self.modules)
+        if self.curriculum is not None:
+            state |= self.curriculum.state()
+            tensors |= self.curriculum.tensors()
+        card = self.card(number)
         return Snapshot(lambda folder: save_task(self.model, folder, card), tensors, state)
 
     def restore(self, checkpoint: Path, state: dict[str, Any]) -> None:
@@ -193,6 +232,9 @@ class Finetuning(Supervised):
                 f"the labelled data, their split or the encoder of init have changed since {checkpoint} was written; "
                 "choose another out"
             )
+        tensors = read_tensors(checkpoint)
+        if self.curriculum is not None:
+            self.curriculum.restore(state, tensors, int(state["step"]))
         saved = load_task(checkpoint / "model")
         ours = json.loads(json.dumps(self.model.config()))
         theirs = json.loads(json.dumps(saved.config()))
@@ -201,7 +243,7 @@ class Finetuning(Supervised):
             raise UsageError(f"{checkpoint} holds another model than the configuration ({', '.join(differing)} differ)")
         self.model.load_state_dict(saved.state_dict())
         self.model.threshold = saved.threshold
-        restore_optimizer(self.optimizer, self.modules, read_tensors(checkpoint))
+        restore_optimizer(self.optimizer, self.modules, tensors)
         self.stop.history = state["history"]
 
     def release(self, done: int) -> None:
@@ -228,6 +270,7 @@ class Finetuning(Supervised):
             "scenes": sorted({s.name for s in scenes}),
             "sensors": sorted({s.sensor.name or s.sensor.digest for s in scenes}),
             "domains": sorted({s.domain for s in scenes}),
+            "pretreatment": list(scenes[0].sensor.pretreatment),
             "split": self.split.digest,
             "data": self.data.digest,
             "config_digest": digest(self.config),

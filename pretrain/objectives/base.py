@@ -21,6 +21,7 @@ from pretrain.pairs.config import PairsConfig
 from pretrain.pairs.pairing import Pairs
 from pretrain.views import ViewConfig, make_view
 from specfm.batch import Batch
+from specfm.models.backbone import AnyEncoder
 from specfm.models.encoder import Encoder, Features
 from specfm.shards import ShardSet
 
@@ -43,7 +44,7 @@ class Surroundings:
     views: ViewConfig
     seed: int
     pairs: PairsConfig
-    encoder: Encoder
+    encoder: AnyEncoder
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,17 @@ class MicroBatch:
     def features(self) -> Features:
         """Of all views in one call, so that the trunk sees all tokens at once: V B rows, see :meth:`rows_of`."""
         return self.encoder(Batch(tuple(part for view in self.views.values() for part in view)))
+
+    def leave(self, pooled_BD: Tensor) -> None:
+        """Called by an objective that encodes the samples in a way of its own: features for the figures of collapse."""
+        self.__dict__["left_BD"] = pooled_BD
+
+    @property
+    def pooled_BD(self) -> Tensor | None:
+        """Features of the first view, else what was left, detached; None where nobody made any."""
+        made = self.__dict__.get("features")
+        found = self.__dict__.get("left_BD") if made is None else made.pooled_BD[: len(self.pairs)]
+        return None if found is None else found.detach()
 
     def rows_of(self, view: str) -> slice:
         """Rows of ``features`` that belong to a view."""

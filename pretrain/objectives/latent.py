@@ -151,7 +151,7 @@ class Latent(Objective):
         target_BND, there_BN = self.targets(part, view)
         hidden = [self._hide(each, part.step, view) for each in part.views[name]]
         prepared = [
-            part.encoder.prepare(each.x_BHWC, each.bands, each.mask_BHW, keep_bK)
+            part.encoder.prepare(each.x_BHWC, each.bands, each.mask_BHW, keep_bK, stem_B=each.stem_B)
             for each, (keep_bK, _) in zip(part.views[name], hidden, strict=True)
         ]
         shown = [

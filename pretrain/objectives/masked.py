@@ -31,7 +31,7 @@ from specfm.engine.schedule import ramp
 from specfm.errors import UsageError
 from specfm.models.decoders import Asked, Decoder
 from specfm.models.embeddings import SpecAwareEmbedding
-from specfm.models.encoder import Encoder
+from specfm.models.encoder import Encoder, Features
 from specfm.models.patches import Patches, cut_patches
 from specfm.models.quadrature import quadrature_weights
 from specfm.models.whitening import whitening
@@ -100,7 +100,7 @@ class Hidden:
     Attributes:
         x_BHWC: the crop as stored. mask_BHW: its valid pixels. bands: of the window, unusable outside it.
         shown: the same bands as the encoder is told them. keep_BK: visible tokens, None = all.
-        read_BT: tokens to read. bands_BS: bands to read.
+        read_BT: tokens to read. bands_BS: bands to read. stem_B: which acquisition's stem each sample goes through.
         weight_BTS: float32, of each in the loss; a token's sum to 1, or to 0 where nothing of it was hidden.
     """
 
@@ -112,6 +112,7 @@ class Hidden:
     read_BT: Tensor
     bands_BS: Tensor
     weight_BTS: Tensor
+    stem_B: Tensor | None = None
 
 
 class Masked(Objective):
@@ -177,7 +178,8 @@ class Masked(Objective):
     def separate(self, part: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
         parts = part.pairs.first.parts
         hidden = [self.hide(each, part.step, part.strength) for each in parts]
-        predicted, prepared = self.predict(part.encoder, hidden)
+        predicted, prepared, pooled_BD = self.predict(part.encoder, hidden)
+        part.leave(pooled_BD)
         losses = [
             self._compare(pred, each, self.target(source, each, patches))
             for pred, each, source, patches in zip(predicted, hidden, parts, prepared, strict=True)
@@ -186,17 +188,11 @@ class Masked(Objective):
         figures = {"masked/angle": angle.detach(), "masked/charbonnier": charbonnier.detach()}
         return angle + self.config.charbonnier * charbonnier, figures
 
-    def predict(self, encoder: Encoder, hidden: Sequence[Hidden]) -> tuple[list[Tensor], list[Patches]]:
-        """pred_BSTP of each part, and the patches of each that the encoder was given."""
-        published = self.config.published
-        prepared = [
-            encoder.prepare(each.x_BHWC, each.shown, each.mask_BHW, None if published else each.keep_BK)
-            for each in hidden
-        ]
-        then_keep = [each.keep_BK for each in hidden if each.keep_BK is not None] if published else []
-        features = encoder(prepared, then_keep=then_keep or None)
+    def predict(self, encoder: Encoder, hidden: Sequence[Hidden]) -> tuple[list[Tensor], list[Patches], Tensor]:
+        """pred_BSTP of each part, the patches of each that the encoder was given, and its pooled features of them."""
+        features, prepared = encode_visible(encoder, hidden, embed_all=self.config.published)
         asked = [self._ask(encoder, *each) for each in zip(hidden, prepared, strict=True)]
-        return self.decoder(features, asked, encoder.positions), prepared
+        return self.decoder(features, asked, encoder.positions), prepared, features.pooled_BD
 
     def hide(self, part: BatchPart, step: int, strength: float) -> Hidden:
         """Choose what is hidden of each sample; a function of (seed, step, sample) alone.
@@ -235,7 +231,7 @@ class Masked(Objective):
         weight_BS, hidden_BS = (v.expand(len(part), -1).gather(1, bands_BS) for v in (weights_BC, hidden_GC))
         weight_BTS = weight_BS[:, None] * (masked_BT[..., None] | hidden_BS[:, None])
         weight_BTS = weight_BTS / weight_BTS.sum(-1, keepdim=True).clamp_min(1e-12)
-        return Hidden(x_BHWC, mask_BHW, bands, shown, keep_BK, read_BT, bands_BS, weight_BTS)
+        return Hidden(x_BHWC, mask_BHW, bands, shown, keep_BK, read_BT, bands_BS, weight_BTS, part.stem_B)
 
     def _bands_read(self, own: Keys, bands: BandTensors, hidden_GC: Tensor, batch: int) -> Tensor:
         """bands_BS: all bands, or a random choice of those that may be predicted."""
@@ -309,6 +305,23 @@ class Masked(Objective):
         value_BSTP, pixel_BTP = target
         with torch.autocast(pred_BSTP.device.type, enabled=False):
             return spectral_losses(pred_BSTP.float(), value_BSTP, hidden.weight_BTS, pixel_BTP, self.config.eps)
+
+
+def encode_visible(
+    encoder: Encoder, hidden: Sequence[Hidden], embed_all: bool = False
+) -> tuple[Features, list[Patches]]:
+    """Features of what is shown, and the patches of each part that were embedded.
+
+    Args:
+        embed_all: embed every patch and leave the hidden ones out afterwards, as published: the embedding then has seen
+            them.
+    """
+    prepared = [
+        encoder.prepare(each.x_BHWC, each.shown, each.mask_BHW, None if embed_all else each.keep_BK, stem_B=each.stem_B)
+        for each in hidden
+    ]
+    then_keep = [each.keep_BK for each in hidden if each.keep_BK is not None] if embed_all else []
+    return encoder(prepared, then_keep=then_keep or None), prepared
 
 
 def spectral_losses(

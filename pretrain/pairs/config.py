@@ -1,4 +1,4 @@
-"""What the two views of a sample are views of."""
+"""What the two views of a sample are views of, and samples that are simulated."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pydantic import Field
 
 from specfm.config import Strict
 from specfm.engine.config import Positive
+from specfm.simulate.pairs import SurfacePairsConfig
 
 
 class PairsConfig(Strict):
@@ -37,3 +38,13 @@ class PairsConfig(Strict):
     shift_px: Positive = 3
     candidates: Positive = 200_000
     same_place: bool = False
+
+
+class SimulatedConfig(SurfacePairsConfig):
+    """Surfaces simulated through two sensors (see :class:`specfm.simulate.pairs.SurfacePairsConfig`) as samples.
+
+    Attributes:
+        share: of the global batch that is simulated, rounded to whole parts.
+    """
+
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.5

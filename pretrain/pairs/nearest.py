@@ -191,8 +191,10 @@ def spectra(reader: ShardReader, ids: NDArray[np.int64], patch_size: int) -> Ten
     return mean_BC / torch.where(level_B > 0, level_B, 1.0)[:, None]
 
 
-def noise_pairs(reader: ShardReader, shift_px: int) -> NDArray[np.int64]:
+def noise_pairs(reader: ShardReader, shift_px: int, otherwise: str = "set pairs.kind=views") -> NDArray[np.int64]:
     """Local ids ``[L, 2]`` of windows of a scene that lie side by side, ``shift_px`` apart or as near above it as any.
+
+    ``otherwise``: what a user can do who needs no noise.
 
     Raises:
         UsageError: there are too few.
@@ -214,7 +216,7 @@ def noise_pairs(reader: ShardReader, shift_px: int) -> NDArray[np.int64]:
     raise UsageError(
         f"{reader.path}: fewer than {FEWEST_PAIRS} of its windows lie side by side within a scene, {shift_px} to "
         f"{FARTHEST_SHIFT} pixels apart, so noise cannot be told from material; cut more windows (specfm shard "
-        "--stride), leave the domain out (data.exclude), or set pairs.kind=views (objective.masked.target=plain)"
+        f"--stride), leave the domain out (data.exclude), or {otherwise}"
     )
 
 

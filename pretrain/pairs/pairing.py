@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from pretrain.sampler import MixtureSampler
 from specfm.batch import Batch
 
 Parts = list[tuple[int, NDArray[np.int64]]]  # (shard, local ids)
+FAR = 1e6  # a coordinate of descriptors of samples that nothing is near to
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,21 @@ class Pairs:
         first = self.first.select(start, stop)
         second = first if self.second is self.first else self.second.select(start, stop)
         return Pairs(first, second, None if self.nearness is None else self.nearness.select(start, stop))
+
+
+def joined(one: Pairs, other: Pairs) -> Pairs:
+    """The samples of both; those of ``other`` are near to none."""
+    nearness = one.nearness
+    if nearness is not None:
+        count, radius_B = len(other), nearness.radius_B
+        far_BE = nearness.first_BE.new_full((count, nearness.first_BE.shape[1]), FAR)
+        nearness = Nearness(
+            torch.cat([nearness.first_BE, far_BE]),
+            torch.cat([nearness.second_BE, -far_BE]),
+            torch.cat([radius_B, radius_B.new_zeros(count)]),
+        )
+    first, second = (Batch(a.parts + b.parts) for a, b in zip(one.sides, other.sides, strict=True))
+    return Pairs(first, second, nearness)
 
 
 class Pairing(Protocol):

@@ -12,6 +12,7 @@ from pretrain.config import PretrainConfig
 from specfm.checkpoint import has_whitened_stem, save
 from specfm.config import digest, to_dict
 from specfm.engine.ema import released
+from specfm.models.backbone import Backbone
 from specfm.models.encoder import Encoder
 from specfm.shards import ShardReader, ShardSet
 
@@ -23,15 +24,18 @@ def release_card(config: PretrainConfig, shards: ShardSet, step: int, before: di
     def all_seen(key: str, names: Iterable[str]) -> list[str]:
         return sorted({*before.get(key, ()), *names})
 
+    simulated = config.data.simulated
     return {
         "trained_by": f"specfm {__version__} pretrain",
         "steps": step,
         "seed": config.seed,
         "domains": all_seen("domains", shards.domain_names),
         "sensors": all_seen("sensors", (reader.sensor.name or reader.sensor.digest for reader in shards.readers)),
+        "simulated_sensors": all_seen("simulated_sensors", [] if simulated is None else simulated.instruments()),
         "scenes": all_seen("scenes", (name for reader in shards.readers for name in reader.scene_names)),
         "contents": all_seen("contents", (content for reader in shards.readers for content in _contents(reader))),
-        "whitened": config.whiten.batches > 0 or has_whitened_stem(before),
+        "whitened": config.whiten.on or has_whitened_stem(before),
+        "whiten": {"per": config.whiten.per, **config.whiten.recipe.to_dict()},
         "window": config.views.crop or min(reader.window[0] for reader in shards.readers),
         "samples": len(shards),
         "data_fingerprint": shards.fingerprint,
@@ -47,8 +51,17 @@ def _contents(reader: ShardReader) -> list[str]:
     return [str(s["content"]) for s in scenes if isinstance(s, dict) and "content" in s]
 
 
-def write_model(modules: nn.ModuleDict, folder: Path, card: dict[str, Any]) -> None:
-    """Publish the encoder, or its average where one is kept, as a release folder."""
+def write_model(modules: nn.ModuleDict, folder: Path, card: dict[str, Any], whole: bool = True) -> None:
+    """Publish the encoder, or its average where one is kept, as a release folder.
+
+    ``whole``: with the stems of scenes, beside those of domains.
+    """
     encoder = modules[released(modules)]
-    assert isinstance(encoder, Encoder)
-    save(encoder, folder, card)
+    assert isinstance(encoder, Encoder | Backbone)
+    every = encoder.stems
+    if every is not None and not whole:
+        encoder.stems = every.domains()
+    try:
+        save(encoder, folder, card)
+    finally:
+        encoder.stems = every

@@ -32,6 +32,7 @@ def collect_library(shards: ShardSet) -> Library | None:
         n: (float(usable.min()), float(usable.max()))
         for n, reader in enumerate(shards.readers)
         if len(usable := reader.sensor.bands.wavelengths_nm[reader.sensor.bands.valid]) >= FEWEST_BANDS
+        and not reader.sensor.pretreatment  # other sensors' bands average light, not what was made of it
     }
     for n in sorted(ranges, key=lambda n: ranges[n][0] - ranges[n][1]):  # the widest whose spectra can be drawn anew
         if _redrawn(shards.readers[n], MEASURED, 1) is not None:

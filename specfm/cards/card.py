@@ -37,6 +37,7 @@ from specfm.cards.schema import IntegrationMs, Part, Task, Trust, band_ranges
 from specfm.config import Strict, build_config, config_roots, find_config, read_yaml
 from specfm.errors import SpecfmError, UsageError
 from specfm.grids import Grid, require_one_grid
+from specfm.pretreatment import pretreat
 from specfm.scene import Scene
 from specfm.sensors import IntegrationTime, Sensor
 
@@ -136,7 +137,8 @@ class Card(Strict):
     ) -> Iterator[Scene]:
         """The scenes of the card, with labels_HW, label_names, group, groups_HW and domain filled in.
 
-        Where a part names white and dark references its scans come as reflectance (:mod:`specfm.calibration`).
+        Where a part names white and dark references its scans come as reflectance (:mod:`specfm.calibration`), and
+        where it names pretreatments its spectra come pretreated (:mod:`specfm.pretreatment`).
 
         Args:
             root: data folder; by default the card's own folder, then ``SPECFM_DATA``, then ``../shared/data``.
@@ -153,14 +155,16 @@ class Card(Strict):
         saturation: float | None = None,
         only: Callable[[str], bool] = lambda name: True,
     ) -> Iterator[tuple[Scene, Scene]]:
-        """Every scene as it was measured and as :meth:`scenes` gives it; one and the same without references."""
+        """Every scene as it was measured and as :meth:`scenes` gives it; one and the same without references and
+        pretreatment."""
         opened: dict[int, References | None] = {}
         for part, path, name in self._named(root):
             if only(name):
                 scene = self._scene(part, path, root, name)
                 if id(part) not in opened:
                     opened[id(part)] = self.references(part, root)
-                yield scene, self._calibrated(scene, part, opened[id(part)], root, saturation)
+                calibrated = self._calibrated(scene, part, opened[id(part)], root, saturation)
+                yield scene, pretreat(calibrated, part.pretreatment)
 
     def pairs(self, root: Path | None = None) -> list[tuple[Scene, Scene]]:
         """Before and after of every pair of a card of task ``change``: the two scenes of one group, by their date.

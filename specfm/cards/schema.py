@@ -16,6 +16,7 @@ from specfm.bands import BandGrid
 from specfm.calibration.panel import BRIGHTEST
 from specfm.config import Strict
 from specfm.errors import UsageError
+from specfm.pretreatment import parse_steps
 from specfm.sensor_table import SensorRow, get_row
 
 Trust = Literal["high", "medium-high", "medium", "low-medium", "low"]
@@ -183,6 +184,8 @@ class Part(Strict):
         white, dark: reference scans, same reader options as the scan, whose raw counts they turn into reflectance; of
             ``white`` also how bright the panel is (`White`), ``dark`` a list where each integration time has its own.
         integration_ms: integration times, which win over those that the files state (`IntegrationMs`).
+        pretreatment: what is done to physical values, in order (``[snv, sg1]``; :mod:`specfm.pretreatment.steps`), of
+            scans with references after calibration. Whatever reads the card gets the result.
         exclude: file stems to leave out of a glob.
     """
 
@@ -211,7 +214,17 @@ class Part(Strict):
     white: Annotated[White, BeforeValidator(_as_path)] | None = None
     dark: Annotated[list[str], Field(min_length=1), BeforeValidator(_as_list)] | None = None
     integration_ms: IntegrationMs | None = None
+    pretreatment: Annotated[list[str], BeforeValidator(_as_list)] = []
     exclude: list[str] = []
+
+    @field_validator("pretreatment")
+    @classmethod
+    def _known_steps(cls, names: list[str]) -> list[str]:
+        try:
+            parse_steps(names)
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+        return names
 
     @model_validator(mode="after")
     def _consistent(self) -> Part:

@@ -20,6 +20,7 @@ from specfm.errors import SpecfmError, sentence
 
 COMMANDS: dict[str, str] = {
     "demo": "specfm.cli.demo",
+    "multidomain": "specfm.cli.multidomain",
     "inspect": "specfm.cli.inspect",
     "sensors": "specfm.cli.sensors",
     "simulate": "specfm.cli.simulate",
@@ -28,8 +29,11 @@ COMMANDS: dict[str, str] = {
     "pretrain": "specfm.cli.pretrain",
     "probe": "specfm.cli.probe",
     "robustness": "specfm.cli.robustness",
+    "explain": "specfm.cli.explain",
+    "compare-bands": "specfm.cli.compare_bands",
     "benchmark": "specfm.cli.benchmark",
     "finetune": "specfm.cli.finetune",
+    "convert": "specfm.cli.convert",
     "embed": "specfm.cli.embed",
     "cluster": "specfm.cli.cluster",
     "search": "specfm.cli.search",

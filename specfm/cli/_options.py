@@ -22,6 +22,15 @@ Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing output files.")]
 NoPreview = Annotated[bool, typer.Option("--no-preview", help="Write no PNG beside the map.")]
 
+# Which bands are used
+Bands = Annotated[
+    str | None,
+    typer.Option(
+        help="Use these bands only: rgb, sample:1-9,40 (1-based), uniform:N, regions[:N], regions:blue,red, "
+        "window:LOW-HIGH (nm), importance:N."
+    ),
+]
+
 # Probes
 Encoder = Annotated[str, typer.Argument(help="Checkpoint folder or run, or random:SIZE[:PATCH] (untrained).")]
 Data = Annotated[
@@ -45,6 +54,16 @@ Align = Annotated[
         "--align/--no-align",
         help="Make features of different sensors comparable. Default: where the encoder was trained so, or the data "
         "were seen through different bands.",
+    ),
+]
+Pixels = Annotated[
+    bool, typer.Option("--pixels", help="Of an encoder with pixel tokens: a feature for every pixel, not every patch.")
+]
+Fit = Annotated[
+    bool,
+    typer.Option(
+        "--fit/--no-fit",
+        help="First fit the encoder's stem to what is mapped: in closed form, from its pixels alone, without labels.",
     ),
 ]
 RowsOut = Annotated[Path | None, typer.Option(help="Append the rows to this JSON-lines file.")]
@@ -74,6 +93,14 @@ READER: dict[str, Any] = {
     "offset": Annotated[float | None, typer.Option(help="physical = stored * scale + offset; wins over the file.")],
     "nodata": Annotated[float | None, typer.Option(help="Stored value of pixels not measured; wins over the file.")],
 }  # options of specfm.readers.read_scene
+
+
+def number(text: str | None) -> float | str | None:
+    """A number where the text is one, else the text."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
 
 
 def with_reader(command: Callable[..., None]) -> Callable[..., None]:

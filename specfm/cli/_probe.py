@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from downstream.probe.options import ProbeOptions
-from specfm.cli._options import Align, spread
+from specfm.cli._options import Align, Bands, spread
 from specfm.errors import UsageError
 
 SCRATCH_ON_CPU = 10_000_000  # parameters: the from-scratch row of a nano or tiny encoder takes a minute or a few
@@ -28,6 +28,13 @@ def numbers(option: str, text: str | None, kind: Callable[[str], Any] = int) -> 
     except ValueError:
         whole = "whole numbers" if kind is int else "numbers"
         raise UsageError(f"{option} takes {whole} divided by commas, not {text!r}") from None
+
+
+def one_of(option: str, text: str, meant: Mapping[str, Any]) -> Any:
+    """What a word of the command line means."""
+    if text not in meant:
+        raise UsageError(f"{option} {text!r}: choose one of {', '.join(meant)}")
+    return meant[text]
 
 
 def listed(values: Sequence[Any]) -> str:
@@ -72,7 +79,8 @@ OPTIONS: dict[str, Option] = {
         "window", Annotated[int | None, typer.Option(help="Side of the window, pixels (default: as pretrained).")]
     ),
     "pooling": Option(
-        "pooling", Annotated[str, typer.Option(help="mean, centre or class token, several as mean+centre (= concat).")]
+        "pooling",
+        Annotated[str, typer.Option(help="Tokens: mean, centre, pixel, class; several as mean+centre (= concat).")],
     ),
     "layers": Option(
         "layers",
@@ -82,6 +90,11 @@ OPTIONS: dict[str, Option] = {
         ],
         lambda text: numbers("--layers", text),
         lambda value: listed(value) or None,
+    ),
+    "bands": Option("bands", Bands),
+    "whole": Option(
+        "whole",
+        Annotated[int | None, typer.Option(help="One sample a specimen, all of it on so many pixels a side (224).")],
     ),
     "k": Option(
         "ks",
@@ -124,7 +137,30 @@ OPTIONS: dict[str, Option] = {
         lambda peers: tuple(peers or ()),
         lambda _: None,
     ),
+    "pretreatment": Option(
+        "pretreatment",
+        Annotated[
+            str | None,
+            typer.Option(
+                help="Pretreat spectra first, in order: snv, continuum, sg0, sg1, sg2 (sg1:15 of 15 bands, sg1:40nm)."
+            ),
+        ],
+        names,
+        lambda value: listed(value) or None,
+    ),
     "align": Option("align", Align),
+    "fit": Option(
+        "fit",
+        Annotated[
+            str,
+            typer.Option(
+                help="Fit encoder and untrained twins to the scenes without labels: together (one stem), scene (one "
+                "each), no."
+            ),
+        ],
+        lambda text: one_of("--fit", text, {"no": False, "together": True, "scene": "scene"}),
+        lambda value: {False: "no", True: "together"}.get(value, "scene"),
+    ),
 }
 
 
@@ -176,10 +212,16 @@ def refuse_both(options: ProbeOptions, scratch: bool | None) -> None:
         raise UsageError("--protocol names scratch and --no-scratch refuses it; leave one out")
 
 
-def feature_bank(folder: str | None) -> Any:
+def named_folder(text: str | None) -> str | None:
+    """The folder that ``--cache`` names: None without one, and for the word none."""
+    return None if text is None or text.lower() == "none" else text
+
+
+def feature_bank(text: str | None) -> Any:
     """The bank of features: one named must work, the default one may fail to be writable."""
     from downstream.features.bank import Bank, default_folder
 
-    if folder is not None and folder.lower() == "none":
-        return None
-    return Bank(default_folder(), strict=False) if folder is None else Bank(folder)
+    if text is None:
+        return Bank(default_folder(), strict=False)
+    folder = named_folder(text)
+    return None if folder is None else Bank(folder)

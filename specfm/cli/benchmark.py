@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from specfm.cli import _options as options
+from specfm.cli._probe import named_folder
 from specfm.cli._show import print_remarks, wide_console
 
 
@@ -43,9 +44,9 @@ def command(
             typer.echo(f"done: {title}", err=True)
 
     config = load_config(suite, SuiteConfig)
-    cache = None if cache is None or cache.lower() == "none" else cache
     board = run_benchmark(
-        config, [*checkpoints, *(more or ())], out, jobs=jobs, resume=resume, device=device, cache=cache, done=done
+        config, [*checkpoints, *(more or ())], out, jobs=jobs, resume=resume, device=device,
+        cache=named_folder(cache), done=done,
     )  # fmt: skip
     console = wide_console(140)
     for table, below in board.tables():

@@ -37,6 +37,7 @@ def command(
     wavelengths_after: Annotated[Path | None, typer.Option(help="As --wavelengths, for the second date.")] = None,
     batch_size: options.BatchSize = 8,
     device: options.Device = "cpu",
+    fit: options.Fit = False,
     align: options.Align = None,
     no_preview: options.NoPreview = False,
     overwrite: options.Overwrite = False,
@@ -66,7 +67,7 @@ def command(
     require_one_grid(Grid.of(one), Grid.of(two))
     facts = {"model": release_digest(model), "sensors": [one.sensor.digest, two.sensor.digest]}
     if task_model is not None:
-        for option, asked in (("align", align is not None), ("seed", seed)):
+        for option, asked in (("fit", fit), ("align", align is not None), ("seed", seed)):
             if asked:
                 raise UsageError(f"--{option} is for encoders; leave it out with a change model")
         if threshold is not None:
@@ -78,11 +79,13 @@ def command(
         cut, how = task_model.threshold, "probability"
     else:
         encoder = load(model, device=device)
+        if fit:
+            encoder.fit([one, two])
         with aligned(encoder, [one, two], align) as on:
             cut, shares = distance_to_file(
                 encoder, one, two, out, distance=probabilities, threshold=threshold, seed=seed, window=window,
                 stride=stride, batch_size=batch_size, preview=not no_preview, overwrite=overwrite,
-                facts={**facts, "aligned": on},
+                facts={**facts, "aligned": on, "fitted": encoder.card["fitted"] if fit else None},
             )  # fmt: skip
         how = "distance of embeddings" + (" (Otsu's threshold)" if threshold is None else "")
     say_map(out, one, shares, preview=not no_preview)

@@ -25,6 +25,8 @@ def command(
     reader: dict[str, Any],
     batch_size: options.BatchSize = 32,
     device: options.Device = "cpu",
+    fit: options.Fit = False,
+    pixels: options.Pixels = False,
     align: options.Align = None,
     no_preview: options.NoPreview = False,
     overwrite: options.Overwrite = False,
@@ -37,10 +39,15 @@ def command(
 
     encoder = load(checkpoint, device=device)
     cube = open_scene(scene, **reader)
+    if fit:
+        encoder.fit(cube)
     with aligned(encoder, [cube], align) as on:
         shares = cluster_to_file(
             encoder, cube, out, classes=classes, method=method, seed=seed, window=window, stride=stride, level=level,
-            batch_size=batch_size, preview=not no_preview, overwrite=overwrite,
-            facts={"checkpoint": release_digest(checkpoint), "sensor": cube.sensor.digest, "aligned": on},
+            batch_size=batch_size, pixels=pixels, preview=not no_preview, overwrite=overwrite,
+            facts={
+                "checkpoint": release_digest(checkpoint), "sensor": cube.sensor.digest, "aligned": on,
+                "fitted": encoder.card["fitted"] if fit else None,
+            },
         )  # fmt: skip
     say_map(out, cube, shares, preview=not no_preview)

@@ -1,21 +1,44 @@
-"""`specfm embed`: dense features of a whole scene, written as it is read."""
+"""`specfm embed`: dense features of a whole scene, written as it is read, or one vector a specimen."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from specfm.cli import _options as options
 from specfm.cli._scene import say_no_data
 
+if TYPE_CHECKING:
+    from specfm.scene import Scene
+
 
 @options.with_reader
 def command(
     checkpoint: options.Checkpoint,
-    scene: options.SceneName,
-    out: Annotated[Path, typer.Option("--out", help="FILE.npy, FILE.hdr (ENVI) or FILE.tif.")],
+    scenes: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SCENE...",
+            help="ENVI, GeoTIFF, MATLAB, HDF5 or .npy file; CARD or CARD:SCENE. Per specimen: several, folders too.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", help="FILE.npy, FILE.hdr (ENVI) or FILE.tif; per specimen FILE.csv or FILE.npy.")
+    ],
+    per: Annotated[
+        str, typer.Option(help="patch (dense features) or specimen (one vector for each: no map is kept).")
+    ] = "patch",
+    whole: Annotated[
+        int | None, typer.Option(help="Per specimen: see the whole of each on so many pixels a side, in one go (224).")
+    ] = None,
+    object_threshold: Annotated[
+        str | None,
+        typer.Option(help="Per specimen: it is where the mean stored level is above otsu or a number; default groups."),
+    ] = None,
+    dark_objects: Annotated[bool, typer.Option("--dark-objects", help="It lies below the threshold.")] = False,
+    bands: options.Bands = None,
     window: options.Window = 0,
     stride: options.Stride = 0,
     level: options.Level = "scene",
@@ -28,6 +51,8 @@ def command(
     reader: dict[str, Any],
     batch_size: options.BatchSize = 32,
     device: options.Device = "cpu",
+    fit: options.Fit = False,
+    pixels: options.Pixels = False,
     align: options.Align = None,
     align_with: Annotated[
         list[str] | None,
@@ -38,34 +63,88 @@ def command(
     ] = None,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Write one feature vector per patch of SCENE, with coordinates, in bounded memory."""
-    from specfm.cards.opening import open_scene
+    """Write one feature vector per patch of SCENE (or pixel), with coordinates, in bounded memory, or per specimen."""
+    from specfm.band_selection import select_scenes
     from specfm.checkpoint import load, release_digest
     from specfm.dense.align import aligned
+    from specfm.dense.per_specimen import check_out
     from specfm.dense.stream import embed_to_file
     from specfm.errors import UsageError
 
+    specimens = per == "specimen"
+    if per not in ("patch", "specimen"):
+        raise UsageError(f"--per is {per!r}; give patch or specimen")
+    if not specimens and (len(scenes) > 1 or whole is not None or object_threshold is not None):
+        raise UsageError("several scenes, --whole and --object-threshold are for --per specimen; give one scene")
+    if specimens and (pca_png or pca_tif or even or pixels):
+        raise UsageError(
+            "--pca-png, --pca-tif, --even and --pixels are of dense features; leave them out with --per specimen"
+        )
     if align_with and align is False:
         raise UsageError("--align-with asks for what --no-align refuses; leave one out")
+    if specimens:
+        check_out(out, overwrite)
     others = [_sensor(name) for name in align_with or ()]
     encoder = load(checkpoint, device=device)
-    cube = open_scene(scene, **reader)
-    with aligned(encoder, [cube], True if others else align, others=others) as on:
+    cubes = select_scenes(_open(scenes, reader, specimens), bands)
+    if fit:
+        encoder.fit(cubes)
+    with aligned(encoder, cubes, True if others else align, others=others) as on:
         facts = {
-            "checkpoint": release_digest(checkpoint), "sensor": cube.sensor.digest, "aligned": on,
-            "aligned_with": sorted(align_with or ()),
+            "checkpoint": release_digest(checkpoint), "sensor": cubes[0].sensor.digest, "aligned": on,
+            "aligned_with": sorted(align_with or ()), "fitted": encoder.card["fitted"] if fit else None,
+            **({} if bands is None else {"bands": bands}),
         }  # fmt: skip
+        if specimens:
+            _per_specimen(
+                encoder, cubes, out, object_threshold, dark_objects, overwrite, whole=whole, window=window,
+                stride=stride, level=level, batch_size=batch_size, facts=facts,
+            )  # fmt: skip
+            return
         done = embed_to_file(
-            encoder, cube, out, window=window, stride=stride, level=level, pca_png=pca_png, pca_tif=pca_tif,
-            even=even, batch_size=batch_size, overwrite=overwrite, facts=facts,
+            encoder, cubes[0], out, window=window, stride=stride, level=level, pca_png=pca_png, pca_tif=pca_tif,
+            even=even, batch_size=batch_size, pixels=pixels, overwrite=overwrite, facts=facts,
         )  # fmt: skip
     height, width, depth = done["shape"]
-    typer.echo(f"{out}: {height} x {width} patches of {done['patch']} px, {depth} features each")
+    cells = "pixels" if pixels else f"patches of {done['patch']} px"
+    typer.echo(f"{out}: {height} x {width} {cells}, {depth} features each")
     if not done["with_data"]:
-        say_no_data(cube)
+        say_no_data(cubes[0])
     for path in (pca_png, pca_tif):
         if path is not None:
             typer.echo(f"{path}: false colours of the first three principal components")
+
+
+def _open(names: list[str], reader: dict[str, Any], specimens: bool) -> list[Scene]:
+    """The one scene of dense features, or all scenes of cards, files and folders."""
+    from specfm.cards.opening import open_scene, open_scenes
+
+    if not specimens:
+        return [open_scene(names[0], **reader)]
+    several = [name for name in names if ":" not in name or Path(name).exists()]
+    return [*open_scenes(several, reader), *(open_scene(name, **reader) for name in names if name not in several)]
+
+
+def _per_specimen(
+    encoder: Any,
+    scenes: list[Scene],
+    out: Path,
+    threshold: str | None,
+    dark_objects: bool,
+    overwrite: bool,
+    **how: Any,
+) -> None:
+    from specfm.dense.per_specimen import embed_specimens
+    from specfm.shards.options import WindowOptions
+    from specfm.shards.windows import valid_pixels
+    from specfm.specimens import find_specimens
+
+    objects = WindowOptions(object_threshold=options.number(threshold), dark_objects=dark_objects)
+    found = [each for scene in scenes for each in find_specimens(scene, valid_pixels(scene, objects))]
+    vectors = embed_specimens(encoder, found, **how)
+    files = vectors.write(out, overwrite)
+    count, depth = vectors.vectors_ND.shape
+    typer.echo(f"{' and '.join(map(str, files))}: {count} specimens, {depth} features each")
 
 
 def _sensor(name: str) -> Any:

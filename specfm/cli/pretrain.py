@@ -84,7 +84,7 @@ def _print_plan(config: PretrainConfig, nproc: int) -> None:
     shards = setup.open_shards(config)
     sampler = setup.make_sampler(config, shards)
     sampler.check_world(nproc)
-    modules, _ = setup.make_modules(config)
+    modules, _ = setup.make_modules(config, shards)
     millions = sum(p.numel() for p in modules["encoder"].parameters()) / 1e6
     epochs = config.steps / sampler.steps_per_epoch
     typer.echo(to_yaml(config).rstrip())
@@ -95,9 +95,8 @@ def _print_plan(config: PretrainConfig, nproc: int) -> None:
         typer.echo(f"domain {domain}: {sum(sizes)} windows in {len(sizes)} shards, share {share:.3f} of the batches")
     typer.echo(f"batch: {config.data.global_batch} windows on {nproc} processes, parts of {sampler.counts}")
     typer.echo(f"steps: {config.steps}, {epochs:.2f} passes over {len(shards)} windows")
-    typer.echo(
-        f"encoder: {config.model.size}, {millions:.2f} million parameters, patch {config.model.patch_size} pixels"
-    )
+    encoder, name = modules["encoder"], config.model.backbone or config.model.size
+    typer.echo(f"encoder: {name}, {millions:.2f} million parameters, patch {encoder.patch_size} pixels")
     for doubt in setup.doubts(config, shards, sampler):
         typer.echo(f"warning: {doubt}")
     typer.echo(f"would write {config.out}; nothing was written")

@@ -49,9 +49,10 @@ def command(
     if out is not None:
         refuse_unwritable(out)
     encoder, name, pretrained = open_encoder(checkpoint, device)
+    called = title(data, scenes, names(through), probe.pretreatment)
     found = run_probe(
-        encoder, chosen, with_scratch(probe, encoder, scratch), data=title(data, scenes, names(through)), name=name,
-        pretrained=pretrained, bank=feature_bank(cache),
+        encoder, chosen, with_scratch(probe, encoder, scratch), data=called, name=name, pretrained=pretrained,
+        bank=feature_bank(cache),
     )  # fmt: skip
     if save_splits is not None:
         from downstream.splits.split import save_split
@@ -68,12 +69,15 @@ def command(
         typer.echo(f"{len(found.rows)} rows appended to {out}")
 
 
-def title(data: list[str], scenes: str | None, through: tuple[str, ...] = ()) -> str:
+def title(
+    data: list[str], scenes: str | None, through: tuple[str, ...] = (), pretreatment: tuple[str, ...] = ()
+) -> str:
     """Name of the data in the tables."""
     from specfm.cards import load_card
 
     cards = "+".join(load_card(name).name for name in data)
-    return cards + (f"[{scenes}]" if scenes else "") + "".join(f"@{sensor}" for sensor in through)
+    seen = (f"[{scenes}]" if scenes else "") + "".join(f"@{sensor}" for sensor in through)
+    return cards + seen + (f" ({', '.join(pretreatment)})" if pretreatment else "")
 
 
 def _show(rows: list[dict[str, Any]]) -> None:

@@ -16,7 +16,7 @@ from specfm.cli._show import print_remarks, wide_console
 DEFAULTS = RobustnessOptions()
 
 
-@with_probe(DEFAULTS.probe, leave_out=("layers", "group_by", "split_file", "peers"))
+@with_probe(DEFAULTS.probe, leave_out=("layers", "group_by", "split_file", "peers", "pretreatment"))
 def command(
     checkpoint: shared.Encoder,
     data: shared.Data,

@@ -26,6 +26,8 @@ def command(
     reader: dict[str, Any],
     batch_size: options.BatchSize = 32,
     device: options.Device = "cpu",
+    fit: options.Fit = False,
+    pixels: options.Pixels = False,
     align: options.Align = None,
     no_preview: options.NoPreview = False,
     overwrite: options.Overwrite = False,
@@ -43,11 +45,16 @@ def command(
         raise UsageError(f"--like {' '.join(like)}: give an example as ROW,COL, two whole numbers") from None
     encoder = load(checkpoint, device=device)
     cube = open_scene(scene, **reader)
+    if fit:
+        encoder.fit(cube)
     with aligned(encoder, [cube], align) as on:
         places = search_to_file(
             encoder, cube, wanted, out, top=top, apart=apart, seed=seed, window=window, stride=stride, level=level,
-            batch_size=batch_size, preview=not no_preview, overwrite=overwrite,
-            facts={"checkpoint": release_digest(checkpoint), "sensor": cube.sensor.digest, "aligned": on},
+            batch_size=batch_size, pixels=pixels, preview=not no_preview, overwrite=overwrite,
+            facts={
+                "checkpoint": release_digest(checkpoint), "sensor": cube.sensor.digest, "aligned": on,
+                "fitted": encoder.card["fitted"] if fit else None,
+            },
         )  # fmt: skip
     typer.echo(f"{out}: cosine similarity, {cube.shape[0]} x {cube.shape[1]} pixels")
     for place in places:

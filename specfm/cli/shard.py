@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from specfm.cli._options import with_reader
+from specfm.cli import _options as options
 from specfm.cli._show import wide_console
 from specfm.shards.options import CODEC, MOST_WORKERS, WINDOW, WindowOptions
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from specfm.scene import Scene
 
 
-@with_reader
+@options.with_reader
 def command(
     inputs: Annotated[list[str], typer.Argument(help="Dataset cards (name or .yaml), cube files, or folders of them.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the shards.")],
@@ -41,6 +41,11 @@ def command(
     background_mask: Annotated[
         Path | None, typer.Option(help="Raster of one array (.npy, .png, .tif, ENVI ...), non-zero where background.")
     ] = None,
+    whole: Annotated[
+        int | None,
+        typer.Option(help="One window a specimen (its groups or object pixels): all of it on so many pixels a side."),
+    ] = None,
+    bands: options.Bands = None,
     white: Annotated[Path | None, typer.Option(help="White reference scan, for files; with --dark.")] = None,
     white_reflectance: Annotated[
         str | None,
@@ -104,9 +109,11 @@ def command(
             min_valid=min_valid,
             label=label,
             labelled_only=labelled_only,
-            object_threshold=_number(object_threshold),
+            object_threshold=options.number(object_threshold),
             dark_objects=dark_objects,
             background_HW=background,
+            whole=whole,
+            bands=bands,
             codec=codec,
             workers=workers,
             overwrite=overwrite,
@@ -130,12 +137,5 @@ def command(
 
 
 def _panel(text: str | None) -> float | Path:
-    share = _number(text)
+    share = options.number(text)
     return 1.0 if share is None else Path(share) if isinstance(share, str) else share
-
-
-def _number(text: str | None) -> float | str | None:
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        return text

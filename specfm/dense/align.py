@@ -26,12 +26,12 @@ def wants_alignment(scenes: Sequence[Scene], wanted: bool | None) -> bool:
 
 
 def can_align(encoder: Any, sensors: Sequence[Sensor]) -> bool:
-    """True if the encoder comes with a library that covers all sensors."""
+    """True if the encoder comes with a library that covers all sensors, and its tokens can be mapped."""
     from specfm.batch import BandTensors
     from specfm.models.alignment import Alignment
 
     library = getattr(encoder, "library", None)
-    if library is None:
+    if library is None or getattr(encoder, "pixel", False):
         return False
     alignment = Alignment(library)
     return all(alignment.covers(BandTensors.from_sensors(each))[0] for each in sensors)
@@ -47,15 +47,25 @@ def aligned(
     tell it; else as one ideal sensor would. ``others``: further sensors of the comparison.
 
     Raises:
-        UsageError: ``wanted`` of an encoder that cannot be aligned, or not for the sensors of these scenes.
+        UsageError: ``wanted`` of an encoder that cannot be aligned, or not for the sensors of these scenes; an encoder
+            that is always aligned, of pretreated spectra.
     """
     before = getattr(encoder, "alignment", None)
+    if encoder is not None and any(scene.sensor.pretreatment for scene in scenes):
+        if wanted or before is not None:
+            raise UsageError(
+                "sensors are aligned by spectra as measured, and these are pretreated; leave the pretreatment out"
+                + (" or --align" if wanted and before is None else "")
+            )
+        wanted = False
     on = encoder is not None and (wants_alignment(scenes, wanted) if before is None or wanted is not None else True)
     if on and not wanted and getattr(encoder, "library", None) is None:
         on = False
     if on and not can_align(encoder, [*(scene.sensor for scene in scenes), *others]):
         if wanted and getattr(encoder, "library", None) is None:
             raise UsageError("an encoder that comes without a library of spectra cannot be aligned; leave --align out")
+        if wanted and getattr(encoder, "pixel", False):
+            raise UsageError("an encoder with pixel tokens cannot be aligned; leave --align out")
         if wanted:
             raise UsageError("the encoder's library of spectra does not cover all sensors here; leave --align out")
         log.warning("features are not aligned: the encoder's library of spectra does not cover all sensors")

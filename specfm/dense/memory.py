@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from specfm.bands import BandGrid
-from specfm.dense.tile_encoder import DenseEncoder, TileEncoder, fitting_batch, patch_plan
+from specfm.dense.tile_encoder import DenseEncoder, TileEncoder, cell_side, copies, fitting_batch, patch_plan
 from specfm.errors import SpecfmError
 from specfm.scene import Scene
 from specfm.sensors import Sensor
@@ -21,11 +21,11 @@ from specfm.tiles import blended_rows
 
 @dataclass(frozen=True)
 class DenseFeatures:
-    """Features of a scene.
+    """Features of a scene; its cells are patches, or pixels.
 
     Attributes:
-        features_hwD: float32, NaN where a patch has no valid pixel.
-        rows_h, cols_w: pixel coordinates of the patch centres in the scene.
+        features_hwD: float32, NaN where a cell has no valid pixel.
+        rows_h, cols_w: pixel coordinates of the centres of cells in the scene.
         x_w, y_h: map coordinates of the centres, None without a (north-up) geo reference.
     """
 
@@ -45,8 +45,9 @@ def embed_scene(
     stride: int = 0,
     level: str = "scene",
     batch_size: int = 32,
+    pixels: bool = False,
 ) -> DenseFeatures:
-    """Embed every patch of a scene.
+    """Embed every patch of a scene, or every pixel.
 
     The scene is walked in square tiles that overlap; where they do, features are blended. With ``stride`` = ``tile``
     each tile is encoded by itself and a patch sees its own tile only.
@@ -55,19 +56,21 @@ def embed_scene(
         scene: a Scene, or an (H, W, C) array or tensor with its ``sensor`` (a Sensor, a BandGrid or a known name).
         tile: side of a tile, pixels (default 8 patches). stride: step between tiles, pixels (default half a tile).
         level: ``scene`` divides by one level for the whole scene (no seams), ``sample`` by each tile's own.
+        pixels: a feature for every pixel, of an encoder with pixel tokens.
 
     Raises:
         SpecfmError: neither scene nor array, an array without a sensor, an unknown ``level``, a tile or stride that the
             patch size does not divide, or tiles of a list of spectra.
     """
-    scene = _as_scene(scene, sensor)
-    p = encoder.patch_size
-    plan = patch_plan(scene, p, tile, stride, called="tile")
+    scene = as_scene(scene, sensor)
+    p = cell_side(encoder, pixels)
+    plan = patch_plan(scene, encoder.patch_size, tile, stride, called="tile", cell=p)
     out = np.empty((*plan.shape, encoder.num_features), np.float32)
     was_training = encoder.training
-    encode = TileEncoder(encoder, scene, level)
+    encode = TileEncoder(encoder, scene, level, pixels=pixels)
+    batch_size = fitting_batch(batch_size, plan.side * p, scene.shape[2] * copies(encoder, pixels))
     try:
-        for first, rows_hwD in blended_rows(plan, encode, fitting_batch(batch_size, plan.side * p, scene.shape[2])):
+        for first, rows_hwD in blended_rows(plan, encode, batch_size):
             out[first : first + len(rows_hwD)] = rows_hwD
     finally:
         encoder.train(was_training)
@@ -80,8 +83,12 @@ def embed_scene(
     return DenseFeatures(out, rows_h, cols_w, x_w, y_h)
 
 
-def _as_scene(scene: Scene | np.ndarray | Tensor, sensor: Sensor | BandGrid | str | None) -> Scene:
-    """The scene itself, or one over an array."""
+def as_scene(scene: Scene | np.ndarray | Tensor, sensor: Sensor | BandGrid | str | None) -> Scene:
+    """The scene itself, or one over an array.
+
+    Raises:
+        SpecfmError: neither, an array without a sensor, or a Scene with one.
+    """
     if isinstance(scene, Scene):
         if sensor is not None:
             raise SpecfmError("a Scene carries its own sensor; use scene.replace(sensor=...) to change it")

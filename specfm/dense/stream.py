@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specfm.dense.tile_encoder import DenseEncoder, TileEncoder, fitting_batch, patch_plan
+from specfm.dense.tile_encoder import DenseEncoder, TileEncoder, cell_side, copies, fitting_batch, patch_plan
 from specfm.errors import UsageError
 from specfm.progress import progress
 from specfm.rasters.writers import open_raster, refuse_shared_name, scaled_geo
@@ -37,10 +37,11 @@ def embed_to_file(
     pca_png: str | Path | None = None,
     pca_tif: str | Path | None = None,
     even: bool = False,
+    pixels: bool = False,
     overwrite: bool = False,
     facts: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write one feature vector per patch of a scene.
+    """Write one feature vector per patch of a scene, or per pixel.
 
     Args:
         encoder: a specfm encoder.
@@ -56,6 +57,7 @@ def embed_to_file(
         pca_tif: the same at full size as a raster (``.tif``, ``.hdr`` or ``.npy``) of bytes, 0 = no data.
         even: take out what features say of their place in a tile (see :class:`TileEncoder`), so that the tiles do not
             show; without it, they are the encoder's own.
+        pixels: a feature for every pixel, of an encoder with pixel tokens.
         overwrite: replace existing files.
         facts: further facts to keep with the file (checkpoint digest).
 
@@ -67,15 +69,15 @@ def embed_to_file(
     """
     from specfm.rasters.false_colour import FalseColour, FalseColourFiles
 
-    p = encoder.patch_size
-    plan = patch_plan(scene, p, window, stride)
+    p = cell_side(encoder, pixels)
+    plan = patch_plan(scene, encoder.patch_size, window, stride, cell=p)
     height, width, depth = *plan.shape, int(encoder.num_features)
     written: dict[str, Any] = {
         **(facts or {}),
         "scene": scene.name, "patch": p, "window": plan.side * p, "stride": plan.stride * p, "level": level,
         "even": even, "first_centre_rc": [(p - 1) / 2, (p - 1) / 2], "step_px": p, "scene_shape": list(scene.shape),
     }  # fmt: skip
-    batch_size = fitting_batch(batch_size, plan.side * p, scene.shape[2])
+    batch_size = fitting_batch(batch_size, plan.side * p, scene.shape[2] * copies(encoder, pixels))
     if pca_tif is not None:
         refuse_shared_name(pca_tif, out, "--pca-tif")
     if pca_png is not None and Path(pca_png) in (Path(out), Path(pca_tif or "")):
@@ -91,7 +93,7 @@ def embed_to_file(
         pictures = stack.enter_context(
             FalseColourFiles(plan.shape, pca_png, pca_tif, scaled_geo(scene.geo, p), written, overwrite)
         )
-        encode = TileEncoder(encoder, scene, level, even=even)
+        encode = TileEncoder(encoder, scene, level, even=even, pixels=pixels)
 
         def beside(tiles: Sequence[Tile]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
             """Evened features after those to be written: pictures show the former."""
@@ -103,7 +105,7 @@ def embed_to_file(
         colours: FalseColour | None = None
         if pictures.wanted:
             compute = beside
-            colours = FalseColour.fit(plan, TileEncoder(encoder, scene, level, even=True), batch_size)
+            colours = FalseColour.fit(plan, TileEncoder(encoder, scene, level, even=True, pixels=pixels), batch_size)
         advance = stack.enter_context(progress(f"embed {scene.name}", plan.count))
         for first, done in blended_rows(plan, compute, batch_size, advance):
             writer.write(done[..., :depth])

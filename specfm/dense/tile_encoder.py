@@ -1,6 +1,6 @@
 """Tiles of a scene and what an encoder says of them: what every dense map is made of, in memory or streamed to a file.
 
-Shapes: B tiles, H W pixels, C bands, T tile side in patches, D width.
+Shapes: B tiles, H W pixels, C bands, T tile side in cells (patches, or pixels where each has a token), D width.
 All tiles share the scene's one brightness level by default, so that there are no seams. ``specfm.dense.memory``,
 ``specfm.dense.stream`` and ``downstream.maps`` walk over a scene with these pieces.
 """
@@ -41,12 +41,22 @@ class DenseEncoder(Protocol):
     def device(self) -> torch.device: ...
 
     def __call__(
-        self, x: Tensor, bands: Any, mask_BHW: Tensor | None = None, *, level_B: Tensor | None = None
+        self, x: Tensor, bands: Any, mask_BHW: Tensor | None = None, *, level_B: Tensor | None = None, **asked: Any
     ) -> Any: ...
 
     def eval(self) -> DenseEncoder: ...
 
     def train(self, mode: bool = True) -> DenseEncoder: ...
+
+
+def refuse_odd_numbers(scene: Scene) -> None:
+    """Refuse a scene of complex numbers and the like.
+
+    Raises:
+        SpecfmError: it is.
+    """
+    if scene.dtype.kind not in "iuf" or scene.dtype.itemsize > 8:
+        raise SpecfmError(f"{scene.where}: holds {scene.dtype}, and an encoder takes whole or real numbers; convert it")
 
 
 class TileReader:
@@ -56,10 +66,7 @@ class TileReader:
     """
 
     def __init__(self, scene: Scene, patch: int) -> None:
-        if scene.dtype.kind not in "iuf" or scene.dtype.itemsize > 8:
-            raise SpecfmError(
-                f"{scene.where}: holds {scene.dtype}, and an encoder takes whole or real numbers; convert it"
-            )
+        refuse_odd_numbers(scene)
         self.scene, self.patch = scene, patch
 
     def __call__(self, tiles: Sequence[Tile]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -136,16 +143,22 @@ class TileEncoder:
             tokens, which in a map of many tiles shows as their grid. What tiles of one and the same spectrum throughout
             answer differently from place to place, averaged over ``EVEN_SPECTRA`` pixels of the scene, is that code;
             it is subtracted. (Yang et al. 2024, "Denoising Vision Transformers", split features in the same way.)
+        pixels: a feature for every pixel, of an encoder with pixel tokens, in place of one for every patch.
+
+    Raises:
+        UsageError: ``pixels`` of an encoder without such tokens.
     """
 
-    def __init__(self, encoder: DenseEncoder, scene: Scene, level: str = "scene", even: bool = False) -> None:
-        self.encoder, self.scene, self.even = encoder.eval(), scene, even
-        self.read = TileReader(scene, encoder.patch_size)
+    def __init__(
+        self, encoder: DenseEncoder, scene: Scene, level: str = "scene", even: bool = False, pixels: bool = False
+    ) -> None:
+        self.encoder, self.scene, self.even, self.pixels = encoder.eval(), scene, even, pixels
+        self.read = TileReader(scene, cell_side(encoder, pixels))
         self.level = scene_levels(scene, encoder, level)
         self._of_place: dict[tuple[int, int], NDArray[np.float32]] = {}
 
     def __call__(self, tiles: Sequence[Tile]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Features ``[B, T, T, D]`` of tiles of one size, and which patches have a valid pixel ``[B, T, T]``."""
+        """Features ``[B, T, T, D]`` of tiles of one size, and which cells have a valid pixel ``[B, T, T]``."""
         tokens, valid = self._encode(*self.read(tiles))
         return tokens - self.of_place(tokens.shape[1], tokens.shape[2]) if self.even else tokens, valid
 
@@ -155,7 +168,7 @@ class TileEncoder:
             spectra_nC = self._spectra()
             size = (height * self.read.patch, width * self.read.patch)
             cubes = np.broadcast_to(spectra_nC[:, None, None], (len(spectra_nC), *size, spectra_nC.shape[1]))
-            batch = fitting_batch(len(cubes), max(size), cubes.shape[-1])
+            batch = fitting_batch(len(cubes), max(size), cubes.shape[-1] * copies(self.encoder, self.pixels))
             found = [
                 self._encode(
                     np.ascontiguousarray(cubes[i : i + batch]), np.ones((len(cubes[i : i + batch]), *size), bool)
@@ -181,19 +194,47 @@ class TileEncoder:
         level_B = None
         if self.level is not None:
             level_B = torch.full((len(cubes),), self.level, device=self.encoder.device)
+        asked = {"pixels": "all"} if self.pixels else {}
         with torch.inference_mode():
-            found = self.encoder(torch.from_numpy(cubes), self.scene.sensor, torch.from_numpy(masks), level_B=level_B)
+            found = self.encoder(
+                torch.from_numpy(cubes), self.scene.sensor, torch.from_numpy(masks), level_B=level_B, **asked
+            )
+        if self.pixels:
+            pixels = found.pixel_BQD.float().cpu().numpy().reshape(*cubes.shape[:3], -1)
+            return pixels, found.pixel_mask_BQ.cpu().numpy().reshape(cubes.shape[:3])
         grid = (len(cubes), *found.grid_hw[0])
         tokens = found.tokens_BND.float().cpu().numpy().reshape(*grid, -1)
         return tokens, found.token_mask_BN.cpu().numpy().reshape(grid)
 
 
-def patch_plan(scene: Scene, patch: int, window: int = 0, stride: int = 0, called: str = "window") -> TilePlan:
+def cell_side(encoder: DenseEncoder, pixels: bool) -> int:
+    """Pixels along what has one feature: a patch, or a pixel.
+
+    Raises:
+        UsageError: ``pixels`` of an encoder without tokens of single pixels.
+    """
+    if pixels and not getattr(encoder, "pixel", False):
+        raise UsageError(
+            "this encoder has no token of single pixels; leave --pixels out, or pretrain one with "
+            "model.options.pixel=true"
+        )
+    return 1 if pixels else encoder.patch_size
+
+
+def copies(encoder: DenseEncoder, pixels: bool) -> int:
+    """How often a tile is held while it is encoded: each pixel is repeated over a patch where it has a token."""
+    return encoder.patch_size**2 if pixels else 1
+
+
+def patch_plan(
+    scene: Scene, patch: int, window: int = 0, stride: int = 0, called: str = "window", cell: int | None = None
+) -> TilePlan:
     """Tiles over the patches of a scene.
 
     Args:
         window: side of a tile, pixels; 0 = 8 patches. stride: step between tiles, pixels; 0 = half a window.
         called: what the user calls the window.
+        cell: side of what has one feature, pixels (:func:`cell_side`); default a patch.
 
     Raises:
         UsageError: window or stride is not a multiple of ``patch``, or the stride is larger than the window.
@@ -206,5 +247,6 @@ def patch_plan(scene: Scene, patch: int, window: int = 0, stride: int = 0, calle
             raise UsageError(f"{name} {size} is not a multiple of the encoder's patch of {patch} pixels")
     if not scene.shape[0] * scene.shape[1]:
         raise SpecfmError(f"{scene.where}: has no pixel ({scene.shape[0]} x {scene.shape[1]}); look at the file")
-    shape = (-(-scene.shape[0] // patch), -(-scene.shape[1] // patch))
-    return TilePlan(shape, window // patch, stride // patch)
+    cell = cell or patch
+    shape = (-(-scene.shape[0] // cell), -(-scene.shape[1] // cell))
+    return TilePlan(shape, window // cell, stride // cell)

@@ -123,5 +123,34 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, modules: nn.ModuleDict, 
         }
 
 
+def replace_parameter(
+    optimizer: torch.optim.Optimizer, before: nn.Parameter, after: nn.Parameter, change_KL: Tensor
+) -> None:
+    """Train ``after`` in place of ``before``, the second axis of which was mapped from K to L: ``before @ change_KL``.
+
+    Averages of gradients are mapped as gradients are (by the pseudo-inverse), averages of their squares by its squares.
+    An input that the old weights did not have starts from the mean of the others, so that its first steps are of the
+    usual size.
+    """
+    for group in optimizer.param_groups:
+        group["params"] = [after if each is before else each for each in group["params"]]
+    state = optimizer.state.pop(before, None)
+    if state is None:
+        return
+    back_KL = torch.linalg.pinv(change_KL.double().cpu()).T
+    moved = {"exp_avg": back_KL, "exp_avg_sq": back_KL.square()}
+    fresh: dict[str, Any] = {}
+    for field, value in state.items():
+        if field not in moved:
+            fresh[field] = value
+            continue
+        mapped = torch.einsum("ok...,kl->ol...", value.double().cpu(), moved[field])
+        if field == "exp_avg_sq":
+            unknown_L = back_KL.abs().sum(0) < 1e-12
+            mapped[:, unknown_L] = value.double().cpu().mean(1, keepdim=True)
+        fresh[field] = mapped.to(value).contiguous()
+    optimizer.state[after] = fresh
+
+
 def _fused(optimizer: torch.optim.Optimizer) -> bool:
     return bool(optimizer.param_groups[0].get("fused"))

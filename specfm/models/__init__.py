@@ -1,6 +1,10 @@
-"""Encoders: patch embeddings that know their bands, and the ViT trunk above them."""
+"""Encoders: patch embeddings that know their bands, with the ViT trunk above them; timm networks for one sensor."""
 
+from specfm.models.backbone import AnyEncoder, Backbone, create_backbone
 from specfm.models.encoder import Encoder, Features
-from specfm.models.registry import EMBEDDINGS, SIZES, create_encoder
+from specfm.models.registry import EMBEDDINGS, SIZES, build_encoder, create_encoder, fresh_like
 
-__all__ = ["EMBEDDINGS", "SIZES", "Encoder", "Features", "create_encoder"]
+__all__ = [
+    "EMBEDDINGS", "SIZES", "AnyEncoder", "Backbone", "Encoder", "Features", "build_encoder", "create_backbone",
+    "create_encoder", "fresh_like",
+]  # fmt: skip

@@ -49,7 +49,9 @@ class StemEncoder(Protocol):
     patch_size: int
     num_features: int
     embedding: nn.Module
-    stem: nn.Module
+
+    @property
+    def stem(self) -> nn.Module: ...
 
     @property
     def device(self) -> torch.device: ...

@@ -1,13 +1,13 @@
 """The encoder: patches of any sensor -> generated tokens -> a timm ViT trunk -> features.
 
-Shapes: B samples, H W pixels, C bands, N tokens, K kept tokens, D width.
+Shapes: B samples, H W pixels, C bands, N tokens, K kept tokens, Q pixel tokens, D width, G = 1 or B.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,11 +20,18 @@ from specfm.batch import BandTensors, Batch
 from specfm.errors import SpecfmError, UsageError
 from specfm.library import Library
 from specfm.models.alignment import Alignment
+from specfm.models.normaliser import Normaliser
 from specfm.models.patches import Patches, patchify
+from specfm.models.pixels import Asked, attention_mask, pixel_patches, pixel_places
 from specfm.models.position import corner_positions, position_embedding
+from specfm.models.stem import Stem, Stems
 from specfm.sensor_table import as_sensor
 from specfm.sensors import Sensor
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+UNALIGNED = "maps between sensors are of patch tokens; choose one of the two"
 Bands = BandGrid | Sensor | str | Sequence[BandGrid | Sensor | str] | BandTensors
 
 
@@ -38,6 +45,8 @@ class Features:
         token_mask_BN: True = the token exists and has a valid pixel.
         grid_hw: token grid per part, (rows, cols).
         class_BD: the class token; None where the encoder has none.
+        pixel_BQD, pixel_mask_BQ: one feature per pixel asked for and whether it is valid, of an encoder with pixel
+            tokens; else None.
     """
 
     tokens_BND: Tensor
@@ -45,6 +54,28 @@ class Features:
     token_mask_BN: Tensor
     grid_hw: tuple[tuple[int, int], ...]
     class_BD: Tensor | None = None
+    pixel_BQD: Tensor | None = None
+    pixel_mask_BQ: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What the trunk takes: the class token if any, patch tokens, Q pixel tokens; their masks; grids of the parts."""
+
+    tokens_BTD: Tensor
+    mask_BN: Tensor
+    pixel_mask_BQ: Tensor
+    grids: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of a batch before it meets the others; no pixel tokens where the encoder has none."""
+
+    patches: Patches
+    tokens_BND: Tensor
+    pixel_BQD: Tensor | None = None
+    pixel_mask_BQ: Tensor | None = None
 
 
 class Encoder(nn.Module):
@@ -55,11 +86,16 @@ class Encoder(nn.Module):
         patch_size, dim, depth, heads: of the trunk. mlp_ratio, drop_path: as in timm.
         layer_scale: initial gain of each residual branch (timm's ``init_values``): the trunk starts close to handing
             its tokens through, so that training begins from what the embedding sees, not from a random mixture of it.
-        level: input scaling, ``patch``, ``sample`` or ``none`` (``level_B`` passes another than the sample's).
+        level: input scaling, ``patch``, ``pixel``, ``sample`` or ``none`` (``level_B`` passes another than the
+            sample's).
+        normalise: what of the training data's statistics is taken off after that: ``none``, ``band`` or ``dataset``
+            (:mod:`specfm.models.normaliser`, which tells the four ways apart).
         gsd_reference_m: ground sampling distance at which positions are one patch apart.
         trunk: what stands before the blocks. ``stem``: a linear stem that can be whitened, and centred positions.
             ``mae``: as in published masked autoencoders of several sensors (Scale-MAE, SpecAware): a class token, no
             stem, positions in metres from the corner; with ``layer_scale`` 0 the blocks are theirs too.
+        brightness: with ``level`` patch, a direction of the tokens says how bright a patch is beside its sample.
+        pixel: a token of the middle pixel of every window beside those of patches (``specfm.models.pixels``).
         config: JSON description from which the same encoder can be built.
 
     Attributes:
@@ -81,16 +117,22 @@ class Encoder(nn.Module):
         level: str = "patch",
         gsd_reference_m: float = 10.0,
         aligned: bool = False,
+        normalise: str = "none",
         trunk: str = "stem",
+        brightness: bool = True,
+        pixel: bool = False,
         config: dict[str, Any] | None = None,
     ):
         super().__init__()
+        if aligned and pixel:
+            raise UsageError(f"encoder options aligned and pixel go not together: {UNALIGNED}")
         self.embedding = embedding
         self.patch_size, self.num_features = patch_size, dim
         self.level, self.gsd_reference_m = level, gsd_reference_m
         self.config = dict(config or {})
         self.card: dict[str, Any] = {}
         self.aligned = aligned
+        self.normaliser = None if normalise == "none" else Normaliser(normalise)
         self.alignment: Alignment | None = None
         self._library: Library | None = None
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
@@ -99,19 +141,19 @@ class Encoder(nn.Module):
             for rate in rates
         )
         self.trunk, has_stem = trunk, trunk == "stem"
-        stem = nn.Linear(dim, dim)
-        with torch.no_grad():
-            stem.weight.copy_(torch.eye(dim))
-            stem.bias.zero_()
-        self.stem: nn.Module = stem if has_stem else nn.Identity()
+        if pixel and not has_stem:
+            raise UsageError("a trunk of published masked autoencoders has no pixel tokens; leave out trunk or pixel")
+        self.stem: Stem = Stem(dim) if has_stem else nn.Identity()  # type: ignore[assignment]
         # A few odd windows may have tokens hundreds of times the usual size once the stem divides out what all share;
         # tokens of one size keep positions and biases of the trunk from drowning the others.
         self.stem_norm = nn.LayerNorm(dim) if has_stem else nn.Identity()
-        self.brightness = nn.Linear(1, dim, bias=False) if level == "patch" else None
+        self.brightness = nn.Linear(1, dim, bias=False) if level == "patch" and brightness else None
         if self.brightness is not None:
             nn.init.normal_(self.brightness.weight, std=0.1)
         self.norm = nn.LayerNorm(dim) if has_stem else nn.LayerNorm(dim, eps=1e-6)
         self.class_token = None if has_stem else nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, dim), std=0.02))
+        # one pixel has more noise than the mean of a patch, and none of its texture: a stem of its own
+        self.pixel_stem = Stem(dim) if pixel else None
         self.grad_checkpointing = False
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -134,6 +176,51 @@ class Encoder(nn.Module):
         self._library = library
         self.alignment = Alignment(library) if self.aligned and library is not None else None
 
+    @property
+    def pixel(self) -> bool:
+        """Whether it has pixel tokens."""
+        return self.pixel_stem is not None
+
+    @property
+    def _own_stems(self) -> list[Stem]:
+        return [stem for stem in (self.stem, self.pixel_stem) if isinstance(stem, Stem)]
+
+    @property
+    def stems(self) -> Stems | None:
+        """Maps of the acquisitions that it was pretrained on, where each has its own."""
+        held = [(stem.weight_SDD, stem.bias_SD) for stem in self._own_stems]
+        if not held or not self._own_stems[0].acquisitions:
+            return None
+        weight_KSDD, bias_KSD = (torch.stack([t for t in each if t is not None]) for each in zip(*held, strict=True))
+        return Stems(self._own_stems[0].acquisitions, weight_KSDD, bias_KSD)
+
+    @stems.setter
+    def stems(self, stems: Stems | None) -> None:
+        own = self._own_stems
+        if stems is not None and (len(stems.weight_KSDD), stems.weight_KSDD.shape[-1]) != (len(own), self.num_features):
+            raise SpecfmError(
+                f"stems of acquisitions have width {stems.weight_KSDD.shape[-1]}, the encoder {self.num_features}, or "
+                "one of them has no pixel tokens"
+            )
+        for number, stem in enumerate(own):
+            if stems is None:
+                stem.hold((), None, None)
+            else:
+                stem.hold(stems.acquisitions, stems.weight_KSDD[number], stems.bias_KSD[number])
+
+    def fit(
+        self,
+        scenes: Any | Iterable[Any],
+        sensor: Sensor | BandGrid | str | None = None,
+        **options: Any,
+    ) -> Encoder:
+        """Whiten the stem for one acquisition, without labels; see ``specfm.dense.fit.fit_encoder`` for the options."""
+        from specfm.dense.fit import fit_encoder
+
+        if not isinstance(self.stem, Stem):
+            raise UsageError("an encoder with the trunk of published masked autoencoders has no stem to be fitted")
+        return fit_encoder(self, scenes, sensor, **options)
+
     def align(self, on: bool = True, sensors: Sequence[Sensor | BandGrid | str] = ()) -> Encoder:
         """Map what each sensor makes of a spectrum to what one ideal sensor would; see :class:`Alignment`.
 
@@ -145,8 +232,10 @@ class Encoder(nn.Module):
         write to weights through ``.data``.
 
         Raises:
-            UsageError: the encoder comes without a library of spectra.
+            UsageError: the encoder comes without a library of spectra, or with pixel tokens.
         """
+        if on and self.pixel:
+            raise UsageError(f"an encoder with pixel tokens cannot be aligned: {UNALIGNED}")
         if on and self.library is None:
             raise UsageError(
                 "this encoder comes without a library of spectra, so it cannot be aligned; leave it as it is, or "
@@ -174,8 +263,13 @@ class Encoder(nn.Module):
         mask_BHW: Tensor | None = None,
         keep_BK: Tensor | None = None,
         level_B: Tensor | None = None,
+        stem_B: Tensor | None = None,
     ) -> Patches:
-        """Clean and cut a cube into patches on the encoder's device."""
+        """Clean and cut a cube into patches on the encoder's device.
+
+        Args:
+            stem_B: which acquisition's stem they go through, of each sample; default by the names of the sensors.
+        """
         tensors = bands if isinstance(bands, BandTensors) else BandTensors.from_sensors(bands)
         x_BHWC, tensors = x_BHWC.to(self.device), tensors.to(self.device)
         if self.alignment is not None:
@@ -183,7 +277,36 @@ class Encoder(nn.Module):
         mask_BHW, keep_BK, level_B = (
             None if given is None else torch.as_tensor(given).to(self.device) for given in (mask_BHW, keep_BK, level_B)
         )
-        return patchify(x_BHWC, tensors, mask_BHW, self.patch_size, level=self.level, level_B=level_B, keep_BK=keep_BK)
+        patches = self._normalised(self._cut(x_BHWC, tensors, mask_BHW, keep_BK, level_B))
+        return patches if stem_B is None else replace(patches, stem_B=stem_B)
+
+    def _cut(
+        self,
+        x_BHWC: Tensor,
+        bands: BandTensors,
+        mask_BHW: Tensor | None,
+        keep_BK: Tensor | None = None,
+        level_B: Tensor | None = None,
+    ) -> Patches:
+        return patchify(x_BHWC, bands, mask_BHW, self.patch_size, level=self.level, level_B=level_B, keep_BK=keep_BK)
+
+    def _normalised(self, patches: Patches) -> Patches:
+        return patches if self.normaliser is None else self.normaliser(patches)
+
+    def fit_normaliser(self, batches: Iterable[Batch]) -> None:
+        """Take the statistics that the encoder normalises by from training data; nothing happens without any.
+
+        Raises:
+            SpecfmError: no valid pixel in the batches.
+        """
+        if self.normaliser is not None:
+            parts = (part for batch in batches for part in batch.to(self.device).parts)
+            self.normaliser.fit(self._cut(part.x_BHWC, part.bands, part.mask_BHW) for part in parts)
+
+    def take_statistics(self, source: Any) -> None:
+        """Take over what another encoder of the same options knows of its training data beside its weights."""
+        if self.normaliser is not None and isinstance(source, Encoder) and source.normaliser is not None:
+            self.normaliser.load_state_dict(source.normaliser.state_dict())
 
     def generated(self, patches: Patches) -> Tensor:
         """tokens_BND of the embedding alone, with brightness where the level of a patch was divided out."""
@@ -192,10 +315,19 @@ class Encoder(nn.Module):
             tokens_BND = tokens_BND + self.brightness(patches.log_patch_level_BN[..., None])
         return tokens_BND
 
-    def embed_patches(self, patches: Patches) -> Tensor:
-        """tokens_BND before the trunk: generated tokens through the stem, of one size, plus GSD-aware positions."""
-        tokens_BND = self.stem(self.generated(patches))
-        if self.alignment is not None:
+    def embed_patches(self, patches: Patches, stem: Stem | None = None) -> Tensor:
+        """tokens_BND before the trunk: generated tokens through the stem, of one size, plus GSD-aware positions.
+
+        Args:
+            stem: that of pixel tokens; default that of patches.
+        """
+        stem = self.stem if stem is None else stem
+        tokens_BND = self.generated(patches)
+        if isinstance(stem, Stem):
+            row_G = stem.rows_of(patches.bands.names) if patches.stem_B is None else patches.stem_B
+            # maps between sensors hold for one stem
+            tokens_BND = stem(tokens_BND, None if self.alignment is not None else row_G)
+        if self.alignment is not None and stem is self.stem:
             tokens_BND = self.alignment(self, patches.bands, tokens_BND)
         position = self.positions(patches.position_BN2, patches.grid_hw, patches.bands.gsd_m_G, self.num_features)
         return self.stem_norm(tokens_BND) + position
@@ -214,28 +346,32 @@ class Encoder(nn.Module):
         *,
         keep_BK: Tensor | None = None,
         level_B: Tensor | None = None,
+        pixels: Asked = "centre",
         then_keep: Sequence[Tensor] | None = None,
     ) -> Features:
         """Encode a cube or a mixed batch in one call.
 
         Args:
             x: x_BHWC as stored, a tensor or array (any dtype; the sensor's scale applies), a :class:`Batch`, or what
-                :meth:`prepare` made of the parts of one.
+                :meth:`prepare` made of the parts of one (without pixel tokens).
             bands: one BandGrid, Sensor or known name for all samples, one per sample (x padded to the widest of them,
                 no further), or BandTensors, which say to how many bands x is padded.
             mask_BHW: True = valid pixel; None = all valid (non-finite values are always invalid).
             keep_BK: indices of the tokens to encode; the others are as if invalid.
             level_B: physical level that divides each sample, instead of its own.
+            pixels: which pixels have a token of their own, in an encoder with pixel tokens: the middle one of each
+                sample, or all, row-major (a cube, no Batch).
             then_keep: by part, tokens that go on once all were embedded: the embedding, unlike with ``keep_BK``, has
                 looked at the others too.
 
         Raises:
             SpecfmError: no bands given, or shapes that do not fit.
         """
-        tokens, mask, grids = self._embed(x, bands, mask_BHW, keep_BK, level_B, then_keep)
+        prepared = self._embed(x, bands, mask_BHW, keep_BK, level_B, pixels, then_keep)
+        tokens = prepared.tokens_BTD
         for block in self.blocks:
-            tokens = self._run(block, tokens, mask)
-        return self._finish(tokens, mask, grids)
+            tokens = self._run(block, tokens, prepared)
+        return self._finish(tokens, prepared)
 
     def forward_features(self, x: Tensor | Batch, bands: Bands | None = None, mask_BHW: Tensor | None = None) -> Tensor:
         """tokens_BND after the final norm (as in timm)."""
@@ -250,11 +386,12 @@ class Encoder(nn.Module):
         n: int | Sequence[int] = 1,
         norm: bool = True,
         level_B: Tensor | None = None,
+        pixels: Asked = "centre",
     ) -> tuple[Features, ...]:
         """Features after chosen blocks: the last ``n`` of them, or the listed ones in the order of the list.
 
         Args:
-            x, bands, mask_BHW, level_B: as in a call.
+            x, bands, mask_BHW, level_B, pixels: as in a call.
             n: how many of the last blocks (1 and up), or block numbers from 0, negative ones from the end.
             norm: through the final norm.
 
@@ -269,12 +406,12 @@ class Encoder(nn.Module):
                 f"the encoder has blocks 0 to {depth - 1} (or -1 to -{depth} from the end), so it cannot give n={asked}"
             )
         wanted = [i % depth for i in chosen]
-        tokens, mask, grids = self._embed(x, bands, mask_BHW, level_B=level_B)
-        found = {}
+        prepared = self._embed(x, bands, mask_BHW, None, level_B, pixels)
+        tokens, found = prepared.tokens_BTD, {}
         for i, block in enumerate(self.blocks):
-            tokens = self._run(block, tokens, mask)
+            tokens = self._run(block, tokens, prepared)
             if i in wanted:
-                found[i] = self._finish(tokens, mask, grids, norm)
+                found[i] = self._finish(tokens, prepared, norm)
         return tuple(found[i] for i in wanted)
 
     def embed(self, scene: Any, sensor: Sensor | BandGrid | str | None = None, **options: Any) -> Any:
@@ -288,57 +425,92 @@ class Encoder(nn.Module):
         x: Tensor | Batch | Sequence[Patches],
         bands: Bands | None,
         mask_BHW: Tensor | None,
-        keep_BK: Tensor | None = None,
-        level_B: Tensor | None = None,
+        keep_BK: Tensor | None,
+        level_B: Tensor | None,
+        asked: Asked,
         then_keep: Sequence[Tensor] | None = None,
-    ) -> tuple[Tensor, Tensor, tuple[tuple[int, int], ...]]:
-        """Tokens of all parts as the blocks take them, the class token first where there is one."""
+    ) -> _Prepared:
         if isinstance(x, Batch):
-            prepared = [self.prepare(part.x_BHWC, part.bands, part.mask_BHW) for part in x.parts]
+            if asked != "centre":
+                raise UsageError("pixels='all' takes a cube, not a Batch, whose parts differ in size")
+            parts = [self._one(p.x_BHWC, p.bands, p.mask_BHW, None, None, asked, p.stem_B) for p in x.parts]
         elif isinstance(x, list | tuple) and x and isinstance(x[0], Patches):
-            prepared = [*x]
+            parts = [_Part(patches, self.embed_patches(patches)) for patches in x]
         elif bands is None:
             raise SpecfmError("the encoder needs to know the bands: pass a BandGrid or Sensor, or one per sample")
         else:
-            prepared = [self.prepare(_as_tensor(x), bands, mask_BHW, keep_BK, level_B)]  # type: ignore[arg-type]
-        tokens = [self.embed_patches(patches) for patches in prepared]
-        masks = [p.token_mask_BN for p in prepared]
+            parts = [self._one(_as_tensor(x), bands, mask_BHW, keep_BK, level_B, asked, None)]  # type: ignore[arg-type]
+        tokens, masks = [part.tokens_BND for part in parts], [part.patches.token_mask_BN for part in parts]
         if then_keep is not None:
             tokens = [
                 t.gather(1, keep[..., None].expand(-1, -1, t.shape[2]))
                 for t, keep in zip(tokens, then_keep, strict=True)
             ]
             masks = [m.gather(1, keep) for m, keep in zip(masks, then_keep, strict=True)]
-        widest = max(t.shape[1] for t in tokens)
-        if len(tokens) == 1:
-            tokens_BND, mask_BN = tokens[0], masks[0]
+        if len(parts) > 1:
+            widest = max(t.shape[1] for t in tokens)
+            tokens = [torch.cat([nn.functional.pad(t, (0, 0, 0, widest - t.shape[1])) for t in tokens])]
+            masks = [torch.cat([nn.functional.pad(m, (0, widest - m.shape[1])) for m in masks])]
+        (tokens_BTD,), (mask_BN,) = tokens, masks
+        if self.class_token is not None:
+            first_B1D = self.class_token.expand(len(tokens_BTD), -1, -1).to(tokens_BTD.dtype)
+            tokens_BTD = torch.cat([first_B1D, tokens_BTD], 1)
+        seen = [part.pixel_mask_BQ for part in parts if part.pixel_mask_BQ is not None]
+        if not seen:
+            seen = [mask_BN.new_zeros(len(mask_BN), 0)]
         else:
-            tokens_BND = torch.cat([nn.functional.pad(t, (0, 0, 0, widest - t.shape[1])) for t in tokens])
-            mask_BN = torch.cat([nn.functional.pad(m, (0, widest - m.shape[1])) for m in masks])
-        if self.class_token is not None:
-            first_B1D = self.class_token.expand(len(tokens_BND), -1, -1).to(tokens_BND.dtype)
-            tokens_BND, mask_BN = torch.cat([first_B1D, tokens_BND], 1), nn.functional.pad(mask_BN, (1, 0), value=True)
-        return tokens_BND, mask_BN, tuple(p.grid_hw for p in prepared)
+            pixels = [part.pixel_BQD for part in parts if part.pixel_BQD is not None]
+            tokens_BTD = torch.cat([tokens_BTD, torch.cat(pixels)], 1)
+        return _Prepared(tokens_BTD, mask_BN, torch.cat(seen), tuple(part.patches.grid_hw for part in parts))
 
-    def _run(self, block: nn.Module, tokens_BND: Tensor, mask_BN: Tensor) -> Tensor:
-        # A sample without any valid token attends everywhere rather than to nothing (softmax of nothing is NaN).
-        allowed = (mask_BN | ~mask_BN.any(1, keepdim=True))[:, None, None, :]
+    def _one(
+        self,
+        x_BHWC: Tensor,
+        bands: Bands,
+        mask_BHW: Tensor | None,
+        keep_BK: Tensor | None,
+        level_B: Tensor | None,
+        asked: Asked,
+        stem_B: Tensor | None,
+    ) -> _Part:
+        patches = self.prepare(x_BHWC, bands, mask_BHW, keep_BK, level_B, stem_B)
+        tokens_BND = self.embed_patches(patches)
+        if self.pixel_stem is None:
+            return _Part(patches, tokens_BND)
+        places = pixel_places((x_BHWC.shape[1], x_BHWC.shape[2]), asked, self.device)
+        pixels = self.pixels(x_BHWC, mask_BHW, patches, places)
+        seen_BQ = pixels.token_mask_BN
+        if keep_BK is not None:  # of a patch that is hidden, no pixel counts
+            cell_Q = places.div(self.patch_size, rounding_mode="floor") @ places.new_tensor([patches.grid_hw[1], 1])
+            seen_BQ = seen_BQ & (keep_BK.to(self.device)[:, None] == cell_Q[:, None]).any(2)
+        return _Part(patches, tokens_BND, self.embed_patches(pixels, self.pixel_stem), seen_BQ)
+
+    def pixels(self, x_BHWC: Tensor, mask_BHW: Tensor | None, patches: Patches, place_Q2: Tensor) -> Patches:
+        """Patches of single pixels of a cube that :meth:`prepare` made ``patches`` of (``specfm.models.pixels``)."""
+        mask_BHW = None if mask_BHW is None else torch.as_tensor(mask_BHW).to(self.device)
+        x_BHWC = x_BHWC.to(self.device)
+        return self._normalised(pixel_patches(x_BHWC, mask_BHW, patches, place_Q2, self.patch_size, self.level))
+
+    def _run(self, block: nn.Module, tokens_BTD: Tensor, of: _Prepared) -> Tensor:
+        mask_BT = of.mask_BN if self.class_token is None else nn.functional.pad(of.mask_BN, (1, 0), value=True)
+        allowed = attention_mask(mask_BT, of.pixel_mask_BQ.shape[1])
         if self.grad_checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, tokens_BND, allowed, use_reentrant=False)
-        return block(tokens_BND, attn_mask=allowed)
+            return checkpoint(block, tokens_BTD, allowed, use_reentrant=False)
+        return block(tokens_BTD, attn_mask=allowed)
 
-    def _finish(
-        self, tokens_BND: Tensor, mask_BN: Tensor, grids: tuple[tuple[int, int], ...], norm: bool = True
-    ) -> Features:
-        tokens_BND = self.norm(tokens_BND) if norm else tokens_BND
-        class_BD = None
+    def _finish(self, tokens_BTD: Tensor, of: _Prepared, norm: bool = True) -> Features:
+        tokens_BTD = self.norm(tokens_BTD) if norm else tokens_BTD
+        mask_BN, count, class_BD = of.mask_BN, of.mask_BN.shape[1], None
         if self.class_token is not None:
-            class_BD, tokens_BND, mask_BN = tokens_BND[:, 0], tokens_BND[:, 1:], mask_BN[:, 1:]
+            class_BD, tokens_BTD = tokens_BTD[:, 0], tokens_BTD[:, 1:]
+        tokens_BND = tokens_BTD[:, :count]
         share_BN = mask_BN / mask_BN.sum(1, keepdim=True).clamp_min(1)
         pooled_BD = torch.einsum(
             "bnd,bn->bd", torch.where(mask_BN[..., None], tokens_BND, 0.0), share_BN.to(tokens_BND)
         )
-        return Features(tokens_BND, pooled_BD, mask_BN, grids, class_BD)
+        if not self.pixel:
+            return Features(tokens_BND, pooled_BD, mask_BN, of.grids, class_BD)
+        return Features(tokens_BND, pooled_BD, mask_BN, of.grids, None, tokens_BTD[:, count:], of.pixel_mask_BQ)
 
 
 def _as_tensor(x: Tensor | np.ndarray) -> Tensor:

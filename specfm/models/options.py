@@ -28,9 +28,10 @@ RULES: dict[str, Rule] = {
     "mlp_ratio": _number("a number above 0", lambda v: v > 0),
     "drop_path": _number("a share from 0 to below 1", lambda v: 0 <= v < 1),
     "layer_scale": _number("a number from 0", lambda v: v >= 0),
-    "level": ("one of patch, sample and none", lambda v: v in ("patch", "sample", "none")),
+    "level": ("one of patch, pixel, sample and none", lambda v: v in ("patch", "pixel", "sample", "none")),
+    "normalise": ("one of none, band and dataset", lambda v: v in ("none", "band", "dataset")),
     "gsd_reference_m": _number("a number of metres above 0", lambda v: v > 0),
-    "aligned": ("true or false", lambda v: isinstance(v, bool)),
+    **dict.fromkeys(("aligned", "brightness", "pixel"), ("true or false", lambda v: isinstance(v, bool))),
     "trunk": ("one of stem and mae", lambda v: v in ("stem", "mae")),
     # of the embeddings
     "rank": _whole(1),

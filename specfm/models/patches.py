@@ -33,6 +33,7 @@ class Patches:
         bands: metadata, G = 1 or B. weights_GC: float32 quadrature weights.
         log_level_B: natural log of the level that was divided out of the sample.
         log_patch_level_BN: the same of each patch, relative to its sample's; 0 unless ``level`` is ``patch``.
+        stem_B: which of the encoder's stems of acquisitions; None where the names of the sensors decide.
     """
 
     x_BCNP: Tensor
@@ -44,6 +45,7 @@ class Patches:
     weights_GC: Tensor
     log_level_B: Tensor
     log_patch_level_BN: Tensor
+    stem_B: Tensor | None = None
 
 
 def patchify(
@@ -65,7 +67,8 @@ def patchify(
     Args:
         x_BHWC: stored values, any numeric dtype. bands: G = 1 or B. mask_BHW: True = valid.
         level: ``sample`` divides by the quadrature-weighted mean magnitude of the sample; ``patch`` also by that of
-            each patch, relative to the sample's (its logarithm is kept); ``none`` by 1.
+            each patch, relative to the sample's (its logarithm is kept); ``pixel`` by that of each pixel, so that the
+            shape of its spectrum alone is left; ``none`` by 1.
         level_B: physical level to divide by instead (``scene`` scaling of tiled maps).
         keep_BK: token indices to embed (masked pretraining).
 
@@ -120,8 +123,11 @@ def patchify(
     if level == "patch":
         divisor_BN = torch.where(count_BN > 0, magnitude_BN.maximum(DARKEST * divisor_BN), divisor_BN)
 
-    divisor_B1N1 = divisor_BN[:, None, :, None]
-    x_BCNP = x_BCNP / divisor_B1N1 if x_BCNP.requires_grad else x_BCNP.div_(divisor_B1N1)
+    divisor_B1N_ = divisor_BN[:, None, :, None]
+    if level == "pixel":
+        own_BNP = _pixel_magnitude(x_BCNP, weights_GC).maximum(DARKEST * divisor_BN[..., None])
+        divisor_B1N_ = torch.where(pixel_BNP, own_BNP, divisor_BN[..., None])[:, None]
+    x_BCNP = x_BCNP / divisor_B1N_ if x_BCNP.requires_grad else x_BCNP.div_(divisor_B1N_)
     if holes:
         mean_BCN = x_BCNP.sum(-1) / count_BN.clamp_min(1)[:, None]
         x_BCNP = x_BCNP.addcmul_(mean_BCN[..., None], (~pixel_BNP[:, None]).to(torch.float32))
@@ -181,6 +187,15 @@ def _magnitude(x_BCNP: Tensor, pixel_BNP: Tensor, weights_GC: Tensor) -> Tensor:
         for x_BcNP, weights_Gc in zip(x_BCNP.split(BAND_BLOCK, 1), weights_GC.split(BAND_BLOCK, 1), strict=True):
             total_BN = total_BN + (x_BcNP.abs().sum(-1) * weights_Gc[..., None]).sum(1)
     return total_BN / pixel_BNP.sum(-1).clamp_min(1)
+
+
+def _pixel_magnitude(x_BCNP: Tensor, weights_GC: Tensor) -> Tensor:
+    """Quadrature-weighted mean magnitude of each pixel, [B, N, P]; 0 of one that is not valid."""
+    total_BNP = x_BCNP.new_zeros(len(x_BCNP), *x_BCNP.shape[2:])
+    with torch.autocast(x_BCNP.device.type, enabled=False):
+        for x_BcNP, weights_Gc in zip(x_BCNP.split(BAND_BLOCK, 1), weights_GC.split(BAND_BLOCK, 1), strict=True):
+            total_BNP = total_BNP + (x_BcNP.abs() * weights_Gc[..., None, None]).sum(1)
+    return total_BNP
 
 
 def _mean_level(magnitude_BN: Tensor, count_BN: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,15 @@ import numpy as np
 from torch import nn
 
 from specfm.errors import UsageError
-from specfm.models.embeddings import BasisEmbedding, DofaEmbedding, FixedEmbedding, HyperEmbedding, SpecAwareEmbedding
+from specfm.models.backbone import AnyEncoder, create_backbone
+from specfm.models.embeddings import (
+    BasisEmbedding,
+    DofaEmbedding,
+    FixedEmbedding,
+    HyperEmbedding,
+    SpecAwareEmbedding,
+    SpectralAttentionEmbedding,
+)
 from specfm.models.encoder import Encoder
 from specfm.models.options import check_options
 
@@ -34,8 +42,8 @@ SIZES = {
 }
 
 TRUNK = (
-    *("dim", "depth", "heads", "mlp_ratio", "drop_path", "layer_scale"),
-    *("level", "gsd_reference_m", "aligned", "trunk"),
+    *("dim", "depth", "heads", "mlp_ratio", "drop_path", "layer_scale", "level", "normalise", "gsd_reference_m"),
+    *("aligned", "brightness", "pixel", "trunk"),
 )
 
 
@@ -52,6 +60,7 @@ EMBEDDINGS: dict[str, Callable[..., nn.Module]] = {
     "fixed": FixedEmbedding,
     "dofa": DofaEmbedding,
     "specaware": SpecAwareEmbedding,
+    "spectral_attention": SpectralAttentionEmbedding,
 }
 
 
@@ -61,7 +70,8 @@ def create_encoder(size: str = "nano", embedding: str = "hyper", patch_size: int
     Args:
         size: one of :data:`SIZES`. embedding: one of :data:`EMBEDDINGS`. patch_size: 1 and up.
         options: ``dim``, ``depth``, ``heads``, ``mlp_ratio``, ``drop_path``, ``layer_scale``, ``level``,
-            ``gsd_reference_m``, ``aligned`` and ``trunk`` go to the trunk, everything else to the embedding.
+            ``normalise``, ``gsd_reference_m``, ``aligned``, ``brightness``, ``pixel`` and ``trunk`` go to the trunk,
+            all others to the embedding.
 
     Raises:
         UsageError: an unknown size, embedding or option, or a value that an option cannot have.
@@ -86,3 +96,23 @@ def create_encoder(size: str = "nano", embedding: str = "hyper", patch_size: int
     whole = _defaults(EMBEDDINGS[embedding]) | rest | trunk | {"size": size, "embedding": embedding}
     config = {k: list(v) if isinstance(v, tuple) else v for k, v in whole.items()} | {"patch_size": patch_size}
     return Encoder(module, patch_size, config=config, **trunk)
+
+
+def build_encoder(config: Mapping[str, Any]) -> AnyEncoder:
+    """An encoder or a backbone from its ``config``, with random weights.
+
+    Raises:
+        UsageError: see :func:`create_encoder` and :func:`specfm.models.create_backbone`.
+    """
+    return create_backbone(**config) if "backbone" in config else create_encoder(**config)
+
+
+def fresh_like(encoder: AnyEncoder, **changes: Any) -> AnyEncoder:
+    """The same architecture with random weights, and what it knows of its training data beside weights.
+
+    Args:
+        changes: options that differ, such as ``drop_path``.
+    """
+    fresh = build_encoder({**encoder.config, **changes})
+    fresh.take_statistics(encoder)
+    return fresh

@@ -55,6 +55,7 @@ class Found:
     level: str | None = None
     gsd_m: float | None = None
     sensor_name: str | None = None
+    pretreatment: tuple[str, ...] = ()
     geo: Geo | None = None
     name: str | None = None
     labels_HW: NDArray[np.int32] | None = None

@@ -99,6 +99,7 @@ def read_own(path: Path, file: h5py.File, variable: str | None) -> Found | None:
     found.wavelengths, found.units, found.fwhm, found.valid = bands.wavelengths_nm, "nm", bands.fwhm_nm, bands.valid
     found.quantity, found.scale, found.offset = sensor.quantity, sensor.scale, sensor.offset
     found.level, found.gsd_m, found.sensor_name = sensor.level, sensor.gsd_m, sensor.name
+    found.pretreatment = sensor.pretreatment
     if "labels" in file:
         found.labels_HW = np.asarray(file["labels"])
     if "groups" in file:

@@ -76,6 +76,7 @@ def resolve_sensor(
         level=_first(found.level, base.level),
         gsd_m=_first(found.gsd_m, base.gsd_m),
         name=_first(base.name, found.sensor_name),
+        pretreatment=found.pretreatment,
     )
 
 

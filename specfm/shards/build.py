@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from specfm.band_selection import NO_COMPONENTS, BandSelection, select_scenes
 from specfm.digests import digest_parts
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import RunLock, atomic_write_json, remove_temporaries, sha256_file
@@ -30,7 +31,7 @@ from specfm.shards.identity import recipe_digest, scene_identity
 from specfm.shards.options import CODEC, WINDOW, WindowOptions
 from specfm.shards.reader import ShardReader
 from specfm.shards.shard_set import read_manifest
-from specfm.shards.windows import ScenePlan, blocks, cut, plan_scene
+from specfm.shards.windows import ScenePlan, blocks, cut, plan_scene, valid_pixels
 from specfm.shards.workers import Workers, usual_workers
 from specfm.shards.writer import ShardWriter
 
@@ -89,6 +90,8 @@ def write_shards(
     object_threshold: float | str | None = WindowOptions.object_threshold,
     dark_objects: bool = WindowOptions.dark_objects,
     background_HW: NDArray[np.bool_] | None = None,
+    whole: int | None = None,
+    bands: str | BandSelection | None = None,
     codec: str = CODEC,
     workers: int | None = None,
     overwrite: bool = False,
@@ -104,6 +107,11 @@ def write_shards(
             of spectra; stride defaults to half the window, at least 1.
         min_valid, label, labelled_only, object_threshold, dark_objects: see :class:`WindowOptions`.
         background_HW: True where a pixel is background; must fit every scene.
+        whole: one window a specimen instead: the whole of it on so many pixels a side, its mask kept
+            (:mod:`specfm.specimens`); windows are then of that size, and ``min_valid`` plays no part. Objects are told
+            from background as above.
+        bands: keep these only (:mod:`specfm.band_selection`); no other is read from the cubes, and a pixel is valid by
+            these alone. ``importance`` is fitted on pixels of all scenes of a band grid.
         codec: one of :data:`specfm.shards.schema.CODECS`.
         workers: reading processes; 1 = none but this one. None = one for each core, at most 8, where there is enough to
             read that starting them pays (:func:`specfm.shards.workers.usual_workers`). A script that uses several must
@@ -131,8 +139,20 @@ def write_shards(
     if not listed:
         raise UsageError("no scenes to shard")
     _refuse_namesakes(listed)
+    if bands is not None:
+        if BandSelection.parse(bands).kind == "pca":
+            raise UsageError(NO_COMPONENTS.format(what="shards keep"))
+        listed = select_scenes(listed, bands)
     if window is None and not any(scene.neighbours for scene in listed):
         options = replace(options, window=(1, 1), stride=(1, 1) if stride is None else steps)
+    if whole is not None:
+        if window not in (None, whole) or stride is not None:
+            raise UsageError(f"whole specimens are windows of {whole} pixels; leave window and stride out")
+        objects = replace(options, window=(whole, whole), stride=(whole, whole))
+        listed = _whole(listed, whole, objects, background_HW)
+        options, background_HW = replace(objects, label="majority", object_threshold=None, dark_objects=False), None
+        # whatever share of the square a specimen fills, it is wanted
+        options = replace(options, min_valid=0.0)
     with Workers(usual_workers(listed) if workers is None else workers) as pool:
         extra = {"codec": codec, "background": None if background_HW is None else digest_parts([background_HW])}
         shards = _group(listed, options, extra, pool, progress)
@@ -147,6 +167,22 @@ def write_shards(
             with RunLock(out, ".shard.lock"):
                 _write(out, shards, options, codec, overwrite, pool, progress)
     return [shard.row() for shard in shards]
+
+
+def _whole(
+    scenes: list[Scene], side: int, options: WindowOptions, background_HW: NDArray[np.bool_] | None
+) -> list[Scene]:
+    """A view of every specimen."""
+    from specfm.specimens import find_specimens, whole_view
+
+    for scene in scenes:
+        if not scene.neighbours:
+            raise UsageError(f"{scene.where}: is a list of spectra, in which no specimen can be seen whole")
+    return [
+        whole_view(each, side)
+        for scene in scenes
+        for each in find_specimens(scene, valid_pixels(scene, options, background_HW))
+    ]
 
 
 def _refuse_namesakes(scenes: list[Scene]) -> None:

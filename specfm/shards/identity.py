@@ -11,6 +11,7 @@ from specfm.calibration import CalibratedSource
 from specfm.digests import digest_json, digest_parts
 from specfm.errors import SpecfmError
 from specfm.files import sha256_file
+from specfm.pretreatment.scene import PretreatedSource
 from specfm.scene import ArraySource, Scene
 
 
@@ -27,7 +28,8 @@ def scene_identity(scene: Scene) -> dict[str, Any]:
         "group": scene.group,
         "content": scene_content(scene),
     }
-    gains = getattr(scene.source, "digest", None)  # a calibration per band, which no field of the scene shows
+    # what no field of the scene shows: a calibration per band, a pretreatment, a choice of bands, a view of a specimen
+    gains = getattr(scene.source, "digest", None)
     if gains is not None:
         identity["gains"] = gains
     for field in ("labels_HW", "groups_HW"):
@@ -37,13 +39,15 @@ def scene_identity(scene: Scene) -> dict[str, Any]:
 
 
 def scene_content(scene: Scene) -> str:
-    """32 hex digits over the file or array behind a scene, whatever its name.
+    """32 hex digits over the file or array behind a scene, whatever its name and whatever of it is shown how.
 
     Raises:
         SpecfmError: a scene that has neither.
     """
     digest = hashlib.sha256()
     source: Any = scene.source
+    while (under := _under(source)) is not None:
+        source = under
     if isinstance(source, CalibratedSource):
         digest.update(np.ascontiguousarray(source.dark_WC))
         digest.update(np.ascontiguousarray(source.span_WC))
@@ -59,6 +63,11 @@ def scene_content(scene: Scene) -> str:
     for file in sorted(str(f) for f in files):
         digest.update(sha256_file(file).encode())
     return digest.hexdigest()[:32]
+
+
+def _under(source: Any) -> Any:
+    """The cube that a source shows some bands of, a specimen of, or pretreated; None if it is that cube."""
+    return source.measured.source if isinstance(source, PretreatedSource) else getattr(source, "under", None)
 
 
 def recipe_digest(recipe: dict[str, Any]) -> str:

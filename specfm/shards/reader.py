@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 BAD_SHARE = 1e-3  # more bad samples than this (and more than one) stop the job
 _VERIFY_BYTES = 1 << 23
+_READ_BYTES = 1 << 22  # whole windows held while some of their bands are copied out
 _MASK_BYTES = 1 << 26  # masks of a shard up to this size are held in memory: one read less per sample
 _PER_PROCESS = {
     "_descriptor", "_handle", "_lock", "_verifying", "_ready", "_data", "_data_path", "_substitute", "_held_masks",
@@ -102,6 +103,7 @@ class ShardReader:
                 f"{self.path}: its index does not match its fingerprint; bytes were changed, build it again"
             )
         self.sensor = Sensor.from_dict(document["sensor"])
+        self.index_K: NDArray[np.int64] | None = None
         if len(self.sensor.bands) != self.shape[3]:
             raise schema.ShardError(f"{self.path}: {len(self.sensor.bands)} bands described, {self.shape[3]} stored")
         self.domain = str(attributes["domain"])
@@ -130,6 +132,16 @@ class ShardReader:
         self._held_masks: NDArray[np.bool_] | None = None
         _open_readers.add(self)
 
+    def select_bands(self, index_K: NDArray[np.int64]) -> None:
+        """From now on give these bands only (0-based): sensor, shape, statistics and samples are of them.
+
+        Windows lie in the file whole and are read whole; what is left out is dropped before anything else sees it.
+        """
+        self.index_K = index_K if self.index_K is None else self.index_K[index_K]
+        self.sensor = self.sensor.replace(bands=self.sensor.bands.subset(index_K))
+        self.shape = (*self.shape[:3], len(index_K))
+        self.statistics = {name: values_C[index_K] for name, values_C in self.statistics.items()}
+
     # -- identity and pickling ---------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
@@ -142,8 +154,14 @@ class ShardReader:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of one sample."""
-        return self._patches.nbytes
+        """Bytes of one sample as given."""
+        return int(np.prod(self.shape[1:])) * self.dtype.itemsize
+
+    @property
+    def _stored(self) -> tuple[int, int, int]:
+        """(H, W, C) of one sample as it lies in the file."""
+        height, width = self.window
+        return height, width, self._patches.nbytes // (height * width * self.dtype.itemsize)
 
     def __repr__(self) -> str:
         return f"ShardReader({str(self.path)!r}, {self.shape}, {self.dtype}, domain={self.domain!r})"
@@ -219,8 +237,9 @@ class ShardReader:
         count, height, width, _ = self.shape
         first = machine._HEADER
         ids = np.arange(count, dtype=np.int64)
-        masks = Extents(first + count * self.nbytes + ids * height * width, height * width) if self._masks else None
-        self._data_path, self._data = made[0], (Extents(first + ids * self.nbytes, self.nbytes), masks)
+        nbytes = self._patches.nbytes
+        masks = Extents(first + count * nbytes + ids * height * width, height * width) if self._masks else None
+        self._data_path, self._data = made[0], (Extents(first + ids * nbytes, nbytes), masks)
         return made[1]
 
     def _hold_masks(self) -> None:
@@ -257,12 +276,12 @@ class ShardReader:
 
     def check_crcs(self, threads: int | None = None) -> list[int]:
         """Read every sample and compare its CRC; returns the ids that differ. No quarantine, no memory of checks."""
-        step = max(1, _VERIFY_BYTES // max(1, self.nbytes))
+        step = max(1, _VERIFY_BYTES // max(1, self._patches.nbytes))
         ones = bytes([1]) * (self.shape[1] * self.shape[2])
 
         def check(start: int) -> list[int]:
             ids = np.arange(start, min(start + step, len(self)), dtype=np.int64)
-            x = aligned_empty((len(ids), *self.shape[1:]), self.dtype)
+            x = aligned_empty((len(ids), *self._stored), self.dtype)
             mask = np.ones((len(ids), *self.window), bool)
             try:
                 self._fetch(ids, x, mask)
@@ -278,7 +297,7 @@ class ShardReader:
             ]
 
         def check_one(i: int) -> list[int]:
-            x, mask = np.empty((1, *self.shape[1:]), self.dtype), np.ones((1, *self.window), bool)
+            x, mask = np.empty((1, *self._stored), self.dtype), np.ones((1, *self.window), bool)
             try:
                 self._fetch(np.array([i]), x, mask)
             except OSError:
@@ -322,7 +341,15 @@ class ShardReader:
         wanted = self.resolve(ids)
         x = aligned_empty((len(wanted), *self.shape[1:]), self.dtype) if out is None else out
         mask = np.empty((len(wanted), *self.window), bool) if mask_out is None else mask_out
-        self._fetch(wanted, x, mask)
+        if self.index_K is None:
+            self._fetch(wanted, x, mask)
+            return x, mask
+        step = max(1, _READ_BYTES // max(1, self._patches.nbytes))
+        for start in range(0, len(wanted), step):
+            some = slice(start, min(start + step, len(wanted)))
+            whole = aligned_empty((len(wanted[some]), *self._stored), self.dtype)
+            self._fetch(wanted[some], whole, mask[some])
+            np.take(whole, self.index_K, axis=3, out=x[some], mode="clip")  # "clip" spares a copy; bands are in range
         return x, mask
 
     def _fetch(self, ids: NDArray[np.int64], x: NDArray[Any], mask: NDArray[np.bool_]) -> None:

@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from specfm.band_selection import PIXELS, BandSelection
 from specfm.digests import digest_parts
 from specfm.errors import UsageError
 from specfm.shards import schema
 from specfm.shards.reader import ShardReader
+
+_HELD_BYTES = 1 << 25  # of whole windows, while the spectra in their middle are looked at
 
 
 class ShardSet:
@@ -29,6 +32,7 @@ class ShardSet:
             refused: it was not finished.
         cache, verify: as in :class:`ShardReader`.
         include, exclude: domain names to keep or to leave out (leave-one-sensor-out); unknown names are refused.
+        bands: give these only (:mod:`specfm.band_selection`); ``importance`` is fitted on pixels of the shards kept.
 
     Attributes:
         readers, sizes (per shard), domains (name per shard), domain_names (sorted), domain_ids (per shard),
@@ -42,6 +46,7 @@ class ShardSet:
         verify: str = "first",
         include: Iterable[str] | None = None,
         exclude: Iterable[str] = (),
+        bands: str | BandSelection | None = None,
     ) -> None:
         listed = [paths] if isinstance(paths, str | Path) else list(paths)
         files = [file for path in listed for file in _files(Path(path))]
@@ -54,6 +59,8 @@ class ShardSet:
         names = sorted({reader.domain for reader in readers})
         kept = choose_domains(names, include, exclude)
         self.readers = [reader for reader in readers if reader.domain in kept]
+        if bands is not None:
+            _select_bands(self.readers, BandSelection.parse(bands))
         self.sizes = [len(reader) for reader in self.readers]
         self.domains = [reader.domain for reader in self.readers]
         self.domain_names = sorted(kept)
@@ -93,6 +100,32 @@ class ShardSet:
             "domain_B": np.full(len(ids), self.domain_ids[shard]),
         }
         return {name: np.ascontiguousarray(value, dtype=np.int64) for name, value in fields.items()}
+
+
+def _select_bands(readers: list[ShardReader], wanted: BandSelection) -> None:
+    """Shards of one band grid give the same bands."""
+    alike: dict[str, list[ShardReader]] = {}
+    for reader in readers:
+        alike.setdefault(reader.sensor.bands.digest, []).append(reader)
+    for members in alike.values():
+        pixels_MC = None
+        if wanted.kind == "importance":
+            pixels_MC = np.concatenate([centre_spectra(reader, -(-PIXELS // len(members))) for reader in members])
+        index_K = wanted.indices(members[0].sensor.bands, pixels_MC, str(members[0].path))
+        for reader in members:
+            reader.select_bands(index_K)
+
+
+def centre_spectra(reader: ShardReader, most: int) -> NDArray[np.float32]:
+    """spectra_MC: physical values in the middle of at most ``most`` windows, spread over the shard; valid pixels."""
+    ids = np.unique(np.linspace(0, len(reader) - 1, min(most, len(reader))).astype(np.int64))
+    height, width = reader.window
+    found = []
+    for some in np.array_split(ids, -(-len(ids) * reader.nbytes // _HELD_BYTES)):
+        x_BHWC, mask_BHW = reader.read(some)
+        middle_BC = x_BHWC[:, height // 2, width // 2][mask_BHW[:, height // 2, width // 2]].astype(np.float32)
+        found.append(middle_BC * np.float32(reader.sensor.scale) + np.float32(reader.sensor.offset))
+    return np.concatenate(found)
 
 
 def _refuse_doubles(readers: list[ShardReader]) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specfm.errors import SpecfmError
+from specfm.pretreatment import measured
 from specfm.scene import Scene
 from specfm.shards.options import WindowOptions
 from specfm.shards.schema import stable_id
@@ -82,7 +83,7 @@ def plan_scene(scene: Scene, options: WindowOptions, background_HW: NDArray[np.b
     if not len(rows) or not len(cols):
         size = "x".join(map(str, scene.shape[:2]))
         return _empty(scene, group_name, 0, f"{size} pixels are smaller than the window")
-    mask_HW = _valid_pixels(scene, options, background_HW)
+    mask_HW = valid_pixels(scene, options, background_HW)
     origin_N2 = np.stack(np.meshgrid(rows, cols, indexing="ij"), -1).reshape(-1, 2)
     kept = _window_sums(mask_HW, origin_N2, options.window) >= max(options.min_valid * height * width, 1)
     candidates = len(origin_N2)
@@ -105,10 +106,18 @@ def _empty(scene: Scene, group_name: str, candidates: int, reason: str) -> Scene
     return ScenePlan(none.reshape(0, 2), none, none.astype(np.int64), 0, group_name, mask, candidates, reason)
 
 
-def _valid_pixels(scene: Scene, options: WindowOptions, background_HW: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+def valid_pixels(
+    scene: Scene, options: WindowOptions, background_HW: NDArray[np.bool_] | None = None
+) -> NDArray[np.bool_]:
+    """mask_HW: valid pixels, of objects alone where the options tell these from background.
+
+    Raises:
+        SpecfmError: the background mask does not fit the scene.
+    """
     height, width, channels = scene.shape
     usable = np.flatnonzero(scene.sensor.bands.valid)
     bands = None if len(usable) == channels else usable
+    bright = scene if options.object_threshold is None else measured(scene)  # a pretreatment takes brightness out
     mask_HW = np.zeros((height, width), bool)
     level_HW = np.zeros((height, width), np.float32)
     step = max(1, STRIP_BYTES // (width * channels * scene.dtype.itemsize))
@@ -117,7 +126,8 @@ def _valid_pixels(scene: Scene, options: WindowOptions, background_HW: NDArray[n
         stored = scene.read(rows, bands=bands)
         mask_HW[rows] = scene.mask_of(stored)
         if options.object_threshold is not None:
-            level_HW[rows] = stored.mean(-1, dtype=np.float64)
+            as_measured = stored if bright is scene else bright.read(rows, bands=bands)
+            level_HW[rows] = as_measured.mean(-1, dtype=np.float64)
     if background_HW is not None:
         if background_HW.shape != mask_HW.shape:
             raise SpecfmError(f"background mask is {background_HW.shape}, {scene.where} is {mask_HW.shape}")

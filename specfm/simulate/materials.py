@@ -10,7 +10,9 @@ Shapes: L fine wavelengths, K materials, V directions of variation.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +23,25 @@ FINE_NM = np.arange(340.0, 2601.0, 1.0)
 VARIATIONS = 3  # brightness, feature depth, slope
 BRIGHTNESS, DEPTH, SLOPE = 0.12, 0.22, 0.10  # one standard deviation of each, relative
 LOWEST, HIGHEST = 0.002, 0.98
+
+
+class SceneMaterial(Protocol):
+    """What a simulated scene is made of: a name, where its spectra are known, their mean and variations."""
+
+    @property
+    def name(self) -> str:
+        """Name of the class in the scene's labels."""
+        ...
+
+    @property
+    def range_nm(self) -> tuple[float, float]:
+        """Lowest and highest wavelength at which it is known."""
+        ...
+
+    def basis(self) -> NDArray[np.float64]:
+        """(1 + V, L): the mean spectrum on ``FINE_NM`` and its change per standard deviation of each variation."""
+        ...
+
 
 Knots = tuple[tuple[float, float], ...]
 Feature = tuple[float, float, float]  # centre nm, sigma nm, depth (optical)
@@ -47,6 +68,11 @@ class Material:
     name: str
     knots: Knots
     features: tuple[Feature, ...]
+
+    @property
+    def range_nm(self) -> tuple[float, float]:
+        """All of the fine wavelengths."""
+        return float(FINE_NM[0]), float(FINE_NM[-1])
 
     def reflectance(self, variation: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
         """(L,) reflectance on ``FINE_NM``.
@@ -137,18 +163,21 @@ _ALL = (
 MATERIALS: dict[str, Material] = {material.name: material for material in _ALL}
 
 
-def get_materials(names: list[str] | None = None) -> list[Material]:
-    """Materials by name (all of them without names), in the order asked for.
+def get_materials(given: Sequence[str | SceneMaterial] | None = None) -> list[SceneMaterial]:
+    """Materials as they are or by name (all named ones by default), in the order asked for.
 
     Raises:
         UsageError: an unknown or repeated name.
     """
-    if names is None:
+    if given is None:
         return list(MATERIALS.values())
-    for name in names:
-        if name not in MATERIALS:
-            near = difflib.get_close_matches(name, MATERIALS, n=3, cutoff=0.4) or list(MATERIALS)
-            raise UsageError(f"unknown material {name!r}; did you mean {' or '.join(near)}?")
+    found: list[SceneMaterial] = []
+    for each in given:
+        if isinstance(each, str) and each not in MATERIALS:
+            near = difflib.get_close_matches(each, MATERIALS, n=3, cutoff=0.4) or list(MATERIALS)
+            raise UsageError(f"unknown material {each!r}; did you mean {' or '.join(near)}?")
+        found.append(MATERIALS[each] if isinstance(each, str) else each)
+    names = [material.name for material in found]
     if len(set(names)) != len(names) or not names:
         raise UsageError(f"name each material once, at least one; got {', '.join(names) or 'none'}")
-    return [MATERIALS[name] for name in names]
+    return found

@@ -20,12 +20,13 @@ from pydantic import Field
 from specfm.bands import BandGrid
 from specfm.config import Strict, build_config
 from specfm.errors import SpecfmError, UsageError
+from specfm.pretreatment import measured, pretreat
 from specfm.scene import CubeSource, Scene
 from specfm.sensor_table import get_row
 from specfm.sensors import Sensor
 from specfm.simulate import light
 from specfm.simulate.fields import abundances, blobs, material_map, smooth_field
-from specfm.simulate.materials import FINE_NM, VARIATIONS, Material, get_materials
+from specfm.simulate.materials import FINE_NM, VARIATIONS, SceneMaterial, get_materials
 
 ROWS = 32  # rows made at once; the noise is drawn per such block, so this number is part of the result
 # stored type, scale, nodata and level of each form
@@ -71,7 +72,7 @@ class SimulationConfig(Strict):
 
 def simulate_scene(
     sensor: Sensor | str,
-    materials: Sequence[str] | None = None,
+    materials: Sequence[str | SceneMaterial] | None = None,
     shape: tuple[int, int] = (64, 64),
     seed: int = 0,
     *,
@@ -83,7 +84,8 @@ def simulate_scene(
 
     Args:
         sensor: a `Sensor` or the name of a known instrument.
-        materials: names out of ``MATERIALS``; None = all.
+        materials: names out of ``MATERIALS`` (None = all of them), or materials of a library
+            (:func:`specfm.simulate.measured.measured_materials`).
         shape: (H, W).
         seed: the same seed gives the same scene, byte for byte; the ground does not depend on the sensor.
         name, group: of the scene; by default made of sensor and seed.
@@ -95,7 +97,7 @@ def simulate_scene(
 
     Raises:
         UsageError: unknown sensor, material or option.
-        SpecfmError: no band of the sensor lies in 340-2600 nm.
+        SpecfmError: no band of the sensor lies where the materials are known (340-2600 nm, or a library's range).
 
     Example:
         >>> scene = simulate_scene("emit", ["grass", "water"], shape=(16, 16), seed=1)
@@ -105,7 +107,7 @@ def simulate_scene(
     config = build_config(options, SimulationConfig, "simulate_scene")
     if min(shape) < 1 or seed < 0:
         raise UsageError(f"shape must be at least 1 x 1 and seed at least 0, got {shape} and {seed}")
-    chosen = get_materials(None if materials is None else list(materials))
+    chosen = get_materials(materials)
     known = get_row(sensor) if isinstance(sensor, str) else None
     described = known.sensor if known is not None else sensor
     assert isinstance(described, Sensor)
@@ -153,15 +155,15 @@ class _Spectra:
 
 
 def _band_spectra(
-    bands: BandGrid, materials: list[Material], quantity: str, humidity: float
+    bands: BandGrid, materials: Sequence[SceneMaterial], quantity: str, humidity: float
 ) -> tuple[BandGrid, _Spectra]:
     """Integrate light times reflectance over each band (the product first: a band does not average them apart)."""
-    fine = BandGrid(FINE_NM, np.ones_like(FINE_NM))
+    lows_nm, highs_nm = zip(*(material.range_nm for material in materials), strict=True)
+    low_nm, high_nm = max(lows_nm), min(highs_nm)
+    fine = BandGrid(FINE_NM, np.ones_like(FINE_NM), (low_nm <= FINE_NM) & (high_nm >= FINE_NM))
     seen, matrix_CL = fine.resample(bands)
     if not seen.valid.any():
-        raise SpecfmError(
-            f"no band of this sensor lies in {FINE_NM[0]:g}-{FINE_NM[-1]:g} nm, where materials are known"
-        )
+        raise SpecfmError(f"no band of this sensor lies in {low_nm:g}-{high_nm:g} nm, where materials are known")
     factor_L, air_L = np.ones_like(FINE_NM), np.zeros_like(FINE_NM)
     if quantity != "surface_reflectance":
         factor_L, air_L = light.transmittance(humidity), light.path_reflectance()
@@ -275,7 +277,7 @@ def resample_scene(scene: Scene, target: Sensor | str) -> Scene:
     """See a scene through another sensor's bands (Gaussian responses), lazily: nothing is read before it is asked for.
 
     Args:
-        scene: any scene; its bad bands are not used.
+        scene: any scene; its bad bands are not used. A pretreated one is seen as it was measured, then pretreated.
         target: whose bands to use. Bands that the scene does not cover come out unusable (``bands.valid``), as NaN.
 
     Returns:
@@ -285,6 +287,8 @@ def resample_scene(scene: Scene, target: Sensor | str) -> Scene:
         SpecfmError: the two sensors have no range in common.
     """
     wanted = get_row(target).sensor if isinstance(target, str) else target
+    if scene.sensor.pretreatment:
+        return pretreat(resample_scene(measured(scene), wanted), scene.sensor.pretreatment)
     usable_C = np.flatnonzero(scene.sensor.bands.valid)
     seen, matrix_KC = scene.sensor.bands.subset(usable_C).resample(wanted.bands)
     if not seen.valid.any():

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from specfm.files import atomic_write_bytes, atomic_write_text, staged_folder
 from specfm.scene import Scene
 from specfm.sensor_table import get_row
-from specfm.simulate.materials import get_materials
+from specfm.simulate.materials import SceneMaterial, get_materials
 from specfm.simulate.scene import simulate_scene
 
 ENVI_TYPES = {"uint8": 1, "int16": 2, "int32": 3, "float32": 4, "float64": 5, "uint16": 12, "uint32": 13, "int64": 14}
@@ -29,7 +29,7 @@ def write_simulation(
     seed: int = 0,
     scenes: int = 2,
     size: tuple[int, int] = (64, 64),
-    materials: Sequence[str] | None = None,
+    materials: Sequence[str | SceneMaterial] | None = None,
     same_ground: bool = False,
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
@@ -42,7 +42,8 @@ def write_simulation(
         seed: decides everything; the same arguments give the same bytes.
         scenes: scenes per sensor, each a group of its own.
         size: (H, W) of each.
-        materials: names out of ``MATERIALS``; None = all.
+        materials: names out of ``MATERIALS`` (None = all of them), or materials of a library
+            (:func:`specfm.simulate.measured.measured_materials`).
         same_ground: let all sensors look at the same ground (else each has its own).
         progress: called with (done, total) after each scene.
         **options: see `SimulationConfig`.
@@ -54,7 +55,8 @@ def write_simulation(
         UsageError: ``out`` exists, or an unknown sensor, material or option.
     """
     names = list(dict.fromkeys(get_row(sensor).name for sensor in sensors))
-    classes = [material.name for material in get_materials(None if materials is None else list(materials))]
+    chosen = get_materials(materials)
+    classes = [material.name for material in chosen]
     total, done = len(names) * scenes, 0
     with staged_folder(Path(out)) as folder:
         for place, name in enumerate(names):
@@ -63,7 +65,7 @@ def write_simulation(
             for number in range(scenes):
                 key = [seed, number] if same_ground else [seed, number, place + 1]
                 state = int(np.random.SeedSequence(key).generate_state(1)[0])
-                scene = simulate_scene(name, classes, size, state, name=f"{name}_{number:02d}", **options)
+                scene = simulate_scene(name, chosen, size, state, name=f"{name}_{number:02d}", **options)
                 write_envi_scene(scene, folder / f"{name}_{number:02d}.{interleave}", interleave)
                 done += 1
                 if progress is not None:

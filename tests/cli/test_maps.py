@@ -187,3 +187,90 @@ def test_a_scene_without_wavelengths_is_refused_with_the_remedy(folder: Path, tm
     assert done.exit_code == 1 and "--wavelengths" in done.output and list(tmp_path.iterdir()) == []
     odd = call(words[0], folder / words[1], *scene(folder), "--out", tmp_path / "x.jpg")
     assert odd.exit_code == 2 and "suffix" in odd.output and list(tmp_path.iterdir()) == []
+
+
+def test_an_encoder_is_fitted_to_what_is_mapped(folder: Path, tmp_path: Path) -> None:
+    """Maps differ from those of the encoder as it is, and say what it was fitted on; task models are left alone."""
+    import json
+
+    words = {
+        "embed": ["embed", folder / "encoder", *scene(folder)],
+        "cluster": ["cluster", folder / "encoder", *scene(folder), "--classes", "2"],
+        "search": ["search", folder / "encoder", *scene(folder), "--like", "10,10"],
+        "change": ["change", folder / "encoder", folder / FIRST, folder / "second.npy", *scene(folder)[1:],
+                   "--probabilities", tmp_path / "distance.npy"],
+    }  # fmt: skip
+    for name, command in words.items():
+        made = []
+        for how in ("--no-fit", "--fit"):
+            out = tmp_path / f"{name}{how}.npy"
+            done = call(*command, how, "--out", out, "--overwrite")
+            assert done.exit_code == 0, done.output
+            made.append((np.load(out), json.loads(out.with_suffix(".json").read_text())))
+        (plain, told_plain), (fitted, told) = made
+        assert told_plain["fitted"] is None and told["fitted"]["labels"] is None
+        assert told["fitted"]["scenes"][0]["name"] == "first"
+        assert name == "cluster" or not np.array_equal(plain, fitted, equal_nan=True)
+    change = ["change", folder / "change", folder / FIRST, folder / "second.npy", *scene(folder)[1:]]
+    done = call(*change, "--fit", "--out", tmp_path / "refused.npy")
+    assert done.exit_code == 2 and "--fit is for encoders" in done.output
+
+
+def test_maps_of_every_pixel(folder: Path, tmp_path: Path) -> None:
+    """An encoder with pixel tokens resolves single pixels; so does one with patches of one pixel. Others refuse."""
+    import torch
+
+    torch.manual_seed(0)
+    sizes = {"dim": 48, "depth": 1, "heads": 3}
+    specfm.save(specfm.create_encoder("nano", patch_size=3, pixel=True, **sizes), tmp_path / "pixel", {})
+    specfm.save(specfm.create_encoder("nano", patch_size=1, **sizes), tmp_path / "one", {})
+    for name, more in (("pixel", ["--pixels", "--fit"]), ("one", ["--fit"])):
+        done = call("embed", tmp_path / name, *scene(folder), "--out", tmp_path / f"{name}.npy", *more)
+        assert done.exit_code == 0 and "30 x 39" in done.output, done.output
+        features = np.load(tmp_path / f"{name}.npy")
+        assert features.shape == (30, 39, 48) and np.isfinite(features[10:]).all()
+        assert np.isnan(features[:4, :5]).all() and np.isfinite(features[4, 5:]).all()
+        clusters = tmp_path / f"{name}_clusters.npy"
+        done = call("cluster", tmp_path / name, *scene(folder), "--out", clusters, "--classes", "2", *more)
+        assert done.exit_code == 0, done.output
+        cube = np.load(folder / FIRST)
+        first_K = cube[10, 10]
+        same = np.linalg.norm(cube[9:] - first_K, axis=-1) < 0.1 * np.linalg.norm(first_K)
+        codes = np.load(clusters)[..., 0]
+        found = codes[9:] == codes[10, 10]
+        assert (same == found).mean() > 0.95
+        like = tmp_path / f"{name}_like.npy"
+        done = call("search", tmp_path / name, *scene(folder), "--like", "10,10", "--out", like, *more)
+        assert done.exit_code == 0, done.output
+        assert np.load(like)[10, 10, 0] == pytest.approx(1, abs=1e-3)
+    done = call("embed", folder / "encoder", *scene(folder), "--out", tmp_path / "no.npy", "--pixels")
+    assert done.exit_code == 2 and "no token of single pixels" in done.output
+
+
+def test_predict_with_a_head_that_looks_at_single_pixels(folder: Path, tmp_path: Path) -> None:
+    import torch
+
+    from downstream.supervised.model import HeadSpec
+
+    torch.manual_seed(0)
+    encoder = specfm.create_encoder("nano", patch_size=3, dim=48, depth=1, heads=3, pixel=True)
+    for kind, pooling in (("linear", "mean+pixel"), ("pooled", "pixel+centre"), ("pooled", "pixel")):
+        model = TaskModel(encoder, "classification", ("oak", "pine"), 9, HeadSpec(kind, pooling=pooling)).eval()
+        window = torch.rand(2, 9, 9, 10) + 0.2
+        grid = specfm.BandGrid(np.linspace(450, 900, 10), np.full(10, 10.0))
+        from downstream.supervised.views import View
+
+        view = View(window, grid)
+        with torch.no_grad():
+            dense = model.dense_scores(view)
+            assert dense.shape == (2, 2, 9, 9)
+            torch.testing.assert_close(dense[:, :, 4, 4], model(view), rtol=1e-4, atol=1e-5)
+            assert not torch.allclose(dense[:, :, 4, 4], dense[:, :, 4, 5])
+        save_task(model, tmp_path / f"{kind}-{pooling}", {})
+        out = tmp_path / f"{kind}-{pooling}.npy"
+        done = call("predict", tmp_path / f"{kind}-{pooling}", *scene(folder), "--out", out)
+        assert done.exit_code == 0, done.output
+        assert np.load(out).shape[:2] == (30, 39)
+    with pytest.raises(specfm.UsageError, match="no pixel tokens"):
+        plain = specfm.create_encoder("nano", patch_size=3, dim=48, depth=1, heads=3)
+        TaskModel(plain, "classification", ("oak", "pine"), 9, HeadSpec("pooled", pooling="pixel"))

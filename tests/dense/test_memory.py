@@ -187,3 +187,22 @@ def test_an_encoder_in_training_is_in_training_afterwards() -> None:
     first = encoder.embed(stored(9, 9), SENSOR).features_hwD
     assert encoder.training
     assert np.array_equal(first, encoder.eval().embed(stored(9, 9), SENSOR).features_hwD) and not encoder.training
+
+
+def test_a_feature_for_every_pixel_of_an_encoder_with_pixel_tokens(encoder: Encoder) -> None:
+    """Those of a window read by itself, where no tiles overlap; in places and order of the scene."""
+    pixel = build("hyper", GRID, patch_size=2, pixel=True)
+    geo = Geo("EPSG:32633", (500_000.0, 10.0, 0.0, 5_000_000.0, 0.0, -10.0))
+    scene = Scene.from_array(stored(11, 14), SENSOR, geo=geo)
+    found = pixel.embed(scene, tile=8, stride=4, pixels=True)
+    assert found.features_hwD.shape == (11, 14, pixel.num_features) and np.isfinite(found.features_hwD).all()
+    assert found.rows_h.tolist() == list(range(11)) and found.x_w is not None and found.x_w[1] == 500_015.0
+    cut = Scene.from_array(stored(8, 8), SENSOR)
+    one = pixel.embed(cut, tile=8, stride=8, pixels=True, level="sample").features_hwD
+    with torch.inference_mode():
+        window = torch.from_numpy(stored(8, 8)).float()[None]
+        wanted = pixel(window, SENSOR, pixels="all").pixel_BQD[0].reshape(8, 8, -1).numpy()
+    np.testing.assert_allclose(one, wanted, rtol=1e-5, atol=1e-6)
+    assert pixel.embed(scene).features_hwD.shape == (6, 7, pixel.num_features)
+    with pytest.raises(SpecfmError, match="no token of single pixels"):
+        encoder.embed(scene, pixels=True)

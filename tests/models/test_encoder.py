@@ -16,6 +16,7 @@ from specfm import BandGrid, BandTensors, Sensor, SpecfmError, UsageError, creat
 from specfm.models import SIZES
 from specfm.models.embeddings.codes import _asinh
 from specfm.models.registry import EMBEDDINGS, TRUNK
+from tests.pretrain.samples import random_batch
 from tests.properties.cases import NAMES, build, comb, cube, difference, options_for
 
 GRID = comb(9)
@@ -37,7 +38,7 @@ def test_sizes(size: str) -> None:
         ({"embedding": "cnn"}, "unknown embedding 'cnn'.*hyper"),
         ({"patch_size": 0}, "patch_size must be a whole number of at least 1, got 0"),
         ({"patch_size": 2.5}, "patch_size must be a whole number"),
-        ({"level": "batch"}, "level must be one of patch, sample and none, got 'batch'"),
+        ({"level": "batch"}, "level must be one of patch, pixel, sample and none, got 'batch'"),
         ({"dim": 190}, "dim must be a multiple of 4, got 190"),
         ({"heads": 5}, "dim 192 is not a multiple of its 5 heads"),
         ({"depth": -1}, "depth must be a whole number of at least 0"),
@@ -50,6 +51,7 @@ def test_sizes(size: str) -> None:
         ({"drop_path": 1}, "drop_path must be a share"),
         ({"mlp_ratio": float("nan")}, "mlp_ratio must be a number above 0"),
         ({"aligned": "no"}, "aligned must be true or false"),
+        ({"trunk": "cnn"}, "trunk must be one of stem and mae, got 'cnn'"),
         ({"embedding": "basis", "hats": 1}, "hats must be a whole number of at least 2"),
         ({"embedding": "specaware", "image_size": 4}, "image_size 4 is smaller than the patch of 8 pixels"),
         ({"embedding": "fixed", "grid": {}}, "does not take these options.*wavelengths_nm"),
@@ -210,3 +212,33 @@ def test_asinh_is_that_of_torch() -> None:
     leaf = x[x != 0].clamp(-1e4, 1e4).requires_grad_()
     _asinh(leaf).sum().backward()
     torch.testing.assert_close(leaf.grad, (1 + leaf.detach().square()).rsqrt(), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("trunk", ["stem", "mae"])
+def test_prepared_parts_are_encoded_as_the_batch_is(trunk: str) -> None:
+    """And tokens left out after the embedding are those that would not have been given, as far as blocks can tell."""
+    encoder = create_encoder("nano", patch_size=3, dim=24, depth=2, heads=2, trunk=trunk, content=False, level="none")
+    batch = random_batch()
+    prepared = [encoder.prepare(part.x_BHWC, part.bands, part.mask_BHW) for part in batch]
+    whole, parts = encoder(batch), encoder(prepared)
+    assert torch.equal(whole.tokens_BND, parts.tokens_BND) and parts.grid_hw == ((3, 3), (3, 3))
+    assert (parts.class_BD is None) == (trunk == "stem")
+    keep_BK = torch.tensor([[4, 0], [8, 1]]).repeat(3, 1)
+    some = encoder(prepared, then_keep=[keep_BK, keep_BK])
+    assert some.tokens_BND.shape == (12, 2, 24)
+    first = batch.parts[0]
+    alone = encoder(first.x_BHWC, first.bands, keep_BK=keep_BK)
+    torch.testing.assert_close(some.tokens_BND[:6], alone.tokens_BND, rtol=1e-5, atol=1e-5)
+
+
+def test_positions_from_the_corner_are_in_metres() -> None:
+    encoder = create_encoder("nano", patch_size=3, dim=24, depth=1, heads=2, trunk="mae")
+    place = torch.tensor([[[0, 0], [0, 2], [1, 0]]])
+    found = encoder.positions(place, (3, 3), torch.tensor([5.0]), 24)[0]
+    frequency = 10_000.0 ** -(torch.arange(6) / 6)
+    ones, zeros = torch.ones(6), torch.zeros(6)
+    torch.testing.assert_close(found[0], torch.cat([zeros, ones, zeros, ones]))
+    torch.testing.assert_close(found[1], torch.cat([(10 * frequency).sin(), (10 * frequency).cos(), zeros, ones]))
+    torch.testing.assert_close(found[2], torch.cat([zeros, ones, (5 * frequency).sin(), (5 * frequency).cos()]))
+    unknown = encoder.positions(place, (3, 3), torch.tensor([float("nan")]), 24)
+    torch.testing.assert_close(unknown, encoder.positions(place, (3, 3), torch.tensor([10.0]), 24))

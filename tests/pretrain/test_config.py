@@ -60,3 +60,9 @@ def test_the_divisor_follows_from_the_batch_alone(batch, divisor):
 def test_values_that_cannot_work_are_refused(override, words):
     with pytest.raises(UsageError, match=words.replace("?", r"\?")):
         load_config(None, PretrainConfig, ["out=a", "data.shards=x", override])
+
+
+def test_a_trunk_without_a_stem_is_not_whitened():
+    values = {"out": "-", "data": {"shards": "-"}, "model": {"options": {"trunk": "mae"}}, "whiten": {"batches": 2}}
+    with pytest.raises(ValueError, match="whiten.batches needs a stem; set it to 0"):
+        PretrainConfig.model_validate(values)

@@ -30,10 +30,10 @@ def test_heads_keep_their_names_and_state_that_is_no_parameter_comes_back(tmp_pa
     tensors = training_tensors(modules, optimizer)
     assert {"module/projection.layers.0.weight", "module/band_prediction.token.weight"} <= tensors.keys()
     assert not [name for name in tensors if name.startswith("module/encoder")]
-    state = training_state(config, shards, sampler, 1)
+    state = training_state(config, shards, sampler.state(), 1)
     checkpointer = Checkpointer(tmp_path / "checkpoints")
     checkpoint = checkpointer.save(1, lambda folder: write_model(modules, folder, {}), tensors, state)
     assert checkpoint is not None
     other, optimizer = made(0.0)
-    restore(checkpoint, state, config, shards, sampler, other, optimizer)
+    restore(checkpoint, state, config, shards, sampler.state(), other, optimizer)
     assert torch.equal(other.state_dict()["projection.centre"], torch.full((3,), 7.0))

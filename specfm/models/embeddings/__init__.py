@@ -5,5 +5,13 @@ from specfm.models.embeddings.dofa import DofaEmbedding
 from specfm.models.embeddings.fixed import FixedEmbedding
 from specfm.models.embeddings.hyper import HyperEmbedding
 from specfm.models.embeddings.specaware import SpecAwareEmbedding
+from specfm.models.embeddings.spectral_attention import SpectralAttentionEmbedding
 
-__all__ = ["BasisEmbedding", "DofaEmbedding", "FixedEmbedding", "HyperEmbedding", "SpecAwareEmbedding"]
+__all__ = [
+    "BasisEmbedding",
+    "DofaEmbedding",
+    "FixedEmbedding",
+    "HyperEmbedding",
+    "SpecAwareEmbedding",
+    "SpectralAttentionEmbedding",
+]

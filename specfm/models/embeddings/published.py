@@ -47,6 +47,19 @@ def published_name(name: str) -> str:
     raise KeyError(name)
 
 
+def misfits(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    """What is missing, unknown, or of another shape than wanted, one phrase a name."""
+    return [
+        *(f"missing {name}" for name in sorted(wanted.keys() - given.keys())),
+        *(f"unknown {name}" for name in sorted(given.keys() - wanted.keys())),
+        *(
+            f"{name} is {tuple(given[name].shape)}, here {tuple(wanted[name].shape)}"
+            for name in sorted(given.keys() & wanted.keys())
+            if given[name].shape != wanted[name].shape
+        ),
+    ]
+
+
 def load_published(
     embedding: SpecAwareEmbedding,
     state_dict: Mapping[str, Tensor],
@@ -67,24 +80,16 @@ def load_published(
     given = {
         name.removeprefix(PREFIX): tensor for name, tensor in state_dict.items() if not whole or name.startswith(PREFIX)
     }
-    wanted = {published_name(name): name for name, _ in embedding.named_parameters()}
-    own = dict(embedding.named_parameters())
-    problems = [f"missing {name}" for name in sorted(wanted.keys() - given.keys())]
-    problems += [f"unknown {name}" for name in sorted(given.keys() - wanted.keys())]
-    problems += [
-        f"{theirs} is {tuple(given[theirs].shape)}, here {tuple(own[ours].shape)}"
-        for theirs, ours in sorted(wanted.items())
-        if theirs in given and given[theirs].shape != own[ours].shape
-    ]
-    if problems:
+    wanted = {published_name(name): parameter for name, parameter in embedding.named_parameters()}
+    if problems := misfits(given, wanted):
         raise SpecfmError(
             f"the published SpecAware weights do not fit ({len(problems)} names): {'; '.join(problems)}; "
             "dim, patch_size, image_size and rank must be those of the release (768, 8, 224, 64)"
         )
     vectors_AS = None if sentence_vectors is None else _stack(sentence_vectors)
     with torch.no_grad():
-        for theirs, ours in wanted.items():
-            own[ours].copy_(given[theirs])
+        for theirs, parameter in wanted.items():
+            parameter.copy_(given[theirs])
         if vectors_AS is None:
             log.warning("no sentence vectors given: SpecAware's sensor names and levels keep random vectors")
         else:

@@ -255,8 +255,10 @@ def test_user_errors(folder: Path, tmp_path: Path) -> None:
         suite_of(folder, sedes=3)
     with pytest.raises(UsageError, match="two datasets are called a"):
         suite_of(folder, datasets=[{"cards": "x", "name": "a"}, {"cards": "y", "name": "a"}])
-    with pytest.raises(UsageError, match="is taken"):
+    with pytest.raises(UsageError, match=r"another encoder is called 'a' too; .*NAME=.*model1$"):
         run_benchmark(suite_of(folder), [f"a={folder / 'model0'}", f"a={folder / 'model1'}"], tmp_path / "x")
+    with pytest.raises(UsageError, match=r"the name before = is empty; write NAME=.*model0, or .*model0 alone"):
+        run_benchmark(suite_of(folder), [f"={folder / 'model0'}"], tmp_path / "x")
     with pytest.raises(UsageError, match="no dataset card"):
         run_benchmark(suite_of(folder, datasets=[{"cards": "salinas_b"}]), [str(folder / "model0")], tmp_path / "x")
     assert not (tmp_path / "x").exists()

@@ -10,6 +10,7 @@ from downstream.features.spectra import seen_through, spectra
 from downstream.splits.samples import collect_samples
 from specfm.bands import BandGrid
 from specfm.errors import SpecfmError, UsageError
+from specfm.pretreatment import pretreat
 from tests.downstream.toy_scenes import SENSOR, ToyEncoder, field, plots
 
 FIELD = field(40, 30)
@@ -65,7 +66,8 @@ def test_raw_spectra_are_physical_and_skip_invalid_bands_and_pixels() -> None:
     scene = FIELD.replace(source=type(FIELD.source)(cube), sensor=sensor)
     samples = collect_samples([scene], 3)
     assert not (samples.rc_N2 == 0).all(1).any()
-    pixel, mean = spectra([scene], 3, samples) or pytest.fail("one grid")
+    pixel, mean, nothing = spectra([scene], 3, samples) or pytest.fail("one grid")
+    assert nothing is None
     i = int(np.flatnonzero((samples.rc_N2 == [1, 1]).all(1) | (samples.rc_N2 == [0, 1]).all(1))[0])
     row, col = samples.rc_N2[i]
     np.testing.assert_allclose(pixel.X_ND[i], cube[row, col, valid] * 0.5 + 1, rtol=1e-5)
@@ -73,11 +75,34 @@ def test_raw_spectra_are_physical_and_skip_invalid_bands_and_pixels() -> None:
     np.testing.assert_allclose(mean.X_ND[i], np.nanmean(block, 0) * 0.5 + 1, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("window", "patch"), [(9, 3), (9, 1), (8, 4), (3, 5)])
+def test_the_patch_is_the_square_about_the_labelled_pixel(window: int, patch: int) -> None:
+    cube = FIELD.read()
+    cube[10:14, 20:30] = np.nan
+    scene = FIELD.replace(source=type(FIELD.source)(cube))
+    samples = collect_samples([scene], window)
+    found = spectra([scene], window, samples, patch=patch)
+    assert found is not None and (found.patch is None) == (patch == 1)
+    if found.patch is None:
+        return
+    side = min(patch, window)
+    assert found.patch.name == f"{side}x{side} mean"
+    for i in range(0, len(samples), 37):
+        row, col = samples.rc_N2[i] - side // 2
+        block = cube[max(row, 0) : row + side, max(col, 0) : col + side]
+        np.testing.assert_allclose(found.patch.X_ND[i], np.nanmean(block, (0, 1)), rtol=1e-5)
+
+
+def test_spectra_of_different_pretreatments_are_not_compared() -> None:
+    scenes = [*plots(2), *(pretreat(scene, ["snv"]) for scene in plots(2))]
+    assert spectra(scenes, 3, collect_samples(scenes, 3)) is None
+
+
 def test_different_grids_are_resampled_to_the_coarser_one() -> None:
     other = SENSOR.replace(bands=BandGrid(np.linspace(460, 880, 6)))
     scenes = [*plots(2), *plots(1, sensor=other)]
     samples = collect_samples(scenes, 3)
-    pixel, _ = spectra(scenes, 3, samples) or pytest.fail("one range")
+    pixel = (spectra(scenes, 3, samples) or pytest.fail("one range")).pixel
     assert pixel.X_ND.shape[1] == 6 and pixel.info["resampled"]
     for scene in (0, 2):
         i = int(np.flatnonzero(samples.scene_N == scene)[7])

@@ -208,7 +208,7 @@ def test_table_shows_every_row_in_80_columns() -> None:
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(text.table(ROWS))
     shown = console.export_text()
-    assert "…" not in shown and shown.count("linear") == 5
+    assert "…" not in shown and shown.count("linear") == sum(row["protocol"] == "linear" for row in ROWS)
     assert "2 splits" in text.heading(ROWS[0]) and "window 9 px" in text.heading(ROWS[0])
     assert "±" in shown and shown.count("±") == len(ROWS)
 

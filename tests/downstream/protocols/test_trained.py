@@ -54,12 +54,12 @@ def test_both_kinds_learn_and_leave_the_encoder_alone(encoder: torch.nn.Module) 
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
     found = {}
     for pretrained in (True, False):
-        done = train_and_predict(encoder, SCENES, samples, split, pretrained=pretrained, window=3, options=SHORT)
+        options = SHORT if pretrained else replace(SHORT, steps=120)  # fresh weights take longer
+        done = train_and_predict(encoder, SCENES, samples, split, pretrained=pretrained, window=3, options=options)
         found[pretrained] = done
-        # chance is a third; from scratch .50 to .99 over five seeds and three instruction sets, fine-tuned .98 and more
-        least = 0.8 if pretrained else 0.4
-        assert (done.predicted_N == samples.y_N[split.test_I]).mean() > least
-        assert done.validation_oa > least and done.confidence_N.min() >= 1 / 3 - 1e-6
+        # chance is a third; .976 and more fine-tuned, .995 from scratch, over five seeds and three instruction sets
+        assert (done.predicted_N == samples.y_N[split.test_I]).mean() > 0.8
+        assert done.validation_oa > 0.8 and done.confidence_N.min() >= 1 / 3 - 1e-6
     assert not np.array_equal(found[True].confidence_N, found[False].confidence_N)
     assert all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
     again = train_and_predict(encoder, SCENES, samples, split, pretrained=True, window=3, options=SHORT)

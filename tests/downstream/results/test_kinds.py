@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -20,14 +20,15 @@ from downstream.probe.options import ProbeOptions
 from downstream.probe.run import probe
 from downstream.report.build import build_report
 from downstream.report.tables import accuracy, robustness
+from downstream.report.tables import facts as report_facts
 from downstream.results import text
 from downstream.results.files import append_rows, read_rows
-from downstream.results.runs import KINDS, identity
+from downstream.results.runs import Kind, identity
 from downstream.tasks.config import FinetuneConfig
 from downstream.tasks.finetune import finetune
 from specfm.config import build_config
 from specfm.simulate import MATERIALS, write_simulation
-from tests.downstream.tasks.toys import config, field_card
+from tests.downstream.tasks.toys import config, field_card, pair_card
 from tests.downstream.toy_scenes import ToyEncoder, plots
 
 QUICK = ProbeOptions(seeds=2, init_seeds=1, window=9, max_per_class=15, draws=50, ks=(1,), grid=(1.0,))
@@ -57,7 +58,9 @@ def test_the_name_of_an_encoder_changes_nothing_but_the_name(name: str) -> None:
     assert [facts(row) for row in plain] == [facts(row) for row in taken]
     assert [row["method"] for row in taken] == [name if r["kind"] == "encoder" else r["method"] for r in plain]
     assert len({identity(row) for row in taken}) == len(taken)
-    assert set(Counter(row["kind"] for row in taken)) == {"encoder", "twin", "baseline", "majority"} <= set(KINDS)
+    assert (
+        set(Counter(row["kind"] for row in taken)) == {"encoder", "twin", "baseline", "majority"} <= set(get_args(Kind))
+    )
 
 
 @pytest.mark.parametrize("name", TAKEN)
@@ -134,6 +137,29 @@ def test_fine_tuning_a_folder_random_init_beside_its_control(tmp_path: Path) -> 
     assert of["encoder", "random-init"] == of["twin", "random-init"] == 1
     runs = {row["kind"]: row["runs"]["splits"] for row in rows if row["method"] == "random-init"}
     assert runs["encoder"] == runs["twin"] == done.split.seeds
+
+
+@pytest.mark.parametrize("init", ["random", "mine"])
+def test_the_distance_of_features_is_a_row_of_the_encoder_whose_features_they_are(tmp_path: Path, init: str) -> None:
+    torch.manual_seed(0)
+    record = {"scenes": [], "sensors": [], "domains": ["toy"]}
+    specfm.save(specfm.create_encoder("nano", patch_size=3, dim=48, depth=1, heads=3), tmp_path / "mine", record)
+    told: dict[str, Any] = {} if init == "random" else {"init": str(tmp_path / init), "model": {}}
+    done = config(
+        tmp_path / "run", pair_card(tmp_path / "data"), "change", mode="frozen", controls=["simple"], steps=2,
+        checkpoint={"every": 2}, **told,
+    )  # fmt: skip
+    rows = read_rows(finetune(done) / "results.jsonl")
+    spectral = [r for r in rows if r["protocol"] == "threshold"]
+    assert [(r["kind"], r["method"]) for r in spectral] == [
+        ("baseline", "spectral angle"), ("baseline", "spectral difference")
+    ]  # fmt: skip
+    (own,) = (r for r in rows if r["protocol"] == "feature distance")
+    assert (own["kind"], own["method"], own["seen"]) == (
+        ("twin", "random-init", "-") if init == "random" else ("encoder", "mine", "domain seen")
+    )
+    named = {what for what, _ in report_facts(rows) if what.startswith("checkpoint digest")}
+    assert named == (set() if init == "random" else {"checkpoint digest of mine"})
 
 
 def test_rows_written_before_they_said_what_they_are_are_refused(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -149,6 +151,33 @@ def test_shuffled_wavelengths_cost_accuracy_and_labels_stay(found: Robustness) -
     assert len(set(digests)) == len(digests) == len(conditions()) - len(("enmap", "prisma", "desis", "hyperion"))
 
 
+def test_what_all_conditions_share_is_worked_out_once(plots: list[Scene], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights and the files of scenes are hashed once, not once a condition."""
+    from downstream.features.encoders import random_encoder
+    from downstream.results import rows
+    from downstream.robustness import run
+
+    calls: Counter[str] = Counter()
+
+    def counted(module: ModuleType, name: str) -> None:
+        real = getattr(module, name)
+
+        def call(*given: Any, **named: Any) -> Any:
+            calls[name] += 1
+            return real(*given, **named)
+
+        monkeypatch.setattr(module, name, call)
+
+    counted(rows, "state_digest")
+    counted(rows, "seen_mark")
+    counted(run, "majority")
+    encoder = random_encoder("nano", 3, patch_size=3, dim=48, depth=1, heads=3)
+    none = options(sensors=(), snrs=(), probe={"init_seeds": 0, "protocols": ("knn",)})
+    found = robustness(encoder, plots, none, data="plots", pretrained=True)
+    assert calls == {"state_digest": 1, "seen_mark": 1, "majority": 1}
+    assert len({r["condition"] for r in found.rows}) == len({r["digests"]["data"] for r in found.rows}) > 4
+
+
 def test_skipped_conditions_say_why(found: Robustness, plots: list[Scene]) -> None:
     assert found.skipped == {"as hymap": "the scene was measured by hymap itself"}
     with pytest.raises(UsageError, match="unknown sensor|no known sensor|hymp"):
@@ -198,7 +227,10 @@ def test_aligned_features_of_another_sensor_have_a_probe_of_their_own(plots: lis
 
     for method in ("encoder", "random-init", "pixel spectrum"):  # differences of .11 to .39 over seeds and machines
         assert aa(sensor, method, None) > aa(sensor, method, False) + 0.05, method
-    assert aa(sensor, "pixel spectrum", None) > 0.8  # it saw the training spectra through those very bands
+    for method in ("encoder", "random-init"):  # chance is a third; .45 to .69 over five seeds
+        assert aa(sensor, method, None) > 0.4, method
+    # it saw the training spectra through those very bands: .06 below to .03 above the spectra as measured
+    assert aa(sensor, "pixel spectrum", None) > aa(CLEAN, "pixel spectrum", None) - 0.15
     raw = ("pixel spectrum", "linear")
     for condition in (CLEAN, noise, SHUFFLED):  # no other sensor, so raw spectra have the same one probe
         assert told[None][condition, *raw]["aa"] == told[False][condition, *raw]["aa"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from downstream.supervised.views import TURNS, turn, turns_about_its_middle
+from downstream.supervised.views import TURNS, turn, turned_batch, turns_about_its_middle
 
 
 def test_all_eight_ways_and_the_first_leaves_it() -> None:
@@ -19,10 +19,13 @@ def test_all_eight_ways_and_the_first_leaves_it() -> None:
 def test_a_batch_is_turned_window_by_window_and_torch_takes_it() -> None:
     """Also windows of one pixel, whose turned axes have a negative stride that NumPy calls contiguous."""
     for side in (1, 3):
-        x = np.arange(2 * side * side * 4, dtype=np.float32).reshape(2, side, side, 4)
+        x = np.arange(TURNS * side * side * 4, dtype=np.float32).reshape(TURNS, side, side, 4)
+        batch = turned_batch(x, range(TURNS))
+        assert batch.shape == x.shape and batch.dtype == torch.float32 and batch.is_contiguous()
         for k in range(TURNS):
-            each = np.stack([turn(window, k) for window in x])
-            np.testing.assert_array_equal(torch.from_numpy(turn(x, k, (1, 2))).numpy(), each)
+            np.testing.assert_array_equal(batch[k].numpy(), turn(x[k], k))
+        batch.zero_()
+        assert x.any(), "a copy"
 
 
 def test_the_middle_of_an_even_window_moves() -> None:

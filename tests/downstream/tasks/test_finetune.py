@@ -322,3 +322,22 @@ def test_shipped_configurations_are_valid_and_say_what_they_cost(name: str, repo
     load_config(path, FinetuneConfig)
     comments = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert comments[0].startswith("# specfm finetune") and "Cost" in " ".join(comments)
+
+
+def test_a_model_of_pretreated_spectra_maps_scenes_as_measured(tmp_path, field) -> None:
+    text = field.read_text()
+    treated = field.with_name("treated.yaml")
+    treated.write_text(text + "pretreatment: snv\n")
+    out = finetune(config(tmp_path / "run", treated, "segmentation", steps=20))
+    assert load_task(out).card["pretreatment"] == ["snv"]
+    maps = {}
+    for name, card in (("measured", field), ("treated", treated)):
+        target = tmp_path / f"{name}.npy"
+        told = CliRunner().invoke(app, ["predict", str(out), str(card), "--out", str(target), "--no-preview"])
+        assert told.exit_code == 0, told.output
+        maps[name] = np.load(target)
+    np.testing.assert_array_equal(maps["measured"], maps["treated"])
+    other = field.with_name("other.yaml")
+    other.write_text(text + "pretreatment: continuum\n")
+    told = CliRunner().invoke(app, ["predict", str(out), str(other), "--out", str(tmp_path / "x.npy")])
+    assert told.exit_code == 2 and "pretreated by continuum; the model learnt from snv" in " ".join(told.output.split())

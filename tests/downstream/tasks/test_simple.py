@@ -34,11 +34,11 @@ def test_distances_find_what_changed(after) -> None:
     place, changed = pair(after)
     torch.manual_seed(0)
     encoder = create_encoder("nano", patch_size=3, dim=48, depth=2, heads=3).eval()
-    maps = simple.distance_maps([place], encoder, 12)
-    assert set(maps) == {"spectral angle", "spectral difference", "feature distance"}
-    for name, (distance,) in maps.items():
+    maps = simple.spectral_maps([place])
+    assert set(maps) == {"spectral angle", "spectral difference"}
+    for name, (distance,) in (maps | {"features": simple.feature_maps([place], encoder, 12)}).items():
         assert distance.shape == (24, 24)
-        if name != "feature distance" or after is FINE:
+        if name != "features" or after is FINE:
             assert distance[changed].min() > np.quantile(distance[~changed], 0.9), name
 
 

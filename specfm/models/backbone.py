@@ -1,0 +1,475 @@
+"""A network of timm behind the call of an encoder: for one known list of bands, which it was built for.
+
+A backbone has a stem of one channel a usable band, so unlike :class:`specfm.models.Encoder` it serves one sensor. It
+takes bands in any order (it knows them by wavelength) and refuses others. Its input is standardised band by band with
+statistics of the training data, which are part of its weights; masked pixels and missing bands count as the mean.
+
+Shapes: B samples, H W pixels, C usable bands of the backbone, K channels of the stem, G = 1 or B band grids of M bands
+as given, D width, h w token grid, N = h * w tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from specfm.bands import BandGrid
+from specfm.batch import BandTensors, Batch
+from specfm.errors import SpecfmError, UsageError
+from specfm.library import Library
+from specfm.models.encoder import Bands, Encoder, Features, _as_tensor
+from specfm.models.patches import sample_level
+from specfm.models.pixels import Asked
+from specfm.models.stem import Stems
+from specfm.reducers.moments import Moments
+from specfm.sensor_table import as_sensor
+from specfm.sensors import Sensor
+
+PREFIX = "timm:"
+SAME_NM = 0.5  # centres that differ by less are one band
+TRIAL_SIDE = 32  # pixels of the image that a new network is tried on
+WIDEST = 10.0  # standardised values are cut off here, deviations: a dead or saturated pixel is not worth more
+
+
+class Backbone(nn.Module):
+    """A timm network for one list of bands. Build it with :func:`create_backbone`.
+
+    Args:
+        net: the network without a classifier. bands: the usable ones are its C bands.
+        mixtures: K, where the stem sees mixtures of the bands (see :meth:`set_channels`); None: the bands.
+        patch_size: pixels of the image per position of the network's last map.
+        level: ``none``: physical values are standardised as they are; ``sample``: after division by each sample's mean
+            level (or ``level_B``).
+        config: JSON description from which the same backbone can be built.
+
+    Attributes:
+        card: facts about its training. blocks: the network, which counts as one block.
+        library, aligned, alignment: as of an encoder; a backbone has none of them.
+    """
+
+    mean_C: Tensor
+    factor_C: Tensor
+    own_nm_C: Tensor
+    mix_KC: Tensor | None
+
+    def __init__(
+        self,
+        net: nn.Module,
+        bands: BandGrid,
+        mixtures: int | None,
+        patch_size: int,
+        level: str,
+        config: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([net])
+        self.num_features = int(net.num_features)  # type: ignore[arg-type]
+        self.bands, self.patch_size, self.level, self.config = bands, patch_size, level, config
+        self.card: dict[str, Any] = {}
+        self.library: Library | None = None
+        self.aligned, self.alignment = False, None
+        count = int(bands.valid.sum())
+        self.register_buffer("mean_C", torch.zeros(count))
+        self.register_buffer("factor_C", torch.ones(count))
+        self.register_buffer("mix_KC", None if mixtures is None else torch.eye(mixtures, count))
+        own_nm = torch.from_numpy(bands.wavelengths_nm[bands.valid].copy())
+        self.register_buffer("own_nm_C", own_nm, persistent=False)
+
+    @property
+    def net(self) -> Any:
+        """The network."""
+        return self.blocks[0]
+
+    @property
+    def device(self) -> torch.device:
+        return self.mean_C.device
+
+    @property
+    def channels(self) -> int:
+        """K."""
+        return len(self.mean_C if self.mix_KC is None else self.mix_KC)
+
+    def fit_statistics(self, tiles: Iterable[tuple[Tensor, Bands, Tensor | None]]) -> Moments:
+        """Fix the standardisation by what training tiles show, in one pass and bounded memory.
+
+        Args:
+            tiles: (x_BHWC as stored, bands, mask_BHW) of training data.
+
+        Returns:
+            Mean and covariance of the C bands as given to the standardisation.
+
+        Raises:
+            SpecfmError: not a single valid pixel, or bands that are not the backbone's.
+        """
+        moments = Moments(len(self.mean_C))
+        with torch.no_grad():
+            for x_BHWC, bands, mask_BHW in tiles:
+                x_BHWC, valid_BHW = self._physical(x_BHWC, bands, mask_BHW, None)
+                moments.add(x_BHWC[valid_BHW])
+            mean_C, sd_C = moments.mean_C, moments.sd_C
+            varies_C = sd_C > 1e-6 * mean_C.abs().clamp_min(1e-12)
+            self.mean_C.copy_(mean_C)
+            self.factor_C.copy_(torch.where(varies_C, 1 / torch.where(varies_C, sd_C, 1.0), 0.0))
+        return moments
+
+    def take_statistics(self, source: Any) -> None:
+        """Take over what another backbone of the same options knows of its training data beside its weights."""
+        if isinstance(source, Backbone):
+            for name in ("mean_C", "factor_C", "mix_KC"):
+                if (mine := getattr(self, name)) is not None:
+                    mine.copy_(getattr(source, name))
+
+    @torch.no_grad()
+    def pixels(self, x_BHWC: Tensor, bands: Bands, mask_BHW: Tensor | None = None) -> Tensor:
+        """Valid pixels as the stem would see them without mixtures, standardised, [n, C]."""
+        x_BHWC, valid_BHW = self._physical(x_BHWC, bands, mask_BHW, None)
+        return ((x_BHWC[valid_BHW] - self.mean_C) * self.factor_C).clamp(-WIDEST, WIDEST)
+
+    def set_channels(self, mix_KC: Tensor | None) -> tuple[nn.Parameter, nn.Parameter, Tensor]:
+        """Let the stem see other mixtures of the bands, and answer as before as far as the new ones can tell.
+
+        Channels are ``mix_KC @ standardised bands``. The new weights are ``W M`` with M the least-squares solution of
+        ``old mix = M @ new mix``: where the new mixtures span the old ones (components added to nested ones, groups of
+        bands divided) the function is unchanged; nested components get columns of zeros.
+
+        Args:
+            mix_KC: None stands for the bands themselves.
+
+        Returns:
+            Old and new parameter of the stem's weight, and M, for the state of an optimiser.
+        """
+        whole_CC = torch.eye(len(self.mean_C), dtype=torch.float64, device=self.device)
+        old_KC = whole_CC if self.mix_KC is None else self.mix_KC.double()
+        new_KC = whole_CC if mix_KC is None else mix_KC.to(whole_CC)
+        if new_KC.shape[1] != len(whole_CC):
+            raise SpecfmError(f"the mixtures are of {new_KC.shape[1]} bands, but the backbone has {len(whole_CC)}")
+        # exact zeros and ones where the new rows begin with the old ones, which a solver would only come close to
+        nested = len(new_KC) >= len(old_KC) and torch.equal(new_KC[: len(old_KC)].float(), old_KC.float())
+        if nested:
+            change = torch.eye(len(old_KC), len(new_KC), dtype=torch.float64, device=self.device)
+        else:
+            change = torch.linalg.lstsq(new_KC.T.cpu(), old_KC.T.cpu(), driver="gelsd").solution.T.to(self.device)
+        stem = stem_of(self.net)
+        before = cast(nn.Parameter, stem.weight)
+        with torch.no_grad():
+            weight = torch.einsum("okhw,kl->olhw", before.double(), change).to(before.dtype)
+        after = stem.weight = nn.Parameter(weight.contiguous(), requires_grad=before.requires_grad)
+        stem.in_channels = len(new_KC)
+        self.mix_KC = None if mix_KC is None else new_KC.to(self.mean_C)
+        self.config = {**self.config, "mixtures": None if mix_KC is None else len(mix_KC)}
+        return before, after, change
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade compute for memory (as in timm)."""
+        self.net.set_grad_checkpointing(enable)
+
+    def compile_parts(self) -> None:
+        """torch.compile the network."""
+        self.net.compile()
+
+    @property
+    def stems(self) -> None:
+        """None: a backbone sees one sensor."""
+        return None
+
+    @stems.setter
+    def stems(self, stems: Stems | None) -> None:
+        if stems is not None:
+            raise UsageError(f"{self.config['backbone']} has no stems of acquisitions")
+
+    def fit(self, scenes: Any, sensor: Any = None, **options: Any) -> Backbone:
+        """A backbone has no stem that a scene could be fitted to.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(f"{self.config['backbone']} has no stem that could be fitted to a scene; leave fit out")
+
+    def align(self, on: bool = True, sensors: Sequence[Sensor | BandGrid | str] = ()) -> Backbone:
+        """A backbone sees one sensor, so there is nothing to align.
+
+        Raises:
+            UsageError: ``on``.
+        """
+        if on:
+            raise UsageError(f"{self.config['backbone']} is built for one list of bands and is not aligned; leave it")
+        return self
+
+    def forward(
+        self,
+        x: Tensor | Batch,
+        bands: Bands | None = None,
+        mask_BHW: Tensor | None = None,
+        *,
+        keep_BK: Tensor | None = None,
+        level_B: Tensor | None = None,
+    ) -> Features:
+        """Features of a cube or of a batch, whose parts all show the backbone's bands.
+
+        Args:
+            x: x_BHWC as stored (the sensor's scale applies), or a :class:`Batch`.
+            bands: of all samples, or one per sample: bands of the backbone in any order. In training some may be
+                missing (views leave bands out); else all must be there.
+            mask_BHW: True = valid pixel; None = all valid (non-finite values are always invalid).
+            keep_BK: None; a backbone sees whole images. level_B: used where ``level`` is ``sample``.
+
+        Raises:
+            SpecfmError: no bands given, other bands than the backbone's, or shapes that do not fit.
+            UsageError: ``keep_BK``.
+        """
+        if keep_BK is not None:
+            raise UsageError("a backbone of timm sees whole images, no chosen tokens; masked pretraining needs ours")
+        if not isinstance(x, Batch):
+            if bands is None:
+                raise SpecfmError("the encoder needs to know the bands: pass a BandGrid or Sensor, or one per sample")
+            return self._features(*self._physical(_as_tensor(x), bands, mask_BHW, level_B))
+        parts = [self._physical(part.x_BHWC, part.bands, part.mask_BHW, None) for part in x]
+        if len({cube.shape[1:] for cube, _ in parts}) == 1:  # one call: batch statistics are of the whole batch
+            whole = self._features(torch.cat([cube for cube, _ in parts]), torch.cat([valid for _, valid in parts]))
+            return Features(whole.tokens_BND, whole.pooled_BD, whole.token_mask_BN, whole.grid_hw * len(parts))
+        found = [self._features(*part) for part in parts]
+        widest = max(each.tokens_BND.shape[1] for each in found)
+        tokens = [F.pad(each.tokens_BND, (0, 0, 0, widest - each.tokens_BND.shape[1])) for each in found]
+        masks = [F.pad(each.token_mask_BN, (0, widest - each.token_mask_BN.shape[1])) for each in found]
+        pooled_BD = torch.cat([each.pooled_BD for each in found])
+        return Features(torch.cat(tokens), pooled_BD, torch.cat(masks), tuple(each.grid_hw[0] for each in found))
+
+    def forward_features(self, x: Tensor | Batch, bands: Bands | None = None, mask_BHW: Tensor | None = None) -> Tensor:
+        """tokens_BND (as in timm)."""
+        return self(x, bands, mask_BHW).tokens_BND
+
+    def get_intermediate_layers(
+        self,
+        x: Tensor | Batch,
+        bands: Bands | None = None,
+        mask_BHW: Tensor | None = None,
+        *,
+        n: int | Sequence[int] = 1,
+        norm: bool = True,
+        level_B: Tensor | None = None,
+        pixels: Asked = "centre",
+    ) -> tuple[Features, ...]:
+        """Features of the one block that a backbone counts as; see :meth:`specfm.models.Encoder`.
+
+        Raises:
+            UsageError: any other block.
+        """
+        chosen = [n] if isinstance(n, int) else list(n)
+        if not chosen or any(i not in ((1,) if isinstance(n, int) else (0, -1)) for i in chosen):
+            raise UsageError(f"a backbone of timm gives its last features only (block 0), not n={n}")
+        return (self(x, bands, mask_BHW, level_B=level_B),) * len(chosen)
+
+    def embed(self, scene: Any, sensor: Sensor | BandGrid | str | None = None, **options: Any) -> Any:
+        """Dense features of a scene or (H, W, C) array; see ``specfm.dense.memory.embed_scene``."""
+        from specfm.dense.memory import embed_scene
+
+        return embed_scene(self, scene, sensor, **options)
+
+    def _physical(
+        self, x_BHWM: Tensor, bands: Bands, mask_BHW: Tensor | None, level_B: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Physical values of the C bands, float32 [B, H, W, C], NaN where a band is missing; and valid pixels.
+
+        Invalid pixels hold zeros.
+        """
+        tensors = bands if isinstance(bands, BandTensors) else BandTensors.from_sensors(bands)
+        x_BHWM, tensors = x_BHWM.to(self.device), tensors.to(self.device)
+        if x_BHWM.ndim != 4 or x_BHWM.shape[-1] != tensors.channels or len(tensors) not in (1, len(x_BHWM)):
+            raise SpecfmError(
+                f"a cube of shape {tuple(x_BHWM.shape)} does not go with {len(tensors)} grids of {tensors.channels} "
+                "bands; give (batch, rows, cols, bands) and the bands of the cube"
+            )
+        index_GC, there_GC = self._match(tensors)
+        if len(tensors) == 1:
+            index_C = index_GC[0]
+            whole = len(index_C) == tensors.channels and bool((index_C[1:] > index_C[:-1]).all())
+            x_BHWC = (x_BHWM if whole else x_BHWM[..., index_C]).to(torch.float32)
+        else:
+            x_BHWC = x_BHWM.to(torch.float32).gather(3, index_GC[:, None, None].expand(*x_BHWM.shape[:3], -1))
+        scale_G, offset_G = (v.view(-1, 1, 1, 1) for v in (tensors.scale_G, tensors.offset_G))
+        x_BHWC = x_BHWC * scale_G + offset_G
+        missing_GC = ~there_GC[:, None, None]
+        valid_BHW = (x_BHWC.isfinite() | missing_GC).all(-1)
+        if mask_BHW is not None:
+            valid_BHW = valid_BHW & torch.as_tensor(mask_BHW).to(self.device).bool()
+        x_BHWC = torch.where(valid_BHW[..., None], x_BHWC, 0.0)
+        if self.level == "sample":
+            given = None if level_B is None else torch.as_tensor(level_B).to(x_BHWC)
+            level = sample_level(x_BHWM, tensors, valid_BHW) if given is None else given
+            x_BHWC = x_BHWC / level.clamp_min(1e-12)[:, None, None, None]
+        return torch.where(missing_GC, torch.nan, x_BHWC), valid_BHW
+
+    def _match(self, tensors: BandTensors) -> tuple[Tensor, Tensor]:
+        """Where each of the C bands stands among those given [G, C], and whether it is there at all.
+
+        Raises:
+            SpecfmError: bands that the backbone does not know, or (not in training) some that are missing.
+        """
+        own_C = self.own_nm_C
+        given_GM = torch.where(tensors.valid_GC, tensors.wavelengths_nm_GC, torch.inf)
+        away_GCM = (own_C[None, :, None] - given_GM[:, None]).abs()
+        near_GC, index_GC = away_GCM.min(-1)
+        there_GC = near_GC < SAME_NM
+        # Centres that stand twice (two detectors overlap) are told apart by their order, where all bands are given.
+        first_GC = (~tensors.valid_GC).int().argsort(dim=1, stable=True)[:, : len(own_C)]
+        if first_GC.shape[1] == len(own_C):
+            fits_GC = (given_GM.gather(1, first_GC) - own_C).abs() < SAME_NM
+            same_G1 = (fits_GC.all(1) & (tensors.valid_GC.sum(1) == len(own_C)))[:, None]
+            index_GC, there_GC = torch.where(same_G1, first_GC, index_GC), there_GC | same_G1
+        strange = (tensors.valid_GC & ~(away_GCM.min(1).values < SAME_NM)).any()
+        if strange or not there_GC.any() or not (self.training or there_GC.all()):
+            raise SpecfmError(self._refusal(tensors, there_GC))
+        return index_GC, there_GC
+
+    def _refusal(self, tensors: BandTensors, there_GC: Tensor) -> str:
+        own, worst = self.own_nm_C, int(there_GC.sum(1).argmin())
+        given = tensors.wavelengths_nm_GC[worst][tensors.valid_GC[worst]]
+        span = [f"{len(v)} at {v.min():.0f}-{v.max():.0f} nm" if len(v) else "none" for v in (own, given)]
+        return (
+            f"{self.config['backbone']} was built for other bands ({span[0]}; here are {span[1]}, of which "
+            f"{int(there_GC[worst].sum())} are its own); give a scene of its sensor, or train another"
+        )
+
+    def _features(self, x_BHWC: Tensor, valid_BHW: Tensor) -> Features:
+        p, (height, width) = self.patch_size, valid_BHW.shape[1:]
+        grid = (-(-height // p), -(-width // p))
+        x_BHWC = (x_BHWC - self.mean_C) * self.factor_C
+        x_BHWC = torch.where(valid_BHW[..., None] & x_BHWC.isfinite(), x_BHWC, 0.0).clamp(-WIDEST, WIDEST)
+        if self.mix_KC is not None:
+            x_BHWC = x_BHWC @ self.mix_KC.T
+        map_BDhw = _as_map(self.net.forward_features(x_BHWC.movedim(-1, 1)), self.net, grid)
+        if tuple(map_BDhw.shape[-2:]) != grid:  # networks round odd sides up or down
+            map_BDhw = F.interpolate(map_BDhw, size=grid, mode="bilinear", align_corners=False)
+        padded = F.pad(valid_BHW[:, None].float(), (0, grid[1] * p - width, 0, grid[0] * p - height))
+        mask_BN = F.max_pool2d(padded, p).flatten(1) > 0
+        tokens_BND = map_BDhw.flatten(2).mT
+        share_BN = mask_BN / mask_BN.sum(1, keepdim=True).clamp_min(1)
+        pooled_BD = torch.einsum("bnd,bn->bd", tokens_BND, share_BN.to(tokens_BND))
+        return Features(tokens_BND, pooled_BD, mask_BN, (grid,))
+
+
+AnyEncoder = Encoder | Backbone
+
+
+def create_backbone(
+    backbone: str,
+    bands: BandGrid | Sensor | str | dict[str, Any],
+    *,
+    stride: int | None = 1,
+    level: str = "none",
+    drop_path: float = 0.0,
+    mixtures: int | None = None,
+    options: dict[str, Any] | None = None,
+) -> Backbone:
+    """Build a timm network with random weights and a stem for the bands of one sensor (nothing is downloaded).
+
+    Args:
+        backbone: ``timm:NAME``, such as timm:resnet50 or timm:vit_tiny_patch16_224.
+        bands: those it will see; unusable ones are left out. A dict is :meth:`BandGrid.to_dict`'s.
+        stride: of the stem, pixels; a network made for images of 224 pixels and a stride of 4 would leave nothing of a
+            window of 9. Of a transformer it is the side of its patch. None keeps what timm has.
+        level: ``none`` or ``sample``, see :class:`Backbone`. drop_path: as in timm.
+        mixtures: of bands, that the stem sees in place of them (:meth:`Backbone.set_channels`).
+        options: further keyword arguments of ``timm.create_model``.
+
+    Raises:
+        UsageError: no such model, one that cannot be built like this, or a value that an option cannot have.
+    """
+    import timm
+
+    name = backbone.removeprefix(PREFIX)
+    if not backbone.startswith(PREFIX) or not timm.is_model(name):
+        raise UsageError(f"timm has no model {name!r} (encoder timm:NAME); list them with timm.list_models()")
+    if level not in ("none", "sample"):
+        raise UsageError(f"backbone option level must be none or sample, got {level!r}")
+    if stride is not None and (isinstance(stride, bool) or not isinstance(stride, int) or stride < 1):
+        raise UsageError(f"backbone option stride must be a whole number of at least 1, or null, got {stride!r}")
+    grid = BandGrid.from_dict(bands) if isinstance(bands, dict) else as_sensor(bands).bands
+    count = int(grid.valid.sum())
+    if not count:
+        raise UsageError("a backbone needs at least one usable band")
+    net, patch = _network(name, mixtures or count, stride, drop_path, dict(options or {}))
+    config = {
+        "backbone": backbone, "bands": grid.to_dict(), "stride": stride, "level": level, "drop_path": drop_path,
+        "mixtures": mixtures, "options": dict(options or {}),
+    }  # fmt: skip
+    return Backbone(net, grid, mixtures, patch, level, config)
+
+
+def side_multiple(encoder: Any) -> int:
+    """What sides of windows are a multiple of: the patch of an encoder; networks of timm take any side."""
+    return 1 if isinstance(encoder, Backbone) else int(encoder.patch_size)
+
+
+def stem_of(net: Any) -> nn.Conv2d:
+    """The convolution that reads the image.
+
+    Raises:
+        UsageError: the network begins otherwise.
+    """
+    name = net.pretrained_cfg.get("first_conv")
+    found = net.get_submodule(name) if isinstance(name, str) else None
+    if not isinstance(found, nn.Conv2d):
+        raise UsageError("this timm model does not begin with one convolution, so its stem cannot take other bands")
+    return found
+
+
+def _network(
+    name: str, channels: int, stride: int | None, drop_path: float, options: dict[str, Any]
+) -> tuple[Any, int]:
+    """The network, with the stride wanted, and the pixels per position of its last map."""
+    import timm
+
+    given = {"pretrained": False, "in_chans": channels, "num_classes": 0, **options}
+    given |= {"drop_path_rate": drop_path} if drop_path else {}  # not every network has it
+    is_vit = "patch_embed" in str(timm.get_pretrained_cfg_value(name, "first_conv"))
+    if is_vit:
+        given |= {"dynamic_img_size": True, "dynamic_img_pad": True}
+        given |= {} if stride is None else {"patch_size": stride, "img_size": 8 * stride}
+    try:
+        net: Any = timm.create_model(name, **given)
+        if stride is not None and not is_vit:
+            _set_stride(net, stride)
+        stem_of(net)
+        side = max(TRIAL_SIDE, int(net.feature_info[-1]["reduction"]))
+        with torch.no_grad():
+            image = torch.zeros(1, channels, side, side)
+            seen = net.eval().forward_features(image)
+        if seen.ndim == 3:
+            return net.train(), int(net.patch_embed.patch_size[0])
+        return net.train(), side // _as_map(seen, net, None).shape[-1]
+    except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UsageError(f"timm model {name!r} cannot be built for {channels} bands ({error})") from None
+
+
+def _set_stride(net: Any, stride: int) -> None:
+    """Another stride of the first convolution; a pooling right behind it is taken out.
+
+    Kernels as wide as their stride (patches) stay so, others become 3 x 3.
+    """
+    stem = stem_of(net)
+    patches = stem.kernel_size == stem.stride
+    side, padding = (stride, 0) if patches else (3, 1)
+    fresh = type(stem)(
+        stem.in_channels, stem.out_channels, side, stride=stride, padding=padding, bias=stem.bias is not None
+    )
+    parent, _, last = net.pretrained_cfg["first_conv"].rpartition(".")
+    nn.init.kaiming_normal_(fresh.weight, mode="fan_out", nonlinearity="relu")
+    if fresh.bias is not None:
+        nn.init.zeros_(fresh.bias)
+    setattr(net.get_submodule(parent), last, fresh)
+    if hasattr(net, "maxpool"):
+        net.maxpool = nn.Identity()
+
+
+def _as_map(found: Tensor, net: Any, grid: tuple[int, int] | None) -> Tensor:
+    """[B, D, h, w] from what ``forward_features`` gives: that, [B, h, w, D], or tokens behind prefix tokens."""
+    if found.ndim == 3:
+        assert grid is not None
+        tokens = found[:, int(getattr(net, "num_prefix_tokens", 0)) :]
+        return tokens.mT.reshape(len(found), -1, *grid)
+    return found if found.shape[1] == net.num_features else found.movedim(-1, 1)

@@ -1,0 +1,101 @@
+"""A scene whose spectra are pretreated as they are read. Shapes: h rows, w columns, C bands of what is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specfm.digests import digest_parts
+from specfm.errors import SpecfmError
+from specfm.pretreatment.steps import Step, parse_steps, pretreat_spectra
+from specfm.scene import Scene
+
+
+@dataclass(frozen=True)
+class PretreatedSource:
+    """The physical values of a scene after some steps; pixels that the scene holds for invalid are NaN."""
+
+    measured: Scene
+    steps: tuple[Step, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.measured.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.float32)
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits over what is done to the stored numbers."""
+        return digest_parts([*map(str, self.steps), str(getattr(self.measured.source, "digest", ""))])
+
+    def read(self, rows: range, cols: range, bands: NDArray[np.int64] | None) -> NDArray[Any]:
+        sensor, stored = self.measured.sensor, self.measured.read(rows, cols)  # a spectrum is pretreated as a whole
+        good_hw = self.measured.mask_of(stored[..., sensor.bands.valid])
+        physical_NC = stored[good_hw].astype(np.float32) * np.float32(sensor.scale) + np.float32(sensor.offset)
+        found = np.full(stored.shape, np.nan, np.float32)
+        found[good_hw], _ = pretreat_spectra(physical_NC, sensor.bands, self.steps)
+        return found if bands is None else found[..., bands]
+
+
+def pretreat(scene: Scene, steps: Sequence[str]) -> Scene:
+    """A scene with pretreated spectra, computed for the part that is read.
+
+    Its sensor says what was done (``pretreatment``) and of which quantity; bands without a value are unusable, and
+    pixels that were invalid, or whose spectrum has no shape (snv of a flat one), stay so. Stored values are the result
+    itself: float32, scale 1.
+
+    Args:
+        scene: any scene; steps go on from those that it went through already.
+        steps: see :mod:`specfm.pretreatment.steps`; none gives the scene itself.
+
+    Raises:
+        UsageError: an unknown step, or an order that makes no sense.
+        SpecfmError: complex numbers, or a filter for which no bands lie side by side.
+    """
+    sensor = scene.sensor
+    known = parse_steps(steps, sensor.pretreatment)
+    if not known:
+        return scene
+    if scene.dtype.kind == "c":
+        raise SpecfmError(f"{scene.where}: complex numbers have no spectrum to pretreat; leave pretreatment out")
+    bands = sensor.bands
+    for step in known:
+        try:
+            bands = step.narrowed(bands)
+        except SpecfmError as error:
+            raise SpecfmError(f"{scene.where}: {error}") from None
+    told = (*sensor.pretreatment, *map(str, known))
+    return scene.replace(
+        source=PretreatedSource(scene, known),
+        sensor=sensor.replace(bands=bands, scale=1.0, offset=0.0, pretreatment=told),
+        nodata=None,
+        saturation=None,
+    )
+
+
+def measured(scene: Scene) -> Scene:
+    """The scene as it was before any pretreatment, with its labels as they are now.
+
+    Raises:
+        SpecfmError: it comes from a file that holds pretreated spectra.
+    """
+    first = scene
+    while isinstance(first.source, PretreatedSource):
+        first = first.source.measured
+    if first.sensor.pretreatment:
+        raise SpecfmError(
+            f"{scene.where}: holds spectra pretreated by {', '.join(first.sensor.pretreatment)}, and this needs them "
+            "as measured; give the scene from before"
+        )
+    return (
+        first
+        if first is scene
+        else scene.replace(source=first.source, sensor=first.sensor, nodata=first.nodata, saturation=first.saturation)
+    )

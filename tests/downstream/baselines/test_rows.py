@@ -1,0 +1,147 @@
+"""Which baselines a table has: the encoder's own supports, both metrics, pretreated spectra; and what they see."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from downstream.baselines import run as baselines
+from downstream.baselines.mnf import fit_splits
+from downstream.features.spectra import Spectra, spectra
+from downstream.probe.options import ProbeOptions
+from downstream.probe.run import probe
+from downstream.protocols.knn import knn_predict
+from downstream.protocols.linear import linear_probe
+from downstream.splits.samples import collect_samples
+from downstream.splits.split import make_splits
+from specfm.bands import BandGrid
+from specfm.errors import UsageError
+from specfm.pretreatment import pretreat, pretreat_spectra
+from tests.downstream.toy_scenes import SENSOR, ToyEncoder, plots
+
+OPTIONS = ProbeOptions(seeds=2, init_seeds=0, window=9, max_per_class=15, draws=50, grid=(1e-2, 1.0), ks=(1, 5, 20))
+SCENES = plots(9, noise=0.3)
+SAMPLES = collect_samples(SCENES, 9, max_per_class=15)
+SPLITS = make_splits(SAMPLES, "group", 2)
+
+
+def table(options: ProbeOptions = OPTIONS, scenes: Any = None, **more: Any) -> dict[tuple[str, str], dict[str, Any]]:
+    rows = probe(ToyEncoder(), scenes or SCENES, options, **more).rows
+    return {(row["method"], row["protocol"]): row for row in rows}
+
+
+def raw() -> Spectra:
+    found = spectra(SCENES, 9, SAMPLES, patch=3)
+    assert found is not None
+    return found
+
+
+ROWS = table()
+
+
+def test_every_table_has_the_supports_and_metrics() -> None:
+    few = ("knn1", "knn5")
+    expected = {(name, k) for name in ("pixel spectrum, Euclid", "3x3 mean", "3x3 mean, Euclid") for k in few}
+    expected |= {(f"MNF-30 {name}", k) for name in ("pixel, Euclid", "3x3 mean", "3x3 mean, Euclid") for k in few}
+    expected |= {(name, "linear") for name in ("3x3 mean", "MNF-30 3x3 mean", "SNV pixel", "SG1 pixel")}
+    expected |= {("continuum removed pixel", "linear")}
+    assert expected <= ROWS.keys()
+    support = {row["method"]: row["support"] for row in ROWS.values() if row["kind"] == "baseline"}
+    assert {support[name] for name in ("3x3 mean", "MNF-30 3x3 mean, Euclid")} == {"patch"}
+    assert {support[name] for name in ("SNV pixel", "MNF-30 pixel, Euclid")} == {"pixel"}
+    assert ("3x3 mean", "knn20") not in ROWS and ("pixel spectrum", "knn20") in ROWS
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("support", ["pixel", "patch"])
+def test_neighbours_are_those_of_the_support_and_metric(support: str, metric: Any) -> None:
+    features = getattr(raw(), support)
+    fits = fit_splits(SCENES, 9, SAMPLES, SPLITS, 30)
+    label = "3x3 mean" if support == "patch" else "pixel"
+    named = {"pixel": "pixel spectrum", "patch": "3x3 mean"}[support]
+    suffix = "" if metric == "cosine" else ", Euclid"
+    for name, spectra_of in (
+        (f"{named}{suffix}", lambda number: features.X_ND),
+        (f"MNF-30 {label}{suffix}", lambda number: fits[number].scores(features.X_ND)),
+    ):
+        accuracy = []
+        for number, split in enumerate(SPLITS):
+            X = spectra_of(number)
+            y = SAMPLES.y_N
+            told = knn_predict(X[split.fit_I], y[split.fit_I], X[split.test_I], (1,), classes=3, metric=metric)
+            accuracy.append((told[1] == y[split.test_I]).mean())
+        assert ROWS[name, "knn1"]["oa"]["mean"] == pytest.approx(np.mean(accuracy), abs=1e-6)
+
+
+def test_pretreated_rows_are_logistic_regressions_on_pretreated_pixels() -> None:
+    X, bands = pretreat_spectra(raw().pixel.X_ND, SENSOR.bands, ["sg1"])
+    accuracy = []
+    for split in SPLITS:
+        sides = X[split.train_I], SAMPLES.y_N[split.train_I], X[split.val_I], SAMPLES.y_N[split.val_I], X[split.test_I]
+        told = linear_probe(*sides, grid=OPTIONS.grid, train_group_M=split.unit_N[split.train_I], seed=split.seed)
+        accuracy.append((told.predicted_N == SAMPLES.y_N[split.test_I]).mean())
+    assert bands.valid.all()
+    assert ROWS["SG1 pixel", "linear"]["oa"]["mean"] == pytest.approx(np.mean(accuracy), abs=1e-6)
+
+
+def test_bands_too_far_apart_for_a_derivative_cost_its_row_and_are_told() -> None:
+    sparse = SENSOR.replace(bands=BandGrid([443, 490, 560, 665, 865, 1610, 2190, 2500]))
+    rows = table(scenes=plots(9, sensor=sparse))
+    assert ("SNV pixel", "linear") in rows and ("SG1 pixel", "linear") not in rows
+    assert any("no SG1 baseline: pretreatment sg1:11:2 needs 3 bands" in n for n in rows["encoder", "knn1"]["notices"])
+
+
+def test_a_patch_of_one_pixel_and_other_protocols_have_fewer_rows() -> None:
+    class Point(ToyEncoder):
+        patch_size = 1
+
+    rows = probe(Point(), SCENES, replace(OPTIONS, protocols=("knn",))).rows
+    names = {row["method"] for row in rows}
+    assert not any("3x3" in name for name in names) and "pixel spectrum, Euclid" in names and "SNV pixel" not in names
+    ridge = {row["protocol"] for row in probe(ToyEncoder(), SCENES, replace(OPTIONS, protocols=("ridge",))).rows}
+    assert ridge == {
+        "ridge",
+        "linear",
+        "svm",
+        "knn1",
+        "knn5",
+        "knn20",
+        "-",
+    }  # the others come always
+
+
+def test_robustness_keeps_its_columns() -> None:
+    found = {"": raw()}
+    runs, _ = baselines.baseline_rows(found, SCENES, SPLITS, OPTIONS, OPTIONS, every=False)
+    names = {each.method for each in runs[""]}
+    assert names == {"pixel spectrum", "mean spectrum", "PCA-30 pixel", "PCA-30 mean", "MNF-30 pixel"}
+
+
+def test_a_pretreated_probe_is_the_probe_of_pretreated_scenes() -> None:
+    asked = table(replace(OPTIONS, pretreatment=("snv", "sg0:5")))
+    given = table(scenes=[pretreat(scene, ["snv", "sg0:5"]) for scene in SCENES])
+    assert asked.keys() == given.keys() and ("SNV pixel", "linear") not in asked
+    for key, row in asked.items():
+        assert row["oa"] == given[key]["oa"] and row["digests"]["data"] == given[key]["digests"]["data"]
+        assert "all rows are of spectra pretreated by snv, sg0:5:2" in row["notices"]
+    assert asked["encoder", "knn1"]["digests"]["data"] != ROWS["encoder", "knn1"]["digests"]["data"]
+    assert asked["encoder", "knn1"]["oa"] != ROWS["encoder", "knn1"]["oa"]
+
+
+def test_what_pretreated_spectra_cannot_be_used_for() -> None:
+    from downstream.robustness.options import RobustnessOptions
+    from downstream.robustness.run import robustness
+
+    with pytest.raises(UsageError, match="leave --peers out"):
+        table(replace(OPTIONS, pretreatment=("snv",), peers=("timm:resnet18",)))
+    with pytest.raises(UsageError, match="unknown pretreatment 'nothing'"):
+        table(replace(OPTIONS, pretreatment=("nothing",)))
+    with pytest.raises(UsageError, match="sensors are aligned by spectra as measured"):
+        table(replace(OPTIONS, pretreatment=("snv",), align=True))
+    with pytest.raises(UsageError, match="no pretreatment"):
+        RobustnessOptions(replace(OPTIONS, pretreatment=("snv",))).check()
+    with pytest.raises(UsageError, match="plot_0: is pretreated"):
+        robustness(ToyEncoder(), [pretreat(scene, ["snv"]) for scene in SCENES], RobustnessOptions(OPTIONS))

@@ -145,7 +145,7 @@ def leaderboard(suite: SuiteConfig, finished: Sequence[tuple[CellPlan, Cell]]) -
 
 
 def _differences(title: str, table: Sequence[Entry], metric: str, draws: int) -> list[Difference]:
-    """Every encoder with the later ones, its untrained twins, peers and the raw spectra, under each protocol.
+    """Every encoder with the later ones, its twins, peers and baselines of pixels and patches, under each protocol.
 
     Fine-tuned, it is compared with its architecture trained from scratch.
     """
@@ -155,7 +155,7 @@ def _differences(title: str, table: Sequence[Entry], metric: str, draws: int) ->
         encoders = [entry for entry in here if entry[0]["kind"] == "encoder"]
         untrained = table if protocol == "finetune" else here
         twins = [e for e in untrained if e[0]["kind"] == ("scratch" if protocol == "finetune" else "twin")]
-        raw = [e for e in here if e[0]["kind"] == "peer" or e[0]["support"] == "pixel"]
+        raw = [e for e in here if e[0]["kind"] == "peer" or e[0]["support"] in ("pixel", "patch")]
         for i, a in enumerate(encoders):
             own = [twin for twin in twins if twin[0]["architecture"] == a[0]["architecture"]]
             for b in (*encoders[i + 1 :], *own, *raw):

@@ -38,8 +38,11 @@ PANEL = 0.98  # what the white panel reflects
 DARK = 110.0  # counts without light, on average
 READ_NOISE, PER_ELECTRON = 2.0, 0.08  # counts; shot noise has the variance PER_ELECTRON * counts
 REFERENCE_LINES = 24
-DRIFT, BATCH, OBJECT, PIXEL = 0.03, 0.7, 0.6, 0.35  # relative of the lamp; of materials, in their own deviations
-CURVE, CURVE_SHARE = 0.04, 0.06  # of a batch (scatter, finish, moisture): relative, and its width as share of the range
+DRIFT, BATCH, OBJECT, PIXEL = 0.03, 0.6, 0.6, 0.35  # relative of the lamp; of materials, in their own deviations
+CURVE, CURVE_SHARE = (
+    0.015,
+    0.06,
+)  # of a batch (scatter, finish): relative; its width as share of the range
 MARGIN = 4  # pixels of tray around a lot
 
 

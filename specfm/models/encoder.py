@@ -324,9 +324,12 @@ class Encoder(nn.Module):
         stem = self.stem if stem is None else stem
         tokens_BND = self.generated(patches)
         if isinstance(stem, Stem):
-            row_G = stem.rows_of(patches.bands.names) if patches.stem_B is None else patches.stem_B
-            # maps between sensors hold for one stem
-            tokens_BND = stem(tokens_BND, None if self.alignment is not None else row_G)
+            row_G = patches.stem_B
+            if self.alignment is not None:
+                row_G = None  # maps between sensors hold for one stem
+            elif row_G is None:
+                row_G = stem.rows_of(patches.bands.names)
+            tokens_BND = stem(tokens_BND, row_G)
         if self.alignment is not None and stem is self.stem:
             tokens_BND = self.alignment(self, patches.bands, tokens_BND)
         position = self.positions(patches.position_BN2, patches.grid_hw, patches.bands.gsd_m_G, self.num_features)

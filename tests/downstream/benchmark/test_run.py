@@ -164,7 +164,8 @@ def test_rows_carry_marks_and_digests_and_stand_in_table_order(whole: Path) -> N
         ("random-init", "linear"), ("pixel spectrum", "knn1"), ("pixel spectrum, Euclid", "knn1"), ("3x3 mean", "knn1"),
         ("3x3 mean, Euclid", "knn1"), ("pixel spectrum", "linear"), ("3x3 mean", "linear"), ("mean spectrum", "linear"),
         ("SNV pixel", "linear"), ("SG1 pixel", "linear"), ("continuum removed pixel", "linear"),
-        ("pixel spectrum", "svm"), ("PCA-30 pixel", "knn1"), ("PCA-30 mean", "knn1"), ("MNF-30 pixel", "knn1"), ("MNF-30 pixel, Euclid", "knn1"),
+        ("pixel spectrum", "svm"), ("PCA-30 pixel", "knn1"), ("PCA-30 mean", "knn1"),
+        ("MNF-30 pixel", "knn1"), ("MNF-30 pixel, Euclid", "knn1"),
         ("MNF-30 pixel", "linear"), ("MNF-30 3x3 mean", "knn1"), ("MNF-30 3x3 mean, Euclid", "knn1"),
         ("MNF-30 3x3 mean", "linear"), ("majority class", "-"),
     ]  # fmt: skip

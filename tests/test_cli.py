@@ -38,7 +38,9 @@ def test_help_lists_every_command_with_its_purpose() -> None:
 
 
 def test_every_command_file_is_registered() -> None:
-    files = {path.stem for path in Path(cli.__file__).parent.glob("*.py") if not path.stem.startswith("_")}
+    files = {
+        path.stem.replace("_", "-") for path in Path(cli.__file__).parent.glob("*.py") if not path.stem.startswith("_")
+    }
     assert files == set(cli.COMMANDS)
 
 

@@ -164,7 +164,7 @@ def test_a_card_says_it_once_and_refuses_what_it_does_not_know(tmp_path: Path) -
     (tmp_path / "c.yaml").write_text("\n".join([*lines, "quantity: dn", "pretreatment: [snv, 'sg1:9']", ""]))
     (scene,) = load_card(tmp_path / "c.yaml").scenes()
     assert scene.sensor.pretreatment == ("snv", "sg1:9:2") and scene.dtype == np.float32
-    (raw,) = load_card(tmp_path / "c.yaml").scenes(raw=True)
+    ((raw, _),) = load_card(tmp_path / "c.yaml").scans()
     np.testing.assert_array_equal(raw.read(), cube)
     (tmp_path / "c.yaml").write_text("\n".join([*lines, "pretreatment: detrend", ""]))
     with pytest.raises(UsageError, match="unknown pretreatment 'detrend'"):

@@ -216,6 +216,7 @@ def test_an_encoder_is_fitted_to_what_is_mapped(folder: Path, tmp_path: Path) ->
     assert done.exit_code == 2 and "--fit is for encoders" in done.output
 
 
+@pytest.mark.slow
 def test_maps_of_every_pixel(folder: Path, tmp_path: Path) -> None:
     """An encoder with pixel tokens resolves single pixels; so does one with patches of one pixel. Others refuse."""
     import torch

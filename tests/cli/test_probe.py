@@ -53,6 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_a_from_scratch_row_stands_in_the_table_unless_it_takes_hours(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

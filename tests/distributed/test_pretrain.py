@@ -62,6 +62,7 @@ def test_a_run_may_go_on_with_another_number_of_ranks(tmp_path, shards, single):
     assert_close(out, single, 1e-5)
 
 
+@pytest.mark.slow
 def test_aligned_tokens_are_the_same_on_any_number_of_ranks(tmp_path):
     """Every rank draws the spectra and fits the maps itself; killed on two ranks, the run goes on with one."""
     shards = [str(make_shard(tmp_path / f"{bands}.h5", f"d{bands}", bands, 96, bands)) for bands in (60, 24)]

@@ -132,6 +132,7 @@ def test_killed_with_two_processes_and_resumed(folder: Path, whole: Path, tmp_pa
     assert rows_of(out) == rows_of(whole)
 
 
+@pytest.mark.slow
 def test_trained_rows_are_cells_like_any_other(folder: Path, tmp_path: Path) -> None:
     """Fine-tuned encoders and their architecture from scratch: few seeds, compared with each other, resumed."""
     suite = suite_of(

@@ -151,6 +151,7 @@ def test_windows_that_cannot_be_turned(window: int) -> None:
     assert len(done.predicted_N) == len(split.test_I)
 
 
+@pytest.mark.slow
 def test_rows_use_three_seeds(encoder: torch.nn.Module) -> None:
     options = ProbeOptions(
         protocols=("knn", "finetune", "scratch"), layers=(0,), seeds=5, init_seeds=0, window=3, max_per_class=8,

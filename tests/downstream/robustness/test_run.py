@@ -206,6 +206,7 @@ def test_a_probe_that_ignores_wavelengths_is_called_out(plots: list[Scene]) -> N
     assert said not in alarms[CLEAN, "blind"]
 
 
+@pytest.mark.slow
 def test_aligned_features_of_another_sensor_have_a_probe_of_their_own(plots: list[Scene]) -> None:
     """On true spectra as the poorer of the two tells them, for the encoder, its twins and raw spectra alike."""
     from downstream.features.encoders import random_encoder

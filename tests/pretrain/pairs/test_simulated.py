@@ -135,6 +135,7 @@ def test_training_mixes_shards_and_simulation(tmp_path: Path, paths: list[str]) 
     assert load(tmp_path / "1" / "model").card["simulated_sensors"] == ["casi_1500", "sentinel2_msi"]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_with_the_same_samples(tmp_path: Path, paths: list[str]) -> None:
     options = (*FEW, "steps=5", "checkpoint.every=2")
     whole = train(debug_config(tmp_path / "whole", paths, *options))
@@ -144,6 +145,7 @@ def test_a_run_that_was_killed_goes_on_with_the_same_samples(tmp_path: Path, pat
     assert weights(tmp_path / "killed") == weights(whole)
 
 
+@pytest.mark.slow
 def test_two_ranks_compute_what_one_does(tmp_path: Path, paths: list[str]) -> None:
     losses = []
     for world in (1, 2):

@@ -68,6 +68,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList([net])
         self.num_features = int(net.num_features)  # type: ignore[arg-type]
+        self._least_side = _least_side(net, stem_of(net).in_channels, patch_size)
         self.bands, self.patch_size, self.level, self.config = bands, patch_size, level, config
         self.card: dict[str, Any] = {}
         self.library: Library | None = None
@@ -341,6 +342,8 @@ class Backbone(nn.Module):
         x_BHWC = torch.where(valid_BHW[..., None] & x_BHWC.isfinite(), x_BHWC, 0.0).clamp(-WIDEST, WIDEST)
         if self.mix_KC is not None:
             x_BHWC = x_BHWC @ self.mix_KC.T
+        short = (max(self._least_side - size, 0) for size in (width, height))
+        x_BHWC = F.pad(x_BHWC, (0, 0, 0, next(short), 0, next(short)))  # with the mean
         map_BDhw = _as_map(self.net.forward_features(x_BHWC.movedim(-1, 1)), self.net, grid)
         if tuple(map_BDhw.shape[-2:]) != grid:  # networks round odd sides up or down
             map_BDhw = F.interpolate(map_BDhw, size=grid, mode="bilinear", align_corners=False)
@@ -444,6 +447,18 @@ def _network(
         return net.train(), side // _as_map(seen, net, None).shape[-1]
     except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UsageError(f"timm model {name!r} cannot be built for {channels} bands ({error})") from None
+
+
+def _least_side(net: Any, channels: int, patch_size: int) -> int:
+    """Pixels below which an image must be padded: networks that halve sides rounding down leave nothing of it."""
+    try:
+        with torch.no_grad():
+            net.eval().forward_features(torch.zeros(1, channels, 1, 1))
+    except RuntimeError:
+        return patch_size
+    finally:
+        net.train()
+    return 1
 
 
 def _set_stride(net: Any, stride: int) -> None:

@@ -37,6 +37,13 @@ def test_features_of_small_windows(name: str) -> None:
     assert torch.equal(backbone.get_intermediate_layers(cube(), BANDS, n=[-1])[0].tokens_BND, found.tokens_BND)
 
 
+@pytest.mark.parametrize("name", ["timm:test_convnext", "timm:resnet18", "timm:test_efficientnet"])
+@pytest.mark.parametrize("side", [1, 3, 5, 7])
+def test_windows_smaller_than_what_a_network_halves(name: str, side: int) -> None:
+    found = make(name)(cube(side=side), BANDS)
+    assert found.tokens_BND.shape[1] == 1 and found.tokens_BND.isfinite().all() and found.token_mask_BN.all()
+
+
 def test_bands_are_known_by_wavelength_whatever_their_order_and_padding() -> None:
     backbone, x = make(), cube()
     order = np.random.default_rng(0).permutation(10)

@@ -39,10 +39,8 @@ DARK = 110.0  # counts without light, on average
 READ_NOISE, PER_ELECTRON = 2.0, 0.08  # counts; shot noise has the variance PER_ELECTRON * counts
 REFERENCE_LINES = 24
 DRIFT, BATCH, OBJECT, PIXEL = 0.03, 0.6, 0.6, 0.35  # relative of the lamp; of materials, in their own deviations
-CURVE, CURVE_SHARE = (
-    0.015,
-    0.06,
-)  # of a batch (scatter, finish): relative; its width as share of the range
+CURVE = 0.015  # of a batch (scatter, finish), relative
+CURVE_SHARE = 0.06  # its width as share of the range
 MARGIN = 4  # pixels of tray around a lot
 
 

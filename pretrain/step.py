@@ -40,8 +40,7 @@ class StepResult(task.StepResult):
     Attributes:
         loss: This rank's loss (mean over its rows), detached, 0-d.
         scalars: Numbers to log, of this rank.
-        pooled_BD: Features of the first view (or of the samples as an objective encodes them), detached; None where
-            no objective makes any.
+        pooled_BD: Features of the first view, detached; None where no objective makes any.
         rows: Coupled rows by objective, detached.
     """
 

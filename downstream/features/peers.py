@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from specfm.bands import BandGrid
 from specfm.errors import SpecfmError, UsageError
-from specfm.models.encoder import Features
+from specfm.models.features import Features
 from specfm.sensors import Sensor
 
 RGB_NM = (640.0, 550.0, 460.0)

@@ -21,7 +21,8 @@ from downstream.supervised.heads import ON_WINDOWS, Fusion, Standardise, make_he
 from downstream.supervised.views import View, valid_pixels
 from specfm.errors import SpecfmError, UsageError
 from specfm.models.backbone import AnyEncoder, Backbone, side_multiple
-from specfm.models.encoder import Bands, Features
+from specfm.models.encoder import Bands
+from specfm.models.features import Features
 from specfm.models.pixels import Asked
 
 if TYPE_CHECKING:

@@ -22,7 +22,8 @@ from pretrain.pairs.pairing import Pairs
 from pretrain.views import ViewConfig, make_view
 from specfm.batch import Batch
 from specfm.models.backbone import AnyEncoder
-from specfm.models.encoder import Encoder, Features
+from specfm.models.encoder import Encoder
+from specfm.models.features import Features
 from specfm.shards import ShardSet
 
 Rows = dict[str, Tensor]
@@ -78,16 +79,11 @@ class MicroBatch:
         """Of all views in one call, so that the trunk sees all tokens at once: V B rows, see :meth:`rows_of`."""
         return self.encoder(Batch(tuple(part for view in self.views.values() for part in view)))
 
-    def leave(self, pooled_BD: Tensor) -> None:
-        """Called by an objective that encodes the samples in a way of its own: features for the figures of collapse."""
-        self.__dict__["left_BD"] = pooled_BD
-
     @property
     def pooled_BD(self) -> Tensor | None:
-        """Features of the first view, else what was left, detached; None where nobody made any."""
+        """Features of the first view, detached; None where no objective asked for any."""
         made = self.__dict__.get("features")
-        found = self.__dict__.get("left_BD") if made is None else made.pooled_BD[: len(self.pairs)]
-        return None if found is None else found.detach()
+        return None if made is None else made.pooled_BD[: len(self.pairs)].detach()
 
     def rows_of(self, view: str) -> slice:
         """Rows of ``features`` that belong to a view."""

@@ -30,7 +30,8 @@ from specfm.engine.ema import average_of, follow
 from specfm.engine.schedule import ramp
 from specfm.errors import UsageError
 from specfm.models.decoders import Shown, TokenDecoder
-from specfm.models.encoder import Encoder, Features
+from specfm.models.encoder import Encoder
+from specfm.models.features import Features
 from specfm.models.patches import cut_patches
 from specfm.shards import ShardSet
 

@@ -31,7 +31,8 @@ from specfm.engine.schedule import ramp
 from specfm.errors import UsageError
 from specfm.models.decoders import Asked, Decoder
 from specfm.models.embeddings import SpecAwareEmbedding
-from specfm.models.encoder import Encoder, Features
+from specfm.models.encoder import Encoder
+from specfm.models.features import Features
 from specfm.models.patches import Patches, cut_patches
 from specfm.models.quadrature import quadrature_weights
 from specfm.models.whitening import whitening
@@ -178,8 +179,7 @@ class Masked(Objective):
     def separate(self, part: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
         parts = part.pairs.first.parts
         hidden = [self.hide(each, part.step, part.strength) for each in parts]
-        predicted, prepared, pooled_BD = self.predict(part.encoder, hidden)
-        part.leave(pooled_BD)
+        predicted, prepared = self.predict(part.encoder, hidden)
         losses = [
             self._compare(pred, each, self.target(source, each, patches))
             for pred, each, source, patches in zip(predicted, hidden, parts, prepared, strict=True)
@@ -188,11 +188,11 @@ class Masked(Objective):
         figures = {"masked/angle": angle.detach(), "masked/charbonnier": charbonnier.detach()}
         return angle + self.config.charbonnier * charbonnier, figures
 
-    def predict(self, encoder: Encoder, hidden: Sequence[Hidden]) -> tuple[list[Tensor], list[Patches], Tensor]:
-        """pred_BSTP of each part, the patches of each that the encoder was given, and its pooled features of them."""
+    def predict(self, encoder: Encoder, hidden: Sequence[Hidden]) -> tuple[list[Tensor], list[Patches]]:
+        """pred_BSTP of each part, and the patches of each that the encoder was given."""
         features, prepared = encode_visible(encoder, hidden, embed_all=self.config.published)
         asked = [self._ask(encoder, *each) for each in zip(hidden, prepared, strict=True)]
-        return self.decoder(features, asked, encoder.positions), prepared, features.pooled_BD
+        return self.decoder(features, asked, encoder.positions), prepared
 
     def hide(self, part: BatchPart, step: int, strength: float) -> Hidden:
         """Choose what is hidden of each sample; a function of (seed, step, sample) alone.

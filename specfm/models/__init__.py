@@ -1,7 +1,8 @@
 """Encoders: patch embeddings that know their bands, with the ViT trunk above them; timm networks for one sensor."""
 
 from specfm.models.backbone import AnyEncoder, Backbone, create_backbone
-from specfm.models.encoder import Encoder, Features
+from specfm.models.encoder import Encoder
+from specfm.models.features import Features
 from specfm.models.registry import EMBEDDINGS, SIZES, build_encoder, create_encoder, fresh_like
 
 __all__ = [

@@ -21,8 +21,9 @@ from specfm.bands import BandGrid
 from specfm.batch import BandTensors, Batch
 from specfm.errors import SpecfmError, UsageError
 from specfm.library import Library
-from specfm.models.encoder import Bands, Encoder, Features, _as_tensor
-from specfm.models.patches import sample_level
+from specfm.models.encoder import Bands, Encoder
+from specfm.models.features import Features, masked_mean, one_below_the_other
+from specfm.models.patches import as_tensor, sample_level
 from specfm.models.pixels import Asked
 from specfm.models.stem import Stems
 from specfm.reducers.moments import Moments
@@ -227,17 +228,17 @@ class Backbone(nn.Module):
         if not isinstance(x, Batch):
             if bands is None:
                 raise SpecfmError("the encoder needs to know the bands: pass a BandGrid or Sensor, or one per sample")
-            return self._features(*self._physical(_as_tensor(x), bands, mask_BHW, level_B))
+            return self._features(*self._physical(as_tensor(x), bands, mask_BHW, level_B))
         parts = [self._physical(part.x_BHWC, part.bands, part.mask_BHW, None) for part in x]
         if len({cube.shape[1:] for cube, _ in parts}) == 1:  # one call: batch statistics are of the whole batch
             whole = self._features(torch.cat([cube for cube, _ in parts]), torch.cat([valid for _, valid in parts]))
             return Features(whole.tokens_BND, whole.pooled_BD, whole.token_mask_BN, whole.grid_hw * len(parts))
         found = [self._features(*part) for part in parts]
-        widest = max(each.tokens_BND.shape[1] for each in found)
-        tokens = [F.pad(each.tokens_BND, (0, 0, 0, widest - each.tokens_BND.shape[1])) for each in found]
-        masks = [F.pad(each.token_mask_BN, (0, widest - each.token_mask_BN.shape[1])) for each in found]
+        tokens_BND, mask_BN = one_below_the_other(
+            [each.tokens_BND for each in found], [each.token_mask_BN for each in found]
+        )
         pooled_BD = torch.cat([each.pooled_BD for each in found])
-        return Features(torch.cat(tokens), pooled_BD, torch.cat(masks), tuple(each.grid_hw[0] for each in found))
+        return Features(tokens_BND, pooled_BD, mask_BN, tuple(each.grid_hw[0] for each in found))
 
     def forward_features(self, x: Tensor | Batch, bands: Bands | None = None, mask_BHW: Tensor | None = None) -> Tensor:
         """tokens_BND (as in timm)."""
@@ -350,8 +351,7 @@ class Backbone(nn.Module):
         padded = F.pad(valid_BHW[:, None].float(), (0, grid[1] * p - width, 0, grid[0] * p - height))
         mask_BN = F.max_pool2d(padded, p).flatten(1) > 0
         tokens_BND = map_BDhw.flatten(2).mT
-        share_BN = mask_BN / mask_BN.sum(1, keepdim=True).clamp_min(1)
-        pooled_BD = torch.einsum("bnd,bn->bd", tokens_BND, share_BN.to(tokens_BND))
+        pooled_BD = masked_mean(tokens_BND, mask_BN)
         return Features(tokens_BND, pooled_BD, mask_BN, (grid,))
 
 

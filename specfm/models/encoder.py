@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -20,8 +19,9 @@ from specfm.batch import BandTensors, Batch
 from specfm.errors import SpecfmError, UsageError
 from specfm.library import Library
 from specfm.models.alignment import Alignment
+from specfm.models.features import Features, masked_mean, one_below_the_other
 from specfm.models.normaliser import Normaliser
-from specfm.models.patches import Patches, patchify
+from specfm.models.patches import Patches, as_tensor, patchify
 from specfm.models.pixels import Asked, attention_mask, pixel_patches, pixel_places
 from specfm.models.position import corner_positions, position_embedding
 from specfm.models.stem import Stem, Stems
@@ -33,29 +33,6 @@ if TYPE_CHECKING:
 
 UNALIGNED = "maps between sensors are of patch tokens; choose one of the two"
 Bands = BandGrid | Sensor | str | Sequence[BandGrid | Sensor | str] | BandTensors
-
-
-@dataclass(frozen=True)
-class Features:
-    """What an encoder returns.
-
-    Attributes:
-        tokens_BND: one feature per patch, row-major; parts of fewer tokens are padded. Undefined where masked out.
-        pooled_BD: mean over a sample's valid tokens.
-        token_mask_BN: True = the token exists and has a valid pixel.
-        grid_hw: token grid per part, (rows, cols).
-        class_BD: the class token; None where the encoder has none.
-        pixel_BQD, pixel_mask_BQ: one feature per pixel asked for and whether it is valid, of an encoder with pixel
-            tokens; else None.
-    """
-
-    tokens_BND: Tensor
-    pooled_BD: Tensor
-    token_mask_BN: Tensor
-    grid_hw: tuple[tuple[int, int], ...]
-    class_BD: Tensor | None = None
-    pixel_BQD: Tensor | None = None
-    pixel_mask_BQ: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -442,7 +419,7 @@ class Encoder(nn.Module):
         elif bands is None:
             raise SpecfmError("the encoder needs to know the bands: pass a BandGrid or Sensor, or one per sample")
         else:
-            parts = [self._one(_as_tensor(x), bands, mask_BHW, keep_BK, level_B, asked, None)]  # type: ignore[arg-type]
+            parts = [self._one(as_tensor(x), bands, mask_BHW, keep_BK, level_B, asked, None)]  # type: ignore[arg-type]
         tokens, masks = [part.tokens_BND for part in parts], [part.patches.token_mask_BN for part in parts]
         if then_keep is not None:
             tokens = [
@@ -450,11 +427,7 @@ class Encoder(nn.Module):
                 for t, keep in zip(tokens, then_keep, strict=True)
             ]
             masks = [m.gather(1, keep) for m, keep in zip(masks, then_keep, strict=True)]
-        if len(parts) > 1:
-            widest = max(t.shape[1] for t in tokens)
-            tokens = [torch.cat([nn.functional.pad(t, (0, 0, 0, widest - t.shape[1])) for t in tokens])]
-            masks = [torch.cat([nn.functional.pad(m, (0, widest - m.shape[1])) for m in masks])]
-        (tokens_BTD,), (mask_BN,) = tokens, masks
+        tokens_BTD, mask_BN = one_below_the_other(tokens, masks)
         if self.class_token is not None:
             first_B1D = self.class_token.expand(len(tokens_BTD), -1, -1).to(tokens_BTD.dtype)
             tokens_BTD = torch.cat([first_B1D, tokens_BTD], 1)
@@ -507,22 +480,7 @@ class Encoder(nn.Module):
         if self.class_token is not None:
             class_BD, tokens_BTD = tokens_BTD[:, 0], tokens_BTD[:, 1:]
         tokens_BND = tokens_BTD[:, :count]
-        share_BN = mask_BN / mask_BN.sum(1, keepdim=True).clamp_min(1)
-        pooled_BD = torch.einsum(
-            "bnd,bn->bd", torch.where(mask_BN[..., None], tokens_BND, 0.0), share_BN.to(tokens_BND)
-        )
+        pooled_BD = masked_mean(tokens_BND, mask_BN)
         if not self.pixel:
             return Features(tokens_BND, pooled_BD, mask_BN, of.grids, class_BD)
         return Features(tokens_BND, pooled_BD, mask_BN, of.grids, None, tokens_BTD[:, count:], of.pixel_mask_BQ)
-
-
-def _as_tensor(x: Tensor | np.ndarray) -> Tensor:
-    """A cube as a tensor; an array that torch cannot look into (byte order, reversed axes) is copied first."""
-    if isinstance(x, Tensor):
-        if x.is_complex() or x.dtype == torch.bool:
-            raise SpecfmError(f"a cube holds whole or real numbers, got a tensor of {x.dtype}; convert it first")
-        return x
-    x = np.asarray(x)
-    if x.dtype.kind not in "iuf" or x.dtype.itemsize > 8:
-        raise SpecfmError(f"a cube holds whole or real numbers, got an array of {x.dtype}; convert it first")
-    return torch.from_numpy(np.ascontiguousarray(x, x.dtype.newbyteorder("=")))

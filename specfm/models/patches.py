@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -220,3 +221,15 @@ def token_places(batch: int, rows: int, cols: int, device: torch.device) -> Tens
     """position_BN2: (row, col) of every token, row-major."""
     row, col = torch.meshgrid(torch.arange(rows, device=device), torch.arange(cols, device=device), indexing="ij")
     return torch.stack([row.flatten(), col.flatten()], dim=-1).expand(batch, -1, -1)
+
+
+def as_tensor(x: Tensor | np.ndarray) -> Tensor:
+    """A cube as a tensor; an array that torch cannot look into (byte order, reversed axes) is copied first."""
+    if isinstance(x, Tensor):
+        if x.is_complex() or x.dtype == torch.bool:
+            raise SpecfmError(f"a cube holds whole or real numbers, got a tensor of {x.dtype}; convert it first")
+        return x
+    x = np.asarray(x)
+    if x.dtype.kind not in "iuf" or x.dtype.itemsize > 8:
+        raise SpecfmError(f"a cube holds whole or real numbers, got an array of {x.dtype}; convert it first")
+    return torch.from_numpy(np.ascontiguousarray(x, x.dtype.newbyteorder("=")))

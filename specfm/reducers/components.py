@@ -11,6 +11,7 @@ Shapes: C bands, c usable bands, K components, n pixels.
 from __future__ import annotations
 
 import warnings
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -46,8 +47,9 @@ class Components(Reducer):
         matrix_KC[:, bands.valid] = self._rows(k)
         return Reduction(matrix_KC, None)
 
+    @abstractmethod
     def _rows(self, k: int) -> F64:
-        raise NotImplementedError
+        """The first ``k`` components as weights of the usable bands."""
 
 
 class Principal(Components):

@@ -15,7 +15,7 @@ from specfm.batch import BandTensors
 from specfm.models.decoders.hyperlinear import HyperLinear
 from specfm.models.decoders.token_decoder import Positions, Shown, TokenDecoder, part_rows
 from specfm.models.embeddings.codes import BandMixer, MetaCode
-from specfm.models.encoder import Features
+from specfm.models.features import Features
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from specfm.models.encoder import Features
+from specfm.models.features import Features
 from specfm.models.patches import token_places
 
 Positions = Callable[[Tensor, tuple[int, int], Tensor, int], Tensor]

@@ -78,12 +78,12 @@ def test_predictions_do_not_change_when_what_is_hidden_changes(mask: str, level:
     changed = Batch(
         tuple(spoiled(one, hidden_values(objective, one, each)) for one, each in zip(batch, hidden, strict=True))
     )
-    before, *_ = objective.predict(encoder, hidden)
-    after, *_ = objective.predict(encoder, [objective.hide(one, STEP, 1.0) for one in changed])
+    before, _ = objective.predict(encoder, hidden)
+    after, _ = objective.predict(encoder, [objective.hide(one, STEP, 1.0) for one in changed])
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert loss_of(objective, encoder, batch) != loss_of(objective, encoder, changed)
     seen = Batch(tuple(one.replace(x_BHWC=one.x_BHWC.flip(0)) for one in batch))  # and what is shown does count
-    other, *_ = objective.predict(encoder, [objective.hide(one, STEP, 1.0) for one in seen])
+    other, _ = objective.predict(encoder, [objective.hide(one, STEP, 1.0) for one in seen])
     assert not any(torch.allclose(a, b) for a, b in zip(before, other, strict=True))
 
 
@@ -117,7 +117,7 @@ def test_a_part_of_the_bands_is_drawn_among_those_that_may_be_read() -> None:
     out_BC = ~hidden.shown.expand(len(one)).valid_GC
     assert hidden.bands_BS.shape == (6, 4) and out_BC.gather(1, hidden.bands_BS).all()
     assert not torch.equal(hidden.bands_BS, objective.hide(one, STEP + 1, 1.0).bands_BS)
-    pred, *_ = objective.predict(encoder_of(), [hidden])
+    pred, _ = objective.predict(encoder_of(), [hidden])
     assert pred[0].shape == (6, 4, 9, SIDE**2)
 
 
@@ -149,7 +149,7 @@ def test_targets(target: str) -> None:
     objective = objective_of(encoder, target=target)
     one = holes(random_batch().parts[0])
     hidden = objective.hide(one, STEP, 1.0)
-    _, (patches,), _ = objective.predict(encoder, [hidden])
+    _, (patches,) = objective.predict(encoder, [hidden])
     value_BSTP, pixel_BTP = objective.target(one, hidden, patches)
     weights_C = quadrature_weights(one.bands)[0].float()
     x_BNPC = cut_patches(one.x_BHWC.float() * 1e-4, SIDE)
@@ -195,7 +195,7 @@ def test_whitened_targets_are_in_units_of_the_acquisition(tmp_path: Path) -> Non
     reader = shards.readers[0]
     one = part(torch.from_numpy(reader.read(np.arange(300))[0]), reader.sensor)
     hidden = objective.hide(one, STEP, 1.0)
-    _, (patches,), _ = objective.predict(encoder, [hidden])
+    _, (patches,) = objective.predict(encoder, [hidden])
     value_BSTP, _ = objective.target(one, hidden, patches)
     value_SM = value_BSTP.transpose(0, 1).flatten(1)
     plain = objective_of(encoder, target="plain").target(one, hidden, patches)[0].transpose(0, 1).flatten(1)

@@ -1,6 +1,9 @@
 """A library of spectra that goes with an encoder: like those that it was pretrained on, a little of everything.
 
-Shapes: L spectra, S steps of 5 nm, C bands, P points that a spectrum was measured at.
+No measured spectrum goes into one, which may travel further than the data: the mean and the main directions of what was
+measured are worked out, and spectra drawn from them.
+
+Shapes: L spectra, S steps of 5 nm, C bands, P points that a spectrum was measured at, M measured spectra, K directions.
 """
 
 from __future__ import annotations
@@ -8,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +24,8 @@ from specfm.sensors import QUANTITIES
 STEP_NM = 5.0
 FEWEST_STEPS, MOST_STEPS = 20, 4000  # 100 nm to 20 um
 MOST_SPECTRA = 1000  # a megabyte or two beside the weights
+FEWEST_BANDS = 50  # of a sensor that can stand for others
+DIRECTIONS = 8
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,7 @@ class Library:
     Attributes:
         low_nm: centre of the first step. spectra_LS: float32 physical values. quantity_L: int64 index into
             :data:`specfm.sensors.QUANTITIES`, -1 unknown.
+        home: bands, all usable and of known widths, that other sensors are put into; None: those of the ideal one.
 
     Raises:
         SpecfmError: shapes that do not fit, too few or too many steps or spectra, values that are not finite.
@@ -37,6 +44,7 @@ class Library:
     low_nm: float
     spectra_LS: NDArray[np.float32]
     quantity_L: NDArray[np.int64]
+    home: BandGrid | None = None
 
     def __post_init__(self) -> None:
         shape = self.spectra_LS.shape
@@ -78,7 +86,10 @@ class Library:
         from safetensors.numpy import save
 
         low = np.array([self.low_nm], np.float64)
-        return save({"spectra_LS": self.spectra_LS, "quantity_L": self.quantity_L, "low_nm": low})
+        tensors: dict[str, NDArray[Any]] = {"spectra_LS": self.spectra_LS, "quantity_L": self.quantity_L, "low_nm": low}
+        if self.home is not None:
+            tensors["home_2C"] = np.stack([self.home.wavelengths_nm, self.home.fwhm_nm])
+        return save(tensors)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Library:
@@ -95,7 +106,8 @@ class Library:
             spectra, quantity, low = (tensors[name] for name in ("spectra_LS", "quantity_L", "low_nm"))
             if (spectra.dtype, quantity.dtype, low.dtype) != (np.float32, np.int64, np.float64) or low.shape != (1,):
                 raise SpecfmError("its arrays are of other types")
-            return cls(float(low[0]), spectra, quantity)
+            home = None if (both := tensors.get("home_2C")) is None else BandGrid(both[0], both[1])
+            return cls(float(low[0]), spectra, quantity, home)
         except (ArithmeticError, KeyError, TypeError, ValueError, SpecfmError, SafetensorError) as error:
             raise SpecfmError(f"not a library of spectra ({error})") from None
 
@@ -103,6 +115,29 @@ class Library:
         """view_LC: as other bands, all usable, would have measured the spectra; 0 in bands outside their range."""
         matrix_CS = self.grid.resample(bands, min_coverage=0.5)[1]
         return (self.spectra_LS.astype(np.float64) @ matrix_CS.T).astype(np.float32)
+
+
+def redrawn(
+    measured_MC: NDArray[np.float64], weights_C: NDArray[np.float64], count: int, directions: int = DIRECTIONS
+) -> NDArray[np.float64] | None:
+    """spectra_LC: normal draws with the mean and the main directions of measured spectra of mean level 1.
+
+    Brightness is left out, since an encoder divides it out too. Draws lie within two deviations in each direction and
+    are not negative where nothing measured was. None if the spectra are too few, or too alike, to hide in each other.
+    """
+    level_M1 = (np.abs(measured_MC) @ weights_C)[:, None]
+    shape_MC = measured_MC[level_M1[:, 0] > 0] / level_M1[level_M1[:, 0] > 0]
+    if len(shape_MC) < 2 * directions:
+        return None
+    mean_C = shape_MC.mean(0)
+    _, values_K, vectors_KC = np.linalg.svd(shape_MC - mean_C, full_matrices=False)
+    deviation_K = values_K[:directions] / len(shape_MC) ** 0.5
+    if (deviation_K > 1e-4).sum() < 2:
+        return None
+    drawn_LK = np.clip(np.random.default_rng(0).standard_normal((count, len(deviation_K))), -2, 2)
+    spectra_LC = mean_C + (drawn_LK * deviation_K) @ vectors_KC[:directions]
+    spectra_LC = np.where(shape_MC.min(0) >= 0, np.maximum(spectra_LC, 0), spectra_LC)
+    return np.asarray(spectra_LC * level_M1.mean())
 
 
 def on_steps(

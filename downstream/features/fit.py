@@ -82,7 +82,7 @@ def fitted(
     if not hasattr(encoder, "fit"):
         raise UsageError("only encoders of specfm can be fitted to scenes; leave --fit out")
     before = [(stem, stem.weight.clone(), stem.bias.clone()) for stem in stems_of(encoder)]
-    stems, card = encoder.stems, encoder.card
+    stems, card, library, alignment = encoder.stems, encoder.card, encoder.library, encoder.alignment
     encoder.card = dict(card if like is None else like)
     try:
         if fit == "scene":
@@ -93,4 +93,5 @@ def fitted(
     finally:
         for stem, weight_DD, bias_D in before:
             stem.set(weight_DD, bias_D)
-        encoder.stems, encoder.card = stems, card
+        encoder.stems, encoder.card, encoder.library = stems, card, library
+        encoder.alignment = alignment

@@ -10,15 +10,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from specfm.library import FEWEST_STEPS, MOST_SPECTRA, MOST_STEPS, STEP_NM, Library, on_steps
+from specfm.library import (
+    FEWEST_BANDS,
+    FEWEST_STEPS,
+    MOST_SPECTRA,
+    MOST_STEPS,
+    STEP_NM,
+    Library,
+    on_steps,
+    redrawn,
+)
 from specfm.sensors import QUANTITIES
 from specfm.shards import ShardReader, ShardSet
 
-FEWEST_BANDS = 50  # of a sensor that can stand for others
 WIDEST = 0.95  # share of the widest range that such a sensor sees
 MEASURED, MEASURED_IN_ALL = 200, 5000  # windows whose centres are looked at, of a shard and of the store
 MOST_SHARDS = 100  # that spectra are drawn from, spread over the store
-DIRECTIONS = 8
 PER_SHARD = 25  # spectra drawn
 
 
@@ -59,27 +66,6 @@ def collect_library(shards: ShardSet) -> Library | None:
     if sum(map(len, spectra)) < 2:
         return None
     return Library(low, np.concatenate(spectra), np.concatenate(quantities))
-
-
-def redrawn(measured_MC: np.ndarray, weights_C: np.ndarray, count: int) -> np.ndarray | None:
-    """spectra_LC: normal draws with the mean and the main directions of measured spectra of mean level 1.
-
-    Brightness is left out, since an encoder divides it out too. Draws lie within two deviations in each direction and
-    are not negative where nothing measured was. None if the spectra are too few, or too alike, to hide in each other.
-    """
-    level_M1 = (np.abs(measured_MC) @ weights_C)[:, None]
-    shape_MC = measured_MC[level_M1[:, 0] > 0] / level_M1[level_M1[:, 0] > 0]
-    if len(shape_MC) < 2 * DIRECTIONS:
-        return None
-    mean_C = shape_MC.mean(0)
-    _, values_K, vectors_KC = np.linalg.svd(shape_MC - mean_C, full_matrices=False)
-    deviation_K = values_K[:DIRECTIONS] / len(shape_MC) ** 0.5
-    if (deviation_K > 1e-4).sum() < 2:
-        return None
-    drawn_LK = np.clip(np.random.default_rng(0).standard_normal((count, len(deviation_K))), -2, 2)
-    spectra_LC = mean_C + (drawn_LK * deviation_K) @ vectors_KC[:DIRECTIONS]
-    spectra_LC = np.where(shape_MC.min(0) >= 0, np.maximum(spectra_LC, 0), spectra_LC)
-    return np.asarray(spectra_LC * level_M1.mean())
 
 
 def _redrawn(reader: ShardReader, looked_at: int, count: int) -> np.ndarray | None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from specfm.batch import BandTensors
+from specfm.dense.home import HomeSpectra
 from specfm.dense.tile_encoder import fitting_batch, refuse_odd_numbers
 from specfm.digests import digest_parts
 from specfm.errors import SpecfmError, UsageError
@@ -30,6 +31,7 @@ from specfm.window import read_window
 
 if TYPE_CHECKING:
     from specfm.bands import BandGrid
+    from specfm.library import Library
     from specfm.sensors import Sensor
 
 PATCHES = 50_000  # most patches that a fit looks at, over all scenes
@@ -45,6 +47,7 @@ class FitEncoder(Protocol):
     card: dict[str, Any]
     aligned: bool
     alignment: Any
+    library: Library | None
     training: bool
 
     @property
@@ -64,6 +67,8 @@ class FitEncoder(Protocol):
 
     def train(self, mode: bool = True) -> Any: ...
 
+    def align(self, on: bool = True, sensors: Sequence[Sensor | BandGrid | str] = ()) -> Any: ...
+
 
 Fit = TypeVar("Fit", bound=FitEncoder)
 
@@ -82,7 +87,9 @@ def fit_encoder(
     """Give an encoder the whitened stem of one acquisition: one scene, or the plots of a site. No label is looked at.
 
     One stem is computed from all scenes together. ``card["fitted"]`` says from what. What is not given is as the
-    encoder was pretrained (``card["whiten"]``), else shift 3, power 0.25, all components, damping 1e-5.
+    encoder was pretrained (``card["whiten"]``), else shift 3, power 0.25, all components, damping 1e-5. The spectra of
+    the first scene's sensor become the encoder's ``library`` (drawn anew, :mod:`specfm.dense.home`), so that other
+    sensors are aligned to that one.
 
     Args:
         encoder: changed in place.
@@ -132,15 +139,22 @@ class Fitted:
     Attributes:
         maps: weight_DD and bias_D of the stem, and of the stem of pixel tokens where there is one.
         record: JSON-safe; goes into the card.
+        library: spectra that other sensors are aligned by; None leaves the encoder's as it is.
     """
 
-    def __init__(self, maps: list[tuple[Tensor, Tensor]], record: dict[str, Any]) -> None:
-        self.maps, self.record = maps, record
+    def __init__(
+        self, maps: list[tuple[Tensor, Tensor]], record: dict[str, Any], library: Library | None = None
+    ) -> None:
+        self.maps, self.record, self.library = maps, record, library
 
     def into(self, encoder: FitEncoder) -> None:
-        """Set the encoder's stems to these maps."""
+        """Set the encoder's stems to these maps; if it is aligned, then by these spectra from now on."""
         for stem, (weight_DD, bias_D) in zip(stems_of(encoder), self.maps, strict=True):
             stem.set(weight_DD, bias_D)
+        if self.library is not None:
+            before, encoder.library = encoder.alignment, self.library
+            if before is not None:
+                encoder.align(True, [sensor for _, sensor in before.sensors])
 
 
 def acquisition(
@@ -155,10 +169,11 @@ def acquisition(
     recipe = recipe or WhitenRecipe.of(encoder.card)
     moments, seen = empty_moments(encoder), []
     stride = _stride(encoder, scenes, recipe, patches)
+    spectra = HomeSpectra(patches // (window_side(encoder, recipe) // encoder.patch_size) ** 2)
     with progress("fit without labels", len(scenes)) as advance:
         for scene in scenes:
             before = moments[0].count
-            digest = _add_scene(encoder, moments, scene, recipe, stride)
+            digest = _add_scene(encoder, moments, spectra, scene, recipe, stride)
             seen.append({"name": scene.name, "digest": digest, "patches": moments[0].count - before})
             advance()
     maps = whitened(moments, recipe, " and ".join(dict.fromkeys(scene.where for scene in scenes[:3])))
@@ -166,7 +181,7 @@ def acquisition(
         "labels": None, "scenes": seen, "recipe": recipe.to_dict(), "patches": moments[0].count,
         "pairs": moments[0].pairs,
     }  # fmt: skip
-    return Fitted(maps, record)
+    return Fitted(maps, record, None if encoder.pixel_stem is not None else spectra.library())
 
 
 def stems_of(encoder: FitEncoder) -> list[Stem]:
@@ -236,7 +251,14 @@ def _stride(encoder: FitEncoder, scenes: Sequence[Scene], recipe: WhitenRecipe, 
     return max(1, math.ceil(math.sqrt(places * (side // encoder.patch_size) ** 2 / patches)))
 
 
-def _add_scene(encoder: FitEncoder, moments: Sequence[Moments], scene: Scene, recipe: WhitenRecipe, stride: int) -> str:
+def _add_scene(
+    encoder: FitEncoder,
+    moments: Sequence[Moments],
+    spectra: HomeSpectra,
+    scene: Scene,
+    recipe: WhitenRecipe,
+    stride: int,
+) -> str:
     """Take in the windows of a scene; a digest of what was read."""
     side, (height, width) = window_side(encoder, recipe), scene.shape[:2]
     if not scene.neighbours:
@@ -259,6 +281,7 @@ def _add_scene(encoder: FitEncoder, moments: Sequence[Moments], scene: Scene, re
                 x_BHWC = np.stack([strip_HWC[:, col - some[0] :][:, :side] for col in some])
                 mask_BHW = np.stack([mask_HW[:, col - some[0] :][:, :side] for col in some])
                 parts.append(digest_parts([x_BHWC, mask_BHW]))
+                spectra.add(scene.sensor, x_BHWC, mask_BHW, encoder.patch_size)
                 add_windows(encoder, moments, torch.from_numpy(x_BHWC), bands, torch.from_numpy(mask_BHW), step)
     finally:
         encoder.train(training)

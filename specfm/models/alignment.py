@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 # Of the mean eigenvalue: between an offset alone and least squares, which overfits what a sensor does not show. Nearest
 # neighbours across sensors change little from .03 to 1.
 RIDGE = 0.1
+HOME_RIDGE = 1e-3
 LEAST_COVERED = 0.8  # share of a sensor's bands that the library must cover; the others are not looked at
 HELD = 64  # grids whose maps are kept
 DECIDES = ("wavelengths_nm_GC", "fwhm_nm_GC", "valid_GC", "quantity_G", "level_G", "gsd_m_G")  # of a grid, its map
@@ -72,6 +73,9 @@ class Alignment:
 
     With ``sensors``, tokens are then mapped once more in the same way, to those that the poorest of these has after its
     own map: the sensor whose tokens are furthest from the ideal ones. That one itself stays where it is.
+
+    Where the library has a ``home``, the stem was made for the sensor of these bands and the library for it (an encoder
+    fitted to an acquisition): tokens are put as *that* sensor would have told them, and no further; its own stay.
 
     Args:
         library: what the bands are shown.
@@ -138,8 +142,10 @@ class Alignment:
         # whatever mode the caller is in, or the map would not serve the next one
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(encoder.device.type, enabled=False):
             t_LD = self._seen_through(encoder, bands)
-            matrix_DD, bias_D = _ridge(t_LD, self.ideal_tokens(encoder))
-            if len(self.sensors) > 1:
+            matrix_DD, bias_D = _ridge(
+                t_LD, self.ideal_tokens(encoder), RIDGE if self.library.home is None else HOME_RIDGE
+            )
+            if len(self.sensors) > 1 and self.library.home is None:
                 again_DD, more_D = _ridge(t_LD @ matrix_DD.T + bias_D, self._poorest_tokens(encoder))
                 matrix_DD, bias_D = again_DD @ matrix_DD, again_DD @ bias_D + more_D
             return matrix_DD, bias_D
@@ -183,27 +189,28 @@ class Alignment:
         return bands.valid_GC & (bands.wavelengths_nm_GC >= low) & (bands.wavelengths_nm_GC <= high)
 
     def ideal_tokens(self, encoder: StemEncoder) -> Tensor:
-        """tokens_LD (float64): the stem's, of the library seen by the ideal sensor."""
+        """tokens_LD (float64): the stem's, of the library seen by the ideal sensor, or by that of its home."""
         weights, (held, tokens_LD) = _weights(encoder), self._ideal
         if tokens_LD is None or held != weights:
             library = self.library
             tokens_LD = torch.zeros(len(library), encoder.num_features, dtype=torch.float64, device=encoder.device)
             for quantity in np.unique(library.quantity_L).tolist():
                 mine_L = library.quantity_L == quantity
-                sensor = Sensor(library.grid, QUANTITIES[quantity] if quantity >= 0 else None)
-                found = stem_tokens(encoder, library.spectra_LS[mine_L], BandTensors.from_sensors(sensor))
+                sensor = Sensor(library.home or library.grid, QUANTITIES[quantity] if quantity >= 0 else None)
+                seen_LC = library.spectra_LS if library.home is None else library.seen_through(library.home)
+                found = stem_tokens(encoder, seen_LC[mine_L], BandTensors.from_sensors(sensor))
                 tokens_LD[torch.from_numpy(mine_L).to(encoder.device)] = found
             self._ideal = weights, tokens_LD
         return tokens_LD
 
 
-def _ridge(t_LD: Tensor, goal_LD: Tensor) -> tuple[Tensor, Tensor]:
+def _ridge(t_LD: Tensor, goal_LD: Tensor, share: float = RIDGE) -> tuple[Tensor, Tensor]:
     """(A_DD, b_D) of the map from one set of tokens to the other (see :class:`Alignment`)."""
     mean_D, goal_D = t_LD.mean(0), goal_LD.mean(0)
     centred_LD = t_LD - mean_D
     gram_DD = centred_LD.T @ centred_LD
     unit_DD = torch.eye(len(gram_DD), dtype=gram_DD.dtype, device=gram_DD.device)
-    ridge = RIDGE * gram_DD.diagonal().mean().clamp_min(1e-30)
+    ridge = share * gram_DD.diagonal().mean().clamp_min(1e-30)
     change_DD = torch.linalg.solve(gram_DD + ridge * unit_DD, centred_LD.T @ (goal_LD - goal_D - centred_LD))
     matrix_DD = unit_DD + change_DD.T
     return matrix_DD, goal_D - matrix_DD @ mean_D

@@ -8,7 +8,8 @@ import pytest
 import specfm
 from pretrain.loop import train
 from pretrain.release import library as module
-from pretrain.release.library import FEWEST_BANDS, PER_SHARD, collect_library, redrawn
+from pretrain.release.library import PER_SHARD, collect_library
+from specfm.library import FEWEST_BANDS, redrawn
 from specfm.sensors import QUANTITIES
 from specfm.shards import ShardSet
 from tests.pretrain.runs import debug_config, make_shard

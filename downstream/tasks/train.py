@@ -174,11 +174,14 @@ class Finetuning(Supervised):
             if self.curriculum is not None:
                 self.curriculum.fit(views)
         parts = [part for step in range(STANDARDISE_BATCHES) for part in self.crops(step)]
-        dates = zip(*(part.views for part in parts), strict=True)
-        # an untrained network with batch norm has no statistics to be evaluated by yet
-        self.model.train(isinstance(encoder, Backbone) and not self.member.pretrained)
+        dates = [[to_device(view, device) for view in views] for views in zip(*(p.views for p in parts), strict=True)]
+        # an untrained network with batch norm has no statistics to be evaluated by yet; a frozen one never gets others
+        untrained = isinstance(encoder, Backbone) and not self.member.pretrained
         with self._noise(0):
-            self.model.fit_standardiser(*([to_device(view, device) for view in views] for views in dates))
+            if untrained and self.frozen:
+                self.model.settle_batch_norm(*dates)
+            self.model.train(untrained and not self.frozen)
+            self.model.fit_standardiser(*dates)
         if self.curriculum is not None:
             self.curriculum.begin(self, self.crops(0))
 

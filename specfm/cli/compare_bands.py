@@ -14,9 +14,10 @@ from specfm.cli._probe import listed, numbers, with_probe
 from specfm.cli._show import print_remarks, wide_console
 
 DEFAULTS = CompareOptions()
+Frozen = Annotated[str, typer.Option(help="Any of knn, linear and ridge, by commas; the encoder is not trained.")]
 
 
-@with_probe(DEFAULTS.probe, leave_out=("init_seeds", "baselines", "peers", "shots"))
+@with_probe(DEFAULTS.probe, leave_out=("init_seeds", "baselines", "peers", "shots"), kinds={"protocol": Frozen})
 def command(
     checkpoint: shared.Encoder,
     data: shared.Data,

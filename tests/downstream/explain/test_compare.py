@@ -103,3 +103,9 @@ def test_bad_options() -> None:
         replace(OPTIONS, counts=(), selections=()).check()
     with pytest.raises(UsageError, match="--counts"):
         replace(OPTIONS, counts=(0,)).check()
+    with pytest.raises(UsageError, match="--protocol scratch trains the encoder.*; choose among knn, linear, ridge"):
+        replace(OPTIONS, probe=replace(PROBE, protocols=("knn", "scratch"))).check()
+    with pytest.raises(UsageError, match="one number of shots"):
+        replace(OPTIONS, probe=replace(PROBE, shots=(5, 10))).check()
+    with pytest.raises(UsageError, match="nothing here reads peers, baselines, init_seeds of the probe"):
+        replace(OPTIONS, probe=replace(PROBE, peers=("timm:resnet18",), baselines=False, init_seeds=1)).check()

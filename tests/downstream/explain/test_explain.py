@@ -182,3 +182,5 @@ def test_bad_options() -> None:
         ExplainOptions(PROBE, widths_nm=()).check()
     with pytest.raises(UsageError, match="--gradients"):
         replace(ExplainOptions(PROBE), gradients=-1).check()
+    with pytest.raises(UsageError, match="nothing here reads protocols, ks of the probe"):
+        ExplainOptions(replace(PROBE, protocols=("knn",), ks=(3,))).check()

@@ -118,7 +118,8 @@ def spectra(
     Args:
         scenes: scenes of the samples. window: side, pixels. samples: which windows.
         grid: where to compare them, if not on the scenes' own common grid.
-        patch: side of the square about the labelled pixel, at most the window: what a token of an encoder sees.
+        patch: side of the square about the labelled pixel, at most the window: that of an encoder's patch. In an odd
+            window it is what the token of that pixel sees; in an even one the token lies half a patch aside at most.
 
     Returns:
         None where the scenes have no common band grid (see ``common_grid``). ``info`` of each holds the window, whether

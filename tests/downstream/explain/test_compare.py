@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,6 +95,8 @@ def test_command(tmp_path: Path) -> None:
     assert list(dict.fromkeys(row["bands"] for row in table)) == ["all", "uniform:5", "uniform:20", "rgb", "pca:3"]
     assert (tmp_path / "out" / "bands.png").read_bytes()[:4] == b"\x89PNG"
     assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == len(table)
+    told = json.loads((tmp_path / "out" / "facts.json").read_text())["notices"]
+    assert any(note.startswith("pca:3: the encoder sees windows rebuilt") for note in told)
     bad = CliRunner().invoke(app, [*words, "--choice", "pink", "--out", str(tmp_path / "other")])
     assert bad.exit_code == 2 and "bands are chosen by" in " ".join(bad.output.split())
 

@@ -135,8 +135,8 @@ class FinetuneConfig(engine.RunConfig):
             then those of specfm.create_backbone: ``stride``, ``level``, ``options``); trained from random weights.
         mode: what is trained besides the head: nothing (``frozen``), the last ``train_blocks`` blocks (``partial``), or
             everything (``full``; of an encoder pretrained with a whitened stem everything from the first block on).
-        fit: first fit the stem of the encoder, and of its untrained control, to the scenes in closed form, from all their
-            pixels and no label (``encoder.fit``); it is held, and goes into the model.
+        fit: first fit the stem of the encoder, and of its untrained control, to the scenes in closed form, from all
+            their pixels and no label (``encoder.fit``); it is held, and goes into the model.
         curriculum: fewer bands and smaller windows at first.
         controls: also train the same architecture from scratch (``scratch``), put a head on it untrained (``frozen``),
             and fit simple models (``simple``: pixel spectra + logistic regression; change: distances between dates).

@@ -216,7 +216,8 @@ def _shard(seen: Sequence[Scene], real: str | None, folders: Sequence[Path], cro
 
 
 def _probe(out: Path, seen: Sequence[Scene], probed: Sequence[Scene], options: StudyOptions) -> list[dict[str, Any]]:
-    from downstream.baselines.interpolated import By, common_list, components, patch_spectra
+    from downstream.baselines.classics import pca_features
+    from downstream.baselines.interpolated import By, common_list, patch_spectra
     from downstream.features.bank import Bank
     from downstream.features.extract import FeatureSet
     from downstream.probe.options import ProbeOptions
@@ -240,7 +241,7 @@ def _probe(out: Path, seen: Sequence[Scene], probed: Sequence[Scene], options: S
         samples = collect_samples(scenes, WINDOW)
         extra = {}
         for by in ways:
-            scores = components(fit_of[by], patch_spectra(scenes, samples, centres_K, by).X_ND)
+            _, scores = pca_features(fit_of[by], patch_spectra(scenes, samples, centres_K, by).X_ND)
             extra[f"{len(centres_K)} bands by {by}, PCA-30"] = FeatureSet(scores, samples, by)
         for rule in RULES:
             found = probe(
@@ -267,14 +268,14 @@ def _draw(pictured: dict[str, Any], path: Path) -> None:
     """First two principal components of each kind of features, coloured by domain."""
     import io
 
-    from downstream.baselines.interpolated import components
+    from downstream.baselines.classics import pca_features
     from downstream.report.figures import colour_of, new_figure
     from specfm.files import atomic_write_bytes
 
     figure = new_figure(4.2 * len(pictured), 4.2)
     for number, (title, features) in enumerate(pictured.items(), 1):
         axes = figure.add_subplot(1, len(pictured), number)
-        score_N2 = components(features.X_ND, features.X_ND, 2)
+        score_N2, _ = pca_features(features.X_ND, features.X_ND, 2)
         for k, name in enumerate(features.samples.label_names):
             mine = features.y_N == k
             axes.scatter(score_N2[mine, 0], score_N2[mine, 1], s=5, color=colour_of(k), label=name, linewidths=0)

@@ -1,6 +1,8 @@
 """The baselines of every table, all on raw spectra: what an encoder must beat.
 
-On three supports: the labelled pixel, the square about it that one token of the encoder sees, the window.
+On three supports: the labelled pixel, a square about it as large as a patch of the encoder, the window. Where the
+window is odd the square is what the token of the labelled pixel sees; where it is even that token may lie up to half a
+patch aside.
 
 * nearest neighbours, by cosine and by Euclid, of spectra and of minimum noise fraction scores;
 * logistic regression (and ridge) on spectra, on minimum noise fraction scores, and on spectra pretreated as in a

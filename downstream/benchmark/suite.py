@@ -12,6 +12,7 @@ from downstream.features.pooling import pooling_parts
 from downstream.probe.options import ProbeOptions
 from downstream.protocols.options import Protocol, TrainOptions
 from downstream.splits.options import AUTO, GroupBy, Rule
+from specfm.band_selection import BandsText
 from specfm.config import Strict
 from specfm.engine.config import Names, NonNegative, OneOrMore, Positive
 from specfm.errors import SpecfmError, UsageError
@@ -28,7 +29,7 @@ class DatasetConfig(Strict):
 
     Attributes:
         cards: dataset cards (names or files). name: in the tables; default the cards' names.
-        scenes: only scenes whose name matches one of these, such as ``OSBS*``.
+        scenes: only scenes whose CARD/SCENE matches one of these, such as ``*/OSBS*``.
         through: also see them through these known sensors.
         classes: new class -> names in the cards; pixels of other classes count as unlabelled. Cards with other class
             lists can then be put together. Empty = as in the card.
@@ -37,6 +38,7 @@ class DatasetConfig(Strict):
         protocols, seeds, window: override those of the suite; point spectra without ground have windows of 1.
         max_per_class: at most so many pixels a class and group. block: side of a spatial block, pixels.
         min_groups: classes found in fewer groups or blocks are left out. group_by: as in ``specfm probe``.
+        bands: use these bands of every scene only, as in ``specfm probe``.
         pretreatment: of spectra, in order, as in ``specfm probe``.
         note: printed below the table.
     """
@@ -56,6 +58,7 @@ class DatasetConfig(Strict):
     min_samples: Positive = ProbeOptions.min_samples
     block: Positive | None = ProbeOptions.block
     group_by: GroupBy = ProbeOptions.group_by
+    bands: BandsText | None = None
     pretreatment: Names = ()
     note: str = ""
 
@@ -148,7 +151,7 @@ def probe_options(suite: SuiteConfig, dataset: DatasetConfig, window: int) -> Pr
         min_groups=dataset.min_groups, min_samples=dataset.min_samples, block=dataset.block,
         group_by=dataset.group_by, draws=suite.draws, align=suite.align, fit=suite.fit,
         trained_seeds=suite.trained_seeds, train=TrainOptions(steps=suite.train_steps),
-        pretreatment=dataset.pretreatment,
+        bands=dataset.bands, pretreatment=dataset.pretreatment,
     )  # fmt: skip
 
 

@@ -110,6 +110,7 @@ def compare_bands(
     options = options or CompareOptions()
     options.check()
     probe = options.probe
+    measured = scenes
     scenes, prepared = prepared_scenes(scenes, probe)
     bands = one_sensor(scenes)
     samples, probe = take_samples(encoder, scenes, probe)
@@ -121,7 +122,7 @@ def compare_bands(
     pixel_NC, mean_NC = (_spread(each.X_ND, bands.valid) for each in (raw.pixel, raw.mean))
     chosen, left_out = choices(options, scenes[0], mean_NC)
     leaks = [leakage_score(split, samples, raw.pixel.X_ND) for split in splits]
-    facts = EncoderFacts.of(encoder, pretrained, scenes)
+    facts = EncoderFacts.of(encoder, pretrained, measured)
     digest, rows = windows_digest(scenes, samples), []
     for choice in chosen:
         all_runs = _encoder_runs(encoder, scenes, samples, splits, window, choice, mean_NC, probe, name)

@@ -78,6 +78,7 @@ def explain(
     if options.gradients:
         require_captum()
     probe = options.probe
+    measured = scenes
     scenes, notices = prepared_scenes(scenes, probe)
     notices += [FITTED.format("scenes")] if probe.fit else []
     bands = one_sensor(scenes)
@@ -103,7 +104,7 @@ def explain(
     plain_ND = np.zeros((len(samples), len(bands)), np.float32)
     plain_ND[:, bands.valid] = mean.X_ND
     rows += occlusion_rows(RAW, mean.X_ND, [_raw(change, plain_ND)[:, bands.valid] for change in changes], *shared)
-    about = EncoderFacts.of(encoder, pretrained, scenes)
+    about = EncoderFacts.of(encoder, pretrained, measured)
     facts = {
         "data": data,
         "encoder": name,

@@ -118,7 +118,8 @@ def spectra(
     Args:
         scenes: scenes of the samples. window: side, pixels. samples: which windows.
         grid: where to compare them, if not on the scenes' own common grid.
-        patch: side of the square about the labelled pixel, at most the window: what a token of an encoder sees.
+        patch: side of the square about the labelled pixel, at most the window: that of an encoder's patch. In an odd
+            window it is what the token of that pixel sees; in an even one the token lies half a patch aside at most.
 
     Returns:
         None where the scenes have no common band grid (see ``common_grid``). ``info`` of each holds the window, whether
@@ -141,12 +142,11 @@ def spectra(
             sensor, matrix_CK = part.scene.sensor, matrix_of[id(part.scene)]
             used_C = matrix_CK.any(1)  # bad bands may hold anything, also infinities
             x_BHWC = part.x_BHWC[..., used_C] * np.float32(sensor.scale) + np.float32(sensor.offset)
-            x_BHWK = x_BHWC @ matrix_CK[used_C] if common.resampled else x_BHWC
             for name, array_NK in found.items():
                 weight_Bhw = part.mask_BHW[:, support[name], support[name]].astype(np.float32)
                 total = np.maximum(weight_Bhw.sum((1, 2)), 1)[:, None]
-                x_BhwK = x_BHWK[:, support[name], support[name]]
-                array_NK[part.ids_B] = np.einsum("bhwk,bhw->bk", x_BhwK, weight_Bhw) / total
+                mean_BC = np.einsum("bhwc,bhw->bc", x_BHWC[:, support[name], support[name]], weight_Bhw) / total
+                array_NK[part.ids_B] = mean_BC @ matrix_CK[used_C] if common.resampled else mean_BC
             advance(len(part.ids_B))
     for array in found.values():
         np.nan_to_num(array, copy=False, nan=0.0, posinf=0.0, neginf=0.0)

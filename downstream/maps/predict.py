@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from specfm.checkpoint import has_whitened_stem
 from specfm.dense.tile_encoder import TileReader, fitting_batch, scene_levels
 from specfm.errors import UsageError
 from specfm.pretreatment import pretreat
@@ -80,6 +81,24 @@ def as_taught(scene: Scene, card: dict[str, Any]) -> Scene:
         learnt = ", ".join(wanted) or "spectra as measured"
         raise UsageError(f"{scene.where}: is pretreated by {', '.join(has)}; the model learnt from {learnt}")
     return scene if has == wanted else pretreat(scene, wanted)
+
+
+def fit_to(model: TaskModel, scenes: Sequence[Scene]) -> dict[str, Any]:
+    """Fit the stem of a model's encoder to the scenes that are to be mapped, without labels; the record of it.
+
+    Raises:
+        UsageError: a model that learnt behind a stem that nothing was fitted to, or what ``encoder.fit`` refuses.
+    """
+    known = dict(model.card.get("pretraining") or {})
+    if not has_whitened_stem(known):
+        raise UsageError(
+            "the model learnt behind a stem that was fitted to nothing, so another one would be strange to it; leave "
+            "--fit out, or fine-tune with fit=true"
+        )
+    model.encoder.card = known
+    model.encoder.fit([as_taught(scene, model.card) for scene in scenes])
+    record: dict[str, Any] = model.encoder.card["fitted"]
+    return record
 
 
 class TilePredictor:

@@ -137,6 +137,7 @@ def probe(
     """
     options = options or ProbeOptions()
     options.check()
+    measured = scenes
     scenes, prepared = prepared_scenes(scenes, options)
     if options.peers and any(scene.sensor.pretreatment for scene in scenes):
         raise UsageError("published encoders take spectra as measured, and these are pretreated; leave --peers out")
@@ -165,7 +166,7 @@ def probe(
         twin = make_random(init) if make_random is not None else random_twin(encoder, 1000 + init)
         with fitted(twin, scenes, options.fit, fit_facts(encoder)) as stems, aligned(twin, scenes, align):
             twins.append(features_of(twin, f"random init {init}", options.pooling, options.layers, stems))
-    facts, config_digest = EncoderFacts.of(encoder, pretrained, scenes), digest_json(asdict(options))
+    facts, config_digest = EncoderFacts.of(encoder, pretrained, measured), digest_json(asdict(options))
     rows: list[dict[str, Any]] = []
     kept_runs: list[Runs] = []
     for splits in tables:

@@ -78,6 +78,7 @@ def robustness(
             f"{treated.where}: is pretreated, and light and noise alter spectra as measured; take pretreatment out of "
             "its card"
         )
+    measured = scenes
     scenes, prepared = prepared_scenes(scenes, options.probe)
     samples, probe = take_samples(encoder, scenes, options.probe)
     window = samples.window
@@ -147,7 +148,7 @@ def robustness(
     trivial = [majority(samples, splits)] if probe.baselines else []
     about = Comparison(
         samples, splits, leaks, window, probe.pooling, probe.layers, data, digests[CLEAN],
-        digest_json(asdict(options)), EncoderFacts.of(encoder, pretrained, scenes), probe.draws, notices,
+        digest_json(asdict(options)), EncoderFacts.of(encoder, pretrained, measured), probe.draws, notices,
     )  # fmt: skip
     rows: list[dict[str, Any]] = []
     for label, (condition, view) in views.items():

@@ -277,6 +277,21 @@ class TaskModel(nn.Module):
         return np.where(probabilities_K.sum(-1) > 0, found, -1)
 
     @torch.no_grad()
+    def settle_batch_norm(self, *dates: Sequence[View]) -> None:
+        """Give an encoder's batch norm the mean statistics of training tiles, one list of views per date, by which it
+        is evaluated from then on; nothing else of it changes."""
+        norms = [each for each in self.encoder.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
+        momenta = [each.momentum for each in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean over all calls, each counted alike
+        self.encoder.train()
+        for view in (view for views in dates for view in views) if norms else ():
+            self.layer_features(view)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+    @torch.no_grad()
     def fit_standardiser(self, *dates: Sequence[View]) -> None:
         """Fix the head's standardisation from training tiles, one list of views per date: from their valid tokens, or
         from pooled features where the head pools first.

@@ -42,7 +42,7 @@ class DataConfig(Strict):
     """Which labelled scenes, and what a training batch is.
 
     Attributes:
-        card: dataset card (name or file). scenes: only scenes whose name matches, such as ``OSBS*``.
+        card: dataset card (name or file). scenes: only scenes whose CARD/SCENE matches, such as ``*/OSBS*``.
         bands: use these bands only, of every date (``specfm.band_selection``); never the labels decide.
         second_sensor: change only: see the second date through this known sensor (a test of mixed sensors).
         tile: side of a training tile, and of a window for classification, pixels; a multiple of the patch.
@@ -135,6 +135,8 @@ class FinetuneConfig(engine.RunConfig):
             then those of specfm.create_backbone: ``stride``, ``level``, ``options``); trained from random weights.
         mode: what is trained besides the head: nothing (``frozen``), the last ``train_blocks`` blocks (``partial``), or
             everything (``full``; of an encoder pretrained with a whitened stem everything from the first block on).
+        fit: first fit the stem of the encoder, and of its untrained control, to the scenes in closed form, from all
+            their pixels and no label (``encoder.fit``); it is held, and goes into the model.
         curriculum: fewer bands and smaller windows at first.
         controls: also train the same architecture from scratch (``scratch``), put a head on it untrained (``frozen``),
             and fit simple models (``simple``: pixel spectra + logistic regression; change: distances between dates).
@@ -146,6 +148,7 @@ class FinetuneConfig(engine.RunConfig):
     encoder: str | None = None
     mode: Mode = "full"
     train_blocks: Positive = 2
+    fit: bool = False
     data: DataConfig
     split: SplitConfig = SplitConfig()
     model: engine.ModelConfig = engine.ModelConfig()
@@ -167,6 +170,8 @@ class FinetuneConfig(engine.RunConfig):
             raise ValueError(f"split.rule random_pixels leaks in task {self.task}; use block or group")
         if self.task != "change" and self.data.second_sensor is not None:
             raise ValueError("data.second_sensor is for task change")
+        if self.fit and self.init == "random" and self.mode != "frozen":
+            raise ValueError("fit is for the encoder of init, or mode=frozen: what labels train has no stem to hold")
         if self.encoder is not None:
             self._fits_backbone()
         if self.task == "classification" and self.head.kind != "linear":

@@ -50,11 +50,19 @@ MAY_CHANGE = ("out", "device", "wandb", "guard")
 
 
 def load_source(config: FinetuneConfig, places: Sequence[Place]) -> tuple[AnyEncoder, str]:
-    """The encoder of ``init`` and its name; a random one gives the architecture of ``model`` or ``encoder``.
+    """The encoder of ``init`` and its name, fitted where asked; a random one gives the architecture of ``model`` or
+    ``encoder``.
 
     Raises:
-        UsageError: a network of timm for scenes of several sensors, or one that cannot be built.
+        UsageError: a network of timm for scenes of several sensors, one that cannot be built or fitted.
     """
+    source, name = _unfitted(config, places)
+    if config.fit:
+        source.fit([scene for place in places for scene in place.dates])
+    return source, name
+
+
+def _unfitted(config: FinetuneConfig, places: Sequence[Place]) -> tuple[AnyEncoder, str]:
     if config.encoder is not None:
         bands = [scene.sensor.bands for place in places for scene in place.dates]
         if not all(same_bands(bands[0], each) for each in bands):

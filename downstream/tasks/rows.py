@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from downstream.features.fit import FITTED
 from downstream.results import metrics, text
 from downstream.results.leakage import Leakage
 from downstream.results.rows import Comparison, EncoderFacts, metric_cell, result_rows
@@ -51,6 +52,8 @@ def task_rows(
     rows = result_rows(all_runs, about)
     for row, runs in zip(rows, all_runs, strict=True):
         row |= {"task": config.task, "init": config.init, "guard": data.splits[0].window - 1}
+        if config.fit and row["kind"] in ("encoder", "twin"):
+            row |= {"fitted": "scenes", "notices": sorted({*row["notices"], FITTED.format("scenes")})}
         if config.task == "change":
             row |= _change_cells(np.stack(runs.conf_SUKK), config.evaluation.draws)
     return rows

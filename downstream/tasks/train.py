@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from downstream.features.fit import fit_facts
 from downstream.results import metrics
 from downstream.results.runs import Kind
 from downstream.splits.samples import Samples
@@ -147,6 +148,10 @@ class Finetuning(Supervised):
         self.pretraining = dict(source.card) if member.pretrained else {}
         names = [data.samples.label_names[c] for c in self.classes]
         model = make_model(config, source, member, names).to(world.device)
+        if config.fit and member.kind == "twin":  # as the encoder that it is compared with
+            model.encoder.card = fit_facts(source)
+            model.encoder.fit([scene for place in data.places for scene in place.dates])
+            self.pretraining = dict(model.encoder.card)
         rasters = label_rasters(data.places, data.samples, self.split.train_I, self.classes)
         seed, optim = 1000 * config.seed + member.number, config.optim
         self.crops = Crops(data.places, rasters, len(self.classes), config.model_copy(update={"seed": seed}))
@@ -174,11 +179,14 @@ class Finetuning(Supervised):
             if self.curriculum is not None:
                 self.curriculum.fit(views)
         parts = [part for step in range(STANDARDISE_BATCHES) for part in self.crops(step)]
-        dates = zip(*(part.views for part in parts), strict=True)
-        # an untrained network with batch norm has no statistics to be evaluated by yet
-        self.model.train(isinstance(encoder, Backbone) and not self.member.pretrained)
+        dates = [[to_device(view, device) for view in views] for views in zip(*(p.views for p in parts), strict=True)]
+        # an untrained network with batch norm has no statistics to be evaluated by yet; a frozen one never gets others
+        untrained = isinstance(encoder, Backbone) and not self.member.pretrained
         with self._noise(0):
-            self.model.fit_standardiser(*([to_device(view, device) for view in views] for views in dates))
+            if untrained and self.frozen:
+                self.model.settle_batch_norm(*dates)
+            self.model.train(untrained and not self.frozen)
+            self.model.fit_standardiser(*dates)
         if self.curriculum is not None:
             self.curriculum.begin(self, self.crops(0))
 

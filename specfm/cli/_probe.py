@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
@@ -164,17 +165,23 @@ OPTIONS: dict[str, Option] = {
 }
 
 
-def with_probe(defaults: ProbeOptions, leave_out: Sequence[str] = ()) -> Callable[..., Callable[..., None]]:
+def with_probe(
+    defaults: ProbeOptions, leave_out: Sequence[str] = (), kinds: Mapping[str, Any] = MappingProxyType({})
+) -> Callable[..., Callable[..., None]]:
     """Give a command ``OPTIONS`` in place of its parameter ``probe``, a ``ProbeOptions`` that they fill.
 
     Args:
         defaults: what the options are when not given.
         leave_out: options that the command does not have.
+        kinds: types of options whose help is another for this command.
     """
     chosen = {name: option for name, option in OPTIONS.items() if name not in leave_out}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        options = {name: (option.kind, option.show(getattr(defaults, option.field))) for name, option in chosen.items()}
+        options = {
+            name: (kinds.get(name, option.kind), option.show(getattr(defaults, option.field)))
+            for name, option in chosen.items()
+        }
         return spread(
             command,
             "probe",

@@ -14,9 +14,10 @@ from specfm.cli._probe import listed, numbers, with_probe
 from specfm.cli._show import print_remarks, wide_console
 
 DEFAULTS = CompareOptions()
+Frozen = Annotated[str, typer.Option(help="Any of knn, linear and ridge, by commas; the encoder is not trained.")]
 
 
-@with_probe(DEFAULTS.probe, leave_out=("init_seeds", "baselines", "peers", "shots"))
+@with_probe(DEFAULTS.probe, leave_out=("init_seeds", "baselines", "peers", "shots"), kinds={"protocol": Frozen})
 def command(
     checkpoint: shared.Encoder,
     data: shared.Data,
@@ -54,7 +55,7 @@ def command(
     options.check()
     chosen = card_scenes(data, [scenes] if scenes else [])
     encoder, name, pretrained = open_encoder(checkpoint, device)
-    rows = compare_bands(encoder, chosen, options, data=title(data, scenes), name=name, pretrained=pretrained)
+    rows = compare_bands(encoder, chosen, options, data=title(data, scenes, probe), name=name, pretrained=pretrained)
     table = [
         {
             "bands": row["condition"],
@@ -65,11 +66,12 @@ def command(
         }
         for row in rows
     ]
-    write_folder(out, {"bands": table}, {"bands": comparison_figure(rows)}, {"notices": rows[0]["notices"]})
+    notices = sorted({note for row in rows for note in row["notices"]})
+    write_folder(out, {"bands": table}, {"bands": comparison_figure(rows)}, {"notices": notices})
     append_rows(out / "results.jsonl", rows)
     console = wide_console()
     console.print(text.heading({**rows[0], "condition": None}), highlight=False)
     for each in text.robustness_tables(rows, width=console.width, of="probes of some bands", condition="bands chosen"):
         console.print(each)
-    print_remarks(console, sorted({note for row in rows for note in row["notices"]}))
+    print_remarks(console, notices)
     console.print(f"{out}: bands.csv, bands.png, results.jsonl", highlight=False)

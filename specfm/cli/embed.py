@@ -74,8 +74,15 @@ def command(
     specimens = per == "specimen"
     if per not in ("patch", "specimen"):
         raise UsageError(f"--per is {per!r}; give patch or specimen")
-    if not specimens and (len(scenes) > 1 or whole is not None or object_threshold is not None):
-        raise UsageError("several scenes, --whole and --object-threshold are for --per specimen; give one scene")
+    if not specimens and (len(scenes) > 1 or whole is not None or object_threshold is not None or dark_objects):
+        raise UsageError(
+            "several scenes, --whole, --object-threshold and --dark-objects are for --per specimen; give one scene"
+        )
+    if whole is not None and (window or stride or level != "scene"):
+        raise UsageError(
+            "--window, --stride and --level are of tiles, and --whole sees each specimen in one go by its own level; "
+            "leave one or the other out"
+        )
     if specimens and (pca_png or pca_tif or even or pixels):
         raise UsageError(
             "--pca-png, --pca-tif, --even and --pixels are of dense features; leave them out with --per specimen"

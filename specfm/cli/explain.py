@@ -47,7 +47,7 @@ def command(
     options.check()
     chosen = card_scenes(data, [scenes] if scenes else [])
     encoder, name, pretrained = open_encoder(checkpoint, device)
-    found = explain(encoder, chosen, options, data=title(data, scenes), name=name, pretrained=pretrained)
+    found = explain(encoder, chosen, options, data=title(data, scenes, probe), name=name, pretrained=pretrained)
     tables = {"occlusion": found.occlusion, "gradients": found.gradients, "signatures": found.signatures}
     write_folder(out, tables, {"explain": explanation_figure(found)}, found.facts)
     for features in found.facts["accuracy"]:

@@ -28,11 +28,12 @@ def command(
     reader: dict[str, Any],
     batch_size: options.BatchSize = 8,
     device: options.Device = "cpu",
+    fit: options.Fit = False,
     no_preview: options.NoPreview = False,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Write the class of every pixel of SCENE, of any size, in bounded memory; 0 = no data."""
-    from downstream.maps.predict import Layout, predict_to_file
+    from downstream.maps.predict import Layout, fit_to, predict_to_file
     from downstream.supervised.folder import load_task
     from specfm.cards.opening import open_scene
     from specfm.checkpoint import release_digest
@@ -50,7 +51,10 @@ def command(
     shares = predict_to_file(
         loaded, [cube], out, probabilities=probabilities, layout=Layout(stride, halo), batch_size=batch_size,
         preview=not no_preview, overwrite=overwrite,
-        facts={"model": release_digest(model), "sensors": [cube.sensor.digest]},
+        facts={
+            "model": release_digest(model), "sensors": [cube.sensor.digest],
+            "fitted": fit_to(loaded, [cube]) if fit else None,
+        },
     )  # fmt: skip
     say_map(out, cube, shares, preview=not no_preview)
     if probabilities is not None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from downstream.features.options import FeatureOptions
 from downstream.probe.options import ProbeOptions
 from specfm.cli import _options as shared
 from specfm.cli._probe import feature_bank, names, refuse_both, with_probe, with_scratch
@@ -49,7 +50,7 @@ def command(
     if out is not None:
         refuse_unwritable(out)
     encoder, name, pretrained = open_encoder(checkpoint, device)
-    called = title(data, scenes, names(through), probe.pretreatment)
+    called = title(data, scenes, probe, names(through))
     found = run_probe(
         encoder, chosen, with_scratch(probe, encoder, scratch), data=called, name=name, pretrained=pretrained,
         bank=feature_bank(cache),
@@ -69,15 +70,13 @@ def command(
         typer.echo(f"{len(found.rows)} rows appended to {out}")
 
 
-def title(
-    data: list[str], scenes: str | None, through: tuple[str, ...] = (), pretreatment: tuple[str, ...] = ()
-) -> str:
-    """Name of the data in the tables."""
+def title(data: list[str], scenes: str | None, options: FeatureOptions, through: tuple[str, ...] = ()) -> str:
+    """Name of the data in the tables, with what is done to them."""
     from specfm.cards import load_card
 
     cards = "+".join(load_card(name).name for name in data)
     seen = (f"[{scenes}]" if scenes else "") + "".join(f"@{sensor}" for sensor in through)
-    return cards + seen + (f" ({', '.join(pretreatment)})" if pretreatment else "")
+    return cards + seen + options.done_to_data
 
 
 def _show(rows: list[dict[str, Any]]) -> None:

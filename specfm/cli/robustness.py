@@ -63,7 +63,13 @@ def command(
     encoder, name, pretrained = open_encoder(checkpoint, device)
     options = replace(options, probe=with_scratch(probe, encoder, scratch))
     found = robustness(
-        encoder, chosen, options, data=title(data, scenes), name=name, pretrained=pretrained, bank=feature_bank(cache)
+        encoder,
+        chosen,
+        options,
+        data=title(data, scenes, probe),
+        name=name,
+        pretrained=pretrained,
+        bank=feature_bank(cache),
     )
     if out is not None:
         append_rows(out, found.rows)

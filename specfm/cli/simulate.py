@@ -7,14 +7,22 @@ from typing import Annotated
 
 import typer
 
+SENSORS = "aviris_classic_2010s,emit,neon_ais,specim_fx10"
+SCENES, SPECIES = 2, 6
+
 
 def command(
     out: Annotated[Path, typer.Option("--out", help="Folder to make; it must not exist.")],
     sensors: Annotated[
-        str, typer.Option("--sensors", help="Known instruments, separated by commas (see specfm sensors).")
-    ] = "aviris_classic_2010s,emit,neon_ais,specim_fx10",
+        str | None,
+        typer.Option(
+            "--sensors", help="Known instruments, separated by commas (see specfm sensors).", show_default=SENSORS
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed and options give the same bytes.", min=0)] = 0,
-    scenes: Annotated[int, typer.Option(help="Scenes per sensor.", min=1, max=100)] = 2,
+    scenes: Annotated[
+        int | None, typer.Option(help="Scenes per sensor.", min=1, max=100, show_default=str(SCENES))
+    ] = None,
     size: Annotated[int, typer.Option(help="Rows and columns of each scene.", min=8)] = 64,
     library: Annotated[
         str | None,
@@ -32,7 +40,9 @@ def command(
             min=1, help="Instead: laboratory scans of so many specimens of each species (408 bands, 348-810 nm)."
         ),
     ] = None,
-    species: Annotated[int, typer.Option(min=1, help="Species of the specimens, at most 8.")] = 6,
+    species: Annotated[
+        int | None, typer.Option(min=1, help="Species of the specimens, at most 8.", show_default=str(SPECIES))
+    ] = None,
     same_ground: Annotated[bool, typer.Option(help="Let all sensors look at the same ground.")] = False,
     option: Annotated[
         list[str] | None,
@@ -44,17 +54,27 @@ def command(
 ) -> None:
     """Write simulated scenes of several sensors (ENVI), their true materials and a dataset card each."""
     from specfm.config import load_config
+    from specfm.errors import UsageError
     from specfm.progress import stages
     from specfm.simulate import SimulationConfig, write_simulation, write_specimens
     from specfm.simulate.measured import measured_materials
     from specfm.simulate.specimens import SpecimenConfig
 
+    of_scenes = {
+        "--sensors": sensors is not None, "--scenes": scenes is not None, "--library": library is not None,
+        "--materials": materials is not None, "--same-ground": same_ground,
+    }  # fmt: skip
+    if specimens is not None and any(of_scenes.values()):
+        unread = ", ".join(name for name, given in of_scenes.items() if given)
+        raise UsageError(f"specimens are of one sensor and of species of their own; leave out {unread} or --specimens")
+    if specimens is None and species is not None:
+        raise UsageError("--species says how many of --specimens there are; give both")
     if specimens is not None:
         told_of = load_config(None, SpecimenConfig, option).model_dump()
         with stages() as told:
             card = write_specimens(
                 out,
-                species,
+                species or SPECIES,
                 specimens,
                 (size, size),
                 seed,
@@ -64,7 +84,7 @@ def command(
         typer.echo(str(card))
         return
     config = load_config(None, SimulationConfig, option)
-    names = [name.strip() for name in sensors.split(",") if name.strip()]
+    names = [name.strip() for name in (sensors or SENSORS).split(",") if name.strip()]
     chosen = None if materials is None else [name.strip() for name in materials.split(",") if name.strip()]
     measured = None if library is None else measured_materials(library, chosen)
     with stages() as told:
@@ -72,7 +92,7 @@ def command(
             out,
             names,
             seed=seed,
-            scenes=scenes,
+            scenes=scenes or SCENES,
             size=(size, size),
             materials=chosen if measured is None else measured,
             same_ground=same_ground,

@@ -10,7 +10,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import specfm
+from downstream.probe.options import ProbeOptions
 from specfm.cli import app
+from specfm.cli.probe import title
 
 QUICK = [
     "--seeds", "2", "--init-seeds", "1", "--window", "6", "--max-per-class", "12", "--protocol", "knn,linear",
@@ -51,6 +53,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     seen = next(iter(specfm.load_card(root / "card.yaml").scenes())).name
     specfm.save(encoder, root / "model", {"pretraining": {"scenes": [seen], "sensors": [], "domains": []}})
     return root
+
+
+def test_names_of_data_say_what_is_done_to_them(folder: Path) -> None:
+    done = ProbeOptions(whole=24, bands="uniform:4", pretreatment=("snv", "sg1"))
+    card = [str(folder / "card.yaml")]
+    assert title(card, "*/p1", done, ("emit",)) == "toys[*/p1]@emit (whole 24, bands uniform:4, snv, sg1)"
+    assert title(card, None, ProbeOptions()) == "toys"
 
 
 @pytest.mark.slow

@@ -95,6 +95,11 @@ def test_command(tmp_path: Path, encoder: specfm.Encoder) -> None:
     assert json.loads((tmp_path / "b.json").read_text())["bands"] == "uniform:20"
     for words, said in (
         ([*files, "--out", "c.npy"], "give one scene"),
+        ([files[0], "--dark-objects", "--out", "c.npy"], "and --dark-objects are for --per specimen"),
+        *(
+            ([files[0], "--per", "specimen", "--whole", "32", *tiles, "--out", "c.npy"], "are of tiles")
+            for tiles in (("--window", "32"), ("--stride", "8"), ("--level", "sample"))
+        ),
         ([files[0], "--per", "wing", "--out", "c.npy"], "give patch or specimen"),
         ([files[0], "--per", "specimen", "--out", "c.tif"], ".csv or .npy"),
         ([files[0], "--per", "specimen", "--even", "--out", "c.csv"], "leave them out with --per specimen"),

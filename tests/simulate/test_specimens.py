@@ -84,6 +84,13 @@ def test_command_and_refusals(tmp_path: Path) -> None:
     for bad, message in ((["--set", "stripes=1"], "stripes"), (["--species", "9"], "1 to 8 species")):
         again = CliRunner().invoke(app, [*arguments[:2], str(tmp_path / "new"), *arguments[3:], *bad])
         assert again.exit_code == 2 and message in (again.output + str(again.exception))
+    for words in (["--sensors", "emit"], ["--library", "earthlib"], ["--materials", "soil"], ["--scenes", "2"],
+                  ["--same-ground"]):  # fmt: skip
+        unread = CliRunner().invoke(app, [*arguments[:2], str(tmp_path / "new"), *arguments[3:], *words])
+        assert unread.exit_code == 2 and f"leave out {words[0]} or --specimens" in " ".join(unread.output.split())
+    alone = CliRunner().invoke(app, ["simulate", "--out", str(tmp_path / "new"), "--species", "3"])
+    assert alone.exit_code == 2 and "--species says how many of --specimens there are" in alone.output
+    assert not (tmp_path / "new").exists()
     with pytest.raises(UsageError, match="unknown species 'pink'"):
         simulate_specimen("pink")
     with pytest.raises(UsageError, match="at least 24 x 24"):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from downstream.baselines.interpolated import common_list, components, onto, patch_spectra
+from downstream.baselines.classics import pca_features
+from downstream.baselines.interpolated import common_list, onto, patch_spectra
 from downstream.splits.samples import collect_samples
 from specfm.bands import BandGrid
 from specfm.scene import Scene
@@ -67,5 +68,7 @@ def test_components_are_fitted_on_other_spectra_alone() -> None:
     fit, other = rng.normal(size=(60, 12)) * np.arange(12, 0, -1), rng.normal(size=(9, 12))
     centred = fit - fit.mean(0)
     axes = np.linalg.svd(centred, full_matrices=False)[2][:3]
-    np.testing.assert_allclose(np.abs(components(fit, other, 3)), np.abs((other - fit.mean(0)) @ axes.T), rtol=1e-4)
-    assert components(fit[:2], other).shape == (9, 2)
+    np.testing.assert_allclose(
+        np.abs(pca_features(fit, other, 3)[1]), np.abs((other - fit.mean(0)) @ axes.T), rtol=1e-4
+    )
+    assert pca_features(fit[:2], other)[1].shape == (9, 2)

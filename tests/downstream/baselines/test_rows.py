@@ -1,4 +1,4 @@
-"""Which baselines a table has: the encoder's own supports, both metrics, pretreated spectra; and what they see."""
+"""Which baselines a table has: supports from pixel to window, both metrics, pretreated spectra; and what they see."""
 
 from __future__ import annotations
 

@@ -69,6 +69,20 @@ def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def test_a_dataset_says_which_scenes_and_bands(folder: Path, tmp_path: Path) -> None:
+    card = suite_of(folder).datasets[0].model_dump(mode="json")
+    suite = suite_of(folder, datasets=[card | {"bands": "sample:2-4"}], shots=["all"], seeds=1, init_seeds=0)
+    run_benchmark(suite, [str(folder / "model0")], tmp_path / "out")
+    rows = rows_of(tmp_path / "out")
+    assert len(rows) > 5 and all("bands sample:2,3,4: 3 of 13 are used" in row["notices"] for row in rows)
+    some = suite_of(folder, datasets=[card | {"scenes": ["*/sentinel2_msi_0[13]"]}]).datasets[0]
+    assert [scene.name.rpartition("/")[2] for scene in open_dataset(some)] == ["sentinel2_msi_01", "sentinel2_msi_03"]
+    with pytest.raises(UsageError, match="no scene of .* matches 'sentinel2_msi_01'"):
+        open_dataset(some.model_copy(update={"scenes": ("sentinel2_msi_01",)}))  # without its card
+    with pytest.raises(UsageError, match="bands are chosen by"):
+        suite_of(folder, datasets=[card | {"bands": "pink"}])
+
+
 def test_a_rerun_gives_identical_numbers(folder: Path, whole: Path, tmp_path: Path) -> None:
     suite = suite_of(folder, datasets=[suite_of(folder).datasets[0].model_dump(mode="json")])
     run_benchmark(suite, [str(folder / "model0"), str(folder / "model1")], tmp_path / "again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,6 +95,8 @@ def test_command(tmp_path: Path) -> None:
     assert list(dict.fromkeys(row["bands"] for row in table)) == ["all", "uniform:5", "uniform:20", "rgb", "pca:3"]
     assert (tmp_path / "out" / "bands.png").read_bytes()[:4] == b"\x89PNG"
     assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == len(table)
+    told = json.loads((tmp_path / "out" / "facts.json").read_text())["notices"]
+    assert any(note.startswith("pca:3: the encoder sees windows rebuilt") for note in told)
     bad = CliRunner().invoke(app, [*words, "--choice", "pink", "--out", str(tmp_path / "other")])
     assert bad.exit_code == 2 and "bands are chosen by" in " ".join(bad.output.split())
 
@@ -103,3 +106,9 @@ def test_bad_options() -> None:
         replace(OPTIONS, counts=(), selections=()).check()
     with pytest.raises(UsageError, match="--counts"):
         replace(OPTIONS, counts=(0,)).check()
+    with pytest.raises(UsageError, match="--protocol scratch trains the encoder.*; choose among knn, linear, ridge"):
+        replace(OPTIONS, probe=replace(PROBE, protocols=("knn", "scratch"))).check()
+    with pytest.raises(UsageError, match="one number of shots"):
+        replace(OPTIONS, probe=replace(PROBE, shots=(5, 10))).check()
+    with pytest.raises(UsageError, match="nothing here reads peers, baselines, init_seeds of the probe"):
+        replace(OPTIONS, probe=replace(PROBE, peers=("timm:resnet18",), baselines=False, init_seeds=1)).check()

@@ -173,6 +173,7 @@ def test_command_writes_tables_and_a_picture(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "explain.png").read_bytes()[:4] == b"\x89PNG"
     facts = json.loads((tmp_path / "out" / "facts.json").read_text())
     assert facts["seen"] == "-" and any("bands uniform:24" in note for note in facts["notices"])
+    assert facts["data"].endswith(" (bands uniform:24)")
     again = CliRunner().invoke(app, [*words, "--gradients", "0"])
     assert again.exit_code == 2 and "exists; choose another --out" in " ".join(again.output.split())
 
@@ -182,3 +183,5 @@ def test_bad_options() -> None:
         ExplainOptions(PROBE, widths_nm=()).check()
     with pytest.raises(UsageError, match="--gradients"):
         replace(ExplainOptions(PROBE), gradients=-1).check()
+    with pytest.raises(UsageError, match="nothing here reads protocols, ks of the probe"):
+        ExplainOptions(replace(PROBE, protocols=("knn",), ks=(3,))).check()

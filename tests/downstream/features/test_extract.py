@@ -111,6 +111,17 @@ def test_different_grids_are_resampled_to_the_coarser_one() -> None:
         np.testing.assert_allclose(pixel.X_ND[i], np.interp(np.linspace(460, 880, 6), grid, spectrum), rtol=1e-5)
 
 
+@pytest.mark.parametrize(("window", "same"), [(9, True), (15, True), (12, False)])
+def test_in_odd_windows_the_patch_is_what_the_token_of_the_labelled_pixel_sees(window: int, same: bool) -> None:
+    samples = collect_samples([FIELD], window)
+    inner = (samples.rc_N2 > 8).all(1) & (samples.rc_N2 < 21).all(1)
+    token_ND = extract(ToyEncoder(), [FIELD], window, samples, pooling="centre").X_ND[inner]
+    found = spectra([FIELD], window, samples, patch=ToyEncoder.patch_size)
+    assert found is not None and found.patch is not None and inner.any()
+    seen_ND = found.patch.X_ND[inner] @ ToyEncoder().weight[:12].numpy()
+    assert np.allclose(seen_ND, token_ND, atol=1e-5) == same
+
+
 def test_bands_are_kept_averaged_or_interpolated_as_the_grids_tell() -> None:
     grid = BandGrid(np.arange(400.0, 1000, 10), np.full(60, 10.0), np.arange(60) != 7)
     kept = seen_through(grid, grid.subset([3, 20, 59]))

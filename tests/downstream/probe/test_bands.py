@@ -8,8 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from downstream.explain.compare import compare_bands
+from downstream.explain.options import CompareOptions, ExplainOptions
+from downstream.explain.run import explain
 from downstream.probe.options import ProbeOptions
 from downstream.probe.run import probe
+from downstream.robustness.options import RobustnessOptions
+from downstream.robustness.run import robustness
 from downstream.tasks.config import FinetuneConfig
 from downstream.tasks.data import open_places
 from specfm.band_selection import select_scenes
@@ -42,6 +47,23 @@ def test_all_rows_see_the_chosen_bands() -> None:
     assert encoder.seen == {tuple(wanted)}
     assert found.spectra is not None and found.spectra[0].X_ND.shape[1] == 2
     assert all("bands sample:2,9: 2 of 12 are used" in row["notices"] for row in found.rows)
+
+
+def test_what_pretraining_saw_is_told_of_scenes_as_measured() -> None:
+    encoder, scenes = ToyEncoder(), plots(6)
+    options = replace(QUICK, bands="sample:2,5,9", seeds=1, max_per_class=6)
+    record = {"scenes": ["x"], "sensors": [scenes[0].sensor.digest]}  # the digest is of all its bands
+    encoder.card = {"pretraining": record}  # type: ignore[attr-defined]
+    plain = ProbeOptions()
+    robust = RobustnessOptions(replace(options, baselines=False), sensors=(), steps=(), snrs=())
+    explained = replace(options, protocols=plain.protocols, init_seeds=plain.init_seeds)
+    found = [
+        probe(encoder, scenes, options).rows[0],
+        robustness(encoder, scenes, robust).rows[0],
+        compare_bands(encoder, scenes, CompareOptions(explained, (), ("sample:1",)))[0],
+        explain(encoder, scenes, ExplainOptions(explained, (200.0,), gradients=0)).facts,
+    ]
+    assert [each["seen"] for each in found] == ["sensor seen"] * 4
 
 
 def test_fewer_bands_tell_less() -> None:

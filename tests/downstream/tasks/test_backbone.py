@@ -13,8 +13,10 @@ from typer.testing import CliRunner
 from downstream.results.files import read_rows
 from downstream.supervised.folder import load_task
 from downstream.tasks.config import FinetuneConfig
+from downstream.tasks.data import Crops, label_rasters, make_samples, open_places
 from downstream.tasks.finetune import finetune
 from specfm.cli import app
+from specfm.config import read_yaml
 from specfm.engine.faults import FaultError
 from specfm.engine.record import read_metrics
 from specfm.errors import UsageError
@@ -55,6 +57,19 @@ def test_a_network_learns_through_its_stages(trained) -> None:
     assert isinstance(encoder, Backbone)
     assert np.allclose(encoder.bands.wavelengths_nm, FINE.bands.wavelengths_nm, atol=0.01)
     assert float(encoder.factor_C.std()) > 0  # of the training tiles
+
+
+def test_a_frozen_untrained_network_is_standardised_as_it_is_evaluated(trained, field) -> None:
+    folder = trained / "runs" / "random-frozen-0"
+    model, told = load_task(folder), FinetuneConfig(**read_yaml(trained / "config.yaml"))
+    places = open_places(told)
+    samples, splits = make_samples(places, told)
+    rasters = label_rasters(places, samples, splits[0].train_I, splits[0].classes)
+    crops = Crops(places, rasters, len(splits[0].classes), told)
+    with torch.no_grad():
+        tokens = [model.pooled(view) for step in range(8) for part in crops(step) for view in part.views]
+    seen_MD = torch.cat(tokens)
+    assert float(seen_MD.mean(0).abs().max()) < 0.05 and float((seen_MD.std(0) - 1).abs().max()) < 0.05
 
 
 def test_its_map_is_made_of_windows_and_other_bands_are_refused(tmp_path, trained, field) -> None:

@@ -25,7 +25,7 @@ from specfm.engine.faults import FaultError
 from specfm.engine.guard import DivergedError
 from specfm.engine.record import read_metrics
 from specfm.errors import SpecfmError, UsageError
-from tests.downstream.tasks.toys import COARSE, config, field_card, pair_card
+from tests.downstream.tasks.toys import COARSE, SMALL, config, field_card, pair_card
 
 
 def row(out: Path, number: int = 0) -> dict[str, Any]:
@@ -341,3 +341,35 @@ def test_a_model_of_pretreated_spectra_maps_scenes_as_measured(tmp_path, field) 
     other.write_text(text + "pretreatment: continuum\n")
     told = CliRunner().invoke(app, ["predict", str(out), str(other), "--out", str(tmp_path / "x.npy")])
     assert told.exit_code == 2 and "pretreated by continuum; the model learnt from snv" in " ".join(told.output.split())
+
+
+def test_a_stem_fitted_without_labels_goes_into_the_model_and_is_fitted_anew_for_a_map(tmp_path, field) -> None:
+    torch.manual_seed(5)  # not that of the control
+    encoder = specfm.create_encoder("nano", patch_size=3, **SMALL["options"])
+    specfm.save(encoder, tmp_path / "encoder", {"whiten": {"shift": 3, "power": 0.0}, "window": 9})
+    init = str(tmp_path / "encoder")
+    settings = config(tmp_path / "fit", field, "segmentation", init=init, fit=True, steps=5, controls=["frozen"])
+    out = finetune(settings)
+    scene = next(iter(specfm.load_card(field).scenes()))
+    model, own = load_task(out), specfm.load(init).fit(scene)
+    assert torch.equal(model.encoder.stem.weight, own.stem.weight) and not torch.equal(own.stem.weight, torch.eye(48))
+    assert model.card["pretraining"]["fitted"]["recipe"]["power"] == 0.0
+    twin = load_task(out / "runs" / "random-frozen-0")
+    assert twin.card["pretraining"]["fitted"]["recipe"]["power"] == 0.0
+    assert not torch.allclose(twin.encoder.stem.weight, own.stem.weight)
+    rows = {each["kind"]: each for each in read_rows(out / "results.jsonl")}
+    assert {kind for kind, each in rows.items() if each.get("fitted")} == {"encoder", "twin"}
+
+    def mapped(run: Path, *words: str) -> Any:
+        named = tmp_path / f"{run.name}{len(words)}.npy"
+        done = CliRunner().invoke(app, ["predict", str(run), str(field), "--out", str(named), "--no-preview", *words])
+        return np.load(named) if done.exit_code == 0 else done
+
+    assert np.array_equal(mapped(out), mapped(out, "--fit"))  # the scene that it was fitted to
+    told = json.loads((tmp_path / "fit1.json").read_text())
+    assert told["fitted"]["scenes"][0]["name"] == scene.name
+    plain = finetune(config(tmp_path / "plain", field, "segmentation", init=init, steps=2))
+    refused = mapped(plain, "--fit")
+    assert refused.exit_code == 2 and "or fine-tune with fit=true" in refused.output
+    with pytest.raises(UsageError, match="fit is for the encoder of init, or mode=frozen"):
+        config(tmp_path / "no", field, "segmentation", fit=True)

@@ -8,6 +8,7 @@ Shapes: L spectra, S steps of 5 nm, C bands, P points that a spectrum was measur
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from specfm.bands import MAX_NM, MIN_NM, BandGrid
 from specfm.digests import digest_parts
 from specfm.errors import SpecfmError
-from specfm.sensors import QUANTITIES
+from specfm.sensors import QUANTITIES, Sensor
 
 STEP_NM = 5.0
 FEWEST_STEPS, MOST_STEPS = 20, 4000  # 100 nm to 20 um
@@ -30,12 +31,12 @@ DIRECTIONS = 8
 
 @dataclass(frozen=True)
 class Library:
-    """Spectra on bands of 5 nm, as one ideal sensor would measure them.
+    """Spectra on bands of 5 nm, as one ideal sensor would measure them, or on the bands of the sensor that did.
 
     Attributes:
         low_nm: centre of the first step. spectra_LS: float32 physical values. quantity_L: int64 index into
             :data:`specfm.sensors.QUANTITIES`, -1 unknown.
-        home: bands, all usable and of known widths, that other sensors are put into; None: those of the ideal one.
+        home: sensor whose bands, all usable, the spectra are on; None: steps of 5 nm.
 
     Raises:
         SpecfmError: shapes that do not fit, too few or too many steps or spectra, values that are not finite.
@@ -44,7 +45,7 @@ class Library:
     low_nm: float
     spectra_LS: NDArray[np.float32]
     quantity_L: NDArray[np.int64]
-    home: BandGrid | None = None
+    home: Sensor | None = None
 
     def __post_init__(self) -> None:
         shape = self.spectra_LS.shape
@@ -55,6 +56,10 @@ class Library:
                 f"{shape[0]} spectra of {shape[1]} steps; a library has 2 to {MOST_SPECTRA} of {FEWEST_STEPS} to "
                 f"{MOST_STEPS}"
             )
+        if self.home is not None:
+            bands = self.home.bands
+            if not (len(bands) == shape[1] and bands.valid.all() and bands.wavelengths_nm.min() == self.low_nm):
+                raise SpecfmError("its bands are not those of its spectra")
         if not (self.low_nm >= MIN_NM and self.high_nm <= MAX_NM):
             raise SpecfmError(f"wavelengths from {self.low_nm} to {self.high_nm} nm are not those of a sensor")
         if not (np.isfinite(self.spectra_LS).all() and np.abs(self.spectra_LS).max() < 1e12):
@@ -68,11 +73,15 @@ class Library:
     @property
     def high_nm(self) -> float:
         """Centre of the last step."""
+        if self.home is not None:
+            return float(self.home.bands.wavelengths_nm.max())
         return self.low_nm + STEP_NM * (self.spectra_LS.shape[1] - 1)
 
     @cached_property
     def grid(self) -> BandGrid:
-        """Bands of the ideal sensor."""
+        """Bands that the spectra are on."""
+        if self.home is not None:
+            return self.home.bands
         steps = self.spectra_LS.shape[1]
         return BandGrid(self.low_nm + STEP_NM * np.arange(steps), np.full(steps, STEP_NM))
 
@@ -87,9 +96,7 @@ class Library:
 
         low = np.array([self.low_nm], np.float64)
         tensors: dict[str, NDArray[Any]] = {"spectra_LS": self.spectra_LS, "quantity_L": self.quantity_L, "low_nm": low}
-        if self.home is not None:
-            tensors["home_2C"] = np.stack([self.home.wavelengths_nm, self.home.fwhm_nm])
-        return save(tensors)
+        return save(tensors, None if self.home is None else {"home": json.dumps(self.home.to_dict())})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Library:
@@ -106,13 +113,16 @@ class Library:
             spectra, quantity, low = (tensors[name] for name in ("spectra_LS", "quantity_L", "low_nm"))
             if (spectra.dtype, quantity.dtype, low.dtype) != (np.float32, np.int64, np.float64) or low.shape != (1,):
                 raise SpecfmError("its arrays are of other types")
-            home = None if (both := tensors.get("home_2C")) is None else BandGrid(both[0], both[1])
+            told = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {}).get("home")
+            home = None if told is None else Sensor.from_dict(json.loads(told))
             return cls(float(low[0]), spectra, quantity, home)
         except (ArithmeticError, KeyError, TypeError, ValueError, SpecfmError, SafetensorError) as error:
             raise SpecfmError(f"not a library of spectra ({error})") from None
 
     def seen_through(self, bands: BandGrid) -> NDArray[np.float32]:
         """view_LC: as other bands, all usable, would have measured the spectra; 0 in bands outside their range."""
+        if self.home is not None and np.array_equal(bands.wavelengths_nm, self.home.bands.wavelengths_nm):
+            return self.spectra_LS
         matrix_CS = self.grid.resample(bands, min_coverage=0.5)[1]
         return (self.spectra_LS.astype(np.float64) @ matrix_CS.T).astype(np.float32)
 
@@ -161,7 +171,7 @@ def merge(libraries: Iterable[Library | None]) -> Library | None:
     """One library of all that are given, over the range they share, thinned to the most a library holds.
 
     A library that shares less than 0.9 of the first one's range is left out; None entries are passed over. None if no
-    library is given.
+    library is given. Of several, none keeps its own bands.
     """
     there = [each for each in libraries if each is not None]
     if len(there) < 2:

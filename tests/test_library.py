@@ -11,6 +11,7 @@ from safetensors.numpy import save
 
 from specfm import BandGrid, SpecfmError
 from specfm.library import MOST_SPECTRA, STEP_NM, Library, merge, on_steps, same_bands
+from specfm.sensors import Sensor
 from tests.properties.cases import comb
 
 
@@ -34,6 +35,23 @@ def test_the_file_keeps_everything() -> None:
     assert again.low_nm == one.low_nm and np.array_equal(again.spectra_LS, one.spectra_LS)
     assert np.array_equal(again.quantity_L, one.quantity_L) and again.digest == one.digest
     assert again.digest != library(seed=1).digest
+
+
+def at_home(count: int = 5) -> Library:
+    bands = BandGrid(np.r_[np.linspace(500, 1500, 60), np.linspace(1400, 2300, 40)])  # detectors overlap, no widths
+    sensor = Sensor(bands, "radiance", gsd_m=20.0, name="mine")
+    return Library(500.0, smooth(bands, count), np.full(count, 1), sensor)
+
+
+def test_spectra_on_the_bands_of_a_sensor_stay_as_they_are_for_it() -> None:
+    one = at_home()
+    again = Library.from_bytes(one.to_bytes())
+    assert again.home == one.home and again.digest == one.digest and (again.low_nm, again.high_nm) == (500.0, 2300.0)
+    assert one.home is not None and np.array_equal(again.seen_through(one.home.bands), one.spectra_LS)
+    wide = BandGrid(np.array([700.0, 1450.0, 2000.0]), np.full(3, 60.0))
+    assert np.allclose(one.seen_through(wide), smooth(wide), atol=0.02)
+    with pytest.raises(SpecfmError, match="bands are not those"):
+        dataclasses.replace(one, spectra_LS=one.spectra_LS[:, :-1])
 
 
 def crafted(**changes: Any) -> bytes:

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 PATCH = 3  # side of the patch that baselines look at where no encoder says it, pixels
 PARTS: tuple[str, ...] = ("encoder", *TRAINED, "peers", "random-init", "baselines")
-ALIGNED = "features of sensors aligned by {} spectra{}, those of untrained twins too"
 
 
 @dataclass(frozen=True)
@@ -159,6 +158,7 @@ def probe(
     align = False if options.fit == "scene" else options.align
     with fitted(encoder, scenes, own and options.fit) as stems, aligned(encoder, scenes, align) as on:
         features = features_of(encoder, name, options.pooling, options.layers, stems) if own else None
+        aligned_how = how_aligned(encoder, on, wants_alignment(scenes, None))
     device = device if encoder is None else str(encoder_device(encoder))
     peers = _peer_features(options, device, features_of) if "peers" in parts and options.frozen else {}
     twins: list[FeatureSet] = []
@@ -203,19 +203,28 @@ def probe(
             options.draws, notices,
         )  # fmt: skip
         table = result_rows(all_runs, about)
-        if on:
-            say_aligned(table, len(encoder.library), wants_alignment(scenes, None))
+        say_aligned(table, aligned_how)
         say_fitted(table, options.fit)
         rows += table
         kept_runs += all_runs
     return ProbeResult(rows, kept_runs, samples, [s for t in tables for s in t], features, raw)
 
 
-def say_aligned(rows: Sequence[dict[str, Any]], spectra: int, together: bool) -> None:
+def how_aligned(encoder: Any, on: bool, together: bool) -> str | None:
+    """A notice on how features are aligned while an encoder is so; None where it is not."""
+    library = encoder.library if on else None
+    if library is None:
+        return None
+    if library.home is not None:
+        return f"features of other sensors put as that of the scenes fitted to would tell it, by {len(library)} spectra"
+    to = " to what the poorest can tell" if together else ""
+    return f"features of sensors aligned by {len(library)} spectra{to}, those of untrained twins too"
+
+
+def say_aligned(rows: Sequence[dict[str, Any]], said: str | None) -> None:
     """A notice on the rows of frozen features of the encoder and of its untrained twins."""
-    said = ALIGNED.format(spectra, " to what the poorest can tell" if together else "")
     for row in rows:
-        if row["kind"] in ("encoder", "twin") and row["protocol"] not in TRAINED:
+        if said and row["kind"] in ("encoder", "twin") and row["protocol"] not in TRAINED:
             row["notices"] = sorted({*row["notices"], said})
 
 

@@ -26,7 +26,7 @@ from downstream.features.encoders import encoder_device, random_twin
 from downstream.features.extract import FeatureSet, extract
 from downstream.features.fit import fit_facts, fitted
 from downstream.features.spectra import CommonGrid, Spectra, common_grid, seen_through, spectra
-from downstream.probe.run import prepared_scenes, say_aligned, say_fitted, take_samples
+from downstream.probe.run import how_aligned, prepared_scenes, say_aligned, say_fitted, take_samples
 from downstream.protocols.options import TRAINED
 from downstream.protocols.run import evaluate_conditions, put_together, trained
 from downstream.results.leakage import leakage_score
@@ -102,26 +102,28 @@ def robustness(
             name=f"{title}, {label}", bank=bank, data_digest=digests[label],
         )  # fmt: skip
 
-    def tested(model: Any, title: str, kind: Kind, method: str) -> tuple[dict[str, list[Runs]], bool]:
-        """Runs by condition, and whether the features were aligned.
+    def tested(model: Any, title: str, kind: Kind, method: str) -> tuple[dict[str, list[Runs]], dict[str, str | None]]:
+        """Runs by condition, and how the features were aligned: nothing where they were not.
 
         Where they were, another sensor is compared by itself with the scenes as measured: its probe is fitted on these
         as the poorer of the two would tell them. All other conditions share one probe.
         """
         with fitted(model, scenes, probe.fit, fit_facts(encoder)):
             with aligned(model, every, probe.align, together=False) as on:
+                how = {label: how_aligned(model, on, False) for label in altered} if on else {}
                 shared = {label: features_of(model, title, label) for label in altered if not (on and label in others)}
             runs = evaluate_conditions(shared, splits, probe, kind, method, device=device)
             for label in others if on else ():
                 with aligned(model, [*altered[CLEAN], *altered[label]], probe.align):
                     pair = {part: features_of(model, title, part) for part in (CLEAN, label)}
+                    how[label] = how_aligned(model, on, True)
                 runs[label] = evaluate_conditions(pair, splits, probe, kind, method, device=device)[label]
-        return runs, on
+        return runs, how
 
     others = [label for label, (condition, _) in views.items() if condition.family in OTHER_BANDS and label != CLEAN]
-    on = False
+    how: dict[str, str | None] = {}
     if probe.frozen:
-        runs, on = tested(encoder, name, "encoder", name)
+        runs, how = tested(encoder, name, "encoder", name)
         add(runs)
     for protocol in probe.trained:
         by_condition = trained(encoder, altered, samples, splits, probe, protocol, name, window, probe.pooling)
@@ -135,7 +137,7 @@ def robustness(
         )
     notices = [*prepared]
     needed = altered if probe.baselines else {CLEAN: altered[CLEAN]}  # leakage is measured on spectra too
-    raw = condition_spectra(needed, window, samples, others if on and probe.baselines else ())
+    raw = condition_spectra(needed, window, samples, others if how and probe.baselines else ())
     if probe.baselines:
         if not raw:
             notices.append("no raw-spectrum rows: the scenes have no common quantity and band range")
@@ -153,8 +155,7 @@ def robustness(
     rows: list[dict[str, Any]] = []
     for label, (condition, view) in views.items():
         table = result_rows([*found[label], *trivial], replace(about, data_digest=digests[label]))
-        if on:
-            say_aligned(table, len(encoder.library), together=label in others)
+        say_aligned(table, how.get(label))
         say_fitted(table, probe.fit)
         if label in others:
             _say_how(table, own_probe=label in own_probe)

@@ -14,19 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specfm.bands import BandGrid
-from specfm.batch import BandTensors
-from specfm.library import (
-    FEWEST_BANDS,
-    FEWEST_STEPS,
-    MOST_SPECTRA,
-    MOST_STEPS,
-    STEP_NM,
-    Library,
-    on_steps,
-    redrawn,
-    same_bands,
-)
-from specfm.models.quadrature import effective_fwhm_nm
+from specfm.library import FEWEST_BANDS, MOST_SPECTRA, Library, redrawn, same_bands
 from specfm.sensors import QUANTITIES, Sensor
 
 log = logging.getLogger(__name__)
@@ -70,13 +58,14 @@ class HomeSpectra:
         if self._sensor is None or int(self._sensor.bands.valid.sum()) < FEWEST_BANDS:
             return None
         bands, valid_C = self._sensor.bands, self._sensor.bands.valid
-        fwhm_C = effective_fwhm_nm(BandTensors.from_sensors(self._sensor))[0].numpy()
-        home = BandGrid(bands.wavelengths_nm[valid_C], fwhm_C[valid_C])
-        low, high = float(home.wavelengths_nm.min()), float(home.wavelengths_nm.max())
-        steps = int((high - low) // STEP_NM) + 1
         drawn_LC = redrawn(np.concatenate(self._parts_MC), bands.weights[valid_C], MOST_SPECTRA, ALL_DIRECTIONS)
-        if drawn_LC is None or not FEWEST_STEPS <= steps <= MOST_STEPS:
+        if drawn_LC is None:
             return None
+        grid = BandGrid(bands.wavelengths_nm[valid_C], bands.fwhm_nm[valid_C])
         quantity = -1 if self._sensor.quantity is None else QUANTITIES.index(self._sensor.quantity)
-        spectra_LS = on_steps(home.wavelengths_nm, drawn_LC, low, steps)
-        return Library(low, spectra_LS, np.full(len(drawn_LC), quantity, np.int64), home)
+        return Library(
+            float(grid.wavelengths_nm.min()),
+            drawn_LC.astype(np.float32),
+            np.full(len(drawn_LC), quantity, np.int64),
+            self._sensor.replace(bands=grid, scale=1.0, offset=0.0),
+        )

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 # Of the mean eigenvalue: between an offset alone and least squares, which overfits what a sensor does not show. Nearest
 # neighbours across sensors change little from .03 to 1.
 RIDGE = 0.1
-HOME_RIDGE = 1e-3
+HOME_RIDGE = 1e-4  # spectra of the very acquisition, and a stem that makes noise as large as signal
 LEAST_COVERED = 0.8  # share of a sensor's bands that the library must cover; the others are not looked at
 HELD = 64  # grids whose maps are kept
 DECIDES = ("wavelengths_nm_GC", "fwhm_nm_GC", "valid_GC", "quantity_G", "level_G", "gsd_m_G")  # of a grid, its map
@@ -152,15 +152,15 @@ class Alignment:
 
     def _seen_through(self, encoder: StemEncoder, bands: BandTensors) -> Tensor:
         """tokens_LD (float64): the stem's, of the library seen through one grid that is covered."""
-        keep_C = self._inside(bands)[0]
+        keep_C, fwhm_C = self._inside(bands)[0], effective_fwhm_nm(bands)[0].cpu().numpy()
         bands = bands.replace(
             wavelengths_nm_GC=bands.wavelengths_nm_GC[:, keep_C],
-            fwhm_nm_GC=effective_fwhm_nm(bands)[:, keep_C],
+            fwhm_nm_GC=bands.fwhm_nm_GC[:, keep_C],
             valid_GC=bands.valid_GC[:, keep_C],
             scale_G=torch.ones_like(bands.scale_G),
             offset_G=torch.zeros_like(bands.offset_G),
         )
-        grid = BandGrid(bands.wavelengths_nm_GC[0].cpu().numpy(), bands.fwhm_nm_GC[0].cpu().numpy())
+        grid = BandGrid(bands.wavelengths_nm_GC[0].cpu().numpy(), fwhm_C[keep_C.cpu().numpy()])
         return stem_tokens(encoder, self.library.seen_through(grid), bands)
 
     def _poorest_tokens(self, encoder: StemEncoder) -> Tensor:
@@ -196,9 +196,8 @@ class Alignment:
             tokens_LD = torch.zeros(len(library), encoder.num_features, dtype=torch.float64, device=encoder.device)
             for quantity in np.unique(library.quantity_L).tolist():
                 mine_L = library.quantity_L == quantity
-                sensor = Sensor(library.home or library.grid, QUANTITIES[quantity] if quantity >= 0 else None)
-                seen_LC = library.spectra_LS if library.home is None else library.seen_through(library.home)
-                found = stem_tokens(encoder, seen_LC[mine_L], BandTensors.from_sensors(sensor))
+                sensor = library.home or Sensor(library.grid, QUANTITIES[quantity] if quantity >= 0 else None)
+                found = stem_tokens(encoder, library.spectra_LS[mine_L], BandTensors.from_sensors(sensor))
                 tokens_LD[torch.from_numpy(mine_L).to(encoder.device)] = found
             self._ideal = weights, tokens_LD
         return tokens_LD

@@ -227,3 +227,51 @@ def test_patches_lie_apart_by_the_shift_on_the_lattice_of_disjoint_patches() -> 
     assert (moments[0].count, moments[0].pairs) == (5 * 9, 5 * 12)
     assert len(whitened(moments, recipe, "here")) == 1
     assert acquisition(model, [scene()]).record["labels"] is None
+
+
+RICH = Sensor(BandGrid(np.linspace(450, 2400, 60)), "radiance", gsd_m=5.0, name="rich")  # widths not stated
+POOR = Sensor(BandGrid(np.linspace(500, 2200, 20), np.full(20, 90.0)), "radiance", name="poor")
+
+
+def seen_by(sensor: Sensor, noise: float = 1e-3) -> Scene:
+    """One ground of smooth materials as one sensor or the other sees it."""
+    rng = np.random.default_rng(0)
+    share_HWK = np.kron(rng.dirichlet(np.ones(6) / 3, (12, 12)), np.ones((4, 4, 1)))
+    lam = np.linspace(400, 2500, 400)
+    middle_K1 = rng.uniform(500, 2300, (6, 1))
+    true_KS = 1 + 0.5 * np.exp(-(((lam - middle_K1) / 150) ** 2)) + 0.3 * np.sin(lam / 300 + middle_K1)
+    seen_KC = true_KS @ BandGrid(lam).resample(sensor.bands)[1].T
+    cube = share_HWK @ seen_KC
+    cube += rng.normal(size=cube.shape) * noise
+    return Scene.from_array(cube.astype(np.float32), sensor, name=sensor.name or "")
+
+
+@torch.no_grad()
+def test_other_sensors_are_put_as_the_one_fitted_to_would_tell_them(tmp_path: Path) -> None:
+    """One patch seen by both is found again among all patches of the ground; without alignment it is not."""
+    model, rich, poor = encoder(brightness=False), seen_by(RICH), seen_by(POOR)
+    model.fit(rich)
+    library = model.library
+    assert library is not None and library.home is not None and library.home.name == "rich"
+    measured = {row.tobytes() for row in np.asarray(rich.read()).reshape(-1, 60)}
+    assert not measured & {row.tobytes() for row in library.spectra_LS}  # drawn anew
+
+    def found(of: specfm.Encoder) -> float:
+        a, b = (torch.from_numpy(of.embed(each, tile=4, stride=4).features_hwD).flatten(0, 1) for each in (rich, poor))
+        a, b = (torch.nn.functional.normalize(each - a.mean(0), dim=1) for each in (a, b))
+        return float(((b @ a.T).argmax(1) == torch.arange(len(a))).float().mean())
+
+    before, alone = found(model), model.embed(rich, tile=4, stride=4).features_hwD
+    model.align()
+    assert np.array_equal(model.embed(rich, tile=4, stride=4).features_hwD, alone)  # at home nothing moves
+    after = found(model)
+    assert after > 0.6 > 2 * before
+    specfm.save(model, tmp_path / "fitted")
+    assert found(specfm.load(tmp_path / "fitted", align=True)) == after
+
+
+def test_few_bands_and_pretreated_spectra_give_no_library() -> None:
+    assert encoder().fit(scene()).library is None
+    model = encoder()
+    model.fit([seen_by(POOR), seen_by(RICH)])
+    assert model.library is None  # the first sensor's count

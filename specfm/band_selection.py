@@ -28,6 +28,7 @@ from pydantic import BeforeValidator
 from specfm.bands import BandGrid
 from specfm.digests import digest_parts
 from specfm.errors import UsageError
+from specfm.pretreatment import beneath, measured
 from specfm.scene import CubeSource, Scene
 
 RGB_NM = (650.0, 550.0, 450.0)
@@ -195,24 +196,36 @@ class SelectedSource:
 
 
 def selected(scene: Scene, index_K: NDArray[np.int64]) -> Scene:
-    """The scene with some of its bands (0-based); a pixel is valid by these alone."""
-    sensor = scene.sensor.replace(bands=scene.sensor.bands.subset(index_K))
-    return scene.replace(source=SelectedSource(scene.source, index_K), sensor=sensor)
+    """The scene with some of its bands (0-based); a pixel is valid by these alone.
+
+    A pretreated one is pretreated from these alone, so that no other band has a part in them.
+
+    Raises:
+        SpecfmError: it comes from a file that holds pretreated spectra, or these bands cannot be pretreated so.
+    """
+
+    def narrow(scene: Scene) -> Scene:
+        sensor = scene.sensor.replace(bands=scene.sensor.bands.subset(index_K))
+        return scene.replace(source=SelectedSource(scene.source, index_K), sensor=sensor)
+
+    return beneath(scene, narrow)
 
 
 def select_scenes(scenes: Sequence[Scene], selection: str | BandSelection | None) -> list[Scene]:
     """Scenes with the chosen bands only; nothing is read, but of ``importance`` some rows of pixels, no label.
 
-    Scenes of one band grid get the same bands.
+    Scenes of one band grid get the same bands. Those of pretreated scenes are chosen from spectra as measured
+    (:func:`selected`).
 
     Raises:
-        UsageError: as :meth:`BandSelection.parse` and :meth:`BandSelection.indices`.
+        UsageError: as :meth:`BandSelection.parse` and :meth:`BandSelection.indices`. SpecfmError: as :func:`selected`.
     """
     if selection is None:
         return list(scenes)
     wanted = BandSelection.parse(selection)
+    as_measured = [measured(scene) for scene in scenes]
     alike: dict[str, list[Scene]] = {}
-    for scene in scenes:
+    for scene in as_measured:
         alike.setdefault(scene.sensor.bands.digest, []).append(scene)
     index = {
         digest: wanted.indices(
@@ -222,7 +235,7 @@ def select_scenes(scenes: Sequence[Scene], selection: str | BandSelection | None
         )
         for digest, members in alike.items()
     }
-    return [selected(scene, index[scene.sensor.bands.digest]) for scene in scenes]
+    return [selected(scene, index[bare.sensor.bands.digest]) for scene, bare in zip(scenes, as_measured, strict=True)]
 
 
 def some_pixels(scenes: Sequence[Scene], most: int = PIXELS) -> NDArray[np.float32]:

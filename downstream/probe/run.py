@@ -74,20 +74,21 @@ def default_window(encoder: Any) -> int:
 
 
 def prepared_scenes(scenes: Sequence[Scene], options: FeatureOptions) -> tuple[list[Scene], list[str]]:
-    """The scenes as ``options`` want them seen (specimens whole, some bands, pretreated), and notices that say so.
+    """The scenes as ``options`` want them seen (some bands, specimens whole, pretreated), and notices that say so.
 
-    Bands are chosen before spectra are pretreated, so that no other band has a part in them.
+    That is the order in which it is done, as of shards and vectors of specimens, also where a card says the last: no
+    band that is left out has a part in which pixels are valid or in what they hold.
     """
     scenes, notices = list(scenes), []
-    if options.whole is not None:
-        scenes = whole_views(scenes, options.whole)
-        notices.append(f"one sample a specimen, seen whole on {options.whole} x {options.whole} pixels")
     if options.bands is not None:
         wanted, before = BandSelection.parse(options.bands), scenes
         scenes = select_scenes(scenes, wanted)
         counts = sorted({f"{new.shape[2]} of {old.shape[2]}" for new, old in zip(scenes, before, strict=True)})
         how = ", chosen on pixels of all scenes without labels" if wanted.is_fitted else ""
         notices.append(f"bands {wanted}: {', '.join(counts)} are used{how}")
+    if options.whole is not None:
+        scenes = whole_views(scenes, options.whole)
+        notices.append(f"one sample a specimen, seen whole on {options.whole} x {options.whole} pixels")
     scenes = [pretreat(scene, options.pretreatment) for scene in scenes]
     treated = sorted({", ".join(scene.sensor.pretreatment) for scene in scenes if scene.sensor.pretreatment})
     return scenes, notices + [f"all rows are of spectra pretreated by {steps}" for steps in treated]

@@ -144,10 +144,10 @@ def _per_specimen(
     from specfm.dense.per_specimen import embed_specimens
     from specfm.shards.options import WindowOptions
     from specfm.shards.windows import valid_pixels
-    from specfm.specimens import find_specimens
+    from specfm.specimens import specimens_of
 
     objects = WindowOptions(object_threshold=options.number(threshold), dark_objects=dark_objects)
-    found = [each for scene in scenes for each in find_specimens(scene, valid_pixels(scene, objects))]
+    found = specimens_of(scenes, lambda scene: valid_pixels(scene, objects))
     vectors = embed_specimens(encoder, found, **how)
     files = vectors.write(out, overwrite)
     count, depth = vectors.vectors_ND.shape

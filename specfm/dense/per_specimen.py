@@ -181,5 +181,6 @@ def _by_views(encoder: DenseEncoder, specimens: Sequence[Specimen], side: int, b
         x_BssC = torch.from_numpy(np.stack([view.read().astype(np.float32) for view in some]))
         mask_Bss = torch.from_numpy(np.stack([view.mask() for view in some]))
         with torch.inference_mode():
-            found.append(encoder(x_BssC, some[0].sensor, mask_Bss).pooled_BD.float().cpu().numpy())
+            sensors = [view.sensor for view in some]  # each has its own ground sampling distance
+            found.append(encoder(x_BssC, sensors, mask_Bss).pooled_BD.float().cpu().numpy())
     return np.concatenate(found)

@@ -63,7 +63,7 @@ def pretreat(scene: Scene, steps: Sequence[str]) -> Scene:
 
     Raises:
         UsageError: an unknown step, or an order that makes no sense.
-        SpecfmError: complex numbers, or a filter for which no bands lie side by side.
+        SpecfmError: complex numbers, too few bands, or for a filter none that lie side by side.
     """
     sensor = scene.sensor
     known = parse_steps(steps, sensor.pretreatment)

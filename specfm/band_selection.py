@@ -44,6 +44,7 @@ REGIONS: dict[str, tuple[float, float]] = {
     "swir2": (1800.0, 2600.0),
 }
 PER_REGION = 4
+SAME_NM = 0.5  # a band whose centre differs by less in another scene is the same band
 PIXELS = 4000  # that principal components are fitted on
 ROWS = 64  # of a scene that these are drawn from
 FORMS = "rgb, sample:1-9,40, uniform:N, regions, regions:N, regions:blue,red, window:LOW-HIGH, importance:N or pca:N"
@@ -236,6 +237,35 @@ def select_scenes(scenes: Sequence[Scene], selection: str | BandSelection | None
         for digest, members in alike.items()
     }
     return [selected(scene, index[bare.sensor.bands.digest]) for scene, bare in zip(scenes, as_measured, strict=True)]
+
+
+def selected_again(scene: Scene, selection: str, wavelengths_nm: Sequence[Sequence[float]]) -> Scene:
+    """The bands that a selection took of other scenes: those at the same wavelengths, else what it takes of this one.
+
+    Args:
+        wavelengths_nm: centres of what was taken, a list for each sensor.
+
+    Raises:
+        UsageError: the scene has none of these lists, and the selection goes by numbers or pixels of other scenes.
+        SpecfmError: as :func:`selected`.
+    """
+    have_C = measured(scene).sensor.bands.wavelengths_nm
+    found: list[NDArray[np.int64]] = []
+    for centres in wavelengths_nm:
+        gap_KC = np.nan_to_num(np.abs(np.asarray(centres)[:, None] - have_C), nan=np.inf)
+        index_K = gap_KC.argmin(1)
+        if len(set(index_K.tolist())) == len(centres) and gap_KC.min(1).max() < SAME_NM:
+            found.append(index_K)
+    if found:
+        most_K = max(found, key=len)
+        return scene if np.array_equal(most_K, np.arange(len(have_C))) else selected(scene, most_K)
+    wanted = BandSelection.parse(selection)
+    if wanted.is_fitted or wanted.kind == "sample":
+        raise UsageError(
+            f"{scene.where}: lacks bands that {selection} took of the training data ({len(wavelengths_nm[0])} from "
+            f"{_span(np.asarray(wavelengths_nm[0]))}); give a scene of that sensor"
+        )
+    return select_scenes([scene], wanted)[0]
 
 
 def some_pixels(scenes: Sequence[Scene], most: int = PIXELS) -> NDArray[np.float32]:

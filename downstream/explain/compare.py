@@ -29,7 +29,7 @@ from downstream.features.bank import windows_digest
 from downstream.features.extract import FeatureSet
 from downstream.features.fit import fitted
 from downstream.features.spectra import Spectra, spectra
-from downstream.probe.run import prepared_scenes, say_fitted, take_samples
+from downstream.probe.run import prepared_scenes, say_fitted, say_taught, take_samples
 from downstream.protocols.run import evaluate, evaluate_conditions
 from downstream.results.leakage import leakage_score
 from downstream.results.rows import Comparison, EncoderFacts, result_rows
@@ -152,6 +152,7 @@ def compare_bands(
             facts, probe.draws, notices,
         )  # fmt: skip
         table = result_rows([*all_runs, majority(samples, splits)], about)
+        say_taught(table, encoder, narrow)
         say_fitted(table, probe.fit)
         rows += [{**row, "condition": choice.text, "bands": [choice.count]} for row in table]
     return rows

@@ -31,7 +31,7 @@ from specfm.dense.align import aligned, wants_alignment
 from specfm.digests import digest_json
 from specfm.errors import UsageError
 from specfm.models.backbone import side_multiple
-from specfm.pretreatment import pretreat
+from specfm.pretreatment import otherwise_taught, pretreat
 from specfm.specimens import whole_views
 
 if TYPE_CHECKING:
@@ -206,6 +206,7 @@ def probe(
         table = result_rows(all_runs, about)
         if on:
             say_aligned(table, len(encoder.library), wants_alignment(scenes, None))
+        say_taught(table, encoder, scenes)
         say_fitted(table, options.fit)
         rows += table
         kept_runs += all_runs
@@ -217,6 +218,14 @@ def say_aligned(rows: Sequence[dict[str, Any]], spectra: int, together: bool) ->
     said = ALIGNED.format(spectra, " to what the poorest can tell" if together else "")
     for row in rows:
         if row["kind"] in ("encoder", "twin") and row["protocol"] not in TRAINED:
+            row["notices"] = sorted({*row["notices"], said})
+
+
+def say_taught(rows: Sequence[dict[str, Any]], encoder: Any, scenes: Sequence[Scene]) -> None:
+    """A notice on the rows of an encoder that learnt from spectra pretreated otherwise than the scenes."""
+    said = otherwise_taught(getattr(encoder, "card", None), scenes)
+    for row in rows if said else ():
+        if row["kind"] == "encoder":
             row["notices"] = sorted({*row["notices"], said})
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from specfm.cli import _options as options
-from specfm.cli._scene import say_no_data
+from specfm.cli._scene import say_no_data, say_taught
 
 if TYPE_CHECKING:
     from specfm.scene import Scene
@@ -94,6 +94,7 @@ def command(
     others = [_sensor(name) for name in align_with or ()]
     encoder = load(checkpoint, device=device)
     cubes = select_scenes(_open(scenes, reader, specimens), bands)
+    say_taught(encoder, cubes)
     if fit:
         encoder.fit(cubes)
     with aligned(encoder, cubes, True if others else align, others=others) as on:

@@ -6,7 +6,7 @@ see it) is done to spectra as measured, whether it was asked for before pretreat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from specfm.digests import digest_parts
 from specfm.errors import SpecfmError
 from specfm.pretreatment.steps import Step, parse_steps, pretreat_spectra
 from specfm.scene import Scene
+
+AS_MEASURED = "none, as measured"
 
 
 @dataclass(frozen=True)
@@ -118,3 +120,26 @@ def beneath(scene: Scene, change: Callable[[Scene], Scene]) -> Scene:
         SpecfmError: the scene comes from a file that holds pretreated spectra, or has no bands left to pretreat.
     """
     return pretreat(change(measured(scene)), scene.sensor.pretreatment)
+
+
+def told(steps: Sequence[str]) -> str:
+    """How a record says what was done to spectra."""
+    return ", ".join(steps) or AS_MEASURED
+
+
+def otherwise_taught(card: Mapping[str, Any] | None, scenes: Sequence[Scene]) -> str | None:
+    """A sentence where an encoder learnt from spectra pretreated otherwise than those of the scenes.
+
+    Args:
+        card: of the model, with its record of pretraining (``pretreatment``: of each kind of spectra :func:`told`;
+            older ones, without it, are of spectra as measured). None, or one without a record: nothing is known.
+    """
+    record = (card or {}).get("pretraining", card)
+    if not isinstance(record, Mapping) or not any(key in record for key in ("scenes", "sensors", "domains")):
+        return None
+    learnt = list(record.get("pretreatment") or [AS_MEASURED])
+    strange = sorted({told(scene.sensor.pretreatment) for scene in scenes} - set(learnt))
+    if not strange:
+        return None
+    before, now = "; ".join(learnt), "; ".join(strange)
+    return f"the encoder learnt from other spectra (pretreatment: {before}) than these ({now})"

@@ -17,7 +17,7 @@ from specfm.dense.memory import embed_scene
 from specfm.dense.per_specimen import COLUMNS, embed_specimens
 from specfm.errors import UsageError
 from specfm.simulate import write_specimens
-from specfm.specimens import find_specimens, whole_views
+from specfm.specimens import find_specimens, whole_view, whole_views
 from tests.test_specimens import drawer
 
 
@@ -52,9 +52,17 @@ def test_a_whole_view_is_one_forward_pass_that_sees_nothing_else(encoder: specfm
 
 @pytest.mark.parametrize("whole", [None, 32])
 def test_chunks_give_equal_vectors(encoder: specfm.Encoder, whole: int | None) -> None:
-    specimens = find_specimens(drawer())
+    scene = drawer()
+    scene = scene.replace(sensor=scene.sensor.replace(gsd_m=1e-4))  # of views of two sizes, two distances
+    specimens = find_specimens(scene)
     one, many = (embed_specimens(encoder, specimens, whole=whole, batch_size=size).vectors_ND for size in (1, 64))
     assert np.allclose(one, many, atol=2e-6)
+    if whole is not None:
+        seen = [whole_view(each, whole) for each in specimens]
+        assert len({view.sensor.gsd_m for view in seen}) == 2
+        with torch.inference_mode():
+            alone = [encoder(view.read()[None].astype(np.float32), view.sensor, view.mask()[None]) for view in seen]
+        assert np.allclose(many, np.concatenate([found.pooled_BD.numpy() for found in alone]), atol=2e-6)
 
 
 def test_files(tmp_path: Path, encoder: specfm.Encoder) -> None:

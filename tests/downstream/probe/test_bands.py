@@ -23,6 +23,7 @@ from downstream.tasks.data import open_places
 from specfm.band_selection import select_scenes
 from specfm.config import build_config
 from specfm.errors import UsageError
+from specfm.pretreatment import pretreat
 from specfm.scene import Scene
 from specfm.simulate import simulate_specimen
 from specfm.specimens import whole_views
@@ -124,6 +125,19 @@ def test_whole_specimens_are_one_sample_each() -> None:
         probe(ToyEncoder(), scenes, replace(options, split="scene"))
     with pytest.raises(UsageError, match="--whole 24 is the window"):
         probe(ToyEncoder(), scenes, replace(options, window=9))
+
+
+def test_pretreatment_of_a_card_and_asked_for_is_one() -> None:
+    scenes = [simulate_specimen(kind, (24, 24), seed, name=f"{kind}-{seed}") for kind in (0, 4) for seed in range(6)]
+    options = replace(QUICK, window=None, whole=9, bands="importance:30", seeds=1, max_per_class=None)
+    treated = [pretreat(scene, ["continuum", "snv"]) for scene in scenes]
+    by_card = probe(ToyEncoder(), treated, options).rows
+    asked = probe(ToyEncoder(), scenes, replace(options, pretreatment=("continuum", "snv"))).rows
+    plain = probe(ToyEncoder(), scenes, options).rows
+    for one, other in zip(by_card, asked, strict=True):
+        assert one["oa"] == other["oa"] and one["digests"]["data"] == other["digests"]["data"]
+        assert one["notices"] == other["notices"]
+    assert asked[0]["digests"]["data"] != plain[0]["digests"]["data"]
 
 
 @pytest.mark.parametrize("side", [9, 12])

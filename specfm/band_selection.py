@@ -28,6 +28,7 @@ from pydantic import BeforeValidator
 from specfm.bands import BandGrid
 from specfm.digests import digest_parts
 from specfm.errors import UsageError
+from specfm.pretreatment import beneath, measured
 from specfm.scene import CubeSource, Scene
 
 RGB_NM = (650.0, 550.0, 450.0)
@@ -43,6 +44,7 @@ REGIONS: dict[str, tuple[float, float]] = {
     "swir2": (1800.0, 2600.0),
 }
 PER_REGION = 4
+SAME_NM = 0.5  # a band whose centre differs by less in another scene is the same band
 PIXELS = 4000  # that principal components are fitted on
 ROWS = 64  # of a scene that these are drawn from
 FORMS = "rgb, sample:1-9,40, uniform:N, regions, regions:N, regions:blue,red, window:LOW-HIGH, importance:N or pca:N"
@@ -195,24 +197,36 @@ class SelectedSource:
 
 
 def selected(scene: Scene, index_K: NDArray[np.int64]) -> Scene:
-    """The scene with some of its bands (0-based); a pixel is valid by these alone."""
-    sensor = scene.sensor.replace(bands=scene.sensor.bands.subset(index_K))
-    return scene.replace(source=SelectedSource(scene.source, index_K), sensor=sensor)
+    """The scene with some of its bands (0-based); a pixel is valid by these alone.
+
+    A pretreated one is pretreated from these alone, so that no other band has a part in them.
+
+    Raises:
+        SpecfmError: it comes from a file that holds pretreated spectra, or these bands cannot be pretreated so.
+    """
+
+    def narrow(scene: Scene) -> Scene:
+        sensor = scene.sensor.replace(bands=scene.sensor.bands.subset(index_K))
+        return scene.replace(source=SelectedSource(scene.source, index_K), sensor=sensor)
+
+    return beneath(scene, narrow)
 
 
 def select_scenes(scenes: Sequence[Scene], selection: str | BandSelection | None) -> list[Scene]:
     """Scenes with the chosen bands only; nothing is read, but of ``importance`` some rows of pixels, no label.
 
-    Scenes of one band grid get the same bands.
+    Scenes of one band grid get the same bands. Those of pretreated scenes are chosen from spectra as measured
+    (:func:`selected`).
 
     Raises:
-        UsageError: as :meth:`BandSelection.parse` and :meth:`BandSelection.indices`.
+        UsageError: as :meth:`BandSelection.parse` and :meth:`BandSelection.indices`. SpecfmError: as :func:`selected`.
     """
     if selection is None:
         return list(scenes)
     wanted = BandSelection.parse(selection)
+    as_measured = [measured(scene) for scene in scenes]
     alike: dict[str, list[Scene]] = {}
-    for scene in scenes:
+    for scene in as_measured:
         alike.setdefault(scene.sensor.bands.digest, []).append(scene)
     index = {
         digest: wanted.indices(
@@ -222,7 +236,36 @@ def select_scenes(scenes: Sequence[Scene], selection: str | BandSelection | None
         )
         for digest, members in alike.items()
     }
-    return [selected(scene, index[scene.sensor.bands.digest]) for scene in scenes]
+    return [selected(scene, index[bare.sensor.bands.digest]) for scene, bare in zip(scenes, as_measured, strict=True)]
+
+
+def selected_again(scene: Scene, selection: str, wavelengths_nm: Sequence[Sequence[float]]) -> Scene:
+    """The bands that a selection took of other scenes: those at the same wavelengths, else what it takes of this one.
+
+    Args:
+        wavelengths_nm: centres of what was taken, a list for each sensor.
+
+    Raises:
+        UsageError: the scene has none of these lists, and the selection goes by numbers or pixels of other scenes.
+        SpecfmError: as :func:`selected`.
+    """
+    have_C = measured(scene).sensor.bands.wavelengths_nm
+    found: list[NDArray[np.int64]] = []
+    for centres in wavelengths_nm:
+        gap_KC = np.nan_to_num(np.abs(np.asarray(centres)[:, None] - have_C), nan=np.inf)
+        index_K = gap_KC.argmin(1)
+        if len(set(index_K.tolist())) == len(centres) and gap_KC.min(1).max() < SAME_NM:
+            found.append(index_K)
+    if found:
+        most_K = max(found, key=len)
+        return scene if np.array_equal(most_K, np.arange(len(have_C))) else selected(scene, most_K)
+    wanted = BandSelection.parse(selection)
+    if wanted.is_fitted or wanted.kind == "sample":
+        raise UsageError(
+            f"{scene.where}: lacks bands that {selection} took of the training data ({len(wavelengths_nm[0])} from "
+            f"{_span(np.asarray(wavelengths_nm[0]))}); give a scene of that sensor"
+        )
+    return select_scenes([scene], wanted)[0]
 
 
 def some_pixels(scenes: Sequence[Scene], most: int = PIXELS) -> NDArray[np.float32]:

@@ -89,6 +89,8 @@ class Scene:
         dataset: name of the dataset card it comes from, which its own name then begins with.
         neighbours: pixels side by side lie side by side on the ground; False for a list of spectra, of which a window
             never shows more than one.
+        whole: it shows one specimen and is one sample, whose label its middle pixel carries, valid or not
+            (:mod:`specfm.specimens`).
         integration: how long light was collected for one frame of counts, or None.
 
     A pixel is **valid** if, in every usable band, its value is finite, is not ``nodata`` and lies below
@@ -110,6 +112,7 @@ class Scene:
     domain: str = ""
     dataset: str = ""
     neighbours: bool = True
+    whole: bool = False
     integration: IntegrationTime | None = None
 
     def __post_init__(self) -> None:

@@ -4,13 +4,14 @@ A specimen is a number of ``scene.groups_HW`` where the scene has them, else all
 shows it and nothing else: pixels off it are no data. Its values are averages over the specimen's own pixels by a
 triangle as wide as an output pixel (as wide as an input one where the view is larger than the specimen), so that no
 background bleeds in at the rim; a pixel of the view is valid where at least half of that triangle lies on the specimen.
+Averaged are spectra as measured; where they are pretreated, views are (:func:`specfm.pretreatment.beneath`).
 
 Shapes: H W pixels of a scene, h w of the specimen's box, s side of a view, C bands.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from specfm.digests import digest_parts
 from specfm.errors import SpecfmError, UsageError
+from specfm.pretreatment import beneath, untreated
 from specfm.scene import CubeSource, Scene
 
 BLOCK_BYTES = 64 << 20  # of float32 values of a scene held while some rows of a view are made
@@ -53,12 +55,12 @@ def find_specimens(scene: Scene, mask_HW: NDArray[np.bool_] | None = None) -> li
     """The specimens of a scene, by number.
 
     Args:
-        mask_HW: pixels that may belong to one (object pixels); None = all valid ones.
+        mask_HW: pixels that may belong to one (object pixels); None = all that are valid as measured.
 
     Raises:
         SpecfmError: no pixel of the scene shows one.
     """
-    mask_HW = scene.mask() if mask_HW is None else mask_HW
+    mask_HW = untreated(scene).mask() if mask_HW is None else mask_HW
     groups_HW = np.where(mask_HW, 0 if scene.groups_HW is None else scene.groups_HW, -1)
     numbers = [number for number in np.unique(groups_HW).tolist() if number >= 0]
     if not numbers:
@@ -79,44 +81,83 @@ def find_specimens(scene: Scene, mask_HW: NDArray[np.bool_] | None = None) -> li
     return found
 
 
-def whole_views(scenes: Iterable[Scene], side: int) -> list[Scene]:
+def specimens_of(scenes: Iterable[Scene], pixels: Callable[[Scene], NDArray[np.bool_]] = Scene.mask) -> list[Specimen]:
+    """The specimens of scenes, scene by scene.
+
+    Args:
+        pixels: says of a scene before pretreatment which pixels may belong to one; default the valid ones. Object
+            pixels: :func:`specfm.shards.windows.valid_pixels` with its options.
+
+    Raises:
+        UsageError: a list of spectra. SpecfmError: a scene without a specimen.
+    """
+    found = []
+    for scene in scenes:
+        if not scene.neighbours:
+            raise UsageError(f"{scene.where}: is a list of spectra, in which no specimen can be seen whole")
+        found += find_specimens(scene, pixels(untreated(scene)))
+    return found
+
+
+def whole_views(
+    scenes: Iterable[Scene], side: int, pixels: Callable[[Scene], NDArray[np.bool_]] = Scene.mask
+) -> list[Scene]:
     """Every specimen of the scenes as a scene of ``side`` x ``side`` pixels of its own; cubes are read when views are.
 
-    A view keeps its scene's group and its specimen's number (``groups_HW``), so that splits hold by either. Its one
-    labelled pixel is the valid one nearest to its middle: one sample a specimen.
+    A view keeps its scene's group (the scene itself where it states none) and its specimen's number (``groups_HW``),
+    so that splits hold by either. It is one sample: its middle pixel (side // 2) carries the label.
+
+    Args:
+        pixels: as of :func:`specimens_of`.
 
     Raises:
         UsageError: a side below 2, a list of spectra. SpecfmError: a scene without a specimen.
     """
-    if side < 2:
-        raise UsageError(f"whole specimens are seen on 2 x 2 pixels or more, not {side}")
-    return [whole_view(each, side) for scene in scenes for each in find_specimens(_picture(scene))]
+    return [whole_view(each, side) for each in specimens_of(scenes, pixels)]
 
 
 def whole_view(specimen: Specimen, side: int) -> Scene:
     """One specimen as a square scene that shows nothing else (see :func:`whole_views`)."""
-    scene = specimen.scene
-    fill = scene.nodata if scene.nodata is not None else np.nan if scene.dtype.kind == "f" else 0
+    if side < 2:
+        raise UsageError(f"whole specimens are seen on 2 x 2 pixels or more, not {side}")
+    return beneath(specimen.scene, lambda scene: _view(scene, specimen, side))
+
+
+def _view(scene: Scene, specimen: Specimen, side: int) -> Scene:
+    fill = _fill(scene)
     source = WholeSource(scene.source, specimen.row, specimen.col, specimen.mask_hw, side, fill)
     labels_ss = np.full((side, side), -1, np.int32)
-    if specimen.label >= 0 and source.mask_ss.any():
-        away_ss = np.hypot(*(np.indices((side, side)) - (side - 1) / 2))
-        labels_ss.flat[np.where(source.mask_ss, away_ss, np.inf).argmin()] = specimen.label
+    labels_ss[side // 2, side // 2] = specimen.label
     gsd_m = scene.sensor.gsd_m and scene.sensor.gsd_m * source.scale
     return scene.replace(
         source=source,
         sensor=scene.sensor.replace(gsd_m=gsd_m),
         name=specimen.name,
         geo=None,
+        nodata=fill,
         labels_HW=labels_ss if scene.labels_HW is not None else None,
         groups_HW=None if specimen.number is None else np.full((side, side), specimen.number),
-        group=scene.group or specimen.name,
+        group=scene.group or scene.name,
+        whole=True,
     )
+
+
+def _fill(scene: Scene) -> float:
+    """What stands for no data: the scene's own value, else NaN or the end of its type that measurements keep off."""
+    if scene.dtype.kind not in "iu":
+        return float("nan") if scene.nodata is None else scene.nodata
+    info = np.iinfo(scene.dtype)
+    if scene.nodata is not None and info.min <= scene.nodata <= info.max and float(scene.nodata).is_integer():
+        return int(scene.nodata)
+    return int(info.max if scene.dtype.kind == "u" else info.min)
 
 
 @dataclass(frozen=True, eq=False)
 class WholeSource:
-    """A box of a cube on ``side`` x ``side`` pixels; ``fill`` where the specimen is not."""
+    """A box of a cube on ``side`` x ``side`` pixels; ``fill`` where the specimen is not, and nowhere else.
+
+    Whole numbers stay whole; a mean that is ``fill`` by chance becomes the number beside it.
+    """
 
     under: CubeSource
     row: int
@@ -169,9 +210,13 @@ class WholeSource:
             across_hcC = np.einsum("hwC,cw->hcC", stored_hwC, right_cw, optimize=True)
             found_rcC[some] = np.einsum("hcC,rh->rcC", across_hcC, down_rh[some, top:bottom], optimize=True)
         found_rcC /= np.maximum(self._share_ss[np.ix_(rows, cols)], 1e-6)[..., None]
-        whole = self.dtype.kind in "iu"
-        found_rcC = np.where(mask_rc[..., None], np.rint(found_rcC) if whole else found_rcC, np.float32(self.fill))
-        return found_rcC.astype(self.dtype)
+        if self.dtype.kind not in "iu":
+            return np.where(mask_rc[..., None], found_rcC, np.float32(self.fill)).astype(self.dtype)
+        info = np.iinfo(self.dtype)
+        stored_rcC = np.rint(found_rcC).astype(self.dtype)
+        stored_rcC[stored_rcC == self.fill] = self.fill - 1 if self.fill == info.max else self.fill + 1
+        stored_rcC[~mask_rc] = self.fill
+        return stored_rcC
 
     @cached_property
     def _down_sh(self) -> NDArray[np.float32]:
@@ -198,9 +243,3 @@ def _triangles(size: int, side: int, scale: float) -> NDArray[np.float32]:
     weight_sj = np.maximum(0, 1 - np.abs(place_j - middle_s[:, None]) / half)
     weight_sj /= weight_sj.sum(1, keepdims=True)
     return weight_sj[:, (place_j >= 0) & (place_j < size)].astype(np.float32)
-
-
-def _picture(scene: Scene) -> Scene:
-    if not scene.neighbours:
-        raise UsageError(f"{scene.where}: is a list of spectra, in which no specimen can be seen whole")
-    return scene

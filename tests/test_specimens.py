@@ -7,14 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from specfm.band_selection import select_scenes
+from specfm.band_selection import BandSelection, select_scenes
 from specfm.bands import BandGrid
 from specfm.errors import SpecfmError, UsageError
+from specfm.pretreatment import pretreat, pretreat_spectra
+from specfm.readers import read_scene
+from specfm.readers.own import save_scene
 from specfm.scene import Scene
+from specfm.sensors import Sensor
 from specfm.shards import ShardSet
 from specfm.shards.build import write_shards
 from specfm.shards.identity import scene_content, scene_identity
-from specfm.simulate import simulate_specimen
+from specfm.simulate import resample_scene, simulate_specimen
 from specfm.specimens import _triangles, find_specimens, whole_view, whole_views
 
 GRID = BandGrid(np.linspace(400, 800, 5))
@@ -50,7 +54,7 @@ def test_a_view_shows_the_specimen_alone_and_in_proportion(side: int) -> None:
     assert view.shape == (side, side, 5) and view.dtype == np.uint16
     mask = view.mask()
     assert (view.read()[mask] == 1000 + 100 * np.arange(5)).all()  # no card bleeds in
-    assert (view.read()[~mask] == 0).all()
+    assert (view.read()[~mask] == view.nodata).all() and np.array_equal(mask, view.source.mask_ss)
     rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     assert len(cols) == side and abs(len(rows) - side * 9 / 21) <= 1
     assert abs(rows.mean() - (side - 1) / 2) <= 0.5
@@ -110,6 +114,66 @@ def test_invalid_pixels_of_a_specimen_are_none_of_it() -> None:
     assert (view.read()[view.mask()] == 1000 + 100 * np.arange(5)).all()
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "float32"])
+@pytest.mark.parametrize("bands", [[2], [0, 3]])
+def test_what_is_no_specimen_is_invalid_whatever_the_numbers(dtype: str, bands: list[int]) -> None:
+    scene = drawer(dtype)  # no value stands for no data
+    scene.source.cube_HWC[:] = scene.source.cube_HWC // 50 % 200
+    scene.source.cube_HWC[7:9, 12:20, 3] = 0  # dark in one band, yet measured
+    for view in select_scenes(whole_views([scene], 16), BandSelection("sample", numbers=tuple(b + 1 for b in bands))):
+        assert np.array_equal(view.mask(), view.source.under.mask_ss) and not view.mask().all()
+    (narrow, *_) = whole_views(select_scenes([scene], "sample:3"), 16)
+    assert np.array_equal(narrow.mask(), narrow.source.mask_ss)
+
+
+def test_no_mean_is_taken_for_no_data_and_a_value_that_the_type_lacks_marks_nothing() -> None:
+    cube = np.full((12, 12, 5), 65535, np.uint16)
+    groups_HW = np.where(np.abs(np.arange(12) - 5.5) < 3, 0, -1)[:, None].repeat(12, 1)
+    (view,) = whole_views([Scene.from_array(cube, GRID, groups_HW=groups_HW)], 12)
+    assert view.mask().sum() == 72 and (view.read()[view.mask()] == 65534).all() and view.nodata == 65535
+    (view,) = whole_views([drawer(nodata=-9999).replace(groups_HW=np.where(drawer().groups_HW == 1, 1, -1))], 21)
+    assert np.array_equal(view.mask(), view.source.mask_ss) and not view.mask().all()
+
+
+def test_a_view_is_labelled_in_its_middle_and_moves_with_its_scan() -> None:
+    alone = drawer().replace(group="")
+    for side in (16, 17):
+        for view, label in zip(whole_views([alone], side), (2, 0), strict=True):
+            assert np.argwhere(view.labels_HW >= 0).tolist() == [[side // 2] * 2] and view.labels_HW.max() == label
+            assert view.group == "drawer" and view.whole
+    assert {view.group for view in whole_views([drawer()], 16)} == {"drawer"}
+    seen = resample_scene(alone, Sensor(BandGrid([450.0, 650.0], [80.0, 80.0]), name="two"))
+    assert {view.group for view in whole_views([seen], 16)} == {"drawer"}  # the same specimens by another sensor
+
+
+def test_what_is_done_to_spectra_and_pretreatment_come_in_one_order() -> None:
+    """Measured, then bands, then whole, then pretreated, however it is asked for; no other band has a part in it."""
+    scene = drawer("float32")
+    rng = np.random.default_rng(0)
+    scene.source.cube_HWC[:] *= rng.uniform(0.5, 1.5, scene.shape).astype(np.float32)
+    scene.source.cube_HWC[8, 15:20, 4] = np.nan
+    (wanted, _) = [pretreat(view, ["snv"]) for view in whole_views(select_scenes([scene], "sample:1-3"), 16)]
+    (first, _) = whole_views(select_scenes([pretreat(scene, ["snv"])], "sample:1-3"), 16)
+    assert np.array_equal(first.read(), wanted.read(), equal_nan=True) and first.sensor == wanted.sensor
+    assert first.mask().any() and np.array_equal(first.mask(), wanted.mask())
+    (bare, _) = whole_views([scene], 16)
+    (last, _) = select_scenes(whole_views([pretreat(scene, ["snv"])], 16), "sample:1-3")
+    expected, _ = pretreat_spectra(bare.read()[bare.mask()][:, :3], last.sensor.bands, ["snv"])
+    assert np.allclose(last.read()[bare.mask()], expected, atol=1e-5)
+
+
+def test_bands_and_views_of_a_file_of_pretreated_spectra_are_refused(tmp_path: Path) -> None:
+    kept = read_scene(save_scene(pretreat(drawer("float32"), ["snv"]), tmp_path / "kept.h5"))
+    for change in (lambda: select_scenes([kept], "sample:1-3"), lambda: whole_views([kept], 16)):
+        with pytest.raises(SpecfmError, match=r"kept.h5: holds spectra pretreated by snv.*give the scene from before"):
+            change()
+    write_shards([kept], tmp_path / "set", window=4)
+    with pytest.raises(SpecfmError, match=r"pretreated by snv from all bands; choose bands where shards are cut"):
+        ShardSet(tmp_path / "set", bands="sample:1-3")
+    view = whole_views([drawer()], 16)[0]
+    assert read_scene(save_scene(view, tmp_path / "view.h5")).whole
+
+
 def test_shards_of_whole_specimens(tmp_path: Path) -> None:
     write_shards([drawer()], tmp_path / "set", whole=16, workers=1)
     (reader,) = ShardSet(tmp_path / "set").readers
@@ -119,8 +183,11 @@ def test_shards_of_whole_specimens(tmp_path: Path) -> None:
     for number, view in enumerate(whole_views([drawer()], 16)):
         assert np.array_equal(x[number], view.read()) and np.array_equal(mask[number], view.mask())
     assert not mask.all()
-    with pytest.raises(UsageError, match="leave window and stride out"):
-        write_shards([drawer()], tmp_path / "other", window=8, whole=16)
+    for other in ({"window": 8}, {"stride": 16}, {"label": "majority"}, {"min_valid": 0.9}):
+        with pytest.raises(UsageError, match="leave window, stride, min_valid and label out"):
+            write_shards([drawer()], tmp_path / "other", whole=16, **other)  # type: ignore[arg-type]
+    (row,) = write_shards([drawer()], tmp_path / "other", window=(16, 16), whole=16, dry_run=True)
+    assert row["samples"] == 2
 
 
 def test_shards_of_specimens_told_by_a_threshold(tmp_path: Path) -> None:
@@ -130,6 +197,13 @@ def test_shards_of_specimens_told_by_a_threshold(tmp_path: Path) -> None:
     (reader,) = ShardSet(tmp_path / "set").readers
     x, mask = reader.read([0])
     assert mask[0].any(0).all() and 6 <= mask[0].any(1).sum() <= 10 and (x[mask] < 1500).all()
+    how = {"whole": 20, "object_threshold": "otsu", "dark_objects": True, "bands": "sample:1-3"}
+    write_shards([pretreat(scene, ["snv"])], tmp_path / "snv", **how)  # type: ignore[arg-type]
+    (treated,) = ShardSet(tmp_path / "snv").readers
+    y, seen = treated.read([0])
+    assert np.array_equal(seen, mask)  # brightness is found beneath the pretreatment
+    expected, _ = pretreat_spectra(x[mask][:, :3], treated.sensor.bands, ["snv"])
+    assert np.allclose(y[mask], expected, atol=1e-3)
 
 
 def test_what_a_view_is_known_by_tells_its_specimen_and_size() -> None:

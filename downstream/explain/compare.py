@@ -4,6 +4,9 @@ Every choice sees the same samples under the same splits. ``pca:N`` leaves no ba
 N components fitted on each training side, and the encoder, which is told wavelengths, is given the windows rebuilt from
 the first N components of the samples' spectra (without labels): what N components tell, in bands.
 
+Bands are chosen from spectra as measured, and what is chosen is pretreated by itself (``specfm.band_selection``), for
+encoder and raw spectra alike. Components are of pretreated spectra.
+
 Shapes: N samples, C bands.
 """
 
@@ -25,8 +28,8 @@ from downstream.explain.ranges import Change, changed_features, one_sensor
 from downstream.features.bank import windows_digest
 from downstream.features.extract import FeatureSet
 from downstream.features.fit import fitted
-from downstream.features.spectra import spectra
-from downstream.probe.run import prepared_scenes, say_fitted, take_samples
+from downstream.features.spectra import Spectra, spectra
+from downstream.probe.run import prepared_scenes, say_fitted, say_taught, take_samples
 from downstream.protocols.run import evaluate, evaluate_conditions
 from downstream.results.leakage import leakage_score
 from downstream.results.rows import Comparison, EncoderFacts, result_rows
@@ -37,6 +40,7 @@ from specfm.band_selection import BandSelection, selected
 from specfm.dense.align import aligned
 from specfm.digests import digest_json
 from specfm.errors import SpecfmError
+from specfm.pretreatment import untreated
 
 if TYPE_CHECKING:
     from specfm.scene import Scene
@@ -48,16 +52,16 @@ CHOSEN = "bands chosen on the samples' spectra without labels"
 
 @dataclass(frozen=True)
 class BandChoice:
-    """A choice as it is compared: its text, the bands it takes (all for ``pca``), and components or None."""
+    """A choice as it is compared: its text, the bands it takes (None: all), and components or None."""
 
     text: str
-    index_K: NDArray[np.int64]
+    count: int  # of bands, or components
+    index_K: NDArray[np.int64] | None = None
     components: int | None = None
 
-    @property
-    def count(self) -> int:
-        """Bands, or components."""
-        return len(self.index_K) if self.components is None else self.components
+    def of(self, scenes: Sequence[Scene]) -> list[Scene]:
+        """The scenes with these bands only."""
+        return list(scenes) if self.index_K is None else [selected(scene, self.index_K) for scene in scenes]
 
 
 def choices(
@@ -66,23 +70,26 @@ def choices(
     """What is compared, all bands first, and a notice for every choice that the sensor cannot give.
 
     Args:
-        spectra_NC: of the samples, for choices that are fitted on pixels.
+        scene: one of the scenes. spectra_NC: of the samples as measured, for choices that are fitted on pixels.
     """
-    bands, usable = scene.sensor.bands, np.flatnonzero(scene.sensor.bands.valid)
+    bands, usable = untreated(scene).sensor.bands, int(scene.sensor.bands.valid.sum())
     found, notices = [BandChoice("all", usable)], []
     for text in (*(f"uniform:{count}" for count in options.counts), *options.selections):
         wanted = BandSelection.parse(text)
         if wanted.kind == "pca":
-            most = min(len(usable), len(spectra_NC) - 1)
+            most = min(usable, len(spectra_NC) - 1)
             if (wanted.count or 0) > most:
                 notices.append(f"{text} left out: the samples have {most} components at most")
             else:
-                found.append(BandChoice(text, usable, wanted.count))
+                found.append(BandChoice(text, wanted.count or 0, components=wanted.count))
             continue
-        if wanted.kind == "uniform" and wanted.count == len(usable):
+        if wanted.kind == "uniform" and wanted.count == bands.valid.sum():
             continue  # all bands, which come first
         try:
-            found.append(BandChoice(str(wanted), wanted.indices(bands, spectra_NC)))
+            index_K = wanted.indices(bands, spectra_NC)
+            choice = BandChoice(str(wanted), len(index_K), index_K)
+            choice.of([scene])  # refuses a pretreatment that these bands cannot have
+            found.append(choice)
         except SpecfmError as error:
             notices.append(f"{text} left out: {error}")
     return found, notices
@@ -116,18 +123,25 @@ def compare_bands(
     samples, probe = take_samples(encoder, scenes, probe)
     window = samples.window
     splits = draw_splits(samples, probe, probe.shot_list[0])
-    raw = spectra(scenes, window, samples)
-    if raw is None:
-        raise SpecfmError("the scenes have no common bands to compare")
-    pixel_NC, mean_NC = (_spread(each.X_ND, bands.valid) for each in (raw.pixel, raw.mean))
-    chosen, left_out = choices(options, scenes[0], mean_NC)
+    raw = _spectra(scenes, window, samples)
+    chosen, left_out = choices(options, scenes[0], _as_measured(scenes, window, samples))
     leaks = [leakage_score(split, samples, raw.pixel.X_ND) for split in splits]
     facts = EncoderFacts.of(encoder, pretrained, measured)
     digest, rows = windows_digest(scenes, samples), []
     for choice in chosen:
-        all_runs = _encoder_runs(encoder, scenes, samples, splits, window, choice, mean_NC, probe, name)
-        for support, x_NC in (("pixel", pixel_NC), ("window", mean_NC)):
-            all_runs += _raw_runs(x_NC, samples, splits, choice, probe, support)
+        narrow = choice.of(scenes)
+        told = raw if choice.index_K is None else _spectra(narrow, window, samples)
+        change: Change = lambda x: x  # noqa: E731
+        if choice.components is not None:
+            change = rebuild(raw.mean.X_ND, choice.components, np.flatnonzero(bands.valid))
+        with fitted(encoder, narrow, probe.fit), aligned(encoder, narrow, probe.align):
+            (x_ND,) = changed_features(
+                encoder, narrow, samples, window, [change], pooling=probe.pooling, layers=probe.layers,
+                title=f"{name}, {choice.text}",
+            )  # fmt: skip
+        all_runs = evaluate([FeatureSet(x_ND, samples, name)], splits, probe, "encoder", name)
+        for support, features in (("pixel", told.pixel), ("window", told.mean)):
+            all_runs += _raw_runs(features, splits, choice, probe, support)
         notices = [*prepared, *left_out]
         if choice.components is not None:
             notices.append(f"{choice.text}: {REBUILT}")
@@ -138,31 +152,15 @@ def compare_bands(
             facts, probe.draws, notices,
         )  # fmt: skip
         table = result_rows([*all_runs, majority(samples, splits)], about)
+        say_taught(table, encoder, narrow)
         say_fitted(table, probe.fit)
         rows += [{**row, "condition": choice.text, "bands": [choice.count]} for row in table]
     return rows
 
 
-def _encoder_runs(
-    encoder: Any, scenes: Sequence[Scene], samples: Samples, splits: Sequence[Split], window: int, choice: BandChoice,
-    mean_NC: NDArray[np.float32], probe: Any, name: str,
-) -> list[Runs]:  # fmt: skip
-    change: Change = lambda x: x  # noqa: E731
-    if choice.components is not None:
-        change = rebuild(mean_NC[:, choice.index_K], choice.components, choice.index_K)
-    narrow = scenes if choice.components is not None else [selected(scene, choice.index_K) for scene in scenes]
-    with fitted(encoder, narrow, probe.fit), aligned(encoder, narrow, probe.align):
-        (x_ND,) = changed_features(
-            encoder, narrow, samples, window, [change], pooling=probe.pooling, layers=probe.layers,
-            title=f"{name}, {choice.text}",
-        )  # fmt: skip
-    return evaluate([FeatureSet(x_ND, samples, name)], splits, probe, "encoder", name)
-
-
 def _raw_runs(
-    x_NC: NDArray[np.float32], samples: Samples, splits: Sequence[Split], choice: BandChoice, probe: Any, support: str
+    features: FeatureSet, splits: Sequence[Split], choice: BandChoice, probe: Any, support: str
 ) -> list[Runs]:
-    features = FeatureSet(x_NC[:, choice.index_K], samples, support)
     method, scores = PIXEL if support == "pixel" else MEAN, None
     if choice.components is not None:
         method, scores = f"PCA-{choice.components} {support}", pca_scores(features.X_ND, choice.components)
@@ -171,6 +169,22 @@ def _raw_runs(
         metric="cosine" if choice.components is None else "euclidean",
     )  # fmt: skip
     return found[""]
+
+
+def _as_measured(scenes: Sequence[Scene], window: int, samples: Samples) -> NDArray[np.float32]:
+    """Mean spectra of the windows before pretreatment, x_NC; 0 in bands that are not usable."""
+    bare = [untreated(scene) for scene in scenes]
+    valid_C = bare[0].sensor.bands.valid
+    x_NC = np.zeros((len(samples), len(valid_C)), np.float32)
+    x_NC[:, valid_C] = _spectra(bare, window, samples).mean.X_ND
+    return x_NC
+
+
+def _spectra(scenes: Sequence[Scene], window: int, samples: Samples) -> Spectra:
+    found = spectra(scenes, window, samples)
+    if found is None:
+        raise SpecfmError("the scenes have no common bands to compare")
+    return found
 
 
 def rebuild(spectra_NK: NDArray[np.float32], components: int, index_K: NDArray[np.int64]) -> Change:
@@ -187,10 +201,3 @@ def rebuild(spectra_NK: NDArray[np.float32], components: int, index_K: NDArray[n
         return out
 
     return change
-
-
-def _spread(x_NK: NDArray[np.float32], valid_C: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Spectra of usable bands among all bands of the sensor, 0 elsewhere."""
-    x_NC = np.zeros((len(x_NK), len(valid_C)), np.float32)
-    x_NC[:, valid_C] = x_NK
-    return x_NC

@@ -27,6 +27,7 @@ from specfm.bands import BandGrid
 from specfm.dense.align import aligned
 from specfm.digests import digest_json
 from specfm.errors import SpecfmError
+from specfm.pretreatment import otherwise_taught
 
 if TYPE_CHECKING:
     from specfm.scene import Scene
@@ -81,6 +82,7 @@ def explain(
     measured = scenes
     scenes, notices = prepared_scenes(scenes, probe)
     notices += [FITTED.format("scenes")] if probe.fit else []
+    notices += [said] if (said := otherwise_taught(getattr(encoder, "card", None), scenes)) else []
     bands = one_sensor(scenes)
     ranges = band_ranges(bands, options.widths_nm)
     samples, probe = take_samples(encoder, scenes, probe)

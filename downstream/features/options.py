@@ -45,7 +45,7 @@ class FeatureOptions:
         """What is done to scenes before all else, as the names of data in tables end with it; empty if nothing."""
         whole = [f"whole {self.whole}"] if self.whole is not None else []
         bands = [f"bands {self.bands}"] if self.bands is not None else []
-        told = [*whole, *bands, *self.pretreatment]
+        told = [*bands, *whole, *self.pretreatment]
         return f" ({', '.join(told)})" if told else ""
 
     def check(self) -> None:

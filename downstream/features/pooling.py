@@ -33,10 +33,12 @@ def pool(features: Any, pooling: str, window: int, patch: int) -> Any:
     """Pool an encoder's output to one vector a sample.
 
     Args:
-        features: ``tokens_BND``, ``pooled_BD`` (mean over valid tokens) and ``grid_hw`` of its one part; ``class_BD``
-            where the trunk has a class token, ``pixel_BQD`` where it has pixel tokens.
+        features: ``tokens_BND`` with ``token_mask_BN``, ``pooled_BD`` (mean over valid tokens) and ``grid_hw`` of its
+            one part; ``class_BD`` where the trunk has a class token, ``pixel_BQD`` with ``pixel_mask_BQ`` where it has
+            pixel tokens.
         pooling: "mean", "centre" (the token that holds the labelled pixel), "pixel" (that of the labelled pixel alone),
-            "class", or several joined by ``+``; "concat" is "mean+centre".
+            "class", or several joined by ``+``; "concat" is "mean+centre". Where nothing is valid in the middle, as of
+            a ring seen whole, the mean stands for the centre and for the pixel.
         window: window side, pixels.
         patch: patch side, pixels.
 
@@ -52,9 +54,12 @@ def pool(features: Any, pooling: str, window: int, patch: int) -> Any:
         elif part == "centre":
             row = (window // 2) // patch
             _, columns = features.grid_hw[0]  # one part, one grid
-            found.append(features.tokens_BND[:, row * columns + row])
+            middle = row * columns + row
+            there_B1 = features.token_mask_BN[:, middle, None]
+            found.append(torch.where(there_B1, features.tokens_BND[:, middle], features.pooled_BD))
         elif part == "pixel":
-            found.append(pixel_tokens(features)[:, 0])
+            pixel_BD = pixel_tokens(features)[:, 0]
+            found.append(torch.where(features.pixel_mask_BQ[:, :1], pixel_BD, features.pooled_BD))
         else:
             class_BD = getattr(features, "class_BD", None)
             if class_BD is None:

@@ -102,7 +102,8 @@ class Spectra(NamedTuple):
 
     Attributes:
         pixel: of the labelled pixel. mean: mean over the valid pixels of the window. patch: mean over those of the
-            square about the labelled pixel; None where it is one pixel.
+            square about the labelled pixel; None where it is one pixel. Where nothing is valid there, as in the middle
+            of a ring seen whole, pixel and patch are the valid pixel nearest to it.
     """
 
     pixel: FeatureSet
@@ -144,8 +145,11 @@ def spectra(
             x_BHWC = part.x_BHWC[..., used_C] * np.float32(sensor.scale) + np.float32(sensor.offset)
             for name, array_NK in found.items():
                 weight_Bhw = part.mask_BHW[:, support[name], support[name]].astype(np.float32)
-                total = np.maximum(weight_Bhw.sum((1, 2)), 1)[:, None]
-                mean_BC = np.einsum("bhwc,bhw->bc", x_BHWC[:, support[name], support[name]], weight_Bhw) / total
+                total_B1 = weight_Bhw.sum((1, 2))[:, None]
+                sum_BC = np.einsum("bhwc,bhw->bc", x_BHWC[:, support[name], support[name]], weight_Bhw)
+                mean_BC = sum_BC / np.maximum(total_B1, 1)
+                if not total_B1.all():
+                    mean_BC = np.where(total_B1 > 0, mean_BC, _nearest_valid(x_BHWC, part.mask_BHW))
                 array_NK[part.ids_B] = mean_BC @ matrix_CK[used_C] if common.resampled else mean_BC
             advance(len(part.ids_B))
     for array in found.values():
@@ -157,3 +161,12 @@ def spectra(
 
     about = made("patch", f"{patch}x{patch} mean") if patch > 1 else None
     return Spectra(made("pixel", "pixel spectrum"), made("mean", "mean spectrum"), about)
+
+
+def _nearest_valid(x_BHWC: np.ndarray, mask_BHW: np.ndarray) -> np.ndarray:
+    """x_BC: the spectrum of each window's valid pixel nearest to the middle one; zeros without any."""
+    side = mask_BHW.shape[1]
+    away_HW = np.hypot(*(np.indices((side, side)) - side // 2))
+    nearest_B = np.where(mask_BHW, away_HW, np.inf).reshape(len(mask_BHW), -1).argmin(1)
+    found_BC = x_BHWC.reshape(len(x_BHWC), side * side, -1)[np.arange(len(x_BHWC)), nearest_B]
+    return np.where(np.any(mask_BHW, axis=(1, 2))[:, None], found_BC, 0)

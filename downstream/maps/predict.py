@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from specfm.band_selection import selected_again
 from specfm.checkpoint import has_whitened_stem
 from specfm.dense.tile_encoder import TileReader, fitting_batch, scene_levels
 from specfm.errors import UsageError
@@ -71,15 +72,17 @@ class Layout:
 
 
 def as_taught(scene: Scene, card: dict[str, Any]) -> Scene:
-    """The scene pretreated as those that a model learnt from, of whose training ``card`` tells.
+    """The bands of a scene that a model learnt from, pretreated as it was taught; ``card`` tells of its training.
 
     Raises:
-        UsageError: it is pretreated otherwise.
+        UsageError: it is pretreated otherwise, or lacks these bands.
     """
     wanted, has = tuple(card.get("pretreatment", ())), scene.sensor.pretreatment
     if has not in ((), wanted):
         learnt = ", ".join(wanted) or "spectra as measured"
         raise UsageError(f"{scene.where}: is pretreated by {', '.join(has)}; the model learnt from {learnt}")
+    if taught := card.get("bands"):
+        scene = selected_again(scene, taught["selection"], taught["wavelengths_nm"])
     return scene if has == wanted else pretreat(scene, wanted)
 
 

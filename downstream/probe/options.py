@@ -8,6 +8,7 @@ from downstream.baselines.options import BaselineOptions
 from downstream.features.options import FeatureOptions
 from downstream.protocols.options import ProtocolOptions
 from downstream.splits.options import SplitOptions, at_least
+from specfm.errors import UsageError
 
 ROOMS = (SplitOptions, FeatureOptions, ProtocolOptions, BaselineOptions)
 
@@ -34,3 +35,7 @@ class ProbeOptions(SplitOptions, FeatureOptions, ProtocolOptions, BaselineOption
         for room in ROOMS:
             room.check(self)
         at_least(1, {"draws": self.draws})
+        if self.whole is not None and self.split == "scene":
+            raise UsageError(
+                "--split scene would hold out single specimens of a scan; --split group keeps those of a scan together"
+            )

@@ -31,7 +31,7 @@ from specfm.dense.align import aligned, wants_alignment
 from specfm.digests import digest_json
 from specfm.errors import UsageError
 from specfm.models.backbone import side_multiple
-from specfm.pretreatment import pretreat
+from specfm.pretreatment import otherwise_taught, pretreat
 from specfm.specimens import whole_views
 
 if TYPE_CHECKING:
@@ -73,20 +73,21 @@ def default_window(encoder: Any) -> int:
 
 
 def prepared_scenes(scenes: Sequence[Scene], options: FeatureOptions) -> tuple[list[Scene], list[str]]:
-    """The scenes as ``options`` want them seen (specimens whole, some bands, pretreated), and notices that say so.
+    """The scenes as ``options`` want them seen (some bands, specimens whole, pretreated), and notices that say so.
 
-    Bands are chosen before spectra are pretreated, so that no other band has a part in them.
+    That is the order in which it is done, as of shards and vectors of specimens, also where a card says the last: no
+    band that is left out has a part in which pixels are valid or in what they hold.
     """
     scenes, notices = list(scenes), []
-    if options.whole is not None:
-        scenes = whole_views(scenes, options.whole)
-        notices.append(f"one sample a specimen, seen whole on {options.whole} x {options.whole} pixels")
     if options.bands is not None:
         wanted, before = BandSelection.parse(options.bands), scenes
         scenes = select_scenes(scenes, wanted)
         counts = sorted({f"{new.shape[2]} of {old.shape[2]}" for new, old in zip(scenes, before, strict=True)})
         how = ", chosen on pixels of all scenes without labels" if wanted.is_fitted else ""
         notices.append(f"bands {wanted}: {', '.join(counts)} are used{how}")
+    if options.whole is not None:
+        scenes = whole_views(scenes, options.whole)
+        notices.append(f"one sample a specimen, seen whole on {options.whole} x {options.whole} pixels")
     scenes = [pretreat(scene, options.pretreatment) for scene in scenes]
     treated = sorted({", ".join(scene.sensor.pretreatment) for scene in scenes if scene.sensor.pretreatment})
     return scenes, notices + [f"all rows are of spectra pretreated by {steps}" for steps in treated]
@@ -204,6 +205,7 @@ def probe(
         )  # fmt: skip
         table = result_rows(all_runs, about)
         say_aligned(table, aligned_how)
+        say_taught(table, encoder, scenes)
         say_fitted(table, options.fit)
         rows += table
         kept_runs += all_runs
@@ -225,6 +227,14 @@ def say_aligned(rows: Sequence[dict[str, Any]], said: str | None) -> None:
     """A notice on the rows of frozen features of the encoder and of its untrained twins."""
     for row in rows:
         if said and row["kind"] in ("encoder", "twin") and row["protocol"] not in TRAINED:
+            row["notices"] = sorted({*row["notices"], said})
+
+
+def say_taught(rows: Sequence[dict[str, Any]], encoder: Any, scenes: Sequence[Scene]) -> None:
+    """A notice on the rows of an encoder that learnt from spectra pretreated otherwise than the scenes."""
+    said = otherwise_taught(getattr(encoder, "card", None), scenes)
+    for row in rows if said else ():
+        if row["kind"] == "encoder":
             row["notices"] = sorted({*row["notices"], said})
 
 

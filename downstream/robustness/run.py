@@ -26,7 +26,7 @@ from downstream.features.encoders import encoder_device, random_twin
 from downstream.features.extract import FeatureSet, extract
 from downstream.features.fit import fit_facts, fitted
 from downstream.features.spectra import CommonGrid, Spectra, common_grid, seen_through, spectra
-from downstream.probe.run import how_aligned, prepared_scenes, say_aligned, say_fitted, take_samples
+from downstream.probe.run import how_aligned, prepared_scenes, say_aligned, say_fitted, say_taught, take_samples
 from downstream.protocols.options import TRAINED
 from downstream.protocols.run import evaluate_conditions, put_together, trained
 from downstream.results.leakage import leakage_score
@@ -156,6 +156,7 @@ def robustness(
     for label, (condition, view) in views.items():
         table = result_rows([*found[label], *trivial], replace(about, data_digest=digests[label]))
         say_aligned(table, how.get(label))
+        say_taught(table, encoder, scenes)
         say_fitted(table, probe.fit)
         if label in others:
             _say_how(table, own_probe=label in own_probe)

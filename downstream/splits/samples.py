@@ -1,9 +1,10 @@
 """Which pixels of which scenes are classified: one table of samples shared by every method of a comparison.
 
 Shape suffixes: N samples, 2 (row, col), HW scene pixels.
-A sample is a labelled pixel and the window centred on it. Positions are kept twice: in the scene's own grid (to read
-it) and in a *frame*, the ground grid that scenes of one coordinate system share, so that two files showing the same
-ground are known to overlap (two plots of a public tree-species set do, completely).
+A sample is a labelled pixel and the window centred on it, or a specimen seen whole (``Scene.whole``).
+Positions are kept twice: in the scene's own grid (to read it) and in a *frame*, the ground grid that scenes of one
+coordinate system share, so that two files showing the same ground are known to overlap (two plots of a public
+tree-species set do, completely).
 Scenes without a ground reference are taken to show the same ground where they are the n-th of one group and size under
 different sensors, as one scene seen through several sensors' bands is.
 """
@@ -85,12 +86,11 @@ class Samples:
 
 def sensor_name(scene: Scene) -> str:
     """What tells the sensor of a scene from others: its name, or a digest of its bands where it has none."""
-    return scene.sensor.name or scene.sensor.digest
+    return scene.sensor.name or scene.sensor.bands.digest
 
 
 def _group(scene: Scene) -> str:
-    """The scene's group, else its name without the sensor that ``resample_scene`` added."""
-    return str(scene.group or scene.name.split("@")[0])
+    return scene.group or scene.name
 
 
 def _frame_of(scene: Scene, counts: dict[object, int]) -> tuple[tuple[object, ...], int, int]:
@@ -134,7 +134,12 @@ def _nothing_labelled(scenes: Sequence[Scene], invalid: int) -> SpecfmError:
 
 
 def _valid_where(scene: Scene, wanted_HW: np.ndarray, strip: int = 256) -> np.ndarray:
-    """Validity of the wanted pixels; rows without any are not read, the others at most ``strip`` at a time."""
+    """Validity of the wanted pixels; rows without any are not read, the others at most ``strip`` at a time.
+
+    That of a specimen seen whole is not its middle pixel's (a ring has none there): any valid pixel will do.
+    """
+    if scene.whole:
+        return wanted_HW & scene.mask().any()
     valid_HW = np.zeros(wanted_HW.shape, bool)
     rows = np.flatnonzero(wanted_HW.any(1))
     for low in range(int(rows[0]), int(rows[-1]) + 1, strip):

@@ -40,6 +40,7 @@ from specfm.engine.task import Snapshot
 from specfm.errors import UsageError
 from specfm.models.backbone import AnyEncoder, Backbone
 from specfm.models.registry import fresh_like
+from specfm.scene import Scene
 
 STANDARDISE_BATCHES = 8
 FIT_TILES = 512  # that the statistics and components of a backbone are fitted to
@@ -278,6 +279,7 @@ class Finetuning(Supervised):
             "scenes": sorted({s.name for s in scenes}),
             "sensors": sorted({s.sensor.name or s.sensor.digest for s in scenes}),
             "domains": sorted({s.domain for s in scenes}),
+            "bands": None if self.config.data.bands is None else _taken(self.config.data.bands, scenes),
             "pretreatment": list(scenes[0].sensor.pretreatment),
             "split": self.split.digest,
             "data": self.data.digest,
@@ -290,3 +292,10 @@ class Finetuning(Supervised):
 
     def memory_advice(self, number: int, batch: list[Part]) -> str:
         return f"out of memory at step {number} with {self.config.data.batch} tiles; lower data.batch or data.tile"
+
+
+def _taken(selection: str, scenes: Sequence[Scene]) -> dict[str, Any]:
+    """Which bands a selection took, for :func:`specfm.band_selection.selected_again`."""
+    lists = (scene.sensor.bands.wavelengths_nm.tolist() for scene in scenes)
+    distinct = dict.fromkeys(tuple(nm for nm in centres if nm == nm) for centres in lists)  # no number: unusable
+    return {"selection": selection, "wavelengths_nm": [list(centres) for centres in distinct]}

@@ -14,6 +14,7 @@ from specfm.config import digest, to_dict
 from specfm.engine.ema import released
 from specfm.models.backbone import Backbone
 from specfm.models.encoder import Encoder
+from specfm.pretreatment import told
 from specfm.shards import ShardReader, ShardSet
 
 
@@ -33,6 +34,7 @@ def release_card(config: PretrainConfig, shards: ShardSet, step: int, before: di
         "sensors": all_seen("sensors", (reader.sensor.name or reader.sensor.digest for reader in shards.readers)),
         "simulated_sensors": all_seen("simulated_sensors", [] if simulated is None else simulated.instruments()),
         "scenes": all_seen("scenes", (name for reader in shards.readers for name in reader.scene_names)),
+        "pretreatment": all_seen("pretreatment", (told(reader.sensor.pretreatment) for reader in shards.readers)),
         "contents": all_seen("contents", (content for reader in shards.readers for content in _contents(reader))),
         "whitened": config.whiten.on or has_whitened_stem(before),
         "whiten": {"per": config.whiten.per, **config.whiten.recipe.to_dict()},

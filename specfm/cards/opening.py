@@ -10,6 +10,7 @@ from typing import Any
 
 from specfm.calibration import CalibratedSource, calibrate
 from specfm.errors import SpecfmError, UsageError
+from specfm.pretreatment import beneath, untreated
 from specfm.scene import Scene
 
 # files that lie beside cubes and are none
@@ -60,8 +61,8 @@ def open_scenes(
     for i, name in zip(files, own, strict=True):
         scenes[i] = scenes[i].replace(name=name)
     for scene in scenes:
-        if saturation is not None and not isinstance(scene.source, CalibratedSource):
-            scene = scene.replace(saturation=saturation)
+        if saturation is not None and not isinstance(untreated(scene).source, CalibratedSource):
+            scene = beneath(scene, lambda counts: counts.replace(saturation=saturation))
         yield scene if domain is None else scene.replace(domain=domain)
 
 

@@ -95,7 +95,13 @@ OPTIONS: dict[str, Option] = {
     "bands": Option("bands", Bands),
     "whole": Option(
         "whole",
-        Annotated[int | None, typer.Option(help="One sample a specimen, all of it on so many pixels a side (224).")],
+        Annotated[
+            int | None,
+            typer.Option(
+                help="One sample a specimen, all of it on so many pixels a side (224): groups of the card, else all "
+                "valid pixels of a scan; no threshold is put."
+            ),
+        ],
     ),
     "k": Option(
         "ks",

@@ -1,14 +1,23 @@
-"""What subcommands that map one scene share: saying what the map holds."""
+"""What subcommands that map one scene share: saying what it is to the encoder, and what the map holds."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 if TYPE_CHECKING:
     from specfm.scene import Scene
+
+
+def say_taught(encoder: Any, scenes: Sequence[Scene]) -> None:
+    """Print that an encoder learnt from spectra pretreated otherwise, if it did."""
+    from specfm.pretreatment import otherwise_taught
+
+    if said := otherwise_taught(encoder.card, scenes):
+        typer.echo(f"notice: {said}", err=True)
 
 
 def say_no_data(scene: Scene) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from specfm.cli import _options as options
-from specfm.cli._scene import say_map
+from specfm.cli._scene import say_map, say_taught
 
 
 @options.with_reader
@@ -79,6 +79,7 @@ def command(
         cut, how = task_model.threshold, "probability"
     else:
         encoder = load(model, device=device)
+        say_taught(encoder, [one, two])
         if fit:
             encoder.fit([one, two])
         with aligned(encoder, [one, two], align) as on:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from specfm.cli import _options as options
-from specfm.cli._scene import say_map
+from specfm.cli._scene import say_map, say_taught
 
 
 @options.with_reader
@@ -39,6 +39,7 @@ def command(
 
     encoder = load(checkpoint, device=device)
     cube = open_scene(scene, **reader)
+    say_taught(encoder, [cube])
     if fit:
         encoder.fit(cube)
     with aligned(encoder, [cube], align) as on:

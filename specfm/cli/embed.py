@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from specfm.cli import _options as options
-from specfm.cli._scene import say_no_data
+from specfm.cli._scene import say_no_data, say_taught
 
 if TYPE_CHECKING:
     from specfm.scene import Scene
@@ -94,6 +94,7 @@ def command(
     others = [_sensor(name) for name in align_with or ()]
     encoder = load(checkpoint, device=device)
     cubes = select_scenes(_open(scenes, reader, specimens), bands)
+    say_taught(encoder, cubes)
     if fit:
         encoder.fit(cubes)
     with aligned(encoder, cubes, True if others else align, others=others) as on:
@@ -144,10 +145,10 @@ def _per_specimen(
     from specfm.dense.per_specimen import embed_specimens
     from specfm.shards.options import WindowOptions
     from specfm.shards.windows import valid_pixels
-    from specfm.specimens import find_specimens
+    from specfm.specimens import specimens_of
 
     objects = WindowOptions(object_threshold=options.number(threshold), dark_objects=dark_objects)
-    found = [each for scene in scenes for each in find_specimens(scene, valid_pixels(scene, objects))]
+    found = specimens_of(scenes, lambda scene: valid_pixels(scene, objects))
     vectors = embed_specimens(encoder, found, **how)
     files = vectors.write(out, overwrite)
     count, depth = vectors.vectors_ND.shape

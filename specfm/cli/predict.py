@@ -33,7 +33,7 @@ def command(
     overwrite: options.Overwrite = False,
 ) -> None:
     """Write the class of every pixel of SCENE, of any size, in bounded memory; 0 = no data."""
-    from downstream.maps.predict import Layout, fit_to, predict_to_file
+    from downstream.maps.predict import Layout, as_taught, fit_to, predict_to_file
     from downstream.supervised.folder import load_task
     from specfm.cards.opening import open_scene
     from specfm.checkpoint import release_digest
@@ -44,7 +44,7 @@ def command(
         raise UsageError(f"{model} holds a change model; give it two dates with: specfm change {model} BEFORE AFTER")
     cube = open_scene(scene, **reader)
     known = loaded.card.get("sensors") or []
-    if known and cube.sensor.name not in known and cube.sensor.digest not in known:
+    if known and not {cube.sensor.name, as_taught(cube, loaded.card).sensor.digest} & set(known):
         typer.echo(
             f"notice: the model learnt from {', '.join(map(str, known))}; this scene is of another sensor", err=True
         )

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from specfm.cli import _options as options
+from specfm.cli._scene import say_taught
 
 
 @options.with_reader
@@ -45,6 +46,7 @@ def command(
         raise UsageError(f"--like {' '.join(like)}: give an example as ROW,COL, two whole numbers") from None
     encoder = load(checkpoint, device=device)
     cube = open_scene(scene, **reader)
+    say_taught(encoder, [cube])
     if fit:
         encoder.fit(cube)
     with aligned(encoder, [cube], align) as on:

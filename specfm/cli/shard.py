@@ -43,7 +43,10 @@ def command(
     ] = None,
     whole: Annotated[
         int | None,
-        typer.Option(help="One window a specimen (its groups or object pixels): all of it on so many pixels a side."),
+        typer.Option(
+            help="One window a specimen (its groups or object pixels): all of it on so many pixels a side, with the "
+            "label of most of them. --window, --stride, --min-valid and --label are then left out."
+        ),
     ] = None,
     bands: options.Bands = None,
     white: Annotated[Path | None, typer.Option(help="White reference scan, for files; with --dark.")] = None,

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specfm.dense.tile_encoder import DenseEncoder, TileEncoder, fitting_batch, patch_plan
-from specfm.errors import UsageError
+from specfm.errors import SpecfmError, UsageError
 from specfm.files import atomic_write_bytes, atomic_write_text, refuse_existing
 from specfm.models.backbone import side_multiple
 from specfm.progress import progress
@@ -149,15 +149,19 @@ def _by_pixels(
     scene, p = specimens[0].scene, encoder.patch_size
     plan = patch_plan(scene, p, window, stride)
     shares = [_pixels_of_patches(each, scene, p, plan.shape) for each in specimens]
-    sums_nD = np.zeros((len(specimens), int(encoder.num_features)))
+    sums_nD, counts_n = np.zeros((len(specimens), int(encoder.num_features))), np.zeros(len(specimens))
     encode = TileEncoder(encoder, scene, level)
     for first, rows_hwD in blended_rows(plan, encode, fitting_batch(batch_size, plan.side * p, scene.shape[2])):
         for number, count_hw in enumerate(shares):
             here_hw = count_hw[first : first + len(rows_hwD)]
-            on_hw = here_hw > 0
+            on_hw = (here_hw > 0) & np.isfinite(rows_hwD[..., 0])  # a pretreatment may leave nothing of a pixel
+            counts_n[number] += here_hw[on_hw].sum()
             if on_hw.any():
                 sums_nD[number] += here_hw[on_hw].astype(np.float64) @ rows_hwD[on_hw].astype(np.float64)
-    return sums_nD / np.array([count_hw.sum() for count_hw in shares])[:, None]
+    if not counts_n.all():
+        name = specimens[int(counts_n.argmin())].name
+        raise SpecfmError(f"{name}: no pixel is left of it that an encoder can see; look at its masks and pretreatment")
+    return sums_nD / counts_n[:, None]
 
 
 def _pixels_of_patches(specimen: Specimen, scene: Scene, p: int, shape: tuple[int, int]) -> NDArray[np.int64]:
@@ -181,5 +185,6 @@ def _by_views(encoder: DenseEncoder, specimens: Sequence[Specimen], side: int, b
         x_BssC = torch.from_numpy(np.stack([view.read().astype(np.float32) for view in some]))
         mask_Bss = torch.from_numpy(np.stack([view.mask() for view in some]))
         with torch.inference_mode():
-            found.append(encoder(x_BssC, some[0].sensor, mask_Bss).pooled_BD.float().cpu().numpy())
+            sensors = [view.sensor for view in some]  # each has its own ground sampling distance
+            found.append(encoder(x_BssC, sensors, mask_Bss).pooled_BD.float().cpu().numpy())
     return np.concatenate(found)

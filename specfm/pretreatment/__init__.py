@@ -6,7 +6,10 @@ Multiplicative scatter correction is not among them: but for the mean and deviat
 takes from the data set, it is the standard normal variate (Dhanoa et al. 1994, J. Near Infrared Spectrosc. 2, 43).
 """
 
-from specfm.pretreatment.scene import measured, pretreat
+from specfm.pretreatment.scene import beneath, measured, otherwise_taught, pretreat, told, untreated
 from specfm.pretreatment.steps import Step, parse_steps, pretreat_spectra
 
-__all__ = ["Step", "measured", "parse_steps", "pretreat", "pretreat_spectra"]
+__all__ = [
+    "Step", "beneath", "measured", "otherwise_taught", "parse_steps", "pretreat", "pretreat_spectra", "told",
+    "untreated",
+]  # fmt: skip

@@ -1,8 +1,12 @@
-"""A scene whose spectra are pretreated as they are read. Shapes: h rows, w columns, C bands of what is read."""
+"""A scene whose spectra are pretreated as they are read. Shapes: h rows, w columns, C bands of what is read.
+
+Pretreatment stands outermost: what else is done to a scene (some bands chosen, specimens seen whole, other bands that
+see it) is done to spectra as measured, whether it was asked for before pretreatment or after (:func:`beneath`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +17,8 @@ from specfm.digests import digest_parts
 from specfm.errors import SpecfmError
 from specfm.pretreatment.steps import Step, parse_steps, pretreat_spectra
 from specfm.scene import Scene
+
+AS_MEASURED = "none, as measured"
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,9 @@ class PretreatedSource:
     @property
     def digest(self) -> str:
         """16 hex digits over what is done to the stored numbers."""
-        return digest_parts([*map(str, self.steps), str(getattr(self.measured.source, "digest", ""))])
+        scene = self.measured
+        known = (scene.sensor.digest, scene.nodata, scene.saturation, getattr(scene.source, "digest", ""))
+        return digest_parts([*map(str, self.steps), *map(str, known)])
 
     def read(self, rows: range, cols: range, bands: NDArray[np.int64] | None) -> NDArray[Any]:
         sensor, stored = self.measured.sensor, self.measured.read(rows, cols)  # a spectrum is pretreated as a whole
@@ -57,7 +65,7 @@ def pretreat(scene: Scene, steps: Sequence[str]) -> Scene:
 
     Raises:
         UsageError: an unknown step, or an order that makes no sense.
-        SpecfmError: complex numbers, or a filter for which no bands lie side by side.
+        SpecfmError: complex numbers, too few bands, or for a filter none that lie side by side.
     """
     sensor = scene.sensor
     known = parse_steps(steps, sensor.pretreatment)
@@ -80,22 +88,58 @@ def pretreat(scene: Scene, steps: Sequence[str]) -> Scene:
     )
 
 
+def untreated(scene: Scene) -> Scene:
+    """The scene before any pretreatment that is computed as it is read, with its labels as they are now."""
+    first = scene
+    while isinstance(first.source, PretreatedSource):
+        first = first.source.measured
+    if first is scene:
+        return scene
+    return scene.replace(source=first.source, sensor=first.sensor, nodata=first.nodata, saturation=first.saturation)
+
+
 def measured(scene: Scene) -> Scene:
     """The scene as it was before any pretreatment, with its labels as they are now.
 
     Raises:
         SpecfmError: it comes from a file that holds pretreated spectra.
     """
-    first = scene
-    while isinstance(first.source, PretreatedSource):
-        first = first.source.measured
+    first = untreated(scene)
     if first.sensor.pretreatment:
         raise SpecfmError(
             f"{scene.where}: holds spectra pretreated by {', '.join(first.sensor.pretreatment)}, and this needs them "
             "as measured; give the scene from before"
         )
-    return (
-        first
-        if first is scene
-        else scene.replace(source=first.source, sensor=first.sensor, nodata=first.nodata, saturation=first.saturation)
-    )
+    return first
+
+
+def beneath(scene: Scene, change: Callable[[Scene], Scene]) -> Scene:
+    """What ``change`` makes of the scene as measured, pretreated as the scene was.
+
+    Raises:
+        SpecfmError: the scene comes from a file that holds pretreated spectra, or has no bands left to pretreat.
+    """
+    return pretreat(change(measured(scene)), scene.sensor.pretreatment)
+
+
+def told(steps: Sequence[str]) -> str:
+    """How a record says what was done to spectra."""
+    return ", ".join(steps) or AS_MEASURED
+
+
+def otherwise_taught(card: Mapping[str, Any] | None, scenes: Sequence[Scene]) -> str | None:
+    """A sentence where an encoder learnt from spectra pretreated otherwise than those of the scenes.
+
+    Args:
+        card: of the model, with its record of pretraining (``pretreatment``: of each kind of spectra :func:`told`;
+            older ones, without it, are of spectra as measured). None, or one without a record: nothing is known.
+    """
+    record = (card or {}).get("pretraining", card)
+    if not isinstance(record, Mapping) or not any(key in record for key in ("scenes", "sensors", "domains")):
+        return None
+    learnt = list(record.get("pretreatment") or [AS_MEASURED])
+    strange = sorted({told(scene.sensor.pretreatment) for scene in scenes} - set(learnt))
+    if not strange:
+        return None
+    before, now = "; ".join(learnt), "; ".join(strange)
+    return f"the encoder learnt from other spectra (pretreatment: {before}) than these ({now})"

@@ -81,9 +81,12 @@ class Step:
         """The bands after the step: unusable where it has no value.
 
         Raises:
-            SpecfmError: no band is left.
+            SpecfmError: no band is left, or too few for a spectrum to have a shape.
         """
         if self.kind != "sg":
+            least = {"snv": 2, "continuum": 3}[self.kind]
+            if bands.valid.sum() < least:
+                raise SpecfmError(f"pretreatment {self} needs {least} bands, not {bands.valid.sum()}; leave it out")
             return bands
         valid_C = bands.valid.copy()
         valid_C[valid_C] = _filter(self, bands)[1]
@@ -140,7 +143,7 @@ def pretreat_spectra(
         bands, and in all bands of a spectrum that has a value that is not finite, or no deviation to divide by (snv).
 
     Raises:
-        UsageError: see :func:`parse_steps`. SpecfmError: a filter for which no bands lie side by side.
+        UsageError: see :func:`parse_steps`. SpecfmError: too few bands, or for a filter none that lie side by side.
     """
     known = parse_steps([str(step) for step in steps])
     x_NC = np.asarray(x_NC)

@@ -70,6 +70,7 @@ def _describe(scene: Scene) -> dict[str, Any]:
         "group": scene.group,
         "domain": scene.domain,
         "neighbours": scene.neighbours,
+        "whole": scene.whole,
         "geo": None if scene.geo is None else [scene.geo.crs_wkt, scene.geo.transform],
     }
 
@@ -90,6 +91,7 @@ def read_own(path: Path, file: h5py.File, variable: str | None) -> Found | None:
         time = stated.get("integration")  # older files do not say it, nor the next
         found.scene_fields["integration"] = time and IntegrationTime(**{**time, "value": tuple(time["value"])})
         found.scene_fields["neighbours"] = stated.get("neighbours", True)
+        found.scene_fields["whole"] = stated.get("whole", False)
         found.label_names = tuple(stated["label_names"])
         found.nodata = None if stated["nodata"] is None else float(stated["nodata"])
     except (KeyError, TypeError, ValueError) as error:

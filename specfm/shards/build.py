@@ -34,6 +34,7 @@ from specfm.shards.shard_set import read_manifest
 from specfm.shards.windows import ScenePlan, blocks, cut, plan_scene, valid_pixels
 from specfm.shards.workers import Workers, usual_workers
 from specfm.shards.writer import ShardWriter
+from specfm.specimens import whole_views
 
 log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]  # (what, done, total)
@@ -108,8 +109,8 @@ def write_shards(
         min_valid, label, labelled_only, object_threshold, dark_objects: see :class:`WindowOptions`.
         background_HW: True where a pixel is background; must fit every scene.
         whole: one window a specimen instead: the whole of it on so many pixels a side, its mask kept
-            (:mod:`specfm.specimens`); windows are then of that size, and ``min_valid`` plays no part. Objects are told
-            from background as above.
+            (:mod:`specfm.specimens`); windows are then of that size. Objects are told from background as above;
+            ``stride``, ``min_valid`` and ``label`` have nothing to say: its label is that of most of its pixels.
         bands: keep these only (:mod:`specfm.band_selection`); no other is read from the cubes, and a pixel is valid by
             these alone. ``importance`` is fitted on pixels of all scenes of a band grid.
         codec: one of :data:`specfm.shards.schema.CODECS`.
@@ -146,13 +147,9 @@ def write_shards(
     if window is None and not any(scene.neighbours for scene in listed):
         options = replace(options, window=(1, 1), stride=(1, 1) if stride is None else steps)
     if whole is not None:
-        if window not in (None, whole) or stride is not None:
-            raise UsageError(f"whole specimens are windows of {whole} pixels; leave window and stride out")
-        objects = replace(options, window=(whole, whole), stride=(whole, whole))
-        listed = _whole(listed, whole, objects, background_HW)
-        options, background_HW = replace(objects, label="majority", object_threshold=None, dark_objects=False), None
+        listed = _whole(listed, whole, options, background_HW, window, stride)
         # whatever share of the square a specimen fills, it is wanted
-        options = replace(options, min_valid=0.0)
+        options, background_HW = WindowOptions((whole, whole), (whole, whole), 0.0, labelled_only=labelled_only), None
     with Workers(usual_workers(listed) if workers is None else workers) as pool:
         extra = {"codec": codec, "background": None if background_HW is None else digest_parts([background_HW])}
         shards = _group(listed, options, extra, pool, progress)
@@ -170,19 +167,25 @@ def write_shards(
 
 
 def _whole(
-    scenes: list[Scene], side: int, options: WindowOptions, background_HW: NDArray[np.bool_] | None
-) -> list[Scene]:
-    """A view of every specimen."""
-    from specfm.specimens import find_specimens, whole_view
+    scenes: list[Scene], side: int, options: WindowOptions, background_HW: NDArray[np.bool_] | None, window: Any,
+    stride: Any,
+) -> list[Scene]:  # fmt: skip
+    """A view of every specimen.
 
-    for scene in scenes:
-        if not scene.neighbours:
-            raise UsageError(f"{scene.where}: is a list of spectra, in which no specimen can be seen whole")
-    return [
-        whole_view(each, side)
-        for scene in scenes
-        for each in find_specimens(scene, valid_pixels(scene, options, background_HW))
-    ]
+    Raises:
+        UsageError: a choice of windows that says nothing of whole specimens.
+    """
+    usual = WindowOptions()
+    if (
+        (window is not None and _pair(window) != (side, side))
+        or stride is not None
+        or (options.min_valid, options.label) != (usual.min_valid, usual.label)
+    ):
+        raise UsageError(
+            f"whole specimens are windows of {side} pixels, whatever share of them they fill, with the label of most "
+            "of their pixels; leave window, stride, min_valid and label out"
+        )
+    return whole_views(scenes, side, lambda scene: valid_pixels(scene, options, background_HW))
 
 
 def _refuse_namesakes(scenes: list[Scene]) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from specfm.band_selection import PIXELS, BandSelection
 from specfm.digests import digest_parts
-from specfm.errors import UsageError
+from specfm.errors import SpecfmError, UsageError
 from specfm.shards import schema
 from specfm.shards.reader import ShardReader
 
@@ -103,9 +103,18 @@ class ShardSet:
 
 
 def _select_bands(readers: list[ShardReader], wanted: BandSelection) -> None:
-    """Shards of one band grid give the same bands."""
+    """Shards of one band grid give the same bands.
+
+    Raises:
+        SpecfmError: shards of pretreated spectra, in which every band has a part in every other.
+    """
     alike: dict[str, list[ShardReader]] = {}
     for reader in readers:
+        if done := reader.sensor.pretreatment:
+            raise SpecfmError(
+                f"{reader.path}: holds spectra pretreated by {', '.join(done)} from all bands; choose bands where "
+                "shards are cut (specfm shard --bands)"
+            )
         alike.setdefault(reader.sensor.bands.digest, []).append(reader)
     for members in alike.values():
         pixels_MC = None

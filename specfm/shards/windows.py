@@ -115,18 +115,16 @@ def valid_pixels(
         SpecfmError: the background mask does not fit the scene.
     """
     height, width, channels = scene.shape
-    usable = np.flatnonzero(scene.sensor.bands.valid)
-    bands = None if len(usable) == channels else usable
     bright = scene if options.object_threshold is None else measured(scene)  # a pretreatment takes brightness out
     mask_HW = np.zeros((height, width), bool)
     level_HW = np.zeros((height, width), np.float32)
     step = max(1, STRIP_BYTES // (width * channels * scene.dtype.itemsize))
     for top in range(0, height, step):
         rows = slice(top, min(top + step, height))
-        stored = scene.read(rows, bands=bands)
+        stored = scene.read(rows, bands=_usable(scene))
         mask_HW[rows] = scene.mask_of(stored)
         if options.object_threshold is not None:
-            as_measured = stored if bright is scene else bright.read(rows, bands=bands)
+            as_measured = stored if bright is scene else bright.read(rows, bands=_usable(bright))
             level_HW[rows] = as_measured.mean(-1, dtype=np.float64)
     if background_HW is not None:
         if background_HW.shape != mask_HW.shape:
@@ -137,6 +135,11 @@ def valid_pixels(
         level = otsu(level_HW[mask_HW]) if isinstance(cut, str) else cut
         mask_HW &= level_HW <= level if options.dark_objects else level_HW > level
     return mask_HW
+
+
+def _usable(scene: Scene) -> NDArray[np.int64] | None:
+    valid_C = scene.sensor.bands.valid
+    return None if valid_C.all() else np.flatnonzero(valid_C)
 
 
 def otsu(values: NDArray[np.floating[Any]], bins: int = 256) -> float:

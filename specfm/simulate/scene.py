@@ -20,7 +20,7 @@ from pydantic import Field
 from specfm.bands import BandGrid
 from specfm.config import Strict, build_config
 from specfm.errors import SpecfmError, UsageError
-from specfm.pretreatment import measured, pretreat
+from specfm.pretreatment import beneath
 from specfm.scene import CubeSource, Scene
 from specfm.sensor_table import get_row
 from specfm.sensors import Sensor
@@ -281,14 +281,15 @@ def resample_scene(scene: Scene, target: Sensor | str) -> Scene:
         target: whose bands to use. Bands that the scene does not cover come out unusable (``bands.valid``), as NaN.
 
     Returns:
-        A scene of physical float32 values with the source's quantity, level, GSD, labels and groups.
+        A scene of physical float32 values with the source's quantity, level, GSD, labels and groups; it moves in
+        splits with the scene.
 
     Raises:
         SpecfmError: the two sensors have no range in common.
     """
     wanted = get_row(target).sensor if isinstance(target, str) else target
     if scene.sensor.pretreatment:
-        return pretreat(resample_scene(measured(scene), wanted), scene.sensor.pretreatment)
+        return beneath(scene, lambda light: resample_scene(light, wanted))
     usable_C = np.flatnonzero(scene.sensor.bands.valid)
     seen, matrix_KC = scene.sensor.bands.subset(usable_C).resample(wanted.bands)
     if not seen.valid.any():
@@ -296,4 +297,7 @@ def resample_scene(scene: Scene, target: Sensor | str) -> Scene:
     source: CubeSource = _Resampled(scene, matrix_KC.astype(np.float32), usable_C)  # type: ignore[assignment]
     sensor = scene.sensor.replace(bands=seen, scale=1.0, offset=0.0, name=wanted.name)
     label = f"{scene.name}@{wanted.name or 'resampled'}"
-    return scene.replace(source=source, sensor=sensor, name=label, path=None, nodata=None, saturation=None)
+    return scene.replace(
+        source=source, sensor=sensor, name=label, path=None, nodata=None, saturation=None,
+        group=scene.group or scene.name,
+    )  # fmt: skip

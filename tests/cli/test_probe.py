@@ -58,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_names_of_data_say_what_is_done_to_them(folder: Path) -> None:
     done = ProbeOptions(whole=24, bands="uniform:4", pretreatment=("snv", "sg1"))
     card = [str(folder / "card.yaml")]
-    assert title(card, "*/p1", done, ("emit",)) == "toys[*/p1]@emit (whole 24, bands uniform:4, snv, sg1)"
+    assert title(card, "*/p1", done, ("emit",)) == "toys[*/p1]@emit (bands uniform:4, whole 24, snv, sg1)"
     assert title(card, None, ProbeOptions()) == "toys"
 
 

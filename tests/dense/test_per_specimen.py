@@ -15,9 +15,10 @@ import specfm
 from specfm.cli import app
 from specfm.dense.memory import embed_scene
 from specfm.dense.per_specimen import COLUMNS, embed_specimens
-from specfm.errors import UsageError
+from specfm.errors import SpecfmError, UsageError
+from specfm.pretreatment import pretreat
 from specfm.simulate import write_specimens
-from specfm.specimens import find_specimens, whole_views
+from specfm.specimens import find_specimens, whole_view, whole_views
 from tests.test_specimens import drawer
 
 
@@ -37,6 +38,19 @@ def test_a_vector_is_the_mean_over_the_pixels_of_the_specimen(encoder: specfm.En
     assert found.rows[0] == {"specimen": "drawer#1", "scene": "drawer", "group": "drawer", "label": "c", "pixels": 189}
 
 
+def test_pixels_that_a_pretreatment_leaves_nothing_of_are_passed_over(encoder: specfm.Encoder) -> None:
+    scene = drawer("float32")
+    scene.source.cube_HWC[5:10, 12:24] = 7.0  # flat: no standard normal variate
+    treated = pretreat(scene, ["snv"])
+    found = embed_specimens(encoder, find_specimens(treated)).vectors_ND
+    assert np.isfinite(found).all()
+    by_pixel = embed_scene(encoder, treated).features_hwD.repeat(4, 0).repeat(4, 1)[:40, :50]
+    assert np.allclose(found[0], np.nanmean(by_pixel[scene.groups_HW == 1], 0), atol=1e-5)
+    scene.source.cube_HWC[scene.groups_HW == 1] = 7.0
+    with pytest.raises(SpecfmError, match="drawer#1: no pixel is left of it that an encoder can see"):
+        embed_specimens(encoder, find_specimens(treated))
+
+
 def test_a_whole_view_is_one_forward_pass_that_sees_nothing_else(encoder: specfm.Encoder) -> None:
     scene, other = drawer(), drawer()
     other.source.cube_HWC[other.groups_HW < 0] = 1  # another card
@@ -52,9 +66,17 @@ def test_a_whole_view_is_one_forward_pass_that_sees_nothing_else(encoder: specfm
 
 @pytest.mark.parametrize("whole", [None, 32])
 def test_chunks_give_equal_vectors(encoder: specfm.Encoder, whole: int | None) -> None:
-    specimens = find_specimens(drawer())
+    scene = drawer()
+    scene = scene.replace(sensor=scene.sensor.replace(gsd_m=1e-4))  # of views of two sizes, two distances
+    specimens = find_specimens(scene)
     one, many = (embed_specimens(encoder, specimens, whole=whole, batch_size=size).vectors_ND for size in (1, 64))
     assert np.allclose(one, many, atol=2e-6)
+    if whole is not None:
+        seen = [whole_view(each, whole) for each in specimens]
+        assert len({view.sensor.gsd_m for view in seen}) == 2
+        with torch.inference_mode():
+            alone = [encoder(view.read()[None].astype(np.float32), view.sensor, view.mask()[None]) for view in seen]
+        assert np.allclose(many, np.concatenate([found.pooled_BD.numpy() for found in alone]), atol=2e-6)
 
 
 def test_files(tmp_path: Path, encoder: specfm.Encoder) -> None:

@@ -80,6 +80,7 @@ def test_the_run_folder_is_complete(plain):
     assert names == {"config.yaml", "metrics.jsonl", "checkpoints", "model", "loss.png"}
     card = specfm.load(plain).card
     assert card["steps"] == 12 and card["domains"] == ["alpha", "beta"] and card["config"]["steps"] == 12
+    assert card["pretreatment"] == ["none, as measured"]
 
 
 def test_resuming_a_finished_run_changes_nothing(shards, plain):

@@ -13,8 +13,9 @@ import pytest
 from specfm.bands import BandGrid
 from specfm.batch import BandTensors
 from specfm.cards import load_card
+from specfm.cards.opening import open_scenes
 from specfm.errors import SpecfmError, UsageError
-from specfm.pretreatment import measured, parse_steps, pretreat, pretreat_spectra
+from specfm.pretreatment import measured, otherwise_taught, parse_steps, pretreat, pretreat_spectra
 from specfm.readers import read_scene
 from specfm.readers.own import save_scene
 from specfm.scene import Scene
@@ -157,6 +158,17 @@ def test_shards_hold_pretreated_windows_and_objects_are_found_by_brightness(tmp_
     np.testing.assert_allclose(x_NHWC[mask_NHW], expected, rtol=1e-3, atol=1e-4)
 
 
+def test_saturation_of_counts_is_not_one_of_what_was_made_of_them(tmp_path: Path) -> None:
+    cube = np.random.default_rng(0).integers(100, 4000, (6, 6, 40)).astype(np.uint16)
+    cube[2, 3] = 4095
+    cube[2, 3, 7] = 9
+    np.save(tmp_path / "scan.npy", cube)
+    lines = ["name: c", "domain: lab", "wavelength_trust: high", "path: scan.npy", "linear_nm: [450, 900, 40]"]
+    (tmp_path / "c.yaml").write_text("\n".join([*lines, "quantity: dn", "pretreatment: snv", ""]))
+    (scene,) = open_scenes([str(tmp_path / "c.yaml")], saturation=4095)
+    assert np.argwhere(~scene.mask()).tolist() == [[2, 3]]
+
+
 def test_a_card_says_it_once_and_refuses_what_it_does_not_know(tmp_path: Path) -> None:
     cube = np.random.default_rng(0).integers(100, 4000, (6, 6, 40)).astype(np.uint16)
     np.save(tmp_path / "scan.npy", cube)
@@ -185,3 +197,17 @@ def test_a_real_lab_scan_is_calibrated_then_pretreated(data_root: Path, tmp_path
     smooth, bands = pretreat_spectra(plain.values()[mask_HW], plain.sensor.bands, ["sg0:15"])
     hull = smooth[:, bands.valid] / np.maximum(ratio, 1e-9)
     assert (hull[smooth[:, bands.valid] > 0] >= smooth[:, bands.valid][smooth[:, bands.valid] > 0] * (1 - 1e-4)).all()
+
+
+def test_an_encoder_that_learnt_from_other_spectra_is_told_of() -> None:
+    plain, treated = made(), pretreat(made(), ["snv"])
+    of_both = {"pretraining": {"scenes": [], "pretreatment": ["none, as measured", "snv"]}}
+    assert otherwise_taught(of_both, [plain, treated]) is None
+    assert otherwise_taught(None, [treated]) is None and otherwise_taught({}, [treated]) is None  # untrained
+    old = {"scenes": ["x"]}
+    assert otherwise_taught(old, [plain]) is None
+    said = "the encoder learnt from other spectra (pretreatment: none, as measured) than these (snv)"
+    assert otherwise_taught(old, [plain, treated]) == said
+    only = {"scenes": ["x"], "pretreatment": ["snv"]}
+    assert str(otherwise_taught(only, [plain])).endswith("(pretreatment: snv) than these (none, as measured)")
+    assert otherwise_taught(only, [pretreat(made(), ["sg1"])]) is not None

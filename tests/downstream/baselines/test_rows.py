@@ -131,6 +131,14 @@ def test_a_pretreated_probe_is_the_probe_of_pretreated_scenes() -> None:
     assert asked["encoder", "knn1"]["oa"] != ROWS["encoder", "knn1"]["oa"]
 
 
+def test_an_encoder_that_learnt_from_other_spectra_is_told_of_in_its_rows_alone() -> None:
+    encoder = ToyEncoder()
+    encoder.card = {"scenes": ["others"]}  # type: ignore[attr-defined]
+    for row in probe(encoder, SCENES, replace(OPTIONS, pretreatment=("snv",))).rows:
+        said = any(note.startswith("the encoder learnt from other spectra") for note in row["notices"])
+        assert said == (row["kind"] == "encoder")
+
+
 def test_what_pretreated_spectra_cannot_be_used_for() -> None:
     from downstream.robustness.options import RobustnessOptions
     from downstream.robustness.run import robustness

@@ -15,8 +15,10 @@ from typer.testing import CliRunner
 from downstream.explain.compare import choices, compare_bands, rebuild
 from downstream.explain.options import CompareOptions
 from downstream.probe.options import ProbeOptions
+from downstream.probe.run import probe
 from specfm.cli import app
 from specfm.errors import UsageError
+from specfm.pretreatment import pretreat
 from specfm.simulate import simulate_specimen, write_specimens
 from tests.downstream.toy_scenes import ToyEncoder, plots
 
@@ -61,6 +63,30 @@ def test_more_bands_tell_more(rows: list[dict]) -> None:
 
     for method in ("toy", "pixel spectrum"):
         assert accuracy("uniform:1", method) + 0.1 < accuracy("all", method)
+
+
+def test_no_other_band_has_a_part_in_a_choice_of_pretreated_spectra() -> None:
+    """All that tells the classes is the last band: it must not reach the others through a pretreatment of all."""
+    scenes = plots(6)
+    for seed, scene in enumerate(scenes):
+        scene.source.cube_HWC[..., :11] = 1 + np.random.default_rng(seed).normal(0, 0.01, (12, 12, 11))
+        scene.source.cube_HWC[..., 11] = np.array([1, 4, -2, 1])[scene.labels_HW]
+    options = CompareOptions(replace(PROBE, protocols=("linear",)), (), ("sample:2,5,8", "sample:3", "importance:4"))
+    by_card = [pretreat(scene, ["snv"]) for scene in scenes]
+    asked = replace(options, probe=replace(options.probe, pretreatment=("snv",)))
+    rows = compare_bands(ToyEncoder(), scenes, asked, name="toy")
+    for one, other in zip(rows, compare_bands(ToyEncoder(), by_card, options, name="toy"), strict=True):
+        assert (one["condition"], one["oa"]) == (other["condition"], other["oa"])
+    accuracy = {(row["condition"], row["method"]): row["aa"]["mean"] for row in rows}
+    for method in ("toy", "pixel spectrum", "mean spectrum"):
+        assert min(accuracy["all", method], accuracy["importance:4", method]) > 0.65
+        assert accuracy["sample:2,5,8", method] < 0.5
+    assert "sample:3 left out: plot_0: pretreatment snv needs 2 bands, not 1; leave it out" in rows[0]["notices"]
+    # a probe of these bands says the same
+    probed = probe(ToyEncoder(), scenes, replace(asked.probe, bands="sample:2,5,8", init_seeds=0)).rows
+    expected = {row["method"]: row["oa"] for row in probed if row["protocol"] == "linear"}
+    found = {row["method"]: row["oa"] for row in rows if row["condition"] == "sample:2,5,8"}
+    assert found["toy"] == expected["encoder"] and found["pixel spectrum"] == expected["pixel spectrum"]
 
 
 def test_rebuilding_keeps_so_many_components_and_no_more() -> None:

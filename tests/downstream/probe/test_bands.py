@@ -11,18 +11,23 @@ import pytest
 from downstream.explain.compare import compare_bands
 from downstream.explain.options import CompareOptions, ExplainOptions
 from downstream.explain.run import explain
+from downstream.features.extract import extract, iterate_windows
+from downstream.features.spectra import spectra
 from downstream.probe.options import ProbeOptions
 from downstream.probe.run import probe
 from downstream.robustness.options import RobustnessOptions
 from downstream.robustness.run import robustness
+from downstream.splits.samples import collect_samples
 from downstream.tasks.config import FinetuneConfig
 from downstream.tasks.data import open_places
 from specfm.band_selection import select_scenes
 from specfm.config import build_config
 from specfm.errors import UsageError
+from specfm.pretreatment import pretreat
 from specfm.scene import Scene
 from specfm.simulate import simulate_specimen
-from tests.downstream.toy_scenes import ToyEncoder, plots
+from specfm.specimens import whole_views
+from tests.downstream.toy_scenes import SENSOR, ToyEncoder, plots
 
 QUICK = ProbeOptions(seeds=2, init_seeds=0, window=3, max_per_class=15, draws=200, grid=(1.0,), protocols=("knn",))
 
@@ -113,5 +118,47 @@ def test_whole_specimens_are_one_sample_each() -> None:
     for row, scene in zip(found.spectra[1].X_ND, scenes, strict=True):  # the mean of the window is the specimen's
         (narrow,) = select_scenes([scene], "uniform:12")
         assert np.allclose(row, narrow.values()[scene.labels_HW >= 0].mean(0), rtol=0.1, atol=0.01)
+    narrow = select_scenes(scenes, "uniform:12")
+    for row, view in zip(found.spectra[1].X_ND, whole_views(narrow, 24), strict=True):
+        assert np.allclose(row, view.values()[view.mask()].mean(0), rtol=1e-5)
+    with pytest.raises(UsageError, match="--split group keeps those of a scan together"):
+        probe(ToyEncoder(), scenes, replace(options, split="scene"))
     with pytest.raises(UsageError, match="--whole 24 is the window"):
         probe(ToyEncoder(), scenes, replace(options, window=9))
+
+
+def test_pretreatment_of_a_card_and_asked_for_is_one() -> None:
+    scenes = [simulate_specimen(kind, (24, 24), seed, name=f"{kind}-{seed}") for kind in (0, 4) for seed in range(6)]
+    options = replace(QUICK, window=None, whole=9, bands="importance:30", seeds=1, max_per_class=None)
+    treated = [pretreat(scene, ["continuum", "snv"]) for scene in scenes]
+    by_card = probe(ToyEncoder(), treated, options).rows
+    asked = probe(ToyEncoder(), scenes, replace(options, pretreatment=("continuum", "snv"))).rows
+    plain = probe(ToyEncoder(), scenes, options).rows
+    for one, other in zip(by_card, asked, strict=True):
+        assert one["oa"] == other["oa"] and one["digests"]["data"] == other["digests"]["data"]
+        assert one["notices"] == other["notices"]
+    assert asked[0]["digests"]["data"] != plain[0]["digests"]["data"]
+
+
+@pytest.mark.parametrize("side", [9, 12])
+def test_a_window_of_a_whole_specimen_is_its_view(side: int) -> None:
+    """Also of a ring, whose middle shows none of it."""
+    row_HW, col_HW = np.indices((30, 34))
+    away_HW = np.hypot(row_HW - 14.5, col_HW - 16.5)
+    groups_HW = np.select([(away_HW < 14) & (away_HW > 10), (row_HW < 6) & (col_HW < 7)], [3, 8], -1)
+    cube = np.random.default_rng(0).uniform(1, 2, (30, 34, 12)).astype(np.float32)
+    labels_HW = np.where(groups_HW < 0, -1, groups_HW // 8)
+    ring = Scene.from_array(cube, SENSOR, "tray", groups_HW=groups_HW, labels_HW=labels_HW, label_names=("a", "b"))
+    views = whole_views([ring], side)
+    samples = collect_samples(views, side)
+    assert samples.y_N.tolist() == [0, 1] and not views[0].mask()[side // 2, side // 2]
+    for part, view in zip(iterate_windows(views, samples, side), views, strict=True):
+        assert np.array_equal(part.mask_BHW[0], view.mask())
+        assert np.array_equal(part.x_BHWC[0][view.mask()], view.read()[view.mask()])
+    raw = spectra(views, side, samples, patch=3)
+    assert raw is not None and raw.patch is not None
+    for kind in raw:
+        valid_NC = views[0].read()[views[0].mask()]
+        assert (valid_NC.min(0) - 1e-4 <= kind.X_ND[0]).all() and (kind.X_ND[0] <= valid_NC.max(0) + 1e-4).all()
+    pooled = extract(ToyEncoder(), views, side, samples).X_ND
+    assert np.array_equal(pooled[0, :16], pooled[0, 16:])  # nothing is in the middle: the mean stands for it

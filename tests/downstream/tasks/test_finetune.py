@@ -15,17 +15,22 @@ import torch
 from typer.testing import CliRunner
 
 import specfm
+from downstream.maps.predict import as_taught, predict_to_file
 from downstream.results.files import comparable, read_rows
 from downstream.supervised.folder import load_task
 from downstream.tasks.config import FinetuneConfig
 from downstream.tasks.finetune import finetune
+from specfm.band_selection import select_scenes
+from specfm.cards import load_card
 from specfm.cli import app
 from specfm.config import load_config
 from specfm.engine.faults import FaultError
 from specfm.engine.guard import DivergedError
 from specfm.engine.record import read_metrics
 from specfm.errors import SpecfmError, UsageError
-from tests.downstream.tasks.toys import COARSE, SMALL, config, field_card, pair_card
+from specfm.pretreatment import pretreat
+from specfm.scene import Scene
+from tests.downstream.tasks.toys import COARSE, FINE, SMALL, config, field_card, pair_card, scene
 
 
 def row(out: Path, number: int = 0) -> dict[str, Any]:
@@ -373,3 +378,36 @@ def test_a_stem_fitted_without_labels_goes_into_the_model_and_is_fitted_anew_for
     assert refused.exit_code == 2 and "or fine-tune with fit=true" in refused.output
     with pytest.raises(UsageError, match="fit is for the encoder of init, or mode=frozen"):
         config(tmp_path / "no", field, "segmentation", fit=True)
+
+
+def test_a_model_of_some_bands_maps_scenes_of_all(tmp_path, field) -> None:
+    treated = field.with_name("snv.yaml")
+    treated.write_text(field.read_text() + "pretreatment: snv\n")
+    out = finetune(config(tmp_path / "run", treated, "segmentation", steps=20, data={"bands": "uniform:6"}))
+    model, (whole,) = load_task(out), load_card(field).scenes()
+    (narrow,) = select_scenes([whole], "uniform:6")
+    assert model.card["bands"] == {
+        "selection": "uniform:6", "wavelengths_nm": [narrow.sensor.bands.wavelengths_nm.tolist()]
+    }  # fmt: skip
+    maps = []
+    for number, given in enumerate((whole, narrow, pretreat(whole, ["snv"]), pretreat(narrow, ["snv"]))):
+        predict_to_file(model, [given], tmp_path / f"{number}.npy", preview=False)
+        maps.append(np.load(tmp_path / f"{number}.npy"))
+    assert all(np.array_equal(maps[0], other) for other in maps[1:])
+    assert as_taught(whole, model.card).sensor == pretreat(narrow, ["snv"]).sensor
+
+
+def test_bands_are_found_again_or_chosen_anew_or_refused() -> None:
+    fine, coarse = (scene(np.zeros((6, 6), int), sensor, name=str(sensor.name)) for sensor in (FINE, COARSE))
+    few = [FINE.bands.wavelengths_nm[[3, 20, 7]].tolist(), COARSE.bands.wavelengths_nm.tolist()]
+
+    def bands_of(given: Scene, selection: str, lists: list[list[float]] = few) -> list[float]:
+        card = {"bands": {"selection": selection, "wavelengths_nm": lists}}
+        return as_taught(given, card).sensor.bands.wavelengths_nm.tolist()
+
+    assert bands_of(fine, "importance:3") == few[0]  # in the order that was taken
+    assert bands_of(coarse, "uniform:3") == few[1]  # the second date of a change model kept all of its own
+    assert len(bands_of(coarse, "uniform:3", few[:1])) == 3  # a sensor that it never saw
+    for selection in ("importance:3", "sample:4,21,8"):
+        with pytest.raises(UsageError, match=f"coarse: lacks bands that {selection} took of the training data .3 from"):
+            bands_of(coarse, selection, few[:1])

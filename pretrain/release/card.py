@@ -24,7 +24,7 @@ def release_card(config: PretrainConfig, shards: ShardSet, step: int, before: di
     def all_seen(key: str, names: Iterable[str]) -> list[str]:
         return sorted({*before.get(key, ()), *names})
 
-    simulated = config.data.simulated
+    simulated, sides = config.data.simulated, [reader.window[0] for reader in shards.readers]
     return {
         "trained_by": f"specfm {__version__} pretrain",
         "steps": step,
@@ -35,14 +35,19 @@ def release_card(config: PretrainConfig, shards: ShardSet, step: int, before: di
         "scenes": all_seen("scenes", (name for reader in shards.readers for name in reader.scene_names)),
         "contents": all_seen("contents", (content for reader in shards.readers for content in _contents(reader))),
         "whitened": config.whiten.on or has_whitened_stem(before),
-        "whiten": {"per": config.whiten.per, **config.whiten.recipe.to_dict()},
-        "window": config.views.crop or min(reader.window[0] for reader in shards.readers),
+        # a stem that is taken over stays what it was
+        "whiten": told if (told := before.get("whiten")) and not config.whiten.on else _recipe(config),
+        "window": min(sides) if config.views.crop is None else min(config.views.crop, max(sides)),
         "samples": len(shards),
         "data_fingerprint": shards.fingerprint,
         "config_digest": digest(config),
         "config": to_dict(config),
         "weights": f"running average over steps, decay {ema.decay}" if (ema := config.ema) else "of the last step",
     }
+
+
+def _recipe(config: PretrainConfig) -> dict[str, Any]:
+    return {"per": config.whiten.per, **config.whiten.recipe.to_dict()}
 
 
 def _contents(reader: ShardReader) -> list[str]:

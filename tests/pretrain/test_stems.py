@@ -169,6 +169,16 @@ def test_resuming_takes_them_up_and_ends_in_the_same_weights(tmp_path: Path, sha
     assert one is not None and other is not None and one.to_bytes() == other.to_bytes()
 
 
+def test_stems_of_other_acquisitions_are_not_taken_up(tmp_path: Path, shards: list[str]) -> None:
+    """A domain more would shift the numbers that samples find their stem by."""
+    train(debug_config(tmp_path / "run", shards, "whiten.per=sensor", "steps=2", "checkpoint.every=2"))
+    more = [make_shard(tmp_path / "0.h5", "a first one", 24, 4), *shards]
+    for given, per in ((more, "sensor"), (shards, "scene"), (shards, "run")):
+        changed = debug_config(tmp_path / "run", given, f"whiten.per={per}", "data.allow_changed=true", "steps=4")
+        with pytest.raises(UsageError, match=f"stems in .* are of other domains or scenes than those of .*={per} and"):
+            train(changed, resume=True)
+
+
 def test_two_ranks_and_micro_batches_give_the_losses_of_one(tmp_path: Path, shards: list[str]) -> None:
     options = ("whiten.per=scene", "model.options.pixel=true")
     alone = train(debug_config(tmp_path / "one", shards, *options))
@@ -181,7 +191,7 @@ def test_two_ranks_and_micro_batches_give_the_losses_of_one(tmp_path: Path, shar
 def test_what_starts_from_such_an_encoder_keeps_or_replaces_them(tmp_path: Path, shards: list[str]) -> None:
     first = train(debug_config(tmp_path / "first", shards, "whiten.per=sensor", "steps=2"))
     kept = train(debug_config(tmp_path / "kept", shards, f"init_from={first}", "steps=2"))
-    assert specfm.load(kept).stems is not None
+    assert specfm.load(kept).stems is not None and specfm.load(kept).card["whiten"]["per"] == "sensor"
     anew = train(debug_config(tmp_path / "anew", shards, f"init_from={first}", "whiten.batches=2", "steps=2"))
     assert specfm.load(anew).stems is None
 

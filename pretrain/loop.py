@@ -104,7 +104,7 @@ class Pretraining(Task):
             self.encoder.library = merge([collect_library(self.shards), self.encoder.library])
         setup.check_alignment(self.encoder)
         self.released.library = self.encoder.library
-        self.route = setup.make_router(config, self.shards)
+        self.route = setup.make_router(config, self.shards, self.encoder)
         for objective in self.objectives.values():
             objective.start(self.encoder, self.shards)
         self.step = PretrainStep(self.encoder, self.objectives, config, world)

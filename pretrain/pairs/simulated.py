@@ -122,4 +122,5 @@ class SimulatedPairs:
             origin_B2=torch.zeros(len(x_BHWC), 2, dtype=torch.int64),
             label_B=torch.full_like(index_B, -1),
             domain_B=torch.full_like(index_B, domain),
+            stem_B=torch.full_like(index_B, -1),  # of no acquisition, whatever its sensor is called
         )

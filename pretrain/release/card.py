@@ -35,8 +35,9 @@ def release_card(config: PretrainConfig, shards: ShardSet, step: int, before: di
         "scenes": all_seen("scenes", (name for reader in shards.readers for name in reader.scene_names)),
         "contents": all_seen("contents", (content for reader in shards.readers for content in _contents(reader))),
         "whitened": config.whiten.on or has_whitened_stem(before),
+        "whiten": {"per": config.whiten.per, **config.whiten.recipe.to_dict()},
         # a stem that is taken over stays what it was
-        "whiten": told if (told := before.get("whiten")) and not config.whiten.on else _recipe(config),
+        **({} if config.whiten.on else {key: before[key] for key in ("whiten", "fitted") if key in before}),
         "window": min(sides) if config.views.crop is None else min(config.views.crop, max(sides)),
         "samples": len(shards),
         "data_fingerprint": shards.fingerprint,
@@ -44,10 +45,6 @@ def release_card(config: PretrainConfig, shards: ShardSet, step: int, before: di
         "config": to_dict(config),
         "weights": f"running average over steps, decay {ema.decay}" if (ema := config.ema) else "of the last step",
     }
-
-
-def _recipe(config: PretrainConfig) -> dict[str, Any]:
-    return {"per": config.whiten.per, **config.whiten.recipe.to_dict()}
 
 
 def _contents(reader: ShardReader) -> list[str]:

@@ -16,6 +16,7 @@ from pretrain.stems import StemRouter, acquisitions, scene_moments
 from specfm import BandGrid, Encoder, Sensor
 from specfm.dense.fit import add_windows, empty_moments
 from specfm.errors import SpecfmError, UsageError
+from specfm.models.stem import Stem
 from specfm.models.whitening import WhitenRecipe
 from specfm.shards import ShardSet, ShardWriter
 from tests.pretrain.runs import debug_config, launch, make_shards, metrics, run, settings, weights
@@ -91,7 +92,7 @@ def test_samples_are_routed_to_theirs(tmp_path: Path, shards: list[str]) -> None
     config = debug_config(tmp_path / "run", shards)
     store = setup.open_shards(config)
     _, batch = next(iter(Loader(store, setup.make_sampler(config, store)).iterate(0, 1)))
-    assert StemRouter(None, 2)(batch) is batch
+    assert all(part.stem_B is None for part in StemRouter(None, 2)(batch))
     assert torch.equal(StemRouter("sensor", 2)(batch).cat("stem_B"), batch.cat("domain_B"))
     for part in StemRouter("scene", 2)(batch):
         assert part.stem_B is not None
@@ -188,11 +189,28 @@ def test_two_ranks_and_micro_batches_give_the_losses_of_one(tmp_path: Path, shar
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
 
 
-def test_what_starts_from_such_an_encoder_keeps_or_replaces_them(tmp_path: Path, shards: list[str]) -> None:
-    first = train(debug_config(tmp_path / "first", shards, "whiten.per=sensor", "steps=2"))
-    kept = train(debug_config(tmp_path / "kept", shards, f"init_from={first}", "steps=2"))
+def test_what_starts_from_such_an_encoder_keeps_or_replaces_them(
+    tmp_path: Path, shards: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, rows_of = [], Stem.rows_of
+
+    def asked(stem: Stem, names: tuple[str | None, ...]) -> torch.Tensor | None:
+        seen.append(names)
+        return rows_of(stem, names)
+
+    first = train(debug_config(tmp_path / "first", shards, "whiten.per=sensor", "steps=2", "model.patch_size=3"))
+    kept = train(debug_config(tmp_path / "kept", shards, f"init_from={first}", "steps=2", "model.patch_size=3"))
     assert specfm.load(kept).stems is not None and specfm.load(kept).card["whiten"]["per"] == "sensor"
-    anew = train(debug_config(tmp_path / "anew", shards, f"init_from={first}", "whiten.batches=2", "steps=2"))
+    monkeypatch.setattr(Stem, "rows_of", asked)
+    named = ("views.attribute_dropout=1.0", "objective={latent: {}, masked: {}}", "model.patch_size=3")
+    taken = train(debug_config(tmp_path / "more", shards, *named, f"init_from={first}", "steps=2", "ema.decay=0.5"))
+    assert set(seen) == {("alpha camera",), ("beta camera",)}, "a view that leaves a name out changes no stem"
+    assert specfm.load(taken).stems is not None
+    anew = train(
+        debug_config(
+            tmp_path / "anew", shards, f"init_from={first}", "whiten.batches=2", "steps=2", "model.patch_size=3"
+        )
+    )
     assert specfm.load(anew).stems is None
 
 

@@ -79,8 +79,8 @@ class NearestElsewhere(Pairing):
         Raises:
             UsageError: a shard whose windows have no neighbours to measure noise by.
         """
-        readers = self.shards.readers
-        self.world.on_main(lambda: sum(len(noise_pairs(reader, self.config.shift_px)) for reader in readers))
+        readers, shift, patch = self.shards.readers, self.config.shift_px, self.patch_size
+        self.world.on_main(lambda: sum(len(noise_pairs(reader, disjoint(reader, shift, patch))) for reader in readers))
         paths = [self.folder / f"{reader.path.stem}-{self._digest(reader)}.safetensors" for reader in readers]
         for number, (reader, path) in enumerate(zip(readers, paths, strict=True)):
             if number % self.world.size == self.world.rank and not path.exists():
@@ -135,13 +135,13 @@ def moments_of(
     """Signal and noise of a shard: of :func:`spectra` of the chosen windows, and of their differences side by side.
 
     Args:
-        shift_px: how far apart windows are whose difference is noise; at least a patch, as they are disjoint.
+        shift_px: how far apart windows are whose difference is noise, at least (:func:`disjoint`).
         chosen_M: local ids; None: up to ``MOST_PAIRS``, evenly spread. otherwise: see :func:`noise_pairs`.
 
     Raises:
         UsageError: too few windows lie side by side.
     """
-    sides = noise_pairs(reader, max(shift_px, min(patch_size, max(reader.window))), otherwise)
+    sides = noise_pairs(reader, disjoint(reader, shift_px, patch_size), otherwise)
     moments = Moments(len(reader.sensor.bands))
     for rows in chunks(spread(len(reader), MOST_PAIRS) if chosen_M is None else chosen_M):
         moments.add(_known(spectra(reader, rows, patch_size)))
@@ -149,6 +149,11 @@ def moments_of(
         first, second = sides[rows].T
         moments.add_differences(_known(spectra(reader, first, patch_size) - spectra(reader, second, patch_size)))
     return moments
+
+
+def disjoint(reader: ShardReader, shift_px: int, patch_size: int) -> int:
+    """``shift_px``, or as much more as keeps the middle patches of two windows apart."""
+    return max(shift_px, min(patch_size, max(reader.window)))
 
 
 def whitening_of(reader: ShardReader, moments: Moments, components: int | None = None) -> Tensor:
@@ -178,7 +183,7 @@ def _neighbours(
 ) -> tuple[Tensor, Tensor]:
     index_M = torch.from_numpy(chosen_M)
     group_N, scene_N = torch.from_numpy(reader.group_N), torch.from_numpy(reader.scene_id_N)
-    origin_N2 = torch.from_numpy(reader.origin_N2.astype(np.int64))
+    origin_N2 = torch.from_numpy(reader.origin_N2.astype(np.int32))
     one_group = bool((group_N == group_N[0]).all())
     wanted = min(max(config.k, config.near), len(index_M))
     candidate_ME = descriptor_NE[index_M]
@@ -186,8 +191,9 @@ def _neighbours(
     for rows_B in torch.arange(len(descriptor_NE)).split(_ROWS):
         distance_BM = torch.cdist(descriptor_NE[rows_B], candidate_ME)
         if one_group:
-            apart_BM = (origin_N2[rows_B, None] - origin_N2[index_M][None]).abs().amax(-1) >= config.apart_px
-            elsewhere_BM = apart_BM | (scene_N[rows_B, None] != scene_N[index_M])
+            elsewhere_BM = scene_N[rows_B, None] != scene_N[index_M]
+            for place_N in origin_N2.unbind(1):
+                elsewhere_BM |= (place_N[rows_B, None] - place_N[index_M]).abs() >= config.apart_px
         else:
             elsewhere_BM = group_N[rows_B, None] != group_N[index_M]
         elsewhere_BM = elsewhere_BM & distance_BM.isfinite()

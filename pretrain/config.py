@@ -92,6 +92,13 @@ class ObjectiveConfig(Strict):
         given = {name: settings for name in type(self).model_fields if (settings := getattr(self, name)) is not None}
         return {name: settings for name, settings in given.items() if settings.weight} or {"nt_xent": NtXentConfig()}
 
+    @model_validator(mode="after")
+    def _weighs(self) -> ObjectiveConfig:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if given and not any(getattr(self, name).weight for name in given):
+            raise ValueError(f"{', '.join(given)} given with weight 0 alone, so nothing is learnt; give one a weight")
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _name_the_objective(cls, values: Any) -> Any:
@@ -201,8 +208,9 @@ class PretrainConfig(engine.RunConfig):
     def _fits(self) -> PretrainConfig:
         if self.init_from is not None and self.model.init_trunk is not None:
             raise ValueError("init_from brings a whole encoder and model.init_trunk its blocks; leave one out")
-        if self.whiten.batches and self.model.options.get("trunk", "stem") != "stem":
-            raise ValueError("whiten.batches needs a stem; set it to 0, or model.options.trunk=stem")
+        if self.whiten.on and self.model.options.get("trunk", "stem") != "stem":
+            raise ValueError("whiten needs a stem; leave whiten.per and whiten.batches out, or model.options.trunk")
+        self._fits_whitened_targets()
         if self.model.backbone is not None:
             self._fits_a_backbone()
         elif (self.data.bands or "").startswith("pca"):
@@ -227,6 +235,23 @@ class PretrainConfig(engine.RunConfig):
                 "place of whiten.batches"
             )
         return self
+
+    def _fits_whitened_targets(self) -> None:
+        """Refuse samples that the noise of the shards says nothing of.
+
+        Raises:
+            ValueError: there are such.
+        """
+        masked = self.objective.chosen().get("masked")
+        if masked is None or masked.target != "whitened":
+            return
+        if self.data.simulated is not None:
+            raise ValueError("objective.masked.target=whitened has no noise of data.simulated; take another target")
+        if self.curriculum is not None and any(stage.bands != 1 for stage in self.curriculum.listed()):
+            raise ValueError(
+                "objective.masked.target=whitened is measured in all bands; set curriculum.start_bands=1, or another "
+                "target"
+            )
 
     def _fits_a_backbone(self) -> None:
         """Refuse what only our encoder can do.

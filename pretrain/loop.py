@@ -24,6 +24,7 @@ from pretrain.release.library import collect_library
 from pretrain.state import restore, training_state, training_tensors
 from pretrain.stems import share_stems
 from pretrain.step import PretrainStep, StepResult
+from pretrain.windows import refuse_small_windows
 from specfm.batch import Batch
 from specfm.engine import distributed, faults
 from specfm.engine.checkpointing import read_tensors
@@ -95,6 +96,7 @@ class Pretraining(Task):
             device=world.device,
         )
         self.modules, self.objectives = setup.make_modules(config, self.shards)
+        refuse_small_windows(config, self.shards, self.objectives, self.encoder.patch_size)
         self.modules.to(world.device)
         world.broadcast_module(self.modules)
         self.optimizer = setup.make_optimizer(config, self.modules, world.device)
@@ -102,7 +104,7 @@ class Pretraining(Task):
             self.encoder.library = merge([collect_library(self.shards), self.encoder.library])
         setup.check_alignment(self.encoder)
         self.released.library = self.encoder.library
-        self.route = setup.make_router(config, self.shards)
+        self.route = setup.make_router(config, self.shards, self.encoder)
         for objective in self.objectives.values():
             objective.start(self.encoder, self.shards)
         self.step = PretrainStep(self.encoder, self.objectives, config, world)

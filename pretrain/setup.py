@@ -29,6 +29,7 @@ from specfm.models.backbone import AnyEncoder, Backbone
 from specfm.models.embeddings.published import misfits
 from specfm.models.encoder import Encoder
 from specfm.models.registry import create_encoder
+from specfm.models.stem import Stem
 from specfm.models.trunk_weights import load_trunk
 from specfm.shards import ShardSet
 
@@ -218,10 +219,11 @@ def make_room(config: PretrainConfig, shards: ShardSet, modules: nn.ModuleDict) 
         encoder.stems = None  # of the weights it started from
 
 
-def make_router(config: PretrainConfig, shards: ShardSet) -> stems.StemRouter:
+def make_router(config: PretrainConfig, shards: ShardSet, encoder: AnyEncoder) -> stems.StemRouter:
     """Which stem each sample goes through."""
-    per = config.whiten.per
-    return stems.StemRouter(None if per == "run" else per, len(shards.domain_names))
+    per, stem = config.whiten.per, getattr(encoder, "stem", None)
+    own = stem if isinstance(stem, Stem) else None
+    return stems.StemRouter(None if per == "run" else per, len(shards.domain_names), own)
 
 
 def check_alignment(encoder: AnyEncoder) -> None:

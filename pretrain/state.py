@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.config import PretrainConfig
-from pretrain.stems import share_stems
+from pretrain.stems import acquisitions, share_stems
 from specfm.checkpoint import load, take_weights
 from specfm.config import to_dict
 from specfm.engine.checkpointing import read_tensors
@@ -82,6 +82,13 @@ def restore(
     encoder, kept = modules["encoder"], modules[released(modules)]
     assert isinstance(encoder, Encoder | Backbone) and isinstance(kept, Encoder | Backbone)
     source = load(checkpoint / "model")
+    per, then = config.whiten.per, state["config"]["whiten"].get("per", "run")
+    held = [] if source.stems is None else list(source.stems.acquisitions)
+    if per != then or (per != "run" and held != acquisitions(shards, per)):
+        raise UsageError(
+            f"the stems in {checkpoint} are of other domains or scenes than those of whiten.per={per} and the shards; "
+            "resume with what config.yaml in the run folder says, or start a new run"
+        )
     take_weights(kept, source, checkpoint)
     encoder.stems = kept.stems
     encoder.card = source.card  # what it saw before stays seen, also where the shards have changed

@@ -25,7 +25,7 @@ from specfm.errors import SpecfmError, UsageError
 from specfm.models.backbone import Backbone
 from specfm.models.encoder import Encoder
 from specfm.models.pixels import patch_middles
-from specfm.models.stem import Acquisition, Stems
+from specfm.models.stem import Acquisition, Stem, Stems
 from specfm.models.whitening import Moments, WhitenRecipe
 from specfm.progress import progress
 from specfm.shards import ShardReader, ShardSet
@@ -171,20 +171,24 @@ class StemRouter:
 
     Attributes:
         per: None: all share one stem. domains: how many there are.
+        stem: of an encoder that may bring stems of other shards, where ``per`` is None: the names of the sensors
+            decide, and are asked here, since views leave some names out.
     """
 
     per: Per | None
     domains: int
+    stem: Stem | None = None
 
     def part(self, part: BatchPart) -> BatchPart:
         """A part with its stems named."""
         if self.per is None:
-            return part
+            row_G = None if self.stem is None else self.stem.rows_of(part.bands.names)
+            return part if row_G is None else part.replace(stem_B=row_G.expand(len(part)))
         return part.replace(stem_B=part.domain_B if self.per == "sensor" else part.scene_id_B + self.domains)
 
     def __call__(self, batch: Batch) -> Batch:
         """A batch with its stems named."""
-        return batch if self.per is None else Batch(tuple(self.part(part) for part in batch))
+        return Batch(tuple(self.part(part) for part in batch))
 
 
 def share_stems(modules: nn.ModuleDict) -> None:

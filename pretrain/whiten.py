@@ -66,6 +66,8 @@ def whiten_stem(encoder: Encoder, batches: Iterable[Batch], views: ViewConfig, s
             # negative steps: views that training itself will never draw
             one, two = (make_view(some, views, seed, -1 - number, view) for view in (0, 1))
             for first, second in zip(one, two, strict=True):
+                if len(first) < 2:  # one sample has no spread to measure in
+                    continue
                 (a_BND, a_BN), (b_BND, b_BN) = _tokens(encoder, first), _tokens(encoder, second)
                 both_BN = a_BN & b_BN
                 change_MD = (a_BND - b_BND)[both_BN]

@@ -70,7 +70,7 @@ ROOMS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("objectives", "loader", "whiten", "stems", "curriculum"),
         ("config",),  # put together from the settings that stand with views and objectives
         ("backbone",),
-        ("setup", "release", "monitor", "state", "step"),
+        ("setup", "release", "monitor", "state", "step", "windows"),
         ("loop",),
         ("demo", "multidomain", "__main__"),
     ),

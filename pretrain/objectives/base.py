@@ -100,11 +100,13 @@ class Objective:
 
     Attributes:
         weight: factor of its loss in the sum.
+        compares_patches: it needs several patches of a window (:mod:`pretrain.windows`).
         heads: what it trains, under the names that checkpoints know. State that is no parameter (a teacher, centres) is
             a buffer of a head: so it is saved and restored, and starts equal on all ranks.
     """
 
     weight: float = 1.0
+    compares_patches: bool = False
     heads: dict[str, nn.Module]
 
     def __init_subclass__(cls) -> None:

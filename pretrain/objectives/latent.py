@@ -107,6 +107,8 @@ class Latent(Objective):
         teacher: follows the encoder (:meth:`after_step`); one of the heads, so it is saved and restored.
     """
 
+    compares_patches = True
+
     def __init__(self, config: LatentConfig, around: Surroundings) -> None:
         if config.target == "other":
             require_one_ground(around.pairs, "objective.latent.target=other")
@@ -120,19 +122,6 @@ class Latent(Objective):
         self.heads = {"latent": self.predictor, "latent_teacher": self.teacher}
 
     def start(self, encoder: Encoder, shards: ShardSet) -> None:
-        """Refuse windows of one patch, which cannot be hidden in part.
-
-        Raises:
-            UsageError: a shard has them.
-        """
-        crop, side = self.around.views.crop, self.around.patch_size
-        for reader in shards.readers:
-            high, wide = (min(size, crop or size) for size in reader.window)
-            if -(-high // side) * -(-wide // side) < 2:
-                raise UsageError(
-                    f"{reader.path}: its windows are one patch of {side} pixels, so none can be hidden and another "
-                    "shown; set a smaller model.patch_size, or cut wider windows"
-                )
         self.teacher.library = encoder.library  # an aligned student has an aligned teacher
 
     def initialise(self, encoder: Encoder) -> None:

@@ -44,6 +44,8 @@ class LocalConfig(Strict):
 class Local(Objective):
     """Tokens of two crops that show one place are alike, and unlike those of the other places; a mean over samples."""
 
+    compares_patches = True
+
     def __init__(self, config: LocalConfig, around: Surroundings) -> None:
         require_one_ground(around.pairs, "objective.local")
         self.config, self.weight = config, config.weight

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pretrain.objectives.base import MicroBatch, Objective, Surroundings
 from pretrain.objectives.masking import hidden_ranges, inside_window, split_patches
-from pretrain.pairs.nearest import moments_of
+from pretrain.pairs.nearest import moments_of, whitening_of
 from pretrain.rng import SHARED, Keys
 from pretrain.views import crop_part
 from pretrain.views.attributes import drop_attributes
@@ -35,7 +35,6 @@ from specfm.models.encoder import Encoder
 from specfm.models.features import Features
 from specfm.models.patches import Patches, cut_patches
 from specfm.models.quadrature import quadrature_weights
-from specfm.models.whitening import whitening
 from specfm.shards import ShardSet
 
 NOISE_SHIFT_PX = 3  # between pixels whose difference is noise
@@ -121,6 +120,7 @@ class Masked(Objective):
 
     def __init__(self, config: MaskedConfig, around: Surroundings) -> None:
         self.config, self.around, self.weight = config, around, config.weight
+        self.compares_patches = config.mask != "ranges"
         plain, size = config.target == "plain", config.decoder
         if size.width % size.heads:
             raise UsageError(
@@ -142,39 +142,24 @@ class Masked(Objective):
         """Refuse what cannot be hidden from this encoder, and measure the noise of every shard for whitened targets.
 
         Raises:
-            UsageError: an embedding that has to see all patches, windows of one patch, or a shard without neighbours.
+            UsageError: an embedding that has to see all patches, or a shard without neighbours.
         """
         config, embedding = self.config, encoder.embedding
         is_published = isinstance(embedding, SpecAwareEmbedding)
         if config.published and not is_published:
             raise UsageError("objective.masked.published reproduces SpecAware; set model.embedding=specaware as well")
-        if config.mask != "ranges":
-            if not config.published and ALONE not in getattr(embedding, "claims", ()):
-                raise UsageError(
-                    "objective.masked: this embedding reads all patches of a window, so none can be hidden; set "
-                    "objective.masked.published=true, objective.masked.mask=ranges, or model.embedding=hyper"
-                )
-            crop, side = self.around.views.crop, self.around.patch_size
-            for reader in shards.readers:
-                high, wide = (min(size, crop or size) for size in reader.window)
-                if -(-high // side) * -(-wide // side) < 2:
-                    raise UsageError(
-                        f"{reader.path}: its windows are one patch of {side} pixels, so no patch can be hidden; set "
-                        "objective.masked.mask=ranges, a smaller model.patch_size, or cut wider windows"
-                    )
+        if config.mask != "ranges" and not config.published and ALONE not in getattr(embedding, "claims", ()):
+            raise UsageError(
+                "objective.masked: this embedding reads all patches of a window, so none can be hidden; set "
+                "objective.masked.published=true, objective.masked.mask=ranges, or model.embedding=hyper"
+            )
         if config.target == "whitened":
             self._offsets = torch.as_tensor(shards.offsets).to(encoder.device)
             for reader in shards.readers:
-                moments = moments_of(reader, NOISE_SHIFT_PX, patch_size=1)
-                matrix_CC, _ = whitening(moments)
-                # Over its level a spectrum has neither noise nor signal along the weights: what whitening makes of
-                # nothing is rounding, magnified.
-                flat_C = quadrature_weights(BandTensors.from_sensors(reader.sensor))[0]
-                flat_C = flat_C / flat_C.norm()
-                matrix_CC = matrix_CC - torch.outer(matrix_CC @ flat_C, flat_C)
-                self._whitening.append(
-                    (matrix_CC.float().to(encoder.device), moments.mean_D.float().to(encoder.device))
-                )
+                moments = moments_of(reader, NOISE_SHIFT_PX, 1, otherwise="set another objective.masked.target")
+                maps = whitening_of(reader, moments), moments.mean_D
+                matrix_CC, mean_C = (each.float().to(encoder.device) for each in maps)
+                self._whitening.append((matrix_CC, mean_C))
 
     def separate(self, part: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
         parts = part.pairs.first.parts

@@ -94,7 +94,7 @@ class FalseNegatives:
         sample_N, self.domain_N = shared(torch.stack([batch.cat("sample_id_B"), batch.cat("domain_B")]).T).T
         self.near: list[Tensor] = []
         if config.near and (near := pairs.nearness) is not None:
-            self.near = [shared(near.first_BE), shared(near.second_BE), shared(near.radius_B)]
+            self.near = [shared(each) for each in (near.first_BE, near.second_BE, near.radius_B, near.space_B)]
         self.cosine: CommonCosine | None = None
         if config.spectral:
             spectrum_BJ, covered_BJ = describe(batch)
@@ -147,10 +147,11 @@ class FalseNegatives:
             spectral_RC = other_RC & comparable_RC & (score_RC > config.cosine)
         base_RC, score_RC = score_RC, torch.where(spectral_RC, score_RC, -torch.inf)
         if self.near:
-            first_NE, second_NE, radius_N = self.near
+            first_NE, second_NE, radius_N, space_N = self.near
             tiles = [torch.cdist(first_NE[rows], side_NE[cols]) for side_NE in (first_NE, second_NE)]
             distance_RC = torch.minimum(torch.minimum(*tiles), torch.cdist(second_NE[rows], first_NE[cols]))
-            near_RC = other_RC & (distance_RC < torch.maximum(radius_N[rows, None], radius_N[cols]))
+            near_RC = other_RC & (space_N[rows, None] == space_N[cols])
+            near_RC = near_RC & (distance_RC < torch.maximum(radius_N[rows, None], radius_N[cols]))
             score_RC = torch.where(near_RC, 1 + 1 / (1 + distance_RC.double()), score_RC)
         sure_RC = instance_RC | overlap_RC
         score_RC = torch.where(sure_RC, base_RC + _SURE, score_RC)

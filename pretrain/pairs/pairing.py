@@ -9,7 +9,7 @@ Shapes: B samples, E components of a descriptor.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,7 +21,6 @@ from pretrain.sampler import MixtureSampler
 from specfm.batch import Batch
 
 Parts = list[tuple[int, NDArray[np.int64]]]  # (shard, local ids)
-FAR = 1e6  # a coordinate of descriptors of samples that nothing is near to
 
 
 @dataclass(frozen=True)
@@ -29,17 +28,19 @@ class Nearness:
     """What is known of how alike samples are, before any training.
 
     Attributes:
-        first_BE, second_BE: descriptors of both sides. radius_B: a sample that is nearer to a first one is as good as
-            its partner, so no negative of it.
+        first_BE, second_BE: descriptors of both sides; NaN where nothing is known, so that nothing is near.
+        radius_B: a sample that is nearer to a first one is as good as its partner, so no negative of it.
+        space_B: descriptors of one number can be compared.
     """
 
     first_BE: Tensor
     second_BE: Tensor
     radius_B: Tensor
+    space_B: Tensor
 
     def select(self, start: int, stop: int) -> Nearness:
         """Samples ``start`` to ``stop``."""
-        return Nearness(self.first_BE[start:stop], self.second_BE[start:stop], self.radius_B[start:stop])
+        return Nearness(*(getattr(self, each.name)[start:stop] for each in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class Pairs:
     """The samples of a step as stored.
 
     Attributes:
-        first, second: what the two views are views of, in the same order; one object where both are of the sample.
+        first, second: what the two views are views of, in the same order; one object where both are of the sample. The
+            second sides bear the sample ids of the first, so that a crop is of one place where both show one ground.
         nearness: None where nothing was measured.
     """
 
@@ -79,12 +81,13 @@ def joined(one: Pairs, other: Pairs) -> Pairs:
     """The samples of both; those of ``other`` are near to none."""
     nearness = one.nearness
     if nearness is not None:
-        count, radius_B = len(other), nearness.radius_B
-        far_BE = nearness.first_BE.new_full((count, nearness.first_BE.shape[1]), FAR)
+        count = len(other)
+        unknown_BE = nearness.first_BE.new_full((count, nearness.first_BE.shape[1]), torch.nan)
         nearness = Nearness(
-            torch.cat([nearness.first_BE, far_BE]),
-            torch.cat([nearness.second_BE, -far_BE]),
-            torch.cat([radius_B, radius_B.new_zeros(count)]),
+            torch.cat([nearness.first_BE, unknown_BE]),
+            torch.cat([nearness.second_BE, unknown_BE]),
+            torch.cat([nearness.radius_B, nearness.radius_B.new_zeros(count)]),
+            torch.cat([nearness.space_B, nearness.space_B.new_full((count,), -1)]),
         )
     first, second = (Batch(a.parts + b.parts) for a, b in zip(one.sides, other.sides, strict=True))
     return Pairs(first, second, nearness)
@@ -141,7 +144,8 @@ class PairedSampler:
             return Pairs.of(batch)
         half = len(batch.parts) // 2
         pairs = Pairs(Batch(batch.parts[:half]), Batch(batch.parts[half:]))
-        return replace(pairs, nearness=self.pairing.nearness(pairs))
+        second = (b.replace(sample_id_B=a.sample_id_B) for a, b in zip(pairs.first, pairs.second, strict=True))
+        return replace(pairs, second=Batch(tuple(second)), nearness=self.pairing.nearness(pairs))
 
     def state(self) -> dict[str, Any]:
         """As the sampler's."""

@@ -34,8 +34,14 @@ class SameObject(Pairing):
         self.shards, self.seed = shards, seed
         objects, scenes, places = [], [], []
         for number, reader in enumerate(shards.readers):
-            known = {group: stable_id("object", name) for group, name in reader.group_names.items()}
-            objects.append(np.array([known[int(group)] for group in reader.group_N], np.int64))
+            group_U, which_N = np.unique(reader.group_N, return_inverse=True)
+            # a group without a name is an object of its own shard
+            names = [reader.group_names.get(int(group)) for group in group_U]
+            known_U = [
+                stable_id("unnamed", number, int(group)) if name is None else stable_id("object", name)
+                for group, name in zip(group_U, names, strict=True)
+            ]
+            objects.append(np.array(known_U, np.int64)[which_N])
             scenes.append(reader.scene_id_N + shards.scene_offsets[number])
             places.append(reader.origin_N2)
         self._scene_N, origin_N2 = np.concatenate(scenes), np.concatenate(places).astype(np.int64)

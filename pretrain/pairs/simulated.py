@@ -20,6 +20,7 @@ from torch import Tensor
 from pretrain.pairs.config import SimulatedConfig
 from pretrain.pairs.pairing import Pairs
 from specfm.batch import BandTensors, Batch, BatchPart
+from specfm.errors import UsageError
 from specfm.sensors import Sensor
 from specfm.shards import ShardSet
 from specfm.simulate.pairs import SurfacePairs
@@ -40,7 +41,7 @@ class SimulatedPairs:
         source: makes the windows. data_wait: seconds the last step waited.
 
     Raises:
-        UsageError: unknown library or sensor, a sensor that no library covers.
+        UsageError: unknown library or sensor, a sensor that no library covers, parts that do not split over ``world``.
     """
 
     def __init__(
@@ -63,6 +64,11 @@ class SimulatedPairs:
         self._first_domain = len(shards.domain_names)
         units, slots = count // divisor, min(config.slots, count // divisor)
         self.counts = [divisor * (units // slots + (slot < units % slots)) for slot in range(slots)]
+        if uneven := [count for count in self.counts if count % world]:
+            raise UsageError(
+                f"data.simulated: a part of {uneven[0]} samples does not split over {world} processes; set "
+                f"data.divisor to a multiple of {world}"
+            )
         self.data_wait = 0.0
 
     def iterate(self, start_step: int, stop_step: int) -> Iterator[Pairs]:
@@ -116,4 +122,5 @@ class SimulatedPairs:
             origin_B2=torch.zeros(len(x_BHWC), 2, dtype=torch.int64),
             label_B=torch.full_like(index_B, -1),
             domain_B=torch.full_like(index_B, domain),
+            stem_B=torch.full_like(index_B, -1),  # of no acquisition, whatever its sensor is called
         )

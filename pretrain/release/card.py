@@ -25,7 +25,7 @@ def release_card(config: PretrainConfig, shards: ShardSet, step: int, before: di
     def all_seen(key: str, names: Iterable[str]) -> list[str]:
         return sorted({*before.get(key, ()), *names})
 
-    simulated = config.data.simulated
+    simulated, sides = config.data.simulated, [reader.window[0] for reader in shards.readers]
     return {
         "trained_by": f"specfm {__version__} pretrain",
         "steps": step,
@@ -38,7 +38,9 @@ def release_card(config: PretrainConfig, shards: ShardSet, step: int, before: di
         "contents": all_seen("contents", (content for reader in shards.readers for content in _contents(reader))),
         "whitened": config.whiten.on or has_whitened_stem(before),
         "whiten": {"per": config.whiten.per, **config.whiten.recipe.to_dict()},
-        "window": config.views.crop or min(reader.window[0] for reader in shards.readers),
+        # a stem that is taken over stays what it was
+        **({} if config.whiten.on else {key: before[key] for key in ("whiten", "fitted") if key in before}),
+        "window": min(sides) if config.views.crop is None else min(config.views.crop, max(sides)),
         "samples": len(shards),
         "data_fingerprint": shards.fingerprint,
         "config_digest": digest(config),

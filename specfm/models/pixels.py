@@ -42,7 +42,7 @@ def pixel_patches(
 
     Args:
         x_BHWC, mask_BHW: the cube as stored, on the device of ``patches``.
-        patches: of the same cube, whose bands, level and grid these share. level: the encoder's.
+        patches: of the same cube, whose bands, level, grid and stems these share. level: the encoder's.
     """
     batch, height, width, channels = x_BHWC.shape
     p, count = patch_size, len(place_Q2)
@@ -60,7 +60,7 @@ def pixel_patches(
         level_B=patches.log_level_B.exp(),
     )
     place_BQ2 = ((place_Q2 - (p - 1) / 2) / p).expand(batch, -1, -1)
-    return replace(found, position_BN2=place_BQ2, grid_hw=patches.grid_hw)
+    return replace(found, position_BN2=place_BQ2, grid_hw=patches.grid_hw, stem_B=patches.stem_B)
 
 
 def attention_mask(mask_BN: Tensor, pixels: int) -> Tensor:

@@ -29,6 +29,8 @@ def scene_identity(scene: Scene) -> dict[str, Any]:
         "content": scene_content(scene),
     }
     # what no field of the scene shows: a calibration per band, a pretreatment, a choice of bands, a view of a specimen
+    if not scene.neighbours:
+        identity["neighbours"] = False
     gains = getattr(scene.source, "digest", None)
     if gains is not None:
         identity["gains"] = gains

@@ -67,6 +67,18 @@ def test_a_mixed_batch_in_one_call_is_each_part_by_itself() -> None:
     assert torch.allclose(whole[1], alike[1], atol=1e-5) and not torch.allclose(whole[0], alike[0], atol=1e-3)
 
 
+def test_pixel_tokens_go_through_the_map_of_their_sample_too() -> None:
+    model, held = encoder(pixel=True), stems(kinds=2)
+    one = part(None, stem_B=torch.tensor([2, 0, 2]))
+    model.stems = held
+    found = model(Batch((one,))).pixel_BQD
+    for row, samples in ((2, [0, 2]), (0, [1])):
+        for own, weight_SDD, bias_SD in zip(model._own_stems, held.weight_KSDD, held.bias_KSD, strict=True):
+            own.set(weight_SDD[row], bias_SD[row])
+        torch.testing.assert_close(found[samples], model(Batch((one,))).pixel_BQD[samples], rtol=1e-4, atol=1e-5)
+        model.stems = held
+
+
 def test_a_known_sensor_is_found_by_its_name_and_others_are_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
     model = encoder()
     x_BHWC = part("one").x_BHWC

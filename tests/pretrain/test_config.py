@@ -64,7 +64,32 @@ def test_values_that_cannot_work_are_refused(override, words):
         load_config(None, PretrainConfig, ["out=a", "data.shards=x", override])
 
 
-def test_a_trunk_without_a_stem_is_not_whitened():
-    values = {"out": "-", "data": {"shards": "-"}, "model": {"options": {"trunk": "mae"}}, "whiten": {"batches": 2}}
-    with pytest.raises(ValueError, match="whiten.batches needs a stem; set it to 0"):
+@pytest.mark.parametrize("whiten", [{"batches": 2}, {"per": "sensor"}])
+def test_a_trunk_without_a_stem_is_not_whitened(whiten):
+    values = {"out": "-", "data": {"shards": "-"}, "model": {"options": {"trunk": "mae"}}, "whiten": whiten}
+    with pytest.raises(ValueError, match="whiten needs a stem; leave whiten.per and whiten.batches out"):
         PretrainConfig.model_validate(values)
+
+
+def test_objectives_that_weigh_nothing_are_not_replaced_by_another():
+    values = {"out": "-", "data": {"shards": "-"}}
+    with pytest.raises(ValueError, match="masked given with weight 0 alone"):
+        PretrainConfig.model_validate(values | {"objective": {"masked": {"weight": 0}}})
+    both = PretrainConfig.model_validate(values | {"objective": {"masked": {"weight": 0}, "vicreg": {}}})
+    assert list(both.objective.chosen()) == ["vicreg"]
+    assert list(PretrainConfig.model_validate(values).objective.chosen()) == ["nt_xent"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"data": {"shards": "-", "simulated": {}}}, "no noise of data.simulated"),
+        ({"curriculum": {"stages": 2}}, "measured in all bands; set curriculum.start_bands=1"),
+    ],
+)
+def test_whitened_targets_are_of_samples_whose_noise_is_known(changes, words):
+    values = {"out": "-", "data": {"shards": "-"}, "objective": {"masked": {"target": "whitened"}}}
+    with pytest.raises(ValueError, match=words):
+        PretrainConfig.model_validate(values | changes)
+    plain = values | {"curriculum": {"stages": 2, "start_bands": 1.0}}
+    assert PretrainConfig.model_validate(plain).curriculum is not None

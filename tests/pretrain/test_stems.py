@@ -16,6 +16,7 @@ from pretrain.stems import StemRouter, acquisitions, scene_moments
 from specfm import BandGrid, Encoder, Sensor
 from specfm.dense.fit import add_windows, empty_moments
 from specfm.errors import SpecfmError, UsageError
+from specfm.models.stem import Stem
 from specfm.models.whitening import WhitenRecipe
 from specfm.shards import ShardSet, ShardWriter
 from tests.pretrain.runs import debug_config, launch, make_shards, metrics, run, settings, weights
@@ -91,7 +92,7 @@ def test_samples_are_routed_to_theirs(tmp_path: Path, shards: list[str]) -> None
     config = debug_config(tmp_path / "run", shards)
     store = setup.open_shards(config)
     _, batch = next(iter(Loader(store, setup.make_sampler(config, store)).iterate(0, 1)))
-    assert StemRouter(None, 2)(batch) is batch
+    assert all(part.stem_B is None for part in StemRouter(None, 2)(batch))
     assert torch.equal(StemRouter("sensor", 2)(batch).cat("stem_B"), batch.cat("domain_B"))
     for part in StemRouter("scene", 2)(batch):
         assert part.stem_B is not None
@@ -169,6 +170,16 @@ def test_resuming_takes_them_up_and_ends_in_the_same_weights(tmp_path: Path, sha
     assert one is not None and other is not None and one.to_bytes() == other.to_bytes()
 
 
+def test_stems_of_other_acquisitions_are_not_taken_up(tmp_path: Path, shards: list[str]) -> None:
+    """A domain more would shift the numbers that samples find their stem by."""
+    train(debug_config(tmp_path / "run", shards, "whiten.per=sensor", "steps=2", "checkpoint.every=2"))
+    more = [make_shard(tmp_path / "0.h5", "a first one", 24, 4), *shards]
+    for given, per in ((more, "sensor"), (shards, "scene"), (shards, "run")):
+        changed = debug_config(tmp_path / "run", given, f"whiten.per={per}", "data.allow_changed=true", "steps=4")
+        with pytest.raises(UsageError, match=f"stems in .* are of other domains or scenes than those of .*={per} and"):
+            train(changed, resume=True)
+
+
 def test_two_ranks_and_micro_batches_give_the_losses_of_one(tmp_path: Path, shards: list[str]) -> None:
     options = ("whiten.per=scene", "model.options.pixel=true")
     alone = train(debug_config(tmp_path / "one", shards, *options))
@@ -178,11 +189,28 @@ def test_two_ranks_and_micro_batches_give_the_losses_of_one(tmp_path: Path, shar
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
 
 
-def test_what_starts_from_such_an_encoder_keeps_or_replaces_them(tmp_path: Path, shards: list[str]) -> None:
-    first = train(debug_config(tmp_path / "first", shards, "whiten.per=sensor", "steps=2"))
-    kept = train(debug_config(tmp_path / "kept", shards, f"init_from={first}", "steps=2"))
-    assert specfm.load(kept).stems is not None
-    anew = train(debug_config(tmp_path / "anew", shards, f"init_from={first}", "whiten.batches=2", "steps=2"))
+def test_what_starts_from_such_an_encoder_keeps_or_replaces_them(
+    tmp_path: Path, shards: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, rows_of = [], Stem.rows_of
+
+    def asked(stem: Stem, names: tuple[str | None, ...]) -> torch.Tensor | None:
+        seen.append(names)
+        return rows_of(stem, names)
+
+    first = train(debug_config(tmp_path / "first", shards, "whiten.per=sensor", "steps=2", "model.patch_size=3"))
+    kept = train(debug_config(tmp_path / "kept", shards, f"init_from={first}", "steps=2", "model.patch_size=3"))
+    assert specfm.load(kept).stems is not None and specfm.load(kept).card["whiten"]["per"] == "sensor"
+    monkeypatch.setattr(Stem, "rows_of", asked)
+    named = ("views.attribute_dropout=1.0", "objective={latent: {}, masked: {}}", "model.patch_size=3")
+    taken = train(debug_config(tmp_path / "more", shards, *named, f"init_from={first}", "steps=2", "ema.decay=0.5"))
+    assert set(seen) == {("alpha camera",), ("beta camera",)}, "a view that leaves a name out changes no stem"
+    assert specfm.load(taken).stems is not None
+    anew = train(
+        debug_config(
+            tmp_path / "anew", shards, f"init_from={first}", "whiten.batches=2", "steps=2", "model.patch_size=3"
+        )
+    )
     assert specfm.load(anew).stems is None
 
 

@@ -278,7 +278,5 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"reads all patches of a window.*published=true.*mask=ranges"):
         objective_of(control).start(control, shards)
     objective_of(control, mask="ranges").start(control, shards)
-    with pytest.raises(UsageError, match=r"a.h5: its windows are one patch of 3 pixels.*mask=ranges"):
-        objective_of(encoder, VIEWS.model_copy(update={"crop": 3})).start(encoder, shards)
-    with pytest.raises(UsageError, match=r"a.h5: fewer than 100 of its windows lie side by side"):
+    with pytest.raises(UsageError, match=r"a.h5: fewer than 100 of its .*another objective.masked.target"):
         objective_of(encoder, target="whitened").start(encoder, shards)

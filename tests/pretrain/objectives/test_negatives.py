@@ -184,12 +184,13 @@ def test_a_rule_that_could_touch_nothing_is_not_built() -> None:
     assert build_rule(Pairs.of(batch), NegativesConfig(same_instance=False, overlap=False, spectral=False)) is None
 
 
-def near_pairs() -> Pairs:
+def near_pairs(space: tuple[int, ...] = (0, 0, 0, 0, 0)) -> Pairs:
     """Five samples on a line; the partner of each lies a little beside it, that of the last beside the first."""
     batch = Batch((part(noisy(5), sensor_of(400, 900, 12), domain_B=torch.tensor([0, 0, 0, 1, 0])),))
     first = torch.tensor([[0.0], [1.0], [5.0], [5.5], [20.0]])
     second = torch.tensor([[0.1], [1.1], [5.1], [5.6], [0.2]])
-    return Pairs(batch, Batch(batch.parts), Nearness(first, second, torch.tensor([2.0, 0.5, 0.1, 0.1, 0.1])))
+    radius = torch.tensor([2.0, 0.5, 0.1, 0.1, 0.1])
+    return Pairs(batch, Batch(batch.parts), Nearness(first, second, radius, torch.tensor(space)))
 
 
 def test_what_is_as_near_as_a_partner_is_no_negative_on_either_side() -> None:
@@ -199,6 +200,17 @@ def test_what_is_as_near_as_a_partner_is_no_negative_on_either_side() -> None:
     assert {tuple(i) for i in np.argwhere(found)} == {(0, 1), (1, 0), (0, 4), (4, 0)}
     assert rule.stats["negatives/near"] == pytest.approx(4 / 20)
     assert build_rule(near_pairs(), NegativesConfig(**{**OFF, "near": False})) is None  # type: ignore[arg-type]
+
+
+def test_distances_count_where_they_are_of_one_measure() -> None:
+    every, config = slice(0, 5), NegativesConfig(**{**OFF, "near": True})  # type: ignore[arg-type]
+    found = (FalseNegatives(near_pairs((0, 1, 0, 0, 0)), config).pair(every, every)[0] == 0).numpy()
+    assert {tuple(i) for i in np.argwhere(found)} == {(0, 4), (4, 0)}
+    pairs = near_pairs()
+    assert pairs.nearness is not None
+    pairs.nearness.first_BE[4] = pairs.nearness.second_BE[4] = torch.nan
+    found = (FalseNegatives(pairs, config).pair(every, every)[0] == 0).numpy()
+    assert {tuple(i) for i in np.argwhere(found)} == {(0, 1), (1, 0)}
 
 
 def test_samples_of_other_domains_weigh_nothing_and_the_cap_counts_ones_own() -> None:

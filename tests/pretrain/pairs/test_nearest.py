@@ -13,13 +13,17 @@ from pretrain.loader import Loader
 from pretrain.loop import train
 from pretrain.pairs import nearest
 from pretrain.pairs.config import PairsConfig
-from pretrain.pairs.nearest import NearestElsewhere, mine, noise_pairs
+from pretrain.pairs.nearest import NearestElsewhere, mine, moments_of, noise_pairs, whitening_of
 from pretrain.pairs.pairing import PairedSampler
 from pretrain.sampler import MixtureSampler
+from specfm.batch import BandTensors
 from specfm.engine.distributed import World
 from specfm.errors import UsageError
-from specfm.shards import ShardSet
-from tests.pretrain.pairs.made import write_plots
+from specfm.models.quadrature import quadrature_weights
+from specfm.scene import ArraySource, Scene
+from specfm.shards import ShardReader, ShardSet
+from specfm.shards.identity import scene_identity
+from tests.pretrain.pairs.made import copied, write_plots
 from tests.pretrain.runs import debug_config, metrics, weights
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -102,11 +106,21 @@ def test_both_sides_are_read_whatever_the_ranks(shards: ShardSet, tmp_path: Path
     assert len(pairs) == 16 == len(pairs.second)
     first_B, second_B = (side.cat("sample_id_B").numpy() for side in pairs.sides)
     shard_B, local_B = shards.locate(first_B)
-    for first, second, shard, local in zip(first_B, second_B, shard_B, local_B, strict=True):
+    assert (first_B == second_B).all(), "a pair has one id, which its random numbers follow from"
+    x_B = [x for part in pairs.second for x in part.x_BHWC.numpy()]
+    for x_HWC, shard, local in zip(x_B, shard_B, local_B, strict=True):
         (other,), (partner,) = made.partners(4, shard, np.array([local]))
-        assert second == partner + shards.offsets[other] and first == local + shards.offsets[shard]
-    assert pairs.nearness is not None
-    torch.testing.assert_close(pairs.nearness.radius_B[0], made.mined[shard_B[0]].radius_N[local_B[0]])
+        np.testing.assert_array_equal(x_HWC, shards.readers[other].read(np.array([partner]))[0][0])
+    assert pairs.nearness is not None and made.mined is not None
+    partner_B = [
+        partner[0] + shards.offsets[shard]
+        for shard, local in zip(shard_B, local_B, strict=True)
+        for _, partner in [made.partners(4, shard, np.array([local]))]
+    ]
+    assert torch.equal(pairs.nearness.first_BE, made.mined.descriptor_NE[first_B])
+    assert torch.equal(pairs.nearness.second_BE, made.mined.descriptor_NE[partner_B])
+    assert torch.equal(pairs.nearness.radius_B, made.mined.radius_N[first_B])
+    assert torch.equal(pairs.nearness.space_B, torch.from_numpy(shard_B))
     half = pairs.select(5, 9)
     assert torch.equal(half.second.cat("sample_id_B"), pairs.second.cat("sample_id_B")[5:9])
     assert half.nearness is not None and torch.equal(half.nearness.first_BE, pairs.nearness.first_BE[5:9])
@@ -114,8 +128,61 @@ def test_both_sides_are_read_whatever_the_ranks(shards: ShardSet, tmp_path: Path
     for rank in (0, 1):
         ((_, part),) = Loader(shards, paired, rank, 2).iterate(4, 5)
         some = paired.pair(part)
-        drawn += list(zip(some.first.cat("sample_id_B").tolist(), some.second.cat("sample_id_B").tolist(), strict=True))
-    assert sorted(drawn) == sorted(zip(first_B.tolist(), second_B.tolist(), strict=True))
+        drawn += zip(some.first.cat("sample_id_B").tolist(), some.second.cat("origin_B2").tolist(), strict=True)
+    assert sorted(drawn) == sorted(zip(first_B.tolist(), pairs.second.cat("origin_B2").tolist(), strict=True))
+
+
+def test_what_has_no_valid_pixel_is_neither_noise_nor_neighbour(shards: ShardSet, tmp_path: Path) -> None:
+    whole = shards.readers[0]
+    blind_N = np.random.default_rng(0).random(len(whole)) < 0.3
+    x_NHWC, mask_NHW = whole.read(np.arange(len(whole)))
+    mask_NHW = mask_NHW.copy()
+    mask_NHW[blind_N, 1, 1] = False
+    config = PairsConfig(kind="nearest_elsewhere", k=5, near=20)
+    holed = ShardReader(copied(whole, tmp_path / "holed.h5", x_NHWC, mask_NHW))
+    found = mine(holed, config, 1)  # patches of the pixel in the middle
+    assert not blind_N[found.neighbour_NK[~blind_N]].any() and (found.neighbour_NK[blind_N] == -1).all()
+    assert found.descriptor_NE[blind_N].isnan().all() and (found.radius_N[blind_N] == 0).all()
+    assert found.descriptor_NE[~blind_N].isfinite().all() and found.radius_N.isfinite().all()
+    noise, holed_noise = (moments_of(reader, 3, 1).noise_DD.trace() for reader in (whole, holed))
+    assert holed_noise == pytest.approx(float(noise), rel=0.1)
+
+
+def test_noise_is_that_of_disjoint_patches(tmp_path: Path) -> None:
+    """Patches that overlap share pixels, so their difference would say too little of their noise."""
+    reader = ShardReader(write_plots(tmp_path / "wide.h5", stride=1, window=5))
+    apart, same = moments_of(reader, 5, 5).noise_DD, moments_of(reader, 1, 5).noise_DD
+    torch.testing.assert_close(same, apart)
+    assert noise_pairs(reader, 1).shape != noise_pairs(reader, 5).shape
+
+
+def test_a_list_of_spectra_has_no_neighbours(shards: ShardSet, tmp_path: Path) -> None:
+    whole = shards.readers[0]
+    told = {"scenes": [{"neighbours": False}, {}, {}]}
+    listed = ShardReader(copied(whole, tmp_path / "list.h5", *whole.read(np.arange(len(whole))), recipe=told))
+    assert (whole.scene_id_N[noise_pairs(whole, 3)] == 0).any()
+    assert (listed.scene_id_N[noise_pairs(listed, 3)] > 0).all()
+    scene = Scene(ArraySource(np.ones((4, 1, 12))), whole.sensor, neighbours=False)
+    assert scene_identity(scene)["neighbours"] is False
+    assert "neighbours" not in scene_identity(scene.replace(neighbours=True))
+
+
+def test_the_level_is_no_direction_of_descriptors(shards: ShardSet) -> None:
+    reader = shards.readers[0]
+    matrix_CC = whitening_of(reader, moments_of(reader, 3, 3), 12)
+    weights_C = quadrature_weights(BandTensors.from_sensors(reader.sensor))[0]
+    assert (matrix_CC @ weights_C).abs().max() < 1e-9 * matrix_CC.abs().max()
+
+
+def test_shards_of_other_bands_go_together_and_are_not_compared(shards: ShardSet, tmp_path: Path) -> None:
+    write_plots(tmp_path / "six.h5", seed=2, domain="six", bands=6)
+    both = ShardSet([tmp_path / "a.h5", tmp_path / "six.h5"])
+    made = pairing(both, tmp_path / "run", k=5, near=20)
+    paired = PairedSampler(MixtureSampler(both.sizes, both.domains, 16, 0), made)
+    ((_, batch),) = Loader(both, paired).iterate(0, 1)
+    pairs = paired.pair(batch)
+    assert pairs.nearness is not None and pairs.nearness.first_BE.shape == (16, 12)
+    assert set(pairs.nearness.space_B.tolist()) == {0, 1}
 
 
 def test_a_run_goes_on_bit_by_bit_and_reads_what_it_mined(

@@ -7,13 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pretrain.curriculum import BatchCurriculum
+from pretrain.loader import Loader
 from pretrain.pairs.config import PairsConfig
 from pretrain.pairs.pairing import PairedSampler
 from pretrain.pairs.same_object import SameObject
 from pretrain.sampler import MixtureSampler
+from pretrain.views import ViewConfig, make_view
+from specfm.engine.curriculum import CurriculumConfig
 from specfm.errors import UsageError
 from specfm.shards import ShardSet
 from tests.pretrain.pairs.made import write_plots
+from tests.pretrain.runs import make_shard
 
 
 @pytest.fixture
@@ -78,3 +83,27 @@ def test_objects_seen_once_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
     shards = ShardSet([write_plots(tmp_path / "a.h5")])
     with pytest.raises(UsageError, match=r"no group of the shards is in two scenes; .*key group of their card"):
         pairing(shards)
+
+
+def test_crops_of_one_place_are_of_one_place_in_both_scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPECFM_CACHE", str(tmp_path / "cache"))
+    shards = ShardSet([write_plots(tmp_path / "a.h5", plots=2, groups=["field", "field"], window=12)])
+    paired = PairedSampler(MixtureSampler(shards.sizes, shards.domains, 24, 0), pairing(shards, same_place=True))
+    ((_, batch),) = Loader(shards, paired).iterate(0, 1)
+    pairs = paired.pair(batch)
+    assert (pairs.first.cat("scene_id_B") != pairs.second.cat("scene_id_B")).all()
+    stages = CurriculumConfig.model_validate({"stages": 2, "start_size": 0.5, "cost": "formula"})
+    small = BatchCurriculum(stages, 10, 0, 3).change(pairs, stages.listed()[0], 1)
+    assert small.first.parts[0].x_BHWC.shape[1] == 6
+    one_B2, two_B2 = (side.cat("origin_B2") for side in small.sides)
+    assert (one_B2 == two_B2).all() and not (one_B2 == pairs.first.cat("origin_B2")).all()
+    views = ViewConfig(crop=6, min_overlap=0.25, dihedral=False)
+    one_B2, two_B2 = (make_view(side, views, 0, 0, n).cat("origin_B2") for n, side in enumerate(pairs.sides))
+    assert (6 - (one_B2 - two_B2).abs()).prod(1).min() >= 0.25 * 36
+
+
+def test_groups_without_names_are_objects_of_their_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPECFM_CACHE", str(tmp_path / "cache"))
+    files = [make_shard(tmp_path / f"{name}.h5", name, 5, 24, 0) for name in "ab"]
+    with pytest.raises(UsageError, match=r"no group of the shards is in two scenes"):
+        pairing(ShardSet(files))

@@ -115,7 +115,8 @@ def test_negatives_stay_within_a_pair_of_sensors(config: PretrainConfig, shards:
 def test_joined_samples_are_near_to_none(config: PretrainConfig, shards: ShardSet) -> None:
     one, two = made(config, shards, threads=0).iterate(0, 2)
     size = len(one)
-    close = Nearness(torch.zeros(size, 3), torch.zeros(size, 3), torch.full((size,), 5.0))
+    radius, space = torch.full((size,), 5.0), torch.zeros(size, dtype=torch.int64)
+    close = Nearness(torch.zeros(size, 3), torch.zeros(size, 3), radius, space)
     both = joined(Pairs(one.first, one.second, close), two)
     assert len(both) == 2 * size and len(both.second) == 2 * size and both.nearness is not None
     rule = build_rule(both, NegativesConfig(spectral=False, max_share=1.0), gather=False)
@@ -123,6 +124,12 @@ def test_joined_samples_are_near_to_none(config: PretrainConfig, shards: ShardSe
     weight_NN = rule.pair(slice(0, 2 * size), slice(0, 2 * size))[0]
     assert weight_NN[size:].all() and weight_NN[:, size:].all()
     assert weight_NN[:size, :size].sum() == size, "those of the shards are all near, but for themselves"
+
+
+def test_parts_that_ranks_cannot_share_evenly_are_refused(config: PretrainConfig, shards: ShardSet) -> None:
+    assert config.data.simulated is not None
+    with pytest.raises(UsageError, match="a part of 6 samples does not split over 4 processes; set data.divisor"):
+        SimulatedPairs(config.data.simulated, 0, 12, 2, shards, 0, 4)
 
 
 def test_training_mixes_shards_and_simulation(tmp_path: Path, paths: list[str]) -> None:

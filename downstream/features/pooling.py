@@ -10,7 +10,8 @@ from typing import Any
 
 from specfm.errors import UsageError
 
-POOLINGS: tuple[str, ...] = ("mean", "centre", "pixel", "class", "concat")
+POOLINGS: tuple[str, ...] = ("mean", "centre", "similar", "pixel", "class", "concat")
+LIKENESS = 0.5  # deviation of the weights of "similar", in the median distance of a window
 PARTS: dict[str, tuple[str, ...]] = {"concat": ("mean", "centre")}
 
 
@@ -37,7 +38,8 @@ def pool(features: Any, pooling: str, window: int, patch: int) -> Any:
             one part; ``class_BD`` where the trunk has a class token, ``pixel_BQD`` with ``pixel_mask_BQ`` where it has
             pixel tokens.
         pooling: "mean", "centre" (the token that holds the labelled pixel), "pixel" (that of the labelled pixel alone),
-            "class", or several joined by ``+``; "concat" is "mean+centre". Where nothing is valid in the middle, as of
+            "similar" (the mean of the tokens like that one, :func:`similar`), "class", or several joined by ``+``;
+            "concat" is "mean+centre". Where nothing is valid in the middle, as of
             a ring seen whole, the mean stands for the centre and for the pixel.
         window: window side, pixels.
         patch: patch side, pixels.
@@ -51,12 +53,12 @@ def pool(features: Any, pooling: str, window: int, patch: int) -> Any:
     for part in pooling_parts(pooling):
         if part == "mean":
             found.append(features.pooled_BD)
-        elif part == "centre":
+        elif part in ("centre", "similar"):
             row = (window // 2) // patch
             _, columns = features.grid_hw[0]  # one part, one grid
-            middle = row * columns + row
-            there_B1 = features.token_mask_BN[:, middle, None]
-            found.append(torch.where(there_B1, features.tokens_BND[:, middle], features.pooled_BD))
+            middle, tokens_BND, mask_BN = row * columns + row, features.tokens_BND, features.token_mask_BN
+            chosen_BD = tokens_BND[:, middle] if part == "centre" else similar(tokens_BND, mask_BN, middle)
+            found.append(torch.where(mask_BN[:, middle, None], chosen_BD, features.pooled_BD))
         elif part == "pixel":
             pixel_BD = pixel_tokens(features)[:, 0]
             found.append(torch.where(features.pixel_mask_BQ[:, :1], pixel_BD, features.pooled_BD))
@@ -68,6 +70,29 @@ def pool(features: Any, pooling: str, window: int, patch: int) -> Any:
                 )
             found.append(class_BD)
     return found[0] if len(found) == 1 else torch.cat(found, dim=-1)
+
+
+def similar(tokens_BND: Any, mask_BN: Any, middle: int) -> Any:
+    """Mean of a window's tokens, each weighted by how like the middle one it is, ``[B, D]``.
+
+    Non-local means (Buades et al., CVPR 2005) over the window: weight ``exp(-2 d / m)``, d the squared distance to the
+    middle token, m the median of those of the others. Noise is averaged out where the ground goes on, and less so where
+    it ends; the middle token counts most. Nothing is fitted, and a scale of all tokens changes no weight.
+    """
+    import torch
+
+    tokens_BND = torch.where(mask_BN[..., None], tokens_BND, 0.0)
+    apart_BN = (tokens_BND - tokens_BND[:, middle, None]).square().sum(-1)
+    others_BN = torch.where(mask_BN, apart_BN, torch.nan)
+    others_BN = torch.cat([others_BN[:, :middle], others_BN[:, middle + 1 :]], dim=1)
+    if not others_BN.shape[1]:
+        return tokens_BND[:, middle]
+    usual_B1 = others_BN.nanmedian(1, keepdim=True).values
+    # alone in its window, or among copies of itself, it is what it is
+    usual_B1 = torch.where(usual_B1 > 0, usual_B1, 1.0)
+    weight_BN = torch.where(mask_BN, torch.exp(-apart_BN / (2 * LIKENESS**2 * usual_B1)), 0.0)
+    weight_BN = weight_BN / weight_BN.sum(1, keepdim=True).clamp_min(1e-12)
+    return torch.einsum("bn,bnd->bd", weight_BN, tokens_BND)
 
 
 def pixel_tokens(features: Any) -> Any:

@@ -81,7 +81,13 @@ OPTIONS: dict[str, Option] = {
     ),
     "pooling": Option(
         "pooling",
-        Annotated[str, typer.Option(help="Tokens: mean, centre, pixel, class; several as mean+centre (= concat).")],
+        Annotated[
+            str,
+            typer.Option(
+                help="Tokens: mean, centre, similar (mean of those like the centre), pixel, class; several as "
+                "mean+centre (= concat)."
+            ),
+        ],
     ),
     "layers": Option(
         "layers",

@@ -122,6 +122,7 @@ class WhitenConfig(Strict):
         power: 0: every direction counts alike; 0.5: by its signal-to-noise ratio.
         components: keep only so many directions; null: all.
         damping: share of the mean eigenvalue added to all.
+        brightness: per sensor, scene: keep the direction that says how bright a patch is beside its window.
         lr_share: share of the learning rate for what comes before the trunk, once the stem is whitened. 0 leaves it as
             it is and is cheaper: nothing is back-propagated through the embedding. A whitened stem amplifies what
             was small in the embedding, so at a share of 1 the first 50 steps undo what it is for
@@ -134,6 +135,7 @@ class WhitenConfig(Strict):
     power: float = WhitenRecipe.power
     components: Positive | None = WhitenRecipe.components
     damping: Annotated[float, Field(gt=0)] = WhitenRecipe.damping
+    brightness: bool = WhitenRecipe.brightness
     lr_share: Annotated[float, Field(ge=0, le=1)] = 0.0
 
     @property
@@ -144,7 +146,7 @@ class WhitenConfig(Strict):
     @property
     def recipe(self) -> WhitenRecipe:
         """How acquisitions are whitened, here and where the encoder is fitted to others."""
-        return WhitenRecipe(self.shift, self.power, self.components, self.damping)
+        return WhitenRecipe(self.shift, self.power, self.components, self.damping, self.brightness)
 
     @model_validator(mode="after")
     def _acts(self) -> WhitenConfig:

@@ -86,14 +86,16 @@ def compute(encoder: Encoder, shards: ShardSet, per: Per, recipe: WhitenRecipe) 
                 whole.merge(part)
             if per == "scene":
                 number = len(domains) + int(shards.scene_offsets[shard] + scene)
-                rows[number] = _whitened(moments, recipe, per, stems.acquisitions[number].scene)
+                rows[number] = _whitened(encoder, moments, recipe, per, stems.acquisitions[number].scene)
             advance()
     everything = empty_moments(encoder)
     for number, (name, moments) in enumerate(domains.items()):
-        rows[number] = _whitened(moments, recipe, per, name)
+        rows[number] = _whitened(encoder, moments, recipe, per, name)
         for whole, part in zip(everything, moments, strict=True):
             whole.merge(part)
-    for stem, (weight_DD, bias_D) in zip(stems_of(encoder), _whitened(everything, recipe, per, "all"), strict=True):
+    for stem, (weight_DD, bias_D) in zip(
+        stems_of(encoder), _whitened(encoder, everything, recipe, per, "all"), strict=True
+    ):
         stem.set(weight_DD, bias_D)
     for number, maps in rows.items():
         for kind, (weight_DD, bias_D) in enumerate(maps):
@@ -101,9 +103,11 @@ def compute(encoder: Encoder, shards: ShardSet, per: Per, recipe: WhitenRecipe) 
     encoder.stems = stems
 
 
-def _whitened(moments: Sequence[Moments], recipe: WhitenRecipe, per: Per, where: str) -> list[tuple[Tensor, Tensor]]:
+def _whitened(
+    encoder: Encoder, moments: Sequence[Moments], recipe: WhitenRecipe, per: Per, where: str
+) -> list[tuple[Tensor, Tensor]]:
     try:
-        return whitened(moments, recipe, f"whiten.per={per}: {where}")
+        return whitened(encoder, moments, recipe, f"whiten.per={per}: {where}")
     except SpecfmError as error:
         remedy = "cut more of it (specfm shard --window or --stride)" + (
             ", or use whiten.per=sensor" if per == "scene" else ", or leave it out (data.exclude)"

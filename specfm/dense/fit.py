@@ -48,6 +48,7 @@ class FitEncoder(Protocol):
     aligned: bool
     alignment: Any
     library: Library | None
+    brightness: torch.nn.Linear | None
     training: bool
 
     @property
@@ -82,14 +83,15 @@ def fit_encoder(
     power: float | None = None,
     components: int | None = None,
     damping: float | None = None,
+    brightness: bool | None = None,
     patches: int = PATCHES,
 ) -> Fit:
     """Give an encoder the whitened stem of one acquisition: one scene, or the plots of a site. No label is looked at.
 
     One stem is computed from all scenes together. ``card["fitted"]`` says from what. What is not given is as the
-    encoder was pretrained (``card["whiten"]``), else shift 3, power 0.25, all components, damping 1e-5. The spectra of
-    the first scene's sensor become the encoder's ``library`` (drawn anew, :mod:`specfm.dense.home`), so that other
-    sensors are aligned to that one.
+    encoder was pretrained (``card["whiten"]``), else shift 3, power 0.25, all components, damping 1e-5, without
+    brightness. The spectra of the first scene's sensor become the encoder's ``library`` (drawn anew,
+    :mod:`specfm.dense.home`), so that other sensors are aligned to that one.
 
     Args:
         encoder: changed in place.
@@ -98,6 +100,7 @@ def fit_encoder(
         power: 0 = every direction counts alike, 0.5 = by its signal-to-noise ratio.
         components: keep only so many directions; 0 = all.
         damping: share of the mean noise that is added to that of every direction.
+        brightness: keep the direction that says how bright a patch is beside its window.
         patches: look at no more than about so many, evenly spread over all scenes.
 
     Returns:
@@ -107,7 +110,9 @@ def fit_encoder(
         UsageError: an encoder trained on aligned tokens, no scene, a list of spectra, an odd option.
         SpecfmError: fewer pairs of neighbouring patches with data than directions, or a scene that is no scene.
     """
-    recipe = WhitenRecipe.of(encoder.card).with_(shift=shift, power=power, components=components, damping=damping)
+    recipe = WhitenRecipe.of(encoder.card).with_(
+        shift=shift, power=power, components=components, damping=damping, brightness=brightness
+    )
     found = acquisition(encoder, opened(scenes, sensor), recipe, patches)
     encoder.card = encoder.card | {"fitted": found.record}
     found.into(encoder)
@@ -176,7 +181,7 @@ def acquisition(
             digest = _add_scene(encoder, moments, spectra, scene, recipe, stride)
             seen.append({"name": scene.name, "digest": digest, "patches": moments[0].count - before})
             advance()
-    maps = whitened(moments, recipe, " and ".join(dict.fromkeys(scene.where for scene in scenes[:3])))
+    maps = whitened(encoder, moments, recipe, " and ".join(dict.fromkeys(scene.where for scene in scenes[:3])))
     record = {
         "labels": None, "scenes": seen, "recipe": recipe.to_dict(), "patches": moments[0].count,
         "pairs": moments[0].pairs,
@@ -194,7 +199,9 @@ def empty_moments(encoder: FitEncoder) -> list[Moments]:
     return [Moments(encoder.num_features, encoder.device) for _ in stems_of(encoder)]
 
 
-def whitened(moments: Sequence[Moments], recipe: WhitenRecipe, where: str) -> list[tuple[Tensor, Tensor]]:
+def whitened(
+    encoder: FitEncoder, moments: Sequence[Moments], recipe: WhitenRecipe, where: str
+) -> list[tuple[Tensor, Tensor]]:
     """Weight and bias of each stem.
 
     Raises:
@@ -207,7 +214,8 @@ def whitened(moments: Sequence[Moments], recipe: WhitenRecipe, where: str) -> li
             "directions; fit several scenes of the acquisition together, or a larger piece of it"
         )
     try:
-        return [each.whitened(recipe) for each in moments]
+        brightness_D = None if encoder.brightness is None else encoder.brightness.weight.detach()[:, 0]
+        return [each.whitened(recipe, brightness_D) for each in moments]
     except SpecfmError as error:
         raise SpecfmError(f"{where}: {error}") from None
 

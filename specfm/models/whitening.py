@@ -31,12 +31,15 @@ class WhitenRecipe:
     Attributes:
         shift: distance of the patches whose differences count as noise, pixels; at least a patch, as they are disjoint.
         power, components, damping: as in :func:`whitening`.
+        brightness: keep the direction of the tokens that says how bright a patch is beside its sample. Without it
+            shadow and slope part less of what is alike (1-NN of Indian Pines .46 with it, .56 without).
     """
 
     shift: int = SHIFT
     power: float = POWER
     components: int | None = None
     damping: float = DAMPING
+    brightness: bool = False
 
     def __post_init__(self) -> None:
         for name, holds, words in (
@@ -122,9 +125,10 @@ class Moments:
                 both = near & far
                 self.add_differences(low[both].to(self.mean_D) - up[both].to(self.mean_D))
 
-    def whitened(self, recipe: WhitenRecipe) -> tuple[Tensor, Tensor]:
-        """:func:`whitening` of these."""
-        return whitening(self, recipe.power, recipe.components, recipe.damping)
+    def whitened(self, recipe: WhitenRecipe, brightness_D: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """:func:`whitening` of these; ``brightness_D``: which direction is brightness, if any is."""
+        left_out_D = None if recipe.brightness else brightness_D
+        return whitening(self, recipe.power, recipe.components, recipe.damping, left_out_D)
 
     def merge(self, other: Moments) -> None:
         """Take in what ``other`` was given."""
@@ -152,7 +156,11 @@ class Moments:
 
 
 def whitening(
-    moments: Moments, power: float = POWER, components: int | None = None, damping: float = DAMPING
+    moments: Moments,
+    power: float = POWER,
+    components: int | None = None,
+    damping: float = DAMPING,
+    left_out_D: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """``(W_DD, b_D)`` in float64 of the map ``v -> W v + b``.
 
@@ -165,6 +173,7 @@ def whitening(
         power: 0 = every direction counts alike, 0.5 = by its signal-to-noise ratio (minimum noise fraction).
         components: keep only so many directions, those of the largest l; the others become 0. None = all.
         damping: share of the mean eigenvalue of N that is added to all.
+        left_out_D: a direction of the vectors that the map does not look at.
 
     Raises:
         SpecfmError: fewer than two vectors, no difference, or vectors that are all the same.
@@ -173,16 +182,21 @@ def whitening(
         raise SpecfmError(
             f"{moments.count} vectors and {moments.pairs} pairs of neighbours are too few to tell signal from noise"
         )
-    value_D, vector_DD = torch.linalg.eigh(moments.noise_DD)
+    noise_DD, covariance_DD = moments.noise_DD, moments.covariance_DD
+    project_DD = torch.eye(len(noise_DD)).to(noise_DD)
+    if left_out_D is not None and (size := (along_D := left_out_D.to(noise_DD)).norm()) > 0:
+        project_DD = project_DD - torch.outer(along_D, along_D) / size**2
+        noise_DD, covariance_DD = (project_DD @ each_DD @ project_DD for each_DD in (noise_DD, covariance_DD))
+    value_D, vector_DD = torch.linalg.eigh(noise_DD)
     value_D = value_D.clamp_min(0) + damping * value_D.clamp_min(0).mean()
     if not value_D[-1] > 0:
         raise SpecfmError("neighbours do not differ at all, so nothing says what is noise; give data as measured")
     start_DD = vector_DD * value_D.rsqrt() @ vector_DD.T
-    ratio_D, vector_DD = torch.linalg.eigh(start_DD @ moments.covariance_DD @ start_DD)  # rising
+    ratio_D, vector_DD = torch.linalg.eigh(start_DD @ covariance_DD @ start_DD)  # rising
     gain_D = ratio_D.clamp_min(LEAST * ratio_D[-1].clamp_min(1e-300)) ** (power - 0.5)
     if components is not None:
         gain_D[: max(len(gain_D) - components, 0)] = 0
-    matrix_DD = vector_DD * gain_D @ vector_DD.T @ start_DD
-    variance = torch.einsum("ij,jk,ik->", matrix_DD, moments.covariance_DD, matrix_DD) / len(matrix_DD)
+    matrix_DD = vector_DD * gain_D @ vector_DD.T @ start_DD @ project_DD
+    variance = torch.einsum("ij,jk,ik->", matrix_DD, covariance_DD, matrix_DD) / len(matrix_DD)
     matrix_DD = matrix_DD / variance.sqrt()
     return matrix_DD, -matrix_DD @ moments.mean_D

@@ -139,7 +139,8 @@ def test_what_it_was_fitted_on_is_kept_with_it(tmp_path: Path) -> None:
     again = specfm.load(tmp_path / "fitted")
     assert torch.equal(again.stem.weight, fitted.stem.weight) and torch.equal(again.stem.bias, fitted.stem.bias)
     record = again.card["fitted"]
-    assert record["labels"] is None and record["recipe"] == {"shift": 3, "power": 0.5, "components": 5, "damping": 1e-5}
+    recipe = {"shift": 3, "power": 0.5, "components": 5, "damping": 1e-5, "brightness": False}
+    assert record["labels"] is None and record["recipe"] == recipe
     assert record["scenes"][0]["name"] == "toy" and len(record["scenes"][0]["digest"]) == 16
     assert record["patches"] == record["scenes"][0]["patches"] > 1000
     assert specfm.checkpoint.has_whitened_stem(again.card)
@@ -148,11 +149,12 @@ def test_what_it_was_fitted_on_is_kept_with_it(tmp_path: Path) -> None:
 
 def test_the_recipe_of_the_card_is_used_where_none_is_given() -> None:
     model = encoder()
-    model.card = {"whiten": {"per": "scene", "shift": 2, "power": 0.5, "components": 4, "damping": 1e-4}}
+    recipe = {"shift": 2, "power": 0.5, "components": 4, "damping": 1e-4, "brightness": True}
+    model.card = {"whiten": {"per": "scene", **recipe}}
     model.fit(scene())
-    assert model.card["fitted"]["recipe"] == {"shift": 2, "power": 0.5, "components": 4, "damping": 1e-4}
+    assert model.card["fitted"]["recipe"] == recipe
     model.fit(scene(), components=0, power=0.25)
-    assert model.card["fitted"]["recipe"] == {"shift": 2, "power": 0.25, "components": None, "damping": 1e-4}
+    assert model.card["fitted"]["recipe"] == {**recipe, "power": 0.25, "components": None}
     assert model.card["whiten"]["power"] == 0.5
 
 
@@ -225,7 +227,7 @@ def test_patches_lie_apart_by_the_shift_on_the_lattice_of_disjoint_patches() -> 
     cube = torch.rand(5, 6, 6, 12)
     add_windows(model, moments, cube, specfm.BandTensors.from_sensors(SENSOR), None, recipe.step(2))
     assert (moments[0].count, moments[0].pairs) == (5 * 9, 5 * 12)
-    assert len(whitened(moments, recipe, "here")) == 1
+    assert len(whitened(model, moments, recipe, "here")) == 1
     assert acquisition(model, [scene()]).record["labels"] is None
 
 
@@ -275,3 +277,17 @@ def test_few_bands_and_pretreated_spectra_give_no_library() -> None:
     model = encoder()
     model.fit([seen_by(POOR), seen_by(RICH)])
     assert model.library is None  # the first sensor's count
+
+
+@torch.no_grad()
+def test_brightness_of_a_patch_is_left_out_unless_asked_for() -> None:
+    """With brightness a patch in the shade differs from what it is in the light, else it does not."""
+    of = scene()
+    lit = torch.from_numpy(of.read()[:6, :6])[None]
+    shade = lit * torch.where(torch.arange(6) < 4, 1.0, 0.4)[None, None, :, None]
+
+    def moved(model: specfm.Encoder) -> float:
+        one, other = (model.stem(model.generated(model.prepare(x, of.sensor)))[:, 2] for x in (lit, shade))
+        return float((one - other).norm())
+
+    assert moved(encoder(content=False).fit(of)) < 1e-2 < moved(encoder(content=False).fit(of, brightness=True))

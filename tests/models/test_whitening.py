@@ -21,7 +21,7 @@ def windows(count: int = 200, seed: int = 0) -> np.ndarray:
 
 
 def filled(values_BND: np.ndarray, step: int = 1, pieces: int = 1) -> Moments:
-    moments = Moments(WIDTH)
+    moments = Moments(values_BND.shape[-1])
     for part in np.array_split(values_BND, pieces):
         moments.add_lattice(torch.from_numpy(part), torch.ones(part.shape[:2], dtype=torch.bool), (3, 4), step)
     return moments
@@ -83,6 +83,22 @@ def test_a_linear_change_of_the_vectors_is_undone_up_to_a_turn() -> None:
     second, b = whitening(filled(values @ change.T + 5), damping=0)
     before, after = one @ first.numpy().T + a.numpy(), other @ second.numpy().T + b.numpy()
     np.testing.assert_allclose(before @ before.T, after @ after.T, rtol=1e-6, atol=1e-8)
+
+
+def test_a_direction_left_out_is_not_looked_at_and_the_others_are_as_without_it() -> None:
+    values = windows()
+    along = torch.from_numpy(np.random.default_rng(1).normal(size=WIDTH))
+    matrix, bias = whitening(filled(values), damping=1e-9, left_out_D=along)
+    vectors = torch.from_numpy(values.reshape(-1, WIDTH))
+    moved = vectors + torch.randn(len(vectors), 1, dtype=torch.float64) * along
+    torch.testing.assert_close(moved @ matrix.T + bias, vectors @ matrix.T + bias, rtol=1e-5, atol=1e-5)
+    rest_DE = torch.linalg.svd(along[None], full_matrices=True).Vh[1:].T  # an orthonormal basis of what is left
+    alone, shift = whitening(filled(values @ rest_DE.numpy()), damping=1e-9)
+    want = vectors @ rest_DE @ alone.T + shift
+    want = want @ want.T
+    found = vectors @ matrix.T + bias
+    share = WIDTH / (WIDTH - 1)  # the mean variance is that of all directions
+    torch.testing.assert_close(found @ found.T, want * share, rtol=1e-3, atol=1e-2)
 
 
 def test_invalid_cells_and_their_pairs_stay_out() -> None:

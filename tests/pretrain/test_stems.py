@@ -145,7 +145,7 @@ def test_a_run_trains_behind_them_and_releases_the_recipe(tmp_path: Path, shards
     out = train(debug_config(tmp_path / "run", shards, *options))
     encoder = specfm.load(out)
     assert encoder.card["whiten"] == {
-        "per": per, "shift": 3, "power": 0.5, "components": None, "damping": 1e-5,
+        "per": per, "shift": 3, "power": 0.5, "components": None, "damping": 1e-5, "brightness": False,
     }  # fmt: skip
     assert encoder.card["whitened"] and encoder.stems is not None and encoder.pixel
     assert [each.domain for each in encoder.stems.acquisitions] == ["alpha", "beta"]

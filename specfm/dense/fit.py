@@ -7,6 +7,7 @@ Noise is what changes between disjoint patches a few pixels apart (``specfm.mode
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
@@ -20,6 +21,7 @@ from specfm.dense.home import HomeSpectra
 from specfm.dense.tile_encoder import fitting_batch, refuse_odd_numbers
 from specfm.digests import digest_parts
 from specfm.errors import SpecfmError, UsageError
+from specfm.library import same_bands
 from specfm.models.patches import Patches
 from specfm.models.pixels import patch_middles
 from specfm.models.stem import Stem
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from specfm.library import Library
     from specfm.sensors import Sensor
 
+log = logging.getLogger(__name__)
 PATCHES = 50_000  # most patches that a fit looks at, over all scenes
 WINDOWS = 256  # read at once
 WINDOW_PATCHES = 3  # side of a window where the encoder's card names none
@@ -88,10 +91,10 @@ def fit_encoder(
 ) -> Fit:
     """Give an encoder the whitened stem of one acquisition: one scene, or the plots of a site. No label is looked at.
 
-    One stem is computed from all scenes together. ``card["fitted"]`` says from what. What is not given is as the
-    encoder was pretrained (``card["whiten"]``), else shift 3, power 0.25, all components, damping 1e-5, without
-    brightness. The spectra of the first scene's sensor become the encoder's ``library`` (drawn anew,
-    :mod:`specfm.dense.home`), so that other sensors are aligned to that one.
+    One stem is computed from all scenes together; of several sensors, from those of the one with most bands.
+    ``card["fitted"]`` says from what. What is not given is as the encoder was pretrained (``card["whiten"]``), else
+    shift 3, power 0.25, all components, damping 1e-5, without brightness. The sensor's spectra become the encoder's
+    ``library`` (drawn anew, :mod:`specfm.dense.home`), so that others are aligned to it.
 
     Args:
         encoder: changed in place.
@@ -172,6 +175,13 @@ def acquisition(
             "them would undo that; leave fit out, or take an encoder that is not aligned"
         )
     recipe = recipe or WhitenRecipe.of(encoder.card)
+    scenes, left_out = of_one_sensor(scenes)
+    if left_out:
+        log.warning(
+            "fitted to %s alone, of %d bands: noise belongs to a sensor, and others are aligned to this one (%s)",
+            scenes[0].sensor.name or "a sensor without a name", int(scenes[0].sensor.bands.valid.sum()),
+            ", ".join(left_out[:3]) + (" and others" if len(left_out) > 3 else ""),
+        )  # fmt: skip
     moments, seen = empty_moments(encoder), []
     stride = _stride(encoder, scenes, recipe, patches)
     spectra = HomeSpectra(patches // (window_side(encoder, recipe) // encoder.patch_size) ** 2)
@@ -184,9 +194,26 @@ def acquisition(
     maps = whitened(encoder, moments, recipe, " and ".join(dict.fromkeys(scene.where for scene in scenes[:3])))
     record = {
         "labels": None, "scenes": seen, "recipe": recipe.to_dict(), "patches": moments[0].count,
-        "pairs": moments[0].pairs,
+        "pairs": moments[0].pairs, "left_out": left_out,
     }  # fmt: skip
     return Fitted(maps, record, None if encoder.pixel_stem is not None else spectra.library())
+
+
+def of_one_sensor(scenes: Sequence[Scene]) -> tuple[list[Scene], list[str]]:
+    """The scenes of the sensor with most usable bands (of several, the one met first), and the names of the others.
+
+    Lists of spectra count where there is nothing else.
+    """
+    if len(scenes) < 2:
+        return list(scenes), []
+
+    def alike(one: Scene, other: Scene) -> bool:
+        same = one.sensor.quantity == other.sensor.quantity and one.neighbours == other.neighbours
+        return same and same_bands(one.sensor.bands, other.sensor.bands)
+
+    first = max(scenes, key=lambda scene: (scene.neighbours, int(scene.sensor.bands.valid.sum())))
+    kept = [scene for scene in scenes if alike(scene, first)]
+    return kept, [scene.name for scene in scenes if not alike(scene, first)]
 
 
 def stems_of(encoder: FitEncoder) -> list[Stem]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specfm.bands import BandGrid
-from specfm.library import FEWEST_BANDS, MOST_SPECTRA, Library, redrawn, same_bands
+from specfm.library import FEWEST_BANDS, MOST_SPECTRA, Library, redrawn
 from specfm.sensors import QUANTITIES, Sensor
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ ALL_DIRECTIONS = 256  # more than a scene has: what a sensor cannot see is fille
 
 
 class HomeSpectra:
-    """Collects spectra of the first sensor that it is shown; other sensors' are passed over.
+    """Collects spectra of one sensor.
 
     Args:
         windows: about how many will be shown in all.
@@ -40,8 +40,6 @@ class HomeSpectra:
         if sensor.pretreatment:
             return  # other sensors' bands average light, not what was made of it
         self._sensor = self._sensor or sensor
-        if sensor.quantity != self._sensor.quantity or not same_bands(sensor.bands, self._sensor.bands):
-            return
         first = -self._shown % self._every
         self._shown += len(x_BHWC)
         row, col = ((side - patch) // 2 for side in x_BHWC.shape[1:3])

@@ -10,7 +10,7 @@ import torch
 
 import specfm
 from specfm.bands import BandGrid
-from specfm.dense.fit import acquisition, add_windows, empty_moments, fit_encoder, whitened
+from specfm.dense.fit import acquisition, add_windows, empty_moments, fit_encoder, of_one_sensor, whitened
 from specfm.errors import SpecfmError, UsageError
 from specfm.models import create_encoder
 from specfm.models.whitening import WhitenRecipe
@@ -272,11 +272,18 @@ def test_other_sensors_are_put_as_the_one_fitted_to_would_tell_them(tmp_path: Pa
     assert found(specfm.load(tmp_path / "fitted", align=True)) == after
 
 
-def test_few_bands_and_pretreated_spectra_give_no_library() -> None:
+def test_of_several_sensors_the_one_with_most_bands_is_fitted_to(caplog: pytest.LogCaptureFixture) -> None:
+    poor, rich = seen_by(POOR), seen_by(RICH)
+    model = encoder().fit([poor, rich, seen_by(POOR)])
+    assert "rich alone, of 60 bands" in caplog.text
+    assert model.card["fitted"]["left_out"] == ["poor", "poor"]
+    assert torch.equal(model.stem.weight, encoder().fit(rich).stem.weight)
+    found, left_out = of_one_sensor([poor, seen_by(POOR)])
+    assert len(found) == 2 and not left_out
+
+
+def test_few_bands_give_no_library() -> None:
     assert encoder().fit(scene()).library is None
-    model = encoder()
-    model.fit([seen_by(POOR), seen_by(RICH)])
-    assert model.library is None  # the first sensor's count
 
 
 @torch.no_grad()

@@ -104,7 +104,7 @@ def test_untrained_twins_are_fitted_by_the_recipe_of_the_encoder() -> None:
         return seen[0]
 
     probe(model, plots(6), QUICK, make_random=twin)
-    assert seen[1]["recipe"] == {"shift": 3, "power": 0.5, "components": 4, "damping": 1e-5}
+    assert seen[1]["recipe"] == {"shift": 3, "power": 0.5, "components": 4, "damping": 1e-5, "brightness": False}
     assert seen[0].card == {}
 
 

@@ -21,7 +21,7 @@ from specfm.dense.home import HomeSpectra
 from specfm.dense.tile_encoder import fitting_batch, refuse_odd_numbers
 from specfm.digests import digest_parts
 from specfm.errors import SpecfmError, UsageError
-from specfm.library import same_bands
+from specfm.library import FEWEST_BANDS, same_bands
 from specfm.models.patches import Patches
 from specfm.models.pixels import patch_middles
 from specfm.models.stem import Stem
@@ -91,7 +91,7 @@ def fit_encoder(
 ) -> Fit:
     """Give an encoder the whitened stem of one acquisition: one scene, or the plots of a site. No label is looked at.
 
-    One stem is computed from all scenes together; of several sensors, from those of the one with most bands.
+    One stem is computed from all scenes together; of several sensors, from those of the first with 50 usable bands.
     ``card["fitted"]`` says from what. What is not given is as the encoder was pretrained (``card["whiten"]``), else
     shift 3, power 0.25, all components, damping 1e-5, without brightness. The sensor's spectra become the encoder's
     ``library`` (drawn anew, :mod:`specfm.dense.home`), so that others are aligned to it.
@@ -200,9 +200,9 @@ def acquisition(
 
 
 def of_one_sensor(scenes: Sequence[Scene]) -> tuple[list[Scene], list[str]]:
-    """The scenes of the sensor with most usable bands (of several, the one met first), and the names of the others.
+    """The scenes of the first sensor that can stand for others (50 usable bands), and the names of the other scenes.
 
-    Lists of spectra count where there is nothing else.
+    If there is none, of the one with most bands. Lists of spectra count where there is nothing else.
     """
     if len(scenes) < 2:
         return list(scenes), []
@@ -211,7 +211,7 @@ def of_one_sensor(scenes: Sequence[Scene]) -> tuple[list[Scene], list[str]]:
         same = one.sensor.quantity == other.sensor.quantity and one.neighbours == other.neighbours
         return same and same_bands(one.sensor.bands, other.sensor.bands)
 
-    first = max(scenes, key=lambda scene: (scene.neighbours, int(scene.sensor.bands.valid.sum())))
+    first = max(scenes, key=lambda scene: (scene.neighbours, min(int(scene.sensor.bands.valid.sum()), FEWEST_BANDS)))
     kept = [scene for scene in scenes if alike(scene, first)]
     return kept, [scene.name for scene in scenes if not alike(scene, first)]
 

@@ -272,7 +272,7 @@ def test_other_sensors_are_put_as_the_one_fitted_to_would_tell_them(tmp_path: Pa
     assert found(specfm.load(tmp_path / "fitted", align=True)) == after
 
 
-def test_of_several_sensors_the_one_with_most_bands_is_fitted_to(caplog: pytest.LogCaptureFixture) -> None:
+def test_of_several_sensors_the_first_that_can_stand_for_others_is_fitted_to(caplog: pytest.LogCaptureFixture) -> None:
     poor, rich = seen_by(POOR), seen_by(RICH)
     model = encoder().fit([poor, rich, seen_by(POOR)])
     assert "rich alone, of 60 bands" in caplog.text

@@ -52,6 +52,7 @@ def test_micro_batches_on_two_ranks_give_the_losses_of_one(tmp_path, shards, sin
     assert_close(out, single, 1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_may_go_on_with_another_number_of_ranks(tmp_path, shards, single):
     out = tmp_path / "run"
     codes, _ = run(out, shards, *STEPS, faults="data.read:kill@step=25", world=2)

@@ -209,6 +209,7 @@ def test_a_rank_that_is_killed_is_missed_in_a_sentence(tmp_path, shards, point):
     assert "another process of the run has ended" in error_of(text) and "--resume" in error_of(text)
 
 
+@pytest.mark.slow
 def test_the_command_says_which_process_was_killed(tmp_path, shards):
     arguments = ["pretrain", "pretrain/debug.yaml", *settings(tmp_path / "run", shards), "--nproc", "2"]
     environment = {**os.environ, "SPECFM_FAULTS": "step.forward:kill@step=2:rank=1", "OMP_NUM_THREADS": "1"}
@@ -265,8 +266,10 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(tmp_path, shards):
     ("number", "nproc"),
     [
         (signal.SIGTERM, 1),
-        (signal.SIGHUP, 2),
-        *(pytest.param(number, 2, marks=pytest.mark.slow) for number in (signal.SIGUSR1, signal.SIGUSR2)),
+        *(
+            pytest.param(number, 2, marks=pytest.mark.slow)
+            for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+        ),
     ],
 )
 def test_a_signal_to_the_command_saves_and_resumes_exactly(tmp_path, shards, number, nproc):

@@ -180,6 +180,7 @@ def test_stems_of_other_acquisitions_are_not_taken_up(tmp_path: Path, shards: li
             train(changed, resume=True)
 
 
+@pytest.mark.slow
 def test_two_ranks_and_micro_batches_give_the_losses_of_one(tmp_path: Path, shards: list[str]) -> None:
     options = ("whiten.per=scene", "model.options.pixel=true")
     alone = train(debug_config(tmp_path / "one", shards, *options))

@@ -83,6 +83,7 @@ def test_a_dataset_says_which_scenes_and_bands(folder: Path, tmp_path: Path) -> 
         suite_of(folder, datasets=[card | {"bands": "pink"}])
 
 
+@pytest.mark.slow
 def test_a_rerun_gives_identical_numbers(folder: Path, whole: Path, tmp_path: Path) -> None:
     suite = suite_of(folder, datasets=[suite_of(folder).datasets[0].model_dump(mode="json")])
     run_benchmark(suite, [str(folder / "model0"), str(folder / "model1")], tmp_path / "again")

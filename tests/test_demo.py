@@ -69,6 +69,7 @@ def test_the_whole_road_twice_gives_the_same_numbers(tmp_path: Path, small: list
         assert expected in page
 
 
+@pytest.mark.slow
 def test_an_earlier_demo_is_not_overwritten_and_strangers_files_stay(tmp_path: Path, small: list[str]) -> None:
     (tmp_path / "shards").mkdir()
     (tmp_path / "shards" / "old").touch()

@@ -90,6 +90,7 @@ def test_a_rerun_gives_identical_numbers(folder: Path, whole: Path, tmp_path: Pa
     assert rows_of(tmp_path / "again") == [row for row in rows_of(whole) if row["data"] == "sentinel2_msi"]
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed_gives_identical_numbers(
     folder: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,7 +116,16 @@ class Library:
             told = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {}).get("home")
             home = None if told is None else Sensor.from_dict(json.loads(told))
             return cls(float(low[0]), spectra, quantity, home)
-        except (ArithmeticError, KeyError, TypeError, ValueError, SpecfmError, SafetensorError) as error:
+        except (
+            ArithmeticError,
+            AttributeError,
+            RecursionError,
+            KeyError,
+            TypeError,
+            ValueError,
+            SpecfmError,
+            SafetensorError,
+        ) as error:
             raise SpecfmError(f"not a library of spectra ({error})") from None
 
     def seen_through(self, bands: BandGrid) -> NDArray[np.float32]:
@@ -137,7 +146,7 @@ def redrawn(
     """
     level_M1 = (np.abs(measured_MC) @ weights_C)[:, None]
     shape_MC = measured_MC[level_M1[:, 0] > 0] / level_M1[level_M1[:, 0] > 0]
-    if len(shape_MC) < 2 * directions:
+    if len(shape_MC) < 2 * min(directions, shape_MC.shape[1]):
         return None
     mean_C = shape_MC.mean(0)
     _, values_K, vectors_KC = np.linalg.svd(shape_MC - mean_C, full_matrices=False)

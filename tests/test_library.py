@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,14 @@ def test_spectra_on_the_bands_of_a_sensor_stay_as_they_are_for_it() -> None:
     assert np.allclose(one.seen_through(wide), smooth(wide), atol=0.02)
     with pytest.raises(SpecfmError, match="bands are not those"):
         dataclasses.replace(one, spectra_LS=one.spectra_LS[:, :-1])
+
+
+@pytest.mark.parametrize("told", ["7", "[1]", "{}", json.dumps({"bands": 3}), "[" * 100_000])
+def test_an_odd_home_is_no_library(told: str) -> None:
+    one = at_home()
+    tensors = {"spectra_LS": one.spectra_LS, "quantity_L": one.quantity_L, "low_nm": np.array([one.low_nm])}
+    with pytest.raises(SpecfmError, match="not a library"):
+        Library.from_bytes(save(tensors, {"home": told}))
 
 
 def crafted(**changes: Any) -> bytes:

@@ -8,7 +8,8 @@ One probe serves all conditions; spectra of other bands are resampled to those t
 features are aligned, it is known beforehand which sensors will be compared. Then every other sensor has a probe of its
 own, fitted on true spectra as that sensor tells them: features as the poorer of the two
 (:class:`specfm.models.alignment.Alignment`), raw spectra seen through its bands. Encoders trained on the labels are
-trained once, on scenes as measured, and where the encoder is fitted without labels, it is fitted to these.
+trained once, on scenes as measured, and where the encoder is fitted without labels, it is fitted to these; other
+sensors are then put as theirs would tell it, and features of the scenes as measured stay as they are.
 
 Shape suffixes: N samples, D features, S runs, K bands of the grid of the spectra.
 """

@@ -184,7 +184,8 @@ def acquisition(
         )  # fmt: skip
     moments, seen = empty_moments(encoder), []
     stride = _stride(encoder, scenes, recipe, patches)
-    spectra = HomeSpectra(patches // (window_side(encoder, recipe) // encoder.patch_size) ** 2)
+    side = window_side(encoder, recipe)
+    spectra = HomeSpectra(sum(math.prod(map(len, _corners(scene, side, stride))) for scene in scenes))
     with progress("fit without labels", len(scenes)) as advance:
         for scene in scenes:
             before = moments[0].count
@@ -286,6 +287,12 @@ def _stride(encoder: FitEncoder, scenes: Sequence[Scene], recipe: WhitenRecipe, 
     return max(1, math.ceil(math.sqrt(places * (side // encoder.patch_size) ** 2 / patches)))
 
 
+def _corners(scene: Scene, side: int, stride: int) -> tuple[range, range]:
+    """First rows and first columns of the windows that are read."""
+    rows, cols = (range(0, max(size - side, 0) + 1, stride) for size in scene.shape[:2])
+    return rows, cols
+
+
 def _add_scene(
     encoder: FitEncoder,
     moments: Sequence[Moments],
@@ -295,7 +302,7 @@ def _add_scene(
     stride: int,
 ) -> str:
     """Take in the windows of a scene; a digest of what was read."""
-    side, (height, width) = window_side(encoder, recipe), scene.shape[:2]
+    side = window_side(encoder, recipe)
     if not scene.neighbours:
         raise UsageError(
             f"{scene.where}: is a list of spectra without neighbours, so nothing says what is noise; fit the encoder "
@@ -303,7 +310,7 @@ def _add_scene(
         )
     refuse_odd_numbers(scene)
     bands, step = BandTensors.from_sensors(scene.sensor), recipe.step(encoder.patch_size)
-    rows, cols = (range(0, max(size - side, 0) + 1, stride) for size in (height, width))
+    rows, cols = _corners(scene, side, stride)
     before, encoder.alignment = encoder.alignment, None
     training = encoder.training
     encoder.train(False)

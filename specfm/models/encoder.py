@@ -203,6 +203,8 @@ class Encoder(nn.Module):
 
         Features of several sensors agree best where all are put as the poorest of them would tell it: name them in
         ``sensors``. Such features are for that comparison only.
+        An encoder fitted to scenes (:meth:`fit`) puts all others as the sensor of these would tell it, whatever is
+        named.
 
         For frozen features that are compared across sensors. The maps hold for the weights as they are, so
         :meth:`train` takes the alignment off again, unless the trunk is trained on aligned tokens; call it anew if you

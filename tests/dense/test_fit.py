@@ -287,6 +287,17 @@ def test_few_bands_give_no_library() -> None:
 
 
 @torch.no_grad()
+def test_a_small_scene_has_a_library_too_as_far_as_its_spectra_differ() -> None:
+    """A direction needs two spectra, and there are no more directions than bands, nor fewer than are seen to differ."""
+    bands = BandGrid(np.linspace(450, 900, 60), np.full(60, 8.0))
+    cube = scene(side=20).read() @ np.random.default_rng(1).random((12, 60), np.float32)
+    wide = Sensor(bands, "radiance", name="wide")
+    found = acquisition(encoder(), [Scene.from_array(cube, wide)]).library
+    assert found is not None and found.home is not None and len(found.home.bands) == 60
+    spare = Scene.from_array(cube[:10, :10], wide)
+    assert acquisition(encoder(), [spare]).library is None
+
+
 def test_brightness_of_a_patch_is_left_out_unless_asked_for() -> None:
     """With brightness a patch in the shade differs from what it is in the light, else it does not."""
     of = scene()

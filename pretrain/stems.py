@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pretrain.pairs.nearest import chunks, noise_pairs, spread
 from specfm.batch import BandTensors, Batch, BatchPart
-from specfm.dense.fit import add_windows, empty_moments, stems_of, whitened
+from specfm.dense.fit_tokens import add_lattices, empty_moments, lattices, stems_of, whitened
 from specfm.errors import SpecfmError, UsageError
 from specfm.models.backbone import Backbone
 from specfm.models.encoder import Encoder
@@ -130,7 +130,7 @@ def scene_moments(encoder: Encoder, reader: ShardReader, scene: int, recipe: Whi
     encoder.alignment = None
     try:
         for x_BHWC, mask_BHW in _read(reader, ids):
-            add_windows(encoder, moments, x_BHWC, bands, mask_BHW, step)
+            add_lattices(moments, lattices(encoder, x_BHWC, bands, mask_BHW), step)
         if max(cells) <= step:
             sides = noise_pairs(reader, max(recipe.shift, patch), "set whiten.per=run")
             _add_pairs(encoder, moments, reader, sides[reader.scene_id_N[sides[:, 0]] == scene], bands)

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from specfm.dense.fit import Fitted, acquisition, stems_of
+from specfm.dense.fit import Fitted, acquisition
+from specfm.dense.fit_tokens import stems_of
 from specfm.errors import UsageError
 
 if TYPE_CHECKING:

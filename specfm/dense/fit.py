@@ -8,28 +8,23 @@ Noise is what changes between disjoint patches a few pixels apart (``specfm.mode
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from specfm.batch import BandTensors
-from specfm.dense.home import HomeSpectra
-from specfm.dense.tile_encoder import fitting_batch, refuse_odd_numbers
-from specfm.digests import digest_parts
-from specfm.errors import SpecfmError, UsageError
+from specfm.dense.fit_tokens import (
+    FitEncoder,
+    stems_of,
+    whitened,
+)
+from specfm.dense.survey import Survey
+from specfm.errors import UsageError
 from specfm.library import FEWEST_BANDS, same_bands
-from specfm.models.patches import Patches
-from specfm.models.pixels import patch_middles
-from specfm.models.stem import Stem
-from specfm.models.whitening import Moments, WhitenRecipe
+from specfm.models.whitening import WhitenRecipe
 from specfm.progress import progress
 from specfm.scene import Scene
-from specfm.tiles import STRIP_BYTES
-from specfm.window import read_window
 
 if TYPE_CHECKING:
     from specfm.bands import BandGrid
@@ -38,40 +33,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 PATCHES = 50_000  # most patches that a fit looks at, over all scenes
-WINDOWS = 256  # read at once
-WINDOW_PATCHES = 3  # side of a window where the encoder's card names none
-
-
-class FitEncoder(Protocol):
-    """What a fit needs of an encoder: everything up to its stems."""
-
-    patch_size: int
-    num_features: int
-    card: dict[str, Any]
-    aligned: bool
-    alignment: Any
-    library: Library | None
-    brightness: torch.nn.Linear | None
-    training: bool
-
-    @property
-    def stem(self) -> Stem: ...
-
-    @property
-    def pixel_stem(self) -> Stem | None: ...
-
-    @property
-    def device(self) -> torch.device: ...
-
-    def prepare(self, x_BHWC: Tensor, bands: BandTensors, mask_BHW: Tensor | None = None) -> Patches: ...
-
-    def generated(self, patches: Patches) -> Tensor: ...
-
-    def pixels(self, x_BHWC: Tensor, mask_BHW: Tensor | None, patches: Patches, place_Q2: Tensor) -> Patches: ...
-
-    def train(self, mode: bool = True) -> Any: ...
-
-    def align(self, on: bool = True, sensors: Sequence[Sensor | BandGrid | str] = ()) -> Any: ...
 
 
 Fit = TypeVar("Fit", bound=FitEncoder)
@@ -166,7 +127,10 @@ class Fitted:
 
 
 def acquisition(
-    encoder: FitEncoder, scenes: Sequence[Scene], recipe: WhitenRecipe | None = None, patches: int = PATCHES
+    encoder: FitEncoder,
+    scenes: Sequence[Scene],
+    recipe: WhitenRecipe | None = None,
+    patches: int = PATCHES,
 ) -> Fitted:
     """The maps of one acquisition; arguments and errors as those of :func:`fit_encoder`. The encoder is not changed."""
     if encoder.aligned:
@@ -182,22 +146,19 @@ def acquisition(
             scenes[0].sensor.name or "a sensor without a name", int(scenes[0].sensor.bands.valid.sum()),
             ", ".join(left_out[:3]) + (" and others" if len(left_out) > 3 else ""),
         )  # fmt: skip
-    moments, seen = empty_moments(encoder), []
-    stride = _stride(encoder, scenes, recipe, patches)
-    side = window_side(encoder, recipe)
-    spectra = HomeSpectra(sum(math.prod(map(len, _corners(scene, side, stride))) for scene in scenes))
+    survey, seen = Survey(encoder, scenes, recipe, patches), []
     with progress("fit without labels", len(scenes)) as advance:
         for scene in scenes:
-            before = moments[0].count
-            digest = _add_scene(encoder, moments, spectra, scene, recipe, stride)
-            seen.append({"name": scene.name, "digest": digest, "patches": moments[0].count - before})
+            before = survey.moments[0].count
+            digest = survey.add(scene)
+            seen.append({"name": scene.name, "digest": digest, "patches": survey.moments[0].count - before})
             advance()
-    maps = whitened(encoder, moments, recipe, " and ".join(dict.fromkeys(scene.where for scene in scenes[:3])))
+    maps = whitened(encoder, survey.moments, recipe, " and ".join(dict.fromkeys(scene.where for scene in scenes[:3])))
     record = {
-        "labels": None, "scenes": seen, "recipe": recipe.to_dict(), "patches": moments[0].count,
-        "pairs": moments[0].pairs, "left_out": left_out,
+        "labels": None, "scenes": seen, "recipe": recipe.to_dict(), "patches": survey.moments[0].count,
+        "pairs": survey.moments[0].pairs, "left_out": left_out,
     }  # fmt: skip
-    return Fitted(maps, record, None if encoder.pixel_stem is not None else spectra.library())
+    return Fitted(maps, record, None if encoder.pixel_stem is not None else survey.spectra.library())
 
 
 def of_one_sensor(scenes: Sequence[Scene]) -> tuple[list[Scene], list[str]]:
@@ -215,126 +176,3 @@ def of_one_sensor(scenes: Sequence[Scene]) -> tuple[list[Scene], list[str]]:
     first = max(scenes, key=lambda scene: (scene.neighbours, min(int(scene.sensor.bands.valid.sum()), FEWEST_BANDS)))
     kept = [scene for scene in scenes if alike(scene, first)]
     return kept, [scene.name for scene in scenes if not alike(scene, first)]
-
-
-def stems_of(encoder: FitEncoder) -> list[Stem]:
-    """The stems that are fitted."""
-    return [stem for stem in (encoder.stem, encoder.pixel_stem) if stem is not None]
-
-
-def empty_moments(encoder: FitEncoder) -> list[Moments]:
-    """Nothing summed yet, for each of :func:`stems_of`."""
-    return [Moments(encoder.num_features, encoder.device) for _ in stems_of(encoder)]
-
-
-def whitened(
-    encoder: FitEncoder, moments: Sequence[Moments], recipe: WhitenRecipe, where: str
-) -> list[tuple[Tensor, Tensor]]:
-    """Weight and bias of each stem.
-
-    Raises:
-        SpecfmError: fewer pairs of neighbouring patches than directions; ``where`` they were looked for is named.
-    """
-    fewest, width = min(each.pairs for each in moments), len(moments[0].mean_D)
-    if fewest < width:
-        raise SpecfmError(
-            f"{where}: {fewest} pairs of neighbouring patches with data are too few to tell the noise of {width} "
-            "directions; fit several scenes of the acquisition together, or a larger piece of it"
-        )
-    try:
-        brightness_D = None if encoder.brightness is None else encoder.brightness.weight.detach()[:, 0]
-        return [each.whitened(recipe, brightness_D) for each in moments]
-    except SpecfmError as error:
-        raise SpecfmError(f"{where}: {error}") from None
-
-
-@torch.no_grad()
-def add_windows(
-    encoder: FitEncoder,
-    moments: Sequence[Moments],
-    x_BHWC: Tensor,
-    bands: BandTensors,
-    mask_BHW: Tensor | None,
-    step: int,
-) -> None:
-    """Take tokens of windows into the moments of :func:`stems_of`; only patches all of whose pixels are valid count.
-
-    Args:
-        step: cells between patches that are compared.
-    """
-    patches = encoder.prepare(x_BHWC, bands, mask_BHW)
-    moments[0].add_lattice(encoder.generated(patches), patches.pixels_BN >= 1, patches.grid_hw, step)
-    if encoder.pixel_stem is not None:
-        places = patch_middles(patches.grid_hw, encoder.patch_size, encoder.device)
-        pixels = encoder.pixels(x_BHWC, mask_BHW, patches, places)
-        moments[1].add_lattice(encoder.generated(pixels), pixels.token_mask_BN, patches.grid_hw, step)
-
-
-def window_side(encoder: FitEncoder, recipe: WhitenRecipe) -> int:
-    """Side of the windows that are read, pixels: as pretrained, and wide enough to hold two patches to compare."""
-    patch = encoder.patch_size
-    window = encoder.card.get("window") or 0
-    known = (max(window) if isinstance(window, list | tuple) else int(window)) // patch
-    return max(known or WINDOW_PATCHES, recipe.step(patch) + 1) * patch
-
-
-def _stride(encoder: FitEncoder, scenes: Sequence[Scene], recipe: WhitenRecipe, patches: int) -> int:
-    """Pixels between windows, the same in all scenes, so that these hold about as many patches as wanted."""
-    if patches < 1:
-        raise UsageError(f"a fit needs patches to look at, not {patches}")
-    side = window_side(encoder, recipe)
-    places = sum(max(s.shape[0] - side + 1, 1) * max(s.shape[1] - side + 1, 1) for s in scenes)
-    return max(1, math.ceil(math.sqrt(places * (side // encoder.patch_size) ** 2 / patches)))
-
-
-def _corners(scene: Scene, side: int, stride: int) -> tuple[range, range]:
-    """First rows and first columns of the windows that are read."""
-    rows, cols = (range(0, max(size - side, 0) + 1, stride) for size in scene.shape[:2])
-    return rows, cols
-
-
-def _add_scene(
-    encoder: FitEncoder,
-    moments: Sequence[Moments],
-    spectra: HomeSpectra,
-    scene: Scene,
-    recipe: WhitenRecipe,
-    stride: int,
-) -> str:
-    """Take in the windows of a scene; a digest of what was read."""
-    side = window_side(encoder, recipe)
-    if not scene.neighbours:
-        raise UsageError(
-            f"{scene.where}: is a list of spectra without neighbours, so nothing says what is noise; fit the encoder "
-            "to the scene that they are from, or leave fit out"
-        )
-    refuse_odd_numbers(scene)
-    bands, step = BandTensors.from_sensors(scene.sensor), recipe.step(encoder.patch_size)
-    rows, cols = _corners(scene, side, stride)
-    before, encoder.alignment = encoder.alignment, None
-    training = encoder.training
-    encoder.train(False)
-    parts: list[str] = [scene.sensor.digest]
-    try:
-        for row in rows:
-            for some in _beside(cols, side, scene.shape[2]):
-                # in one piece: many formats read whole lines anyway
-                strip_HWC, mask_HW = read_window(scene, row, some[0], side, some[-1] + side - some[0])
-                x_BHWC = np.stack([strip_HWC[:, col - some[0] :][:, :side] for col in some])
-                mask_BHW = np.stack([mask_HW[:, col - some[0] :][:, :side] for col in some])
-                parts.append(digest_parts([x_BHWC, mask_BHW]))
-                spectra.add(scene.sensor, x_BHWC, mask_BHW, encoder.patch_size)
-                add_windows(encoder, moments, torch.from_numpy(x_BHWC), bands, torch.from_numpy(mask_BHW), step)
-    finally:
-        encoder.train(training)
-        encoder.alignment = before
-    return digest_parts(parts)
-
-
-def _beside(cols: range, side: int, bands: int) -> Iterator[range]:
-    """First columns of windows of one row that are read, and then encoded, at once."""
-    pixel = side * bands * 4  # bytes of a column of a strip in float32
-    fit_in = (STRIP_BYTES // pixel - side) // cols.step + 1
-    most = max(1, min(fit_in, fitting_batch(WINDOWS, side, bands)))
-    for start in range(0, len(cols), most):
-        yield cols[start : start + most]

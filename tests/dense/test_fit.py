@@ -10,7 +10,8 @@ import torch
 
 import specfm
 from specfm.bands import BandGrid
-from specfm.dense.fit import acquisition, add_windows, empty_moments, fit_encoder, of_one_sensor, whitened
+from specfm.dense.fit import acquisition, fit_encoder, of_one_sensor
+from specfm.dense.fit_tokens import add_lattices, empty_moments, lattices, whitened
 from specfm.errors import SpecfmError, UsageError
 from specfm.models import create_encoder
 from specfm.models.whitening import WhitenRecipe
@@ -128,7 +129,7 @@ def test_a_big_scene_is_thinned_and_the_result_hardly_changes() -> None:
 
 def test_pieces_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = encoder().fit(scene())
-    monkeypatch.setattr("specfm.dense.fit.WINDOWS", 3)
+    monkeypatch.setattr("specfm.dense.survey.WINDOWS", 3)
     pieces = encoder().fit(scene())
     torch.testing.assert_close(tokens(pieces, scene()), tokens(whole, scene()), rtol=1e-3, atol=1e-3)
 
@@ -225,7 +226,7 @@ def test_patches_lie_apart_by_the_shift_on_the_lattice_of_disjoint_patches() -> 
     model, recipe = encoder(), WhitenRecipe(shift=2)
     moments = empty_moments(model)
     cube = torch.rand(5, 6, 6, 12)
-    add_windows(model, moments, cube, specfm.BandTensors.from_sensors(SENSOR), None, recipe.step(2))
+    add_lattices(moments, lattices(model, cube, specfm.BandTensors.from_sensors(SENSOR), None), recipe.step(2))
     assert (moments[0].count, moments[0].pairs) == (5 * 9, 5 * 12)
     assert len(whitened(model, moments, recipe, "here")) == 1
     assert acquisition(model, [scene()]).record["labels"] is None

@@ -14,7 +14,7 @@ from pretrain.loader import Loader
 from pretrain.loop import train
 from pretrain.stems import StemRouter, acquisitions, scene_moments
 from specfm import BandGrid, Encoder, Sensor
-from specfm.dense.fit import add_windows, empty_moments
+from specfm.dense.fit_tokens import add_lattices, empty_moments, lattices
 from specfm.errors import SpecfmError, UsageError
 from specfm.models.stem import Stem
 from specfm.models.whitening import WhitenRecipe
@@ -111,7 +111,7 @@ def test_narrow_windows_are_compared_with_those_beside_them(tmp_path: Path) -> N
     x_BHWC, mask_BHW = (torch.from_numpy(each) for each in store.readers[0].read(np.arange(40, 80)))
     alone = empty_moments(encoder)
     bands = specfm.BandTensors.from_sensors(store.readers[0].sensor)
-    add_windows(encoder, alone, x_BHWC, bands, mask_BHW, 1)
+    add_lattices(alone, lattices(encoder, x_BHWC, bands, mask_BHW), 1)
     torch.testing.assert_close(found.covariance_DD, alone[0].covariance_DD)
     assert alone[0].pairs == 0
 

@@ -1,0 +1,164 @@
+"""What each pairing and objective is worth alone and combined, on sensors left out of the pretraining:
+``python -m tests.benchmarks.ablation --shards DIR --out DIR [--leave neon=neon_osbs,aviris=indian_pines+salinas_a]
+[--recipes views,nearest] [--seeds 3] [--steps 200] [--batch 96]``.
+
+For each domain left out, seed and recipe: a pretraining on all other domains, and frozen features of scenes of the one
+left out, once with the stem of the run and once fitted to it (``--fit together``). ``start`` is the same encoder, of
+the same seed, before its first step: every recipe is compared with it split by split.
+
+DIR gets ``results.jsonl`` (one row a run, written as it ends; a second call goes on) and ``table.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import specfm
+from downstream.probe.options import ProbeOptions
+from downstream.probe.run import probe
+from specfm.cards.opening import open_scenes
+
+BASE = "pretrain/real_scenes.yaml"
+NT_XENT = "nt_xent: {temperature: .1, negatives: {spectral: false, within: domain, near: %s}, projection: {layers: 0}}"
+VIEWS, NEAREST = "pairs={kind: views}", "pairs={kind: nearest_elsewhere}"
+SIMULATED = "data.simulated={share: .5}"
+VICREG = "vicreg: {projection: {layers: 0}}"
+MASKED = "masked: {bands: 64, decoder: {width: 64}}"
+RECIPES: dict[str, list[str]] = {
+    "start": [VIEWS, f"objective={{{NT_XENT % 'false'}}}", "steps=1", "optim.lr=1e-12", "optim.weight_decay=0"],
+    "views": [VIEWS, f"objective={{{NT_XENT % 'false'}}}"],
+    "nearest": [NEAREST, f"objective={{{NT_XENT % 'true'}}}"],
+    "views + simulated": [VIEWS, SIMULATED, f"objective={{{NT_XENT % 'false'}}}"],
+    "nearest + simulated": [NEAREST, SIMULATED, f"objective={{{NT_XENT % 'true'}}}"],
+    "vicreg": [VIEWS, f"objective={{{VICREG}}}"],
+    "nearest + vicreg": [NEAREST, f"objective={{{VICREG}}}"],
+    "local": [VIEWS, "objective={local: {}}"],
+    "views + local": [VIEWS, f"objective={{local: {{}}, {NT_XENT % 'false'}}}"],
+    "masked": [VIEWS, f"objective={{{MASKED}}}"],
+    "latent": [VIEWS, "objective={latent: {}}"],
+    "band_prediction": [VIEWS, "views.keep_low=.5", "objective={band_prediction: {}}"],
+    "nearest + masked": [NEAREST, f"objective={{{NT_XENT % 'true'}, {MASKED}}}"],
+}
+PROBES: dict[str, dict[str, int]] = {
+    "neon_osbs": {"max_per_class": 6, "min_groups": 3},
+    "neon_mlbs": {"max_per_class": 3, "min_groups": 3},
+    "indian_pines": {"max_per_class": 40, "min_groups": 5},
+}
+SCORES = ("knn1", "linear")
+
+
+def options(card: str, fit: bool, splits: int) -> ProbeOptions:
+    """How frozen features of a card are judged."""
+    return ProbeOptions(
+        protocols=("knn", "linear"), ks=(1,), window=9, pooling="centre", seeds=splits, init_seeds=0, baselines=False,
+        fit=fit, **PROBES.get(card, {"max_per_class": 40}),
+    )  # fmt: skip
+
+
+def run(recipe: str, domain: str, cards: Sequence[str], seed: int, given: argparse.Namespace) -> dict[str, Any]:
+    """Train without a domain, and judge on scenes of it.
+
+    Raises:
+        SystemExit: the training failed; it has said why.
+    """
+    from pretrain.__main__ import main as pretrain
+
+    folder = given.out / "run"
+    shutil.rmtree(folder, ignore_errors=True)
+    began = time.process_time()
+    said = [
+        f"data.shards=[{given.shards}]", f"data.exclude=[{domain}]", f"data.global_batch={given.batch}",
+        "data.weights={}", f"out={folder}", f"seed={seed}", f"steps={given.steps}", "whiten={per: sensor}",
+        "model.options.brightness=false", f"monitor.every={10 * given.steps}", f"checkpoint.every={10 * given.steps}",
+    ]  # fmt: skip
+    if code := pretrain([BASE, *said, *RECIPES[recipe]]):
+        raise SystemExit(code)
+    if not (folder / "model").exists():
+        raise SystemExit("stopped before the end; the same call goes on with this run")
+    minutes = (time.process_time() - began) / 60
+    losses = [row["loss"] for row in _lines(folder / "metrics.jsonl") if row.get("loss") is not None]
+    encoder, values = specfm.load(folder / "model"), {}
+    for card in cards:
+        for fit in (False, True):
+            rows = probe(encoder, list(open_scenes([card])), options(card, fit, given.splits), data=card).rows
+            for row in rows:
+                if row["kind"] == "encoder":
+                    values[f"{card}/{'fitted' if fit else 'own'}/{row['protocol']}"] = row["aa"]["values"]
+    return {
+        "recipe": recipe, "left_out": domain, "seed": seed, "steps": given.steps, "batch": given.batch,
+        "minutes": round(minutes, 2), "loss_first": losses[0], "loss_last": losses[-1], "values": values,
+    }  # fmt: skip
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown: mean over seeds and splits, and the paired difference to the start of the same seed with its error."""
+    keys = list(dict.fromkeys(key for row in rows for key in row["values"]))
+    starts = {(r["left_out"], r["seed"]): r["values"] for r in rows if r["recipe"] == "start"}
+    lines = [f"| recipe | seeds | minutes | {' | '.join(keys)} |", f"|{'---|' * (len(keys) + 3)}"]
+    for recipe in dict.fromkeys(row["recipe"] for row in rows):
+        mine = [row for row in rows if row["recipe"] == recipe]
+        cells = []
+        for key in keys:
+            there = [row for row in mine if key in row["values"]]
+            apart = [
+                np.array(row["values"][key]) - starts[row["left_out"], row["seed"]][key]
+                for row in there
+                if (row["left_out"], row["seed"]) in starts and recipe != "start"
+            ]
+            cell = f"{np.mean([row['values'][key] for row in there]):.3f}" if there else ""
+            if apart:
+                every = np.concatenate(apart)
+                cell += f" ({every.mean():+.3f} ± {2 * every.std(ddof=1) / len(every) ** 0.5:.3f})"
+            cells.append(cell)
+        minutes = np.mean([row["minutes"] for row in mine])
+        lines.append(f"| {recipe} | {len({r['seed'] for r in mine})} | {minutes:.1f} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what is missing; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shards", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--leave", default="neon=neon_osbs,aviris=indian_pines+salinas_a")
+    parser.add_argument("--recipes", default=",".join(RECIPES))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--batch", type=int, default=96)
+    parser.add_argument("--splits", type=int, default=10)
+    given = parser.parse_args(arguments)
+    given.out.mkdir(parents=True, exist_ok=True)
+    results = given.out / "results.jsonl"
+    wanted = ["start", *(name for name in given.recipes.split(",") if name != "start")]
+    if unknown := [name for name in wanted if name not in RECIPES]:
+        parser.error(f"unknown recipes {unknown}; choose among {', '.join(RECIPES)}")
+    left = dict(each.split("=") for each in given.leave.split(","))
+    key = ("recipe", "left_out", "seed", "steps", "batch")
+    for seed in range(given.seeds):
+        for recipe in wanted:
+            for domain, cards in left.items():
+                if [recipe, domain, seed, given.steps, given.batch] in [[r[k] for k in key] for r in _lines(results)]:
+                    continue
+                row = run(recipe, domain, cards.split("+"), seed, given)
+                with results.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                (given.out / "table.md").write_text(table(_lines(results)))
+    print(table(_lines(results)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,7 +1,7 @@
 """Typed configurations: YAML and ``key=value`` overrides in, a checked pydantic model out; strict about every key.
 
 A configuration is a :class:`Strict` model. An unknown key, a value of the wrong type or a duplicated key ends in one
-sentence that names the file, the dotted key and, for a mistyped key, the nearest valid name, before any work begins.
+line that names the file, each dotted key and, for a mistyped key, the nearest valid name, before any work begins.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import difflib
 import types
 import typing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -20,12 +20,19 @@ from specfm.errors import UsageError
 
 
 class Strict(BaseModel):
-    """Base of every configuration section: unknown keys are refused, values are checked, instances are frozen."""
+    """Base of every configuration section: unknown keys are refused, values are checked, instances are frozen.
+
+    Attributes:
+        keys_beside: what may be written beside the fields, where a validator moves it elsewhere.
+    """
+
+    keys_beside: ClassVar[tuple[str, ...]] = ()
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
 
 Model = TypeVar("Model", bound=BaseModel)
+MOST_PROBLEMS = 12  # told at once
 
 
 def load_config(path: Path | str | None, model: type[Model], overrides: list[str] | None = None) -> Model:
@@ -57,7 +64,7 @@ def load_config(path: Path | str | None, model: type[Model], overrides: list[str
 
 
 def build_config(values: dict[str, Any], model: type[Model], source: str) -> Model:
-    """Check plain values against ``model``; problems are reported in one sentence that begins with ``source``."""
+    """Check plain values against ``model``; problems are reported in one line that begins with ``source``."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -178,25 +185,43 @@ def _refuse_duplicates(node: yaml.Node | None, path: Path, prefix: str) -> None:
 
 
 def _explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """One sentence for the first problem (unknown keys first: they often cause the others)."""
+    """All problems in one line, a sentence each; unknown keys first, since they often cause the others."""
     problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    problem = problems[0]
+    sentences: dict[tuple[int | str, ...], str] = {}
+    for problem in problems:
+        # of the ways in which a value fits none of several types, the first; of the same thing in every part, one
+        place = _field_at(model, problem["loc"])
+        if place not in sentences:
+            sentences[place] = _sentence(problem, model)
+    told = list(dict.fromkeys(sentences.values()))
+    more = len(told) - MOST_PROBLEMS
+    shown = told[:MOST_PROBLEMS] + ([f"{more} more"] if more > 0 else [])
+    return shown[0] if len(shown) == 1 else "; ".join(f"({n}) {text}" for n, text in enumerate(shown, 1))
+
+
+def _sentence(problem: Any, model: type[BaseModel]) -> str:
     dotted = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         names = _keys_at(model, problem["loc"][:-1])
         close = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1, cutoff=0.4)
         near = ".".join(str(part) for part in (*problem["loc"][:-1], *close))
         hint = f"did you mean {near}?" if close else f"known keys here: {', '.join(names)}"
-        sentence = f"unknown key {dotted}; {hint}"
-    elif problem["type"] == "missing":
-        sentence = f"key {dotted} is missing"
-    else:
-        message = problem["msg"].removeprefix("Value error, ").rstrip(".")
-        place = f"{dotted}: " if dotted else ""
-        given = f" (given: {_short(problem['input'])})" if dotted else ""
-        sentence = f"{place}{message[:1].lower()}{message[1:]}{given}"
-    more = len(problems) - 1
-    return sentence + (f" (and {more} more problem{'s' if more > 1 else ''})" if more else "")
+        return f"unknown key {dotted}; {hint}"
+    if problem["type"] == "missing":
+        return f"key {dotted} is missing"
+    message = problem["msg"].removeprefix("Value error, ").rstrip(".")
+    place = f"{dotted}: " if dotted else ""
+    given = f" (given: {_short(problem['input'])})" if dotted else ""
+    return f"{place}{message[:1].lower()}{message[1:]}{given}"
+
+
+def _field_at(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """A location without the tags of a union that follow the last field or index in it."""
+    end = 0
+    for number, part in enumerate(location):
+        if isinstance(part, int) or part in _keys_at(model, location[:number]):
+            end = number + 1
+    return location if end == 0 else location[:end]
 
 
 def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
@@ -214,7 +239,7 @@ def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[st
             name
             for candidate in candidates
             if isinstance(candidate, type) and issubclass(candidate, BaseModel)
-            for name in candidate.model_fields
+            for name in (*candidate.model_fields, *getattr(candidate, "keys_beside", ()))
         }
     )
 

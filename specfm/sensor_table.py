@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import difflib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -42,6 +43,8 @@ class SensorRow:
         exactness: how well the centres are known, one of ``EXACTNESS``.
         fwhm_exactness: how well the widths are known, one of ``EXACTNESS``.
         source: where the numbers come from.
+        usual_removals: number of bands that are left -> name of a scene that is handed on so, and the ranges of bands
+            (1-based) that are gone.
     """
 
     name: str
@@ -56,6 +59,7 @@ class SensorRow:
     exactness: str
     fwhm_exactness: str
     source: str
+    usual_removals: Mapping[int, tuple[str, str]]
 
     @property
     def sensor(self) -> Sensor:
@@ -110,6 +114,7 @@ def _table() -> dict[str, SensorRow]:
             exactness=entry["exactness"],
             fwhm_exactness=entry["fwhm"],
             source=entry["source"],
+            usual_removals={left: (name, gone) for left, (name, gone) in entry.get("usual_removals", {}).items()},
         )
     return table
 

@@ -14,6 +14,7 @@ from specfm.cards.labels import dominant_class
 from specfm.cards.opening import card_scenes, open_scenes
 from specfm.cards.schema import band_ranges
 from specfm.errors import SpecfmError, UsageError
+from specfm.sensor_table import get_row
 
 CLASSIC = ("indian_pines", "salinas", "pavia_university", "pavia_centre", "ksc", "botswana", "houston2013")
 BANDS = dict(zip(CLASSIC, (200, 204, 103, 102, 176, 145, 144), strict=True))
@@ -196,6 +197,50 @@ def _folder(tmp_path: Path, raster: np.ndarray | None = None, **changes: Any) ->
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump({key: value for key, value in fields.items() if value is not None}))
     return path
+
+
+def test_bands_of_a_card_number_the_files_own_where_no_instrument_is_named(tmp_path: Path) -> None:
+    """They are honoured or refused, whoever states the wavelengths."""
+    for key, wanted in (("bands", [True, False, True]), ("removed_bands", [False, True, False])):
+        scene = next(load_card(_folder(tmp_path, **{key: "1,3"})).scenes())
+        assert scene.sensor.bands.valid.tolist() == wanted
+    with pytest.raises(SpecfmError, match="card mine: bands: band 4 is beyond the 3 bands of a_1.npy"):
+        next(load_card(_folder(tmp_path, bands="2-4")).scenes())
+
+
+def test_bands_of_an_instrument_select_where_the_file_states_all_of_them(tmp_path: Path) -> None:
+    table = get_row("sentinel2_msi").bands
+    shape = {"lines": 2, "samples": 2, "data type": 4, "interleave": "bip", "byte order": 0, "wavelength units": "nm"}
+
+    def card(bands: str, count: int) -> Path:
+        listed = ", ".join(f"{centre + 0.7:g}" for centre in table.wavelengths_nm[:count])
+        lines = [
+            "ENVI",
+            *(f"{key} = {value}" for key, value in shape.items()),
+            f"bands = {count}",
+            f"wavelength = {{{listed}}}",
+        ]
+        (tmp_path / "cube.hdr").write_text("\n".join(lines))
+        np.ones((2, 2, count), np.float32).tofile(tmp_path / "cube.img")
+        return _folder(tmp_path, path="cube.hdr", layout=None, linear_nm=None, sensor="sentinel2_msi", bands=bands)
+
+    scene = next(load_card(card("2-4", len(table))).scenes())
+    assert np.flatnonzero(scene.sensor.bands.valid).tolist() == [1, 2, 3]
+    assert next(load_card(card("2-4", 3)).scenes()).sensor.bands.valid.all()  # the file holds those alone
+    with pytest.raises(SpecfmError, match="cube.hdr has 5 bands, neither the 13 of sentinel2_msi nor the 3 that bands"):
+        next(load_card(card("2-4", 5)).scenes())
+
+
+def test_all_problems_of_a_card_are_told_at_once_and_little_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\ndomin: x\npath: 3\nscale: -1\nbands: 4-2\nlabel_name: [a]\n")
+    with pytest.raises(UsageError) as caught:
+        load_card(path)
+    for said in ("domin; did you mean domain?", "key domain is missing", "path", "scale", "bands", "label_names?"):
+        assert said in str(caught.value), said
+    np.save(tmp_path / "cube.npy", np.ones((2, 2, 3), np.float32))
+    path.write_text("name: mine\ndomain: x\npath: cube.npy\nlayout: HWC\nlinear_nm: [500, 700, 3]\n")
+    assert next(load_card(path).scenes()).shape == (2, 2, 3)
 
 
 RASTER = np.array([[0, 1, 2], [7, 2, 1]])
@@ -389,7 +434,6 @@ def test_parts_inherit_the_keys_above_them(tmp_path: Path) -> None:
         ({"labels": {"path": "x.npz", "constant": "oak"}, "label_names": ["oak"]}, "exactly one"),
         ({"sensor": "emitt"}, "did you mean emit"),
         ({"sensor": "emit", "linear_nm": None, "removed_bands": "280-300"}, "beyond the 285 bands"),
-        ({"bands": "1-3"}, "name it with sensor"),
         ({"bad_bands": None, "removed_bands": "3-1", "sensor": "emit"}, "empty"),
         ({"white": "w.npy"}, "both white and dark"),
         ({"quantity": "reflectance"}, "quantity"),

@@ -25,8 +25,9 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 from pydantic import Field, PrivateAttr, model_validator
 
 from specfm.bands import BandGrid
@@ -52,7 +53,7 @@ class Card(Strict):
         domain: what the mixture balances by (``aviris``, ``neon``, ``lab`` ...).
         task: what the labels are good for; ``library`` marks point spectra without neighbourhood.
         citation, licence, obtain: whom to cite, terms as known, where users get the files.
-        wavelength_trust, wavelength_note: how well the band list is known, and why.
+        wavelength_trust, wavelength_note: how well the band list is known, and why; None is not known.
         label_names: the K classes.
         label_note: how the labels came about, where it matters.
         sha256: data file -> its digest, where known (a line per file of a glob); checked when the scene is opened.
@@ -67,12 +68,13 @@ class Card(Strict):
     citation: str = ""
     licence: str = ""
     obtain: str = ""
-    wavelength_trust: Trust
+    wavelength_trust: Trust | None = None
     wavelength_note: str = ""
     label_names: list[str] = []
     label_note: str = ""
     sha256: dict[str, Digest] = {}
     parts: list[Part] = Field(min_length=1)
+    keys_beside: ClassVar[tuple[str, ...]] = tuple(Part.model_fields)
     _folder: Path = PrivateAttr(Path("."))
 
     @model_validator(mode="before")
@@ -81,11 +83,6 @@ class Card(Strict):
         """Move keys of `Part` written at the top into every part, where the part does not set them itself."""
         if not isinstance(data, dict):
             return data
-        known = [*cls.model_fields, *Part.model_fields]
-        for key in data:
-            if key not in known:
-                near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.4)
-                raise ValueError(f"unknown key {key}{f'; did you mean {near[0]}?' if near else ''}")
         shared = {key: data[key] for key in Part.model_fields if key in data}
         rest = {key: value for key, value in data.items() if key not in shared}
         parts = data.get("parts", [{}])
@@ -294,7 +291,8 @@ class Card(Strict):
             nodata=part.nodata,
             name=f"{self.name}/{name}",
         )
-        sensor = scene.sensor.replace(bands=self._mark_bad(scene.sensor.bands, part, root))
+        bands = self._narrowed(scene.sensor.bands, part, path)
+        sensor = scene.sensor.replace(bands=self._mark_bad(bands, part, root))
         told = {"name": instrument, "level": part.level, "gsd_m": part.gsd_m or sensor.gsd_m or (row and row.gsd_m)}
         lies = Grid.of(scene)
 
@@ -328,6 +326,32 @@ class Card(Strict):
                 )
         valid = bands.valid.copy()
         valid[bad] = False
+        return BandGrid(bands.wavelengths_nm, bands.fwhm_nm, valid)
+
+    def _narrowed(self, bands: BandGrid, part: Part, path: Path) -> BandGrid:
+        """What ``bands`` or ``removed_bands`` leave usable of a file that states its wavelengths itself.
+
+        Raises:
+            SpecfmError: the file has neither all bands of the instrument that is named, nor those that are kept.
+        """
+        if part.bands is None and part.removed_bands is None:
+            return bands
+        key, row = "bands" if part.bands else "removed_bands", part.row
+        of = path.name if row is None else part.sensor or ""
+        try:
+            kept = part.kept_bands(len(bands) if row is None else len(row.bands), of)
+        except ValueError as error:
+            raise SpecfmError(f"card {self.name}: {key}: {error}") from None
+        if row is not None and len(kept) == len(bands):
+            return bands
+        if row is not None and len(row.bands) != len(bands):
+            raise SpecfmError(
+                f"card {self.name}: {path.name} has {len(bands)} bands, neither the {len(row.bands)} of {part.sensor} "
+                f"nor the {len(kept)} that {key} leaves of them; correct {key}, or leave out sensor so that it numbers "
+                "the file's own bands"
+            )
+        valid = np.zeros(len(bands), bool)
+        valid[kept] = bands.valid[kept]
         return BandGrid(bands.wavelengths_nm, bands.fwhm_nm, valid)
 
 

@@ -10,6 +10,7 @@ import re
 from typing import Annotated, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from specfm.bands import BandGrid
@@ -168,7 +169,8 @@ class Part(Strict):
         path: file or glob below the data root (or the card's folder).
         variable, layout: passed to the reader (MATLAB, HDF5).
         sensor: known instrument (``specfm sensors``); gives the bands where neither file nor card states them.
-        bands, removed_bands: 1-based ranges of that instrument's bands kept in, or removed from, the files.
+        bands, removed_bands: 1-based ranges of that instrument's bands kept in, or removed from, the files; of files
+            that hold all of them, and without ``sensor`` of the files' own bands, the others are marked unusable.
         wavelengths: band list CSV (centre_nm, fwhm_nm), used where the file itself is silent.
         units: unit of the file's own wavelengths where it does not say it (nm, um, cm-1).
         linear_nm: [first, last, count] for evenly spaced centres, where nothing better is known.
@@ -228,8 +230,6 @@ class Part(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Part:
-        if (self.bands or self.removed_bands) and self.sensor is None:
-            raise ValueError("bands and removed_bands number the bands of an instrument: name it with sensor")
         if self.bands and self.removed_bands:
             raise ValueError("give bands or removed_bands, not both")
         if (self.white is None) != (self.dark is None):
@@ -255,10 +255,18 @@ class Part(Strict):
         if self.sensor is None:
             return None
         grid = _row(self.sensor).bands
-        chosen = band_ranges(self.bands or self.removed_bands or f"1-{len(grid)}")
-        if max(chosen) >= len(grid):
-            raise ValueError(f"band {max(chosen) + 1} is beyond the {len(grid)} bands of {self.sensor}")
-        return grid.subset(np.setdiff1d(np.arange(len(grid)), chosen) if self.removed_bands else np.array(chosen))
+        return grid.subset(self.kept_bands(len(grid), self.sensor))
+
+    def kept_bands(self, count: int, of: str) -> NDArray[np.int64]:
+        """0-based numbers of the bands that ``bands`` or ``removed_bands`` leave of so many.
+
+        Raises:
+            ValueError: they number a band beyond those ``of`` something that has ``count``.
+        """
+        chosen = band_ranges(self.bands or self.removed_bands or f"1-{count}")
+        if max(chosen) >= count:
+            raise ValueError(f"band {max(chosen) + 1} is beyond the {count} bands of {of}")
+        return np.setdiff1d(np.arange(count), chosen) if self.removed_bands else np.array(chosen)
 
     @property
     def row(self) -> SensorRow | None:

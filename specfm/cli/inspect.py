@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from specfm.cli._artefacts import recognise, text
 from specfm.cli._notes import reader_notes
 from specfm.cli._options import with_reader
 
@@ -27,27 +28,39 @@ def command(
     quicklook: Annotated[
         Path | None, typer.Option(help="Write a false-colour PNG here (a folder, if PATH holds several scenes).")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace quicklooks that exist.")] = False,
+    card: Annotated[
+        Path | None, typer.Option(help="Write a commented dataset card to begin with here (PATH: one file).")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace quicklooks and cards that exist.")] = False,
 ) -> None:
     """Print shape, sensor, wavelength coverage, masks and anything suspicious about a scene; reads a bounded sample."""
     import json
     import sys
 
-    from specfm.errors import SpecfmError
+    from specfm.errors import SpecfmError, UsageError
     from specfm.files import refuse_existing
     from specfm.inspection.scene import inspect_scene
     from specfm.progress import progress
     from specfm.rasters.quicklook import write_quicklook
 
+    if (facts := recognise(Path(path))) is not None:
+        typer.echo(json.dumps(facts, indent=1) if as_json else text(facts))
+        return
     single = Path(path).is_file() and Path(path).suffix.lower() not in (".yaml", ".yml")
     if quicklook is not None and single:
         refuse_existing(quicklook, overwrite, "--quicklook")
+    if card is not None:
+        if not single:
+            raise UsageError(f"--card begins a card for one file, and {path} is none; name one of its files")
+        refuse_existing(card, overwrite, "--card")
     results: list[dict[str, Any]] = []
     refused: list[str] = []
     notes: list[str] = []
     with progress("inspect", None) as advance, reader_notes(lambda record: notes.append(record.getMessage())):
-        for scene in _scenes(path, reader, refused):
+        for scene in _told(path, reader, refused, single, as_json, card):
             inspection = inspect_scene(scene)
+            if card is not None:
+                _begin_card(path, card, reader, scene, inspection)
             result = {**inspection.to_dict(), "notes": list(dict.fromkeys(notes))}
             notes.clear()
             if quicklook is not None:
@@ -63,6 +76,38 @@ def command(
         typer.echo(json.dumps(results[0] if single else results, indent=1, allow_nan=False))
     for message in refused:
         print(f"not read: {message}", file=sys.stderr)
+
+
+def _told(
+    path: str, reader: dict[str, Any], refused: list[str], single: bool, as_json: bool, card: Path | None
+) -> Iterator[Scene]:
+    """:func:`_scenes`; of a file that is refused, what can be said of it is told before, and its card begun."""
+    import json
+
+    from specfm.errors import SpecfmError
+    from specfm.inspection.unread import describe_unread, unread_text
+
+    try:
+        yield from _scenes(path, reader, refused)
+    except SpecfmError as error:
+        facts = describe_unread(path, reader["variable"], reader["layout"]) if single else None
+        if facts is not None:
+            typer.echo(json.dumps({**facts, "refused": str(error)}, indent=1) if as_json else unread_text(facts))
+            if card is not None:
+                _begin_card(path, card, reader, None, None)
+        raise
+
+
+def _begin_card(
+    path: str, card: Path, reader: dict[str, Any], scene: Scene | None, inspection: Inspection | None
+) -> None:
+    import sys
+
+    from specfm.files import atomic_write_bytes
+    from specfm.inspection.starter import starter_card
+
+    atomic_write_bytes(card, starter_card(Path(path), card, reader, scene, inspection).encode())
+    print(f"{card}: begun; look it through, then: specfm inspect {card}", file=sys.stderr)
 
 
 def _scenes(path: str, reader: dict[str, Any], refused: list[str]) -> Iterator[Scene]:

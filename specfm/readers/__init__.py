@@ -12,7 +12,7 @@ from specfm.readers.found import Found
 from specfm.scene import Scene
 from specfm.sensors import Sensor
 
-__all__ = ["read_scene"]
+__all__ = ["find_cube", "read_scene"]
 
 _ARCHIVES = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"7z\xbc\xaf": "7z"}
 _OTHER = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP", b"HEAD74": "ERDAS 7.4", b"CDF": "NetCDF 3"}
@@ -60,7 +60,7 @@ def read_scene(
     path = Path(path)
     from specfm.readers.resolve import resolve_sensor, supplied_count
 
-    found = _open(path, variable, layout, lambda: supplied_count(sensor, wavelengths))
+    found = find_cube(path, variable, layout, lambda: supplied_count(sensor, wavelengths))
     if found.class_names is not None:
         raise SpecfmError(f"{path}: is a map of classes, not a cube; name it under 'labels' in a dataset card")
     scale, offset = found.settle(scale, offset, nodata)
@@ -77,8 +77,14 @@ def read_scene(
     )
 
 
-def _open(path: Path, variable: str | None, layout: str | None, supplied: Callable[[], int | None]) -> Found:
-    """Choose the reader by the first bytes, then by a header beside the file."""
+def find_cube(
+    path: Path, variable: str | None, layout: str | None, supplied: Callable[[], int | None] = lambda: None
+) -> Found:
+    """The cube of a file and what the file states, before it is decided what its sensor is.
+
+    The reader is chosen by the first bytes, then by a header beside the file. Arguments and errors as those of
+    :func:`read_scene`; ``supplied``: number of bands of the list that the user supplies, None without one.
+    """
     if not path.exists():
         raise SpecfmError(f"{path}: no such file")
     if path.is_dir():

@@ -14,7 +14,7 @@ from specfm.bands import BandGrid, UnitsError, to_nm, widths_to_nm
 from specfm.errors import SpecfmError
 from specfm.library import same_bands
 from specfm.readers.found import Found
-from specfm.sensor_table import as_sensor
+from specfm.sensor_table import as_sensor, known_sensors
 from specfm.sensors import Sensor
 from specfm.tables import read_table
 
@@ -61,7 +61,7 @@ def resolve_sensor(
         if len(bands) != count:
             raise SpecfmError(
                 f"{found.path}: the cube of {rows} x {columns} pixels has {count} bands but {origin} has {len(bands)}; "
-                "supply a list with one row per band (--wavelengths file.csv)"
+                f"supply a list with one row per band (--wavelengths file.csv){_removed(table, count)}"
             )
         if found.valid is not None:
             bands = BandGrid(bands.wavelengths_nm, bands.fwhm_nm, bands.valid & np.asarray(found.valid, bool))
@@ -191,6 +191,18 @@ def _supplied_bands(found: Found, wavelengths: str | Path | None, table: Sensor 
     if table is not None:
         return table.bands, _called(table)
     raise SpecfmError(f"{found.metadata_path}: no wavelengths in this file; {HOW}")
+
+
+def _removed(table: Sensor | None, count: int) -> str:
+    """Which bands are usually gone where so many are left, as a card would say it."""
+    row = known_sensors().get(table.name or "") if table is not None else None
+    if row is None or count not in row.usual_removals:
+        return ""
+    scene, gone = row.usual_removals[count]
+    return (
+        f", or, if bands {gone} are taken out as they are of {scene}, say so in a dataset card (sensor: {row.name}, "
+        f"removed_bands: {gone})"
+    )
 
 
 def _called(table: Sensor) -> str:

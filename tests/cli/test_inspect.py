@@ -137,12 +137,69 @@ ENVI = "ENVI\nsamples = 4\nlines = 3\nbands = 2\ndata type = 2\ninterleave = bsq
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_1(tmp_path: Path, header: str, size: int, words: str) -> None:
+    """What can be said of the cube all the same goes to standard output."""
     (tmp_path / "x.hdr").write_text(header)
     (tmp_path / "x").write_bytes(bytes(size))
     picture = tmp_path / "look.png"
     code, out, err = run(tmp_path / "x.hdr", "--quicklook", picture)
-    assert code == 1 and out == "" and err.startswith(ONE_LINE_ERROR) and err.count("\n") == 1 and words in err
+    assert code == 1 and err.startswith(ONE_LINE_ERROR) and err.count("\n") == 1 and words in err
+    assert out == "" or "cube        3 rows x 4 columns x 2 bands, int16" in out
     assert not picture.exists()
+
+
+def test_a_cube_without_wavelengths_is_described_and_its_card_begun(tmp_path: Path) -> None:
+    from specfm.cards import load_card
+
+    (tmp_path / "x.hdr").write_text(ENVI)
+    (tmp_path / "x").write_bytes(np.arange(24, dtype="<i2").tobytes())
+    card = tmp_path / "mine.yaml"
+    code, out, err = run(tmp_path / "x.hdr", "--scale", "0.5", "--card", card)
+    assert code == 1 and "no wavelengths in this file" in err
+    for said in ("3 rows x 4 columns x 2 bands, int16", "0 to 23", "none stated; looked for in", "x.hdr"):
+        assert said in out, said
+    code, out, _ = run(tmp_path / "x.hdr", "--json")
+    facts = json.loads(out)
+    assert code == 1 and facts["shape"] == [3, 4, 2] and "no wavelengths" in facts["refused"]
+    text = card.read_text()
+    card.write_text(text.replace("# linear_nm: [400, 1000, 224] ", "linear_nm: [500, 600, 2] "))
+    scene = next(load_card(card).scenes())
+    assert scene.sensor.scale == 0.5 and scene.sensor.bands.wavelengths_nm.tolist() == [500, 600]
+    code, _, err = run(tmp_path / "x.hdr", "--card", card)
+    assert code == 2 and "exists" in err and "linear_nm: [500" in card.read_text()
+
+
+def test_a_card_begun_of_a_file_that_says_all_reads_it_as_it_is(tmp_path: Path) -> None:
+    from specfm.cards import load_card
+
+    sensor = Sensor(BandGrid(400 + 5.0 * np.arange(30)), "radiance", name="My camera/2")
+    save_scene(Scene.from_array(np.ones((5, 4, 30), np.float32), sensor), tmp_path / "b c.h5")
+    card = tmp_path / "cards" / "mine.yaml"
+    card.parent.mkdir()
+    code, _, err = run(tmp_path / "b c.h5", "--card", card)
+    assert code == 0 and "begun" in err
+    scene = next(load_card(card).scenes())
+    assert scene.shape == (5, 4, 30) and scene.sensor == sensor and scene.domain == "my_camera_2"
+    code, _, err = run(tmp_path, "--card", tmp_path / "other.yaml")
+    assert code == 2 and "begins a card for one file" in err
+
+
+def test_what_specfm_wrote_itself_is_recognised(tmp_path: Path) -> None:
+    from specfm.shards import write_shards
+
+    cube = np.random.default_rng(0).random((12, 12, 30)).astype(np.float32)
+    of = Scene.from_array(cube, Sensor(BandGrid(400 + 5.0 * np.arange(30)), name="camera"), domain="lab")
+    write_shards([of], tmp_path / "shards", window=6)
+    for path, kind in ((tmp_path / "shards", "shards"), (next((tmp_path / "shards").glob("*.h5")), "a shard")):
+        code, out, _ = run(path)
+        assert code == 0 and f": {kind}\n" in out and "windows of 6 x 6, 30 bands (400-545 nm)" in out
+    code, out, _ = run("real_nano")
+    assert code == 0 and "real_nano: an encoder" in out and "size nano" in out
+    results = tmp_path / "results.jsonl"
+    results.write_text('{"method": "m", "protocol": "knn1"}\n')
+    code, _, err = run(results)
+    assert code == 1 and "line 1 is not" in err  # named as what it is, and what is wrong with it
+    code, out, _ = run(tmp_path / "shards", "--json")
+    assert json.loads(out)["samples"] > 0
 
 
 @pytest.mark.parametrize("as_json", [False, True])

@@ -1,0 +1,96 @@
+"""A dataset card to begin with: what could be found of a file, filled in; what only its owner knows, as comments."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from specfm.inspection.scene import Inspection, runs
+from specfm.scene import Scene
+
+TOLD = ("variable", "layout", "sensor", "wavelengths", "units", "quantity", "scale", "offset", "nodata")
+ASKED = """\
+# citation: ""                     # whom to cite; also licence, obtain, title
+# bad_bands: 1-3,220               # bands to mark unusable, numbered from 1
+# white: white.hdr                 # reference scans of a laboratory camera; then also dark: dark.hdr
+# labels: {path: labels.tif, unlabelled: [0]}   # class numbers; also masks, table, rows, constant
+# label_names: [first class, second class]
+# group: "{stem}"                  # what splits keep together; default one group a scene
+"""
+
+
+def starter_card(
+    path: Path, card: Path, reader: Mapping[str, Any], scene: Scene | None = None, inspection: Inspection | None = None
+) -> str:
+    """The text of a card that lies at ``card`` and reads the file at ``path``.
+
+    Args:
+        reader: what the user said of the file, by the names of :func:`specfm.readers.read_scene`.
+        scene, inspection: what became of it; None where it could not be read without more.
+    """
+    stem = re.sub(r"\W+", "_", path.stem).strip("_").lower() or "scene"
+    lines = [
+        "# A dataset card, begun by `specfm inspect`. Lines behind # are for you: fill in or leave out.",
+        f"name: {_plain(stem)}",
+        f"domain: {_plain(_domain(scene, stem))}                # what pretraining balances by: the camera, as a rule",
+        f"path: {_plain(_relative(path, card))}",
+        '#                                    or a pattern for many files alike: "scans/*.hdr"',
+    ]
+    if scene is not None:
+        lines += _stated(scene, inspection)
+    told: dict[str, Any] = {key: reader[key] for key in TOLD if reader.get(key) is not None}
+    if "wavelengths" in told:
+        told["wavelengths"] = _relative(Path(told["wavelengths"]), card)
+    lines += [f"{key}: {_plain(value)}" for key, value in told.items()]
+    if scene is None and not {"sensor", "wavelengths"} & told.keys():
+        lines += [
+            "# TO FILL IN: the file does not say its wavelengths. One of",
+            "# wavelengths: bands.csv           # columns band, centre_nm, fwhm_nm",
+            "# sensor: NAME                     # of `specfm sensors`; removed_bands: 1-3 where some are taken out",
+            "# linear_nm: [400, 1000, 224]      # first, last, count: evenly spaced, where nothing better is known",
+        ]
+    if scene is None or scene.sensor.quantity is None:
+        lines.append("# quantity: radiance               # or dn, toa_reflectance, surface_reflectance")
+    if "scale" not in told and (scene is None or (scene.sensor.scale, scene.sensor.offset) == (1.0, 0.0)):
+        lines.append("# scale: 0.0001                    # physical = stored * scale + offset")
+    if "nodata" not in told and (scene is None or scene.nodata is None):
+        lines.append("# nodata: -9999                    # stored value of pixels not measured")
+    return "\n".join(lines) + "\n" + ASKED
+
+
+def _stated(scene: Scene, inspection: Inspection | None) -> list[str]:
+    """What the file says itself, as comments: the card need not repeat it."""
+    height, width, count = scene.shape
+    bands, sensor = scene.sensor.bands, scene.sensor
+    valid = bands.wavelengths_nm[bands.valid]
+    lines = [f"# Found in the file: {height} rows x {width} columns x {count} bands, {scene.dtype.name}"]
+    if len(valid):
+        lines.append(f"#   wavelengths {valid.min():.1f}-{valid.max():.1f} nm, {len(valid)} of {count} bands usable")
+    if len(valid) < count:
+        lines.append(f"#   unusable bands (from 1): {runs((~bands.valid).nonzero()[0])}")
+    known = {"sensor": sensor.name, "quantity": sensor.quantity, "level": sensor.level, "gsd_m": sensor.gsd_m}
+    known |= {"scale": sensor.scale, "offset": sensor.offset, "nodata": scene.nodata, "saturation": scene.saturation}
+    lines.append("#   " + ", ".join(f"{key} {value}" for key, value in known.items() if value is not None))
+    for finding in () if inspection is None else inspection.findings:
+        lines.append(f"#   suspicious: {finding.text}")
+    return lines
+
+
+def _domain(scene: Scene | None, stem: str) -> str:
+    name = None if scene is None else scene.sensor.name
+    return re.sub(r"\W+", "_", name or stem).strip("_").lower() or stem
+
+
+def _relative(path: Path, card: Path) -> str:
+    """As a card names its files: below its own folder, else by the whole path."""
+    whole, folder = path.resolve(), card.resolve().parent
+    return os.path.relpath(whole, folder) if whole.is_relative_to(folder) else str(whole)
+
+
+def _plain(value: Any) -> str:
+    """A value as YAML reads it back."""
+    return json.dumps(value if isinstance(value, int | float) else str(value), ensure_ascii=False)

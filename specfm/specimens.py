@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from specfm.digests import digest_parts
 from specfm.errors import SpecfmError, UsageError
+from specfm.objects import no_data_value
 from specfm.pretreatment import beneath, untreated
 from specfm.scene import CubeSource, Scene
 
@@ -124,7 +125,7 @@ def whole_view(specimen: Specimen, side: int) -> Scene:
 
 
 def _view(scene: Scene, specimen: Specimen, side: int) -> Scene:
-    fill = _fill(scene)
+    fill = no_data_value(scene)
     source = WholeSource(scene.source, specimen.row, specimen.col, specimen.mask_hw, side, fill)
     labels_ss = np.full((side, side), -1, np.int32)
     labels_ss[side // 2, side // 2] = specimen.label
@@ -140,16 +141,6 @@ def _view(scene: Scene, specimen: Specimen, side: int) -> Scene:
         group=scene.group or scene.name,
         whole=True,
     )
-
-
-def _fill(scene: Scene) -> float:
-    """What stands for no data: the scene's own value, else NaN or the end of its type that measurements keep off."""
-    if scene.dtype.kind not in "iu":
-        return float("nan") if scene.nodata is None else scene.nodata
-    info = np.iinfo(scene.dtype)
-    if scene.nodata is not None and info.min <= scene.nodata <= info.max and float(scene.nodata).is_integer():
-        return int(scene.nodata)
-    return int(info.max if scene.dtype.kind == "u" else info.min)
 
 
 @dataclass(frozen=True, eq=False)

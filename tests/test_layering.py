@@ -39,6 +39,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "grids",
         "window",
         "band_selection",
+        "objects",
         "specimens",
         "reducers",
     ),

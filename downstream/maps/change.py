@@ -19,13 +19,13 @@ from downstream.maps.paint import fitting_sample, paint, unit_rows
 from specfm.dense.tile_encoder import TileEncoder, fitting_batch, patch_plan
 from specfm.grids import Grid, require_one_grid
 from specfm.models.backbone import AnyEncoder
+from specfm.objects import otsu
 from specfm.progress import progress
 from specfm.rasters.class_map import CHANGE_COLOURS, ClassMapWriter, Legend
 from specfm.rasters.writers import RasterWriter, open_raster, refuse_shared_name
 from specfm.scene import Scene
 from specfm.tiles import Tile, blended_rows
 
-BINS = 256  # of the histogram that the threshold is found on
 NAMES = ("unchanged", "changed")
 
 
@@ -62,27 +62,6 @@ class Distance:
         one, two = np.split(features, 2, axis=-1)
         cosine = (unit_rows(self.before(one, np.float32)) * unit_rows(self.after(two, np.float32))).sum(-1)
         return (1.0 - cosine).astype(np.float32)
-
-
-def otsu(values_n: NDArray[Any]) -> float:
-    """The threshold that separates two classes with the largest variance between them (Otsu 1979).
-
-    Example:
-        >>> 0.2 < otsu(np.r_[np.full(50, 0.1), np.full(5, 0.9)]) < 0.9
-        True
-    """
-    counts, edges = np.histogram(values_n, BINS)
-    middles = (edges[:-1] + edges[1:]) / 2
-    below, above = np.cumsum(counts)[:-1], counts[::-1].cumsum()[::-1][1:]
-    sum_below = np.cumsum(counts * middles)[:-1]
-    sum_above = (counts * middles).sum() - sum_below
-    possible = (below > 0) & (above > 0)
-    if not possible.any():
-        return float(values_n.max())
-    gap = sum_below / np.maximum(below, 1) - sum_above / np.maximum(above, 1)
-    between = np.where(possible, below * above * gap**2, -1.0)
-    ties = np.flatnonzero(between >= between.max() * (1 - 1e-12))  # an empty gap: cut in its middle
-    return float(edges[1:-1][ties].mean())
 
 
 def distance_to_file(

@@ -32,12 +32,14 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from specfm.bands import BandGrid
 from specfm.cards.digests import Digest, check_digests, refuse_unread
-from specfm.cards.labels import read_groups, read_labels, table_column
+from specfm.cards.labels import members, read_groups, read_labels, table_column
 from specfm.cards.names import scene_names
+from specfm.cards.raster_files import read_raster
 from specfm.cards.schema import IntegrationMs, Part, Task, Trust, band_ranges
 from specfm.config import Strict, build_config, config_roots, find_config, read_yaml
 from specfm.errors import SpecfmError, UsageError
 from specfm.grids import Grid, require_one_grid
+from specfm.objects import object_pixels, on_objects, tidied
 from specfm.pretreatment import pretreat
 from specfm.scene import Scene
 from specfm.sensors import IntegrationTime, Sensor
@@ -134,8 +136,9 @@ class Card(Strict):
     ) -> Iterator[Scene]:
         """The scenes of the card, with labels_HW, label_names, group, groups_HW and domain filled in.
 
-        Where a part names white and dark references its scans come as reflectance (:mod:`specfm.calibration`), and
-        where it names pretreatments its spectra come pretreated (:mod:`specfm.pretreatment`).
+        Where a part names white and dark references its scans come as reflectance (:mod:`specfm.calibration`), where it
+        says which pixels show objects all others are no data (:mod:`specfm.objects`; a threshold is found by reading
+        the scan once), and where it names pretreatments its spectra come pretreated (:mod:`specfm.pretreatment`).
 
         Args:
             root: data folder; by default the card's own folder, then ``SPECFM_DATA``, then ``../shared/data``.
@@ -161,7 +164,7 @@ class Card(Strict):
                 if id(part) not in opened:
                     opened[id(part)] = self.references(part, root)
                 calibrated = self._calibrated(scene, part, opened[id(part)], root, saturation)
-                yield scene, pretreat(calibrated, part.pretreatment)
+                yield scene, pretreat(self._on_objects(calibrated, part, path, root, name), part.pretreatment)
 
     def pairs(self, root: Path | None = None) -> list[tuple[Scene, Scene]]:
         """Before and after of every pair of a card of task ``change``: the two scenes of one group, by their date.
@@ -226,6 +229,33 @@ class Card(Strict):
         if part.integration_ms is not None:
             scene = _taken_in(part.integration_ms.scan, scene)
         return calibrate(scene, white, darks, saturation, self.find(panel, root) if isinstance(panel, str) else panel)
+
+    def _on_objects(self, scene: Scene, part: Part, path: Path, root: Path | None, name: str) -> Scene:
+        """A scan without its background where its part says what that is, else as it is.
+
+        Raises:
+            SpecfmError: a mask that is missing or does not fit, or no pixel that shows an object.
+        """
+        rule = part.object
+        if rule is None:
+            return scene
+        if rule.mask is not None:
+
+            def fill(template: str) -> str:
+                return _filled(template, self.name, name, path, part.group_match)
+
+            raster = read_raster(self.find(fill(rule.mask), root), rule.variable and fill(rule.variable))
+            mask_HW = members(raster, Grid.of(scene))
+        else:
+            assert rule.threshold is not None, "the schema asks for one of both"
+            mask_HW = object_pixels(scene, rule.threshold, rule.dark)
+        mask_HW = tidied(mask_HW, rule.fill_holes, rule.smallest_px)
+        if not mask_HW.any():
+            raise SpecfmError(
+                f"card {self.name}: {scene.where}: no pixel is left of its objects; look at object in the card "
+                "(threshold, dark, smallest_px)"
+            )
+        return on_objects(scene, mask_HW)
 
     def find(self, relative: str, root: Path | None = None) -> Path:
         """Resolve a path of the card against the data folders.

@@ -63,7 +63,7 @@ def read_labels(rule: Labels, names: Sequence[str], grid: Grid, find: Find, fill
         labels = np.array([class_of(value, value) for value in values], np.int32)
         return as_raster(labels, shape_HW, rule.rows.path)
     if rule.masks is not None:
-        members_KHW = np.stack([_members(read_raster(find(path)), grid) for path in rule.masks.values()])
+        members_KHW = np.stack([members(read_raster(find(path)), grid) for path in rule.masks.values()])
         classes_K = np.array([index[name] for name in rule.masks])
         return np.where(members_KHW.sum(0) == 1, classes_K[members_KHW.argmax(0)], -1).astype(np.int32)
     assert rule.path is not None, "the schema allows exactly one kind"
@@ -88,7 +88,7 @@ def read_groups(rule: Groups, grid: Grid, find: Find, fill: Fill) -> NDArray[np.
     return np.where(none_HW, -1, np.where(none_HW, 0, raw_HW)).astype(np.int64)
 
 
-def _members(mask: RasterFile, grid: Grid) -> NDArray[np.bool_]:
+def members(mask: RasterFile, grid: Grid) -> NDArray[np.bool_]:
     """The pixels (H, W) of a mask that are set; no data is not."""
     _refuse_no_raster(mask)
     _check_grid(mask, grid)

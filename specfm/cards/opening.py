@@ -61,7 +61,7 @@ def open_scenes(
     for i, name in zip(files, own, strict=True):
         scenes[i] = scenes[i].replace(name=name)
     for scene in scenes:
-        if saturation is not None and not isinstance(untreated(scene).source, CalibratedSource):
+        if saturation is not None and not _is_calibrated(scene):
             scene = beneath(scene, lambda counts: counts.replace(saturation=saturation))
         yield scene if domain is None else scene.replace(domain=domain)
 
@@ -118,6 +118,13 @@ def _open(
             white, *darks = references.scenes
             scene = calibrate(scene, white, darks, saturation, references.reflectance)
         yield scene
+
+
+def _is_calibrated(scene: Scene) -> bool:
+    source: Any = untreated(scene).source
+    while (under := getattr(source, "under", None)) is not None:
+        source = under
+    return isinstance(source, CalibratedSource)
 
 
 def _is_card(name: str) -> bool:

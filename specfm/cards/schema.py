@@ -129,6 +129,37 @@ class Groups(Strict):
     background: list[int] = [0]
 
 
+class Objects(Strict):
+    """Which pixels of a scan show an object; all others are no data, and carry no label.
+
+    Attributes:
+        threshold: ``otsu``, or a level: objects are brighter, by the mean of usable bands in stored units (of scans
+            with references, after calibration: whose units are 1e-4).
+        dark: they are darker instead.
+        mask: in place of a threshold, a raster whose non-zero pixels are objects; ``{stem}`` and the like are filled
+            in, and ``variable`` names the array where the file holds several.
+        fill_holes: pixels that objects enclose belong to them.
+        smallest_px: pieces of fewer pixels are no objects (dust, letters of a scale bar).
+    """
+
+    threshold: Literal["otsu"] | float | None = None
+    dark: bool = False
+    mask: str | None = None
+    variable: str | None = None
+    fill_holes: bool = True
+    smallest_px: int = Field(default=16, ge=1)
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Objects:
+        if (self.threshold is None) == (self.mask is None):
+            raise ValueError("give threshold (otsu, or a level) or mask (a raster), not both")
+        if self.mask is not None and self.dark:
+            raise ValueError("dark says on which side of a threshold objects lie; a mask says itself where they are")
+        if self.mask is None and self.variable is not None:
+            raise ValueError("variable names an array of a mask, and there is none")
+        return self
+
+
 class White(Strict):
     """A white reference scan, written as its path alone or as this mapping.
 
@@ -186,6 +217,7 @@ class Part(Strict):
         white, dark: reference scans, same reader options as the scan, whose raw counts they turn into reflectance; of
             ``white`` also how bright the panel is (`White`), ``dark`` a list where each integration time has its own.
         integration_ms: integration times, which win over those that the files state (`IntegrationMs`).
+        object: what of a scan is no background (`Objects`), for every command that reads the card.
         pretreatment: what is done to physical values, in order (``[snv, sg1]``; :mod:`specfm.pretreatment.steps`), of
             scans with references after calibration. Whatever reads the card gets the result.
         exclude: file stems to leave out of a glob.
@@ -216,6 +248,7 @@ class Part(Strict):
     white: Annotated[White, BeforeValidator(_as_path)] | None = None
     dark: Annotated[list[str], Field(min_length=1), BeforeValidator(_as_list)] | None = None
     integration_ms: IntegrationMs | None = None
+    object: Objects | None = None
     pretreatment: Annotated[list[str], BeforeValidator(_as_list)] = []
     exclude: list[str] = []
 

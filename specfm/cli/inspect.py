@@ -39,7 +39,7 @@ def command(
 
     from specfm.errors import SpecfmError, UsageError
     from specfm.files import refuse_existing
-    from specfm.inspection.scene import inspect_scene
+    from specfm.inspection.scene import inspect_given, inspect_scene
     from specfm.progress import progress
     from specfm.rasters.quicklook import write_quicklook
 
@@ -57,18 +57,19 @@ def command(
     refused: list[str] = []
     notes: list[str] = []
     with progress("inspect", None) as advance, reader_notes(lambda record: notes.append(record.getMessage())):
-        for scene in _told(path, reader, refused, single, as_json, card):
+        for scene, given in _told(path, reader, refused, single, as_json, card):
             inspection = inspect_scene(scene)
+            made = None if given is scene else inspect_given(given)
             if card is not None:
                 _begin_card(path, card, reader, scene, inspection)
-            result = {**inspection.to_dict(), "notes": list(dict.fromkeys(notes))}
+            result = {**inspection.to_dict(), "given": made, "notes": list(dict.fromkeys(notes))}
             notes.clear()
             if quicklook is not None:
                 target = quicklook if single else quicklook / f"{scene.name.replace('/', '_')}.png"
-                result["quicklook"] = {"path": str(target), "bands": list(write_quicklook(scene, target, overwrite))}
+                result["quicklook"] = {"path": str(target), "bands": list(write_quicklook(given, target, overwrite))}
             results.append(result)
             if not as_json:
-                typer.echo(render(inspection, result.get("quicklook"), result["notes"]))
+                typer.echo(render(inspection, result.get("quicklook"), result["notes"], made))
             advance()
     if not results and refused:
         raise SpecfmError(refused[0] if len(refused) == 1 else f"{path}: no scene could be read; first: {refused[0]}")
@@ -80,7 +81,7 @@ def command(
 
 def _told(
     path: str, reader: dict[str, Any], refused: list[str], single: bool, as_json: bool, card: Path | None
-) -> Iterator[Scene]:
+) -> Iterator[tuple[Scene, Scene]]:
     """:func:`_scenes`; of a file that is refused, what can be said of it is told before, and its card begun."""
     import json
 
@@ -110,22 +111,25 @@ def _begin_card(
     print(f"{card}: begun; look it through, then: specfm inspect {card}", file=sys.stderr)
 
 
-def _scenes(path: str, reader: dict[str, Any], refused: list[str]) -> Iterator[Scene]:
-    """The scenes behind PATH; in a folder, files that cannot be read are noted in ``refused``."""
+def _scenes(path: str, reader: dict[str, Any], refused: list[str]) -> Iterator[tuple[Scene, Scene]]:
+    """The scenes behind PATH, as measured and as given; what is not read of a folder is noted in ``refused``."""
     from specfm.cards.opening import folder_files
     from specfm.errors import SpecfmError, UsageError
     from specfm.readers import read_scene
 
     place = Path(path)
     if place.is_file() and place.suffix.lower() not in (".yaml", ".yml"):
-        yield read_scene(place, **reader)
+        scene = read_scene(place, **reader)
+        yield scene, scene
         return
     if place.is_dir():
         for entry in folder_files(place):
             try:
-                yield read_scene(entry, **reader)
+                scene = read_scene(entry, **reader)
             except SpecfmError as error:
                 refused.append(str(error))
+                continue
+            yield scene, scene
         return
     if place.suffix and place.suffix.lower() not in (".yaml", ".yml"):
         raise SpecfmError(f"{place}: no such file")
@@ -137,11 +141,15 @@ def _scenes(path: str, reader: dict[str, Any], refused: list[str]) -> Iterator[S
     card = load_card(path)
     if card.task == "change":
         card.pairs()  # refused here, not by the first training on it
-    for scan, _ in card.scans():  # references are looked at for their notes
-        yield scan  # saturated counts and dead bands show in what was measured
+    yield from card.scans()  # references are looked at for their notes; saturated counts show in what was measured
 
 
-def render(inspection: Inspection, picture: dict[str, Any] | None = None, notes: Sequence[str] = ()) -> str:
+def render(
+    inspection: Inspection,
+    picture: dict[str, Any] | None = None,
+    notes: Sequence[str] = (),
+    made: dict[str, Any] | None = None,
+) -> str:
     """An inspection as text, one fact a line."""
     scene, sensor, coverage, masks = (inspection.scene, inspection.sensor, inspection.coverage, inspection.masks)
     height, width, count = scene["shape"]
@@ -162,6 +170,8 @@ def render(inspection: Inspection, picture: dict[str, Any] | None = None, notes:
         f"  masks       {_masks(masks)}",
         f"  values      {_values(inspection.values)} (stored, usable bands, {masks['sampled_rows']} of {height} rows)",
     ]
+    if made is not None:
+        lines.append(f"  given as    {_made(made)}")
     if scene["labels"] is not None:
         shown = ", ".join(f"{name} {number}" for name, number in list(scene["labels"].items())[:12])
         lines.append(f"  labels      {shown}" + (" ..." if len(scene["labels"]) > 12 else ""))
@@ -205,6 +215,18 @@ def _masks(masks: dict[str, Any]) -> str:
     words.append(f"bad bands {masks['bad_bands']}" if masks["bad_bands"] else "no bad bands")
     words.append(f"{masks['valid_pixels']:.1%} of pixels valid")
     return ", ".join(words)
+
+
+def _made(made: dict[str, Any]) -> str:
+    """What a card makes of a scan."""
+    words = made["quantity"] or "unknown quantity"
+    if made["pretreatment"]:
+        words += f" after {', '.join(made['pretreatment'])}"
+    words += f", {_values(made)}"
+    objects = made["objects"]
+    if objects is not None:
+        words += f"; objects on {objects['share']:.1%} of pixels, in {objects['pieces']} pieces"
+    return words
 
 
 def _values(values: dict[str, Any]) -> str:

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specfm.inspection.bands import BandStatistics, band_statistics, sample_rows, undeclared_fills
+from specfm.objects import ObjectSource, pieces
+from specfm.pretreatment import untreated
 from specfm.scene import Scene
 
 SAMPLE_BYTES = 64 << 20
@@ -102,6 +104,24 @@ def inspect_scene(scene: Scene, sample_bytes: int = SAMPLE_BYTES) -> Inspection:
         },
         findings=tuple(findings),
     )
+
+
+def inspect_given(scene: Scene, sample_bytes: int = SAMPLE_BYTES) -> dict[str, Any]:
+    """What a card makes of a scan: its physical values, and where objects are told from background, their share."""
+    rows = sample_rows(scene.shape, scene.dtype.itemsize, sample_bytes)
+    physical = scene.values(rows=rows, bands=np.flatnonzero(scene.sensor.bands.valid))
+    found: dict[str, Any] = {
+        "quantity": scene.sensor.quantity,
+        "pretreatment": list(scene.sensor.pretreatment),
+        "low": _reduce(np.min, physical),
+        "high": _reduce(np.max, physical),
+        "mean": _reduce(np.mean, physical),
+        "objects": None,
+    }
+    source = untreated(scene).source
+    if isinstance(source, ObjectSource):
+        found["objects"] = {"share": float(source.mask_HW.mean()), "pieces": pieces(source.mask_HW)}
+    return _json_safe(found)
 
 
 def _coverage(scene: Scene) -> dict[str, Any]:

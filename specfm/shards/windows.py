@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specfm.errors import SpecfmError
+from specfm.objects import object_pixels
 from specfm.pretreatment import measured
 from specfm.scene import Scene
 from specfm.shards.options import WindowOptions
@@ -114,46 +115,16 @@ def valid_pixels(
     Raises:
         SpecfmError: the background mask does not fit the scene.
     """
-    height, width, channels = scene.shape
-    bright = scene if options.object_threshold is None else measured(scene)  # a pretreatment takes brightness out
-    mask_HW = np.zeros((height, width), bool)
-    level_HW = np.zeros((height, width), np.float32)
-    step = max(1, STRIP_BYTES // (width * channels * scene.dtype.itemsize))
-    for top in range(0, height, step):
-        rows = slice(top, min(top + step, height))
-        stored = scene.read(rows, bands=_usable(scene))
-        mask_HW[rows] = scene.mask_of(stored)
-        if options.object_threshold is not None:
-            as_measured = stored if bright is scene else bright.read(rows, bands=_usable(bright))
-            level_HW[rows] = as_measured.mean(-1, dtype=np.float64)
-    if background_HW is not None:
-        if background_HW.shape != mask_HW.shape:
-            raise SpecfmError(f"background mask is {background_HW.shape}, {scene.where} is {mask_HW.shape}")
-        mask_HW &= ~background_HW
-    if options.object_threshold is not None and mask_HW.any():
-        cut = options.object_threshold
-        level = otsu(level_HW[mask_HW]) if isinstance(cut, str) else cut
-        mask_HW &= level_HW <= level if options.dark_objects else level_HW > level
-    return mask_HW
-
-
-def _usable(scene: Scene) -> NDArray[np.int64] | None:
-    valid_C = scene.sensor.bands.valid
-    return None if valid_C.all() else np.flatnonzero(valid_C)
-
-
-def otsu(values: NDArray[np.floating[Any]], bins: int = 256) -> float:
-    """The level that best splits values into two classes (Otsu 1979: largest variance between the classes)."""
-    counts, edges = np.histogram(values, bins)
-    centres = (edges[:-1] + edges[1:]) / 2
-    below = np.cumsum(counts).astype(np.float64)
-    above = below[-1] - below
-    mass = np.cumsum(counts * centres)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        between = below * above * (mass / below - (mass[-1] - mass) / above) ** 2
-    between = np.nan_to_num(between[:-1], nan=-1.0)
-    best = np.flatnonzero(between == between.max())  # an empty gap between two peaks is a plateau: take its middle
-    return float(edges[1:-1][best].mean())
+    if background_HW is not None and background_HW.shape != scene.shape[:2]:
+        raise SpecfmError(f"background mask is {background_HW.shape}, {scene.where} is {scene.shape[:2]}")
+    within_HW = None if background_HW is None else ~background_HW
+    if options.object_threshold is None:
+        mask_HW = scene.mask()
+        return mask_HW if within_HW is None else mask_HW & within_HW
+    cut = options.object_threshold
+    before = measured(scene)  # a pretreatment takes brightness out
+    bright = None if before is scene else before
+    return object_pixels(scene, "otsu" if isinstance(cut, str) else cut, options.dark_objects, bright, within_HW)
 
 
 def _window_sums(mask_HW: NDArray[np.bool_], origin_N2: NDArray[Any], window: tuple[int, int]) -> NDArray[np.int64]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from specfm.errors import SpecfmError, UsageError
-from specfm.shards.windows import WindowOptions, blocks, cut, otsu, plan_scene, starts
+from specfm.shards.windows import WindowOptions, blocks, cut, plan_scene, starts
 from tests.shards.make import ramp_scene
 
 
@@ -141,12 +141,6 @@ def test_background_mask_is_left_out_and_must_fit() -> None:
     assert plan.origin_N2[:, 1].min() == 12
     with pytest.raises(SpecfmError, match="background mask is"):
         plan_scene(ramp_scene(), options(), background[:5])
-
-
-def test_otsu_splits_two_peaks() -> None:
-    rng = np.random.default_rng(1)
-    values = np.concatenate([rng.normal(0, 1, 500), rng.normal(20, 1, 100)])
-    assert 4 < otsu(values) < 16
 
 
 @pytest.mark.parametrize(

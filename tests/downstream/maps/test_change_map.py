@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from downstream.maps.change import Distance, distance_to_file, otsu
+from downstream.maps.change import Distance, distance_to_file
 from downstream.maps.predict import predict_to_file
 from specfm.errors import SpecfmError, UsageError
 from specfm.grids import Grid, require_one_grid
@@ -104,13 +104,6 @@ def test_two_dates_without_common_data_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="share side files"):
         distance_to_file(make_encoder(), before, after, tmp_path / "c.npy", distance=tmp_path / "c.tif")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_otsu_cuts_between_two_heaps() -> None:
-    rng = np.random.default_rng(0)
-    values = np.r_[rng.normal(0.2, 0.03, 900), rng.normal(0.8, 0.05, 100)]
-    assert 0.3 < otsu(values) < 0.7
-    assert otsu(np.zeros(5)) >= 0 and not (np.zeros(5) > otsu(np.zeros(5))).any()
 
 
 def test_the_distance_ignores_what_differs_everywhere() -> None:

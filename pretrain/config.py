@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from pretrain.objectives.band_prediction import BandPredictionConfig
-from pretrain.objectives.contrastive import NtXentConfig
-from pretrain.objectives.latent import LatentConfig
-from pretrain.objectives.local import LocalConfig
-from pretrain.objectives.masked import MaskedConfig
-from pretrain.objectives.vicreg import VicRegConfig
+from pretrain.objectives.config import (
+    BandPredictionConfig,
+    LatentConfig,
+    LocalConfig,
+    MaskedConfig,
+    NtXentConfig,
+    VicRegConfig,
+)
 from pretrain.pairs.config import PairsConfig, SimulatedConfig
 from pretrain.views.config import ViewConfig
 from specfm.band_selection import NO_COMPONENTS, BandsText
 from specfm.config import Strict
 from specfm.engine import config as engine
 from specfm.engine.config import Names, NonNegative, Positive
-from specfm.engine.curriculum import CurriculumConfig
-from specfm.models.whitening import WhitenRecipe
+from specfm.engine.curriculum_config import CurriculumConfig
+from specfm.whiten_recipe import WhitenRecipe
 
 
 class DataConfig(Strict):
@@ -191,6 +194,17 @@ class MonitorConfig(Strict):
 class PretrainConfig(engine.RunConfig):
     """One run of ``specfm pretrain``."""
 
+    other_names: ClassVar[Mapping[str, str]] = {
+        "batch_size": "data.global_batch", "batch": "data.global_batch", "num_workers": "data.threads",
+        "workers": "data.threads", "learning_rate": "optim.lr", "max_steps": "steps", "iterations": "steps",
+        "backbone": "model.size or model.backbone", "arch": "model.size", "patch": "model.patch_size",
+        "output_dir": "out", "loss": "objective", "augmentations": "views", "amp": "optim.precision",
+        "grad_clip": "optim.clip", "warmup": "optim.warmup_steps", "mask_ratio": "objective.masked.ratio",
+    }  # fmt: skip
+
+    epochs: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="passes over the shards, turned into steps (which are not read then)"
+    )
     init_from: str | None = Field(default=None, description="start from the weights of this release or run")
     data: DataConfig
     model: ModelConfig = ModelConfig()

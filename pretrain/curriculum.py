@@ -17,7 +17,7 @@ from pretrain.pairs.pairing import Pairs
 from pretrain.rng import SHARED, Keys
 from pretrain.views.spatial import SpatialPlan
 from specfm.batch import Batch, BatchPart
-from specfm.engine.curriculum import Curriculum, CurriculumConfig, StageConfig, side_of
+from specfm.engine.curriculum import Curriculum, CurriculumConfig, StageConfig, make_reducer, side_of
 from specfm.errors import UsageError
 
 
@@ -43,7 +43,7 @@ class BatchCurriculum(Curriculum):
             raise UsageError(
                 "curriculum.window shrink changes the size of a pixel, which the encoder is told; take crop"
             )
-        self.seed, self.patch_size, self.reducer = seed, patch_size, config.make_reducer()
+        self.seed, self.patch_size, self.reducer = seed, patch_size, make_reducer(config)
 
     def change(self, batch: Pairs, stage: StageConfig, number: int) -> Pairs:
         """Both sides with smaller windows of fewer bands; as they are where the stage has all of both."""

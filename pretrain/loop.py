@@ -28,7 +28,6 @@ from pretrain.windows import refuse_small_windows
 from specfm.batch import Batch
 from specfm.engine import distributed, faults
 from specfm.engine.checkpointing import read_tensors
-from specfm.engine.curriculum import shortened
 from specfm.engine.distributed import World
 from specfm.engine.ema import follow, released, warmed_up
 from specfm.engine.loop import run_task
@@ -76,7 +75,7 @@ class Pretraining(Task):
     folder: RunFolder
 
     def __init__(self, config: PretrainConfig, world: World, folder: RunFolder) -> None:
-        config = shortened(config, config.curriculum)
+        config = setup.settled(config)
         self.config, self.world, self.folder, self.batch_size = config, world, folder, config.data.global_batch
         self.shards = setup.open_shards(config)
         self.shards.verify_once()

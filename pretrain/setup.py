@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from pretrain.pairs.simulated import SimulatedPairs
 from pretrain.sampler import MixtureSampler
 from pretrain.whiten import whiten_stem
 from specfm.checkpoint import has_whitened_stem, load, read_heads, take_weights
+from specfm.engine.curriculum import shortened
 from specfm.engine.distributed import World
 from specfm.engine.ema import AVERAGED, average_of
 from specfm.engine.optimizer import adamw
@@ -43,6 +45,19 @@ def open_shards(config: PretrainConfig) -> ShardSet:
     """The store of the run."""
     data = config.data
     return ShardSet(list(data.shards), include=data.include, exclude=data.exclude, bands=read_bands(config))
+
+
+def settled(config: PretrainConfig) -> PretrainConfig:
+    """The configuration with the steps that the run takes: those of its epochs, and what a curriculum's budget leaves.
+
+    An epoch is as many samples as the shards have windows, drawn as the mixture draws them.
+    """
+    if config.epochs is not None:
+        sampler = make_sampler(config, open_shards(config))
+        steps = max(1, math.ceil(config.epochs * sampler.steps_per_epoch))
+        log.info("epochs %g: %d steps of %d samples", config.epochs, steps, config.data.global_batch)
+        config = config.model_copy(update={"steps": steps, "epochs": None})
+    return shortened(config, config.curriculum)
 
 
 def read_bands(config: PretrainConfig) -> str | None:

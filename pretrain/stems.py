@@ -26,9 +26,10 @@ from specfm.models.backbone import Backbone
 from specfm.models.encoder import Encoder
 from specfm.models.pixels import patch_middles
 from specfm.models.stem import Acquisition, Stem, Stems
-from specfm.models.whitening import Moments, WhitenRecipe
+from specfm.models.whitening import Moments
 from specfm.progress import progress
 from specfm.shards import ShardReader, ShardSet
+from specfm.whiten_recipe import WhitenRecipe
 
 Per = Literal["sensor", "scene"]
 PATCHES = 20_000  # most patches of a scene that are looked at

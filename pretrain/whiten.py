@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pretrain.views import ViewConfig, make_view
+from pretrain.views.config import ViewConfig
+from pretrain.views.view import make_view
 from specfm.batch import BandTensors, Batch, BatchPart
 from specfm.models.alignment import stem_tokens
 from specfm.models.encoder import Encoder

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -24,9 +25,11 @@ class Strict(BaseModel):
 
     Attributes:
         keys_beside: what may be written beside the fields, where a validator moves it elsewhere.
+        other_names: what other programs call a key -> the dotted key here; for messages.
     """
 
     keys_beside: ClassVar[tuple[str, ...]] = ()
+    other_names: ClassVar[Mapping[str, str]] = {}
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
@@ -202,17 +205,45 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
 def _sentence(problem: Any, model: type[BaseModel]) -> str:
     dotted = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        names = _keys_at(model, problem["loc"][:-1])
-        close = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1, cutoff=0.4)
-        near = ".".join(str(part) for part in (*problem["loc"][:-1], *close))
-        hint = f"did you mean {near}?" if close else f"known keys here: {', '.join(names)}"
-        return f"unknown key {dotted}; {hint}"
+        return f"unknown key {dotted}; {_hint(problem['loc'], model)}"
     if problem["type"] == "missing":
         return f"key {dotted} is missing"
     message = problem["msg"].removeprefix("Value error, ").rstrip(".")
     place = f"{dotted}: " if dotted else ""
     given = f" (given: {_short(problem['input'])})" if dotted else ""
     return f"{place}{message[:1].lower()}{message[1:]}{given}"
+
+
+def _hint(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
+    """What an unknown key may have meant: what others call a key, the same name elsewhere, one spelt nearly so."""
+    key, above = str(location[-1]), location[:-1]
+    told = getattr(model, "other_names", {}).get(key)
+    if told is not None:
+        return f"here it is {told}"
+    elsewhere = [path for path in _paths(model) if path.rpartition(".")[2] == key]
+    if elsewhere:
+        return f"did you mean {' or '.join(elsewhere[:4])}?"
+    names = _keys_at(model, above)
+    close = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
+    if not close:
+        far = difflib.get_close_matches(key, [path.rpartition(".")[2] for path in _paths(model)], n=1, cutoff=0.75)
+        elsewhere = [path for path in _paths(model) if far and path.rpartition(".")[2] == far[0]]
+        if elsewhere:
+            return f"did you mean {' or '.join(elsewhere[:4])}?"
+        close = difflib.get_close_matches(key, names, n=1, cutoff=0.4)
+    near = ".".join(str(part) for part in (*above, *close))
+    return f"did you mean {near}?" if close else f"known keys here: {', '.join(names)}"
+
+
+def _paths(model: type[BaseModel], prefix: str = "", depth: int = 4) -> list[str]:
+    """Dotted keys of all sections of a configuration."""
+    found = []
+    for name, field in model.model_fields.items():
+        found.append(f"{prefix}{name}")
+        for inner in _classes_in(field.annotation) if depth else ():
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                found += _paths(inner, f"{prefix}{name}.", depth - 1)
+    return list(dict.fromkeys(found))
 
 
 def _field_at(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[int | str, ...]:

@@ -24,6 +24,7 @@ def loaded_after(code: str) -> set[str]:
         "import specfm",
         "import specfm; specfm.BandGrid; specfm.Sensor; specfm.known_sensors(); specfm.SpecfmError",
         "import downstream, pretrain",
+        "import pretrain.config",  # a mistyped key is answered at once
         "from typer.testing import CliRunner; from specfm.cli import app; CliRunner().invoke(app, ['--help'])",
     ],
 )

@@ -29,6 +29,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "progress",
         "tables",
         "tiles",
+        "whiten_recipe",
     ),
     (
         "scene",

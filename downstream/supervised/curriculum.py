@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from downstream.supervised.model import TaskModel
 from downstream.supervised.views import View, valid_pixels
 from specfm.batch import BandTensors
-from specfm.engine.curriculum import Curriculum, CurriculumConfig, StageConfig, side_of
+from specfm.engine.curriculum import Curriculum, CurriculumConfig, StageConfig, make_reducer, side_of
 from specfm.engine.stem import StemStages
 from specfm.errors import UsageError
 from specfm.models.backbone import Backbone, side_multiple
@@ -51,7 +51,7 @@ class ViewCurriculum(Curriculum):
         if isinstance(encoder, Backbone):
             self.stem = StemStages(config, encoder, optimizer)
         elif config.physical:
-            self.reducer = config.make_reducer()
+            self.reducer = make_reducer(config)
         else:
             raise UsageError(
                 f"curriculum.reducer {config.reducer} gives components without wavelengths, which an encoder that "

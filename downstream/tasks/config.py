@@ -11,7 +11,7 @@ from specfm.band_selection import NO_COMPONENTS, BandsText
 from specfm.config import Strict
 from specfm.engine import config as engine
 from specfm.engine.config import Names, NonNegative, OneOrMore, Positive
-from specfm.engine.curriculum import CurriculumConfig
+from specfm.engine.curriculum_config import CurriculumConfig
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Mode = Literal["frozen", "partial", "full"]

@@ -10,40 +10,18 @@ Shapes: B samples, N tokens (1 when pooled), T target bands, C raw bands, D widt
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pretrain.objectives.base import VIEWS, MicroBatch, Objective, Surroundings
-from pretrain.views import PartPlan, ViewConfig, crop_part, plan_part
+from pretrain.objectives.config import BandPredictionConfig
+from pretrain.views.config import ViewConfig
+from pretrain.views.view import PartPlan, crop_part, plan_part
 from specfm.batch import FILLER_NM, Batch, BatchPart
-from specfm.config import Strict
 from specfm.models.embeddings.codes import SpectralFourier
 from specfm.models.quadrature import effective_fwhm_nm, quadrature_weights, safe_wavelengths_nm
-
-
-class BandPredictionConfig(Strict):
-    """The joint term.
-
-    Attributes:
-        weight: factor of the term in the loss; 0 switches it off.
-        targets: bands predicted per sample and view at most.
-        per: ``token`` predicts each patch's mean from its token, ``pooled`` the crop's mean from the pooled feature.
-        seen_share: share of the bands that are targets where the view held none out.
-        rank: of the readout. cosine_weight: of ``1 - cosine`` along the spectrum beside the Charbonnier term.
-        eps: of the Charbonnier term, in units of the sample's level.
-    """
-
-    weight: float = Field(default=1.0, ge=0.0)
-    targets: int = Field(default=24, ge=1)
-    per: Literal["token", "pooled"] = "token"
-    seen_share: float = Field(default=0.25, gt=0.0, le=1.0)
-    rank: int = Field(default=64, ge=1)
-    cosine_weight: float = Field(default=1.0, ge=0.0)
-    eps: float = Field(default=1e-3, gt=0.0)
 
 
 @dataclass(frozen=True)

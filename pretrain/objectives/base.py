@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from pretrain.pairs.config import PairsConfig
 from pretrain.pairs.pairing import Pairs
-from pretrain.views import ViewConfig, make_view
+from pretrain.views.config import ViewConfig
+from pretrain.views.view import make_view
 from specfm.batch import Batch
 from specfm.models.backbone import AnyEncoder
 from specfm.models.encoder import Encoder

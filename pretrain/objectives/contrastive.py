@@ -5,44 +5,15 @@ Shapes: B samples, E width of the projection.
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field
 from torch import Tensor, nn
 
 from pretrain.objectives.base import VIEWS, MicroBatch, Objective, Rows, Surroundings
 from pretrain.objectives.collapse import projection_figures
+from pretrain.objectives.config import NtXentConfig, ProjectionConfig
 from pretrain.objectives.heads import projection_head
-from pretrain.objectives.negatives import NegativesConfig, build_rule
+from pretrain.objectives.negatives import build_rule
 from pretrain.objectives.nt_xent import NegativeRule, nt_xent
 from pretrain.pairs.pairing import Pairs
-from specfm.config import Strict
-from specfm.engine.config import NonNegative, Positive
-
-
-class ProjectionConfig(Strict):
-    """Projection head (lightly's, without BatchNorm).
-
-    Attributes:
-        layers: 0 has no head: the loss is on the features that will be used. Default: 2 for two views of a sample,
-            which differ in what features had better keep; 0 where partners are other samples, since a head then keeps
-            what is learnt out of the features.
-    """
-
-    hidden: Positive = 256
-    dim: Positive = 128
-    layers: NonNegative | None = None
-    norm: bool = Field(default=True, description="LayerNorm after each hidden layer")
-
-
-class NtXentConfig(Strict):
-    """NT-Xent and its negatives."""
-
-    weight: Annotated[float, Field(ge=0)] = 1.0
-    temperature: Annotated[float, Field(ge=0.025)] = 0.2
-    tile: Annotated[int, Field(ge=2)] = Field(default=1024, description="rows of logits held at once")
-    negatives: NegativesConfig = NegativesConfig()
-    projection: ProjectionConfig = ProjectionConfig()
 
 
 def make_projection(config: ProjectionConfig, around: Surroundings) -> nn.Module:

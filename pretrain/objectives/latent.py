@@ -12,20 +12,18 @@ Shapes: B samples of all parts, b samples of one part, N tokens of a view (K vis
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pretrain.objectives.base import VIEWS, MicroBatch, Objective, Surroundings
+from pretrain.objectives.config import LatentConfig
 from pretrain.objectives.local import require_one_ground, same_places, token_places
 from pretrain.objectives.masking import split_patches
 from pretrain.rng import Keys
-from pretrain.views import make_view
+from pretrain.views.view import make_view
 from specfm.batch import Batch, BatchPart
-from specfm.config import Strict
 from specfm.engine.ema import average_of, follow
 from specfm.engine.schedule import ramp
 from specfm.errors import UsageError
@@ -40,47 +38,6 @@ UNCHANGED = {
     "keep_low": 1.0, "keep_high": 1.0, "window_probability": 0.0, "merge_probability": 0.0, "gain": 0.0, "tilt": 0.0,
     "noise": 0.0, "pixel_dropout": 0.0, "attribute_dropout": 0.0,
 }  # fmt: skip
-
-
-class PredictorConfig(Strict):
-    """The predictor, which only training needs: ViT blocks over visible and mask tokens."""
-
-    width: int = Field(default=96, ge=4, multiple_of=4)
-    depth: int = Field(default=2, ge=1)
-    heads: int = Field(default=3, ge=1)
-
-    @model_validator(mode="after")
-    def _divisible(self) -> PredictorConfig:
-        if self.width % self.heads:
-            raise ValueError(f"predictor.width {self.width} is not a multiple of its {self.heads} heads; change one")
-        return self
-
-
-class LatentConfig(Strict):
-    """Masked prediction in a teacher's features.
-
-    Attributes:
-        weight: factor of the loss.
-        ratio: share of the patches hidden from the student.
-        target: what the teacher sees. ``full``: the student's crop with all bands, without noise, gain or holes;
-            ``view``: the student's view; ``other``: the other view, at the places that both show (with
-            ``pairs.kind=same_object``, the other sensor's or date's).
-        blocks: of the teacher's, the last ones whose tokens are averaged; each token is normalised over its features.
-        momentum, momentum_end, momentum_steps: share of the teacher kept in a step, a straight line over the first
-            ``momentum_steps`` steps.
-        beta: difference at which the loss goes over from squared to absolute (smooth L1).
-        predictor: see :class:`PredictorConfig`.
-    """
-
-    weight: float = Field(default=1.0, ge=0.0)
-    ratio: float = Field(default=0.6, gt=0.0, lt=1.0)
-    target: Literal["full", "view", "other"] = "full"
-    blocks: int = Field(default=1, ge=1)
-    momentum: float = Field(default=0.99, ge=0.0, lt=1.0)
-    momentum_end: float = Field(default=0.999, ge=0.0, le=1.0)
-    momentum_steps: int = Field(default=1000, ge=0)
-    beta: float = Field(default=1.0, gt=0.0)
-    predictor: PredictorConfig = PredictorConfig()
 
 
 class Predictor(TokenDecoder):

@@ -12,33 +12,18 @@ Shapes: B samples, N tokens of a crop, T = 2 N tokens of both, D width of the en
 from __future__ import annotations
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from pretrain.objectives.base import VIEWS, MicroBatch, Objective, Surroundings
-from pretrain.objectives.contrastive import ProjectionConfig, make_projection
-from pretrain.objectives.nt_xent import MIN_TEMPERATURE, exact_matmul
+from pretrain.objectives.config import LocalConfig
+from pretrain.objectives.contrastive import make_projection
+from pretrain.objectives.nt_xent import exact_matmul
 from pretrain.pairs.config import PairsConfig
-from pretrain.views import plan_crop
-from specfm.config import Strict
+from pretrain.views.view import plan_crop
 from specfm.errors import UsageError
 
 ROUNDING_PX = 1e-3
-
-
-class LocalConfig(Strict):
-    """NT-Xent between places.
-
-    Attributes:
-        weight: factor of the loss; with ``nt_xent`` beside it, the two weights mix the local and the global loss.
-        temperature: divides the cosines.
-        projection: of tokens.
-    """
-
-    weight: float = Field(default=1.0, ge=0.0)
-    temperature: float = Field(default=0.2, ge=MIN_TEMPERATURE)
-    projection: ProjectionConfig = ProjectionConfig()
 
 
 class Local(Objective):

@@ -12,21 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from pretrain.objectives.base import MicroBatch, Objective, Surroundings
+from pretrain.objectives.config import MaskedConfig
 from pretrain.objectives.masking import hidden_ranges, inside_window, split_patches
 from pretrain.pairs.nearest import moments_of, whitening_of
 from pretrain.rng import SHARED, Keys
-from pretrain.views import crop_part
 from pretrain.views.attributes import drop_attributes
 from pretrain.views.spatial import plan_spatial
+from pretrain.views.view import crop_part
 from specfm.batch import BandTensors, BatchPart
-from specfm.config import Strict
 from specfm.engine.schedule import ramp
 from specfm.errors import UsageError
 from specfm.models.decoders import Asked, Decoder
@@ -39,58 +37,6 @@ from specfm.shards import ShardSet
 
 NOISE_SHIFT_PX = 3  # between pixels whose difference is noise
 ALONE = 8  # property of an embedding (see specfm/models/registry.py): patches that are not given make no difference
-
-
-class DecoderConfig(Strict):
-    """The decoder, which only training needs; HyperLinear reads it out.
-
-    Attributes:
-        width, depth, heads: of its blocks. rank: of the readout. code_width: of band codes.
-    """
-
-    width: int = Field(default=128, ge=4, multiple_of=4)
-    depth: int = Field(default=2, ge=0)
-    heads: int = Field(default=4, ge=1)
-    rank: int = Field(default=16, ge=1)
-    code_width: int = Field(default=128, ge=4, multiple_of=4)
-
-
-class MaskedConfig(Strict):
-    """Masked modelling.
-
-    Attributes:
-        weight: factor of the loss.
-        mask: ``patches`` hides patches, ``ranges`` contiguous ranges of wavelengths of all patches, ``both`` does both:
-            whole patches, and ranges of those that are left.
-        ratio: share of the patches hidden. range_share: share of the covered wavelengths hidden, in ``ranges`` ranges.
-        target: ``plain`` values over the level of what is visible; each ``pixel``'s or ``patch``'s values less their
-            mean, over their deviation; or ``whitened``: the spectrum over its level, whitened by the noise of its own
-            acquisition (:mod:`specfm.models.whitening`, from pixels of the shards, before the first step).
-        bands: read per sample at most, drawn anew each step; None reads all.
-        charbonnier: factor of the Charbonnier term beside ``1 - cosine`` along the spectrum. eps: of it, in units of
-            the target.
-        window_start, window_steps: spectra are cut to a contiguous window of ``window_start`` of the covered
-            wavelengths at first, which widens to all of them over ``window_steps`` steps; outside it nothing is shown
-            or predicted.
-        published: exactly as SpecAware publishes it, for ``model.embedding=specaware``: all patches are embedded before
-            some are hidden, bands count alike whatever their width, band codes are the embedding's, dropout of .1, and
-            predictions start at 0.
-        decoder: see :class:`DecoderConfig`.
-    """
-
-    weight: float = Field(default=1.0, ge=0.0)
-    mask: Literal["patches", "ranges", "both"] = "patches"
-    ratio: float = Field(default=0.75, gt=0.0, lt=1.0)
-    range_share: float = Field(default=0.3, gt=0.0, lt=1.0)
-    ranges: int = Field(default=2, ge=1)
-    target: Literal["plain", "pixel", "patch", "whitened"] = "plain"
-    bands: int | None = Field(default=None, ge=1)
-    charbonnier: float = Field(default=2.0, ge=0.0)
-    eps: float = Field(default=1e-3, gt=0.0)
-    window_start: float = Field(default=1.0, gt=0.0, le=1.0)
-    window_steps: int = Field(default=0, ge=0)
-    published: bool = False
-    decoder: DecoderConfig = DecoderConfig()
 
 
 @dataclass(frozen=True)

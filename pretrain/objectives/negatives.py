@@ -12,57 +12,21 @@ Shapes: B local samples, N samples over all ranks (rank-major), R rows and C col
 from __future__ import annotations
 
 from itertools import product
-from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from pretrain.objectives.collect import all_gather, world
+from pretrain.objectives.config import NegativesConfig
 from pretrain.objectives.descriptors import CommonCosine, describe
 from pretrain.pairs.pairing import Pairs
 from pretrain.rng import Keys
 from specfm.batch import Batch
-from specfm.config import Strict
 
 UNKNOWN_INSTANCE = -1
 _SURE = 3.0  # added to the score of pairs known by their ids: they go before any cosine
 _TILE = 512
 _KEPT = 1 << 20  # scores of at most this many pairs (8 MB) are kept between the passes instead of computed again
-
-
-class NegativesConfig(Strict):
-    """Which pairs are no true negatives.
-
-    Attributes:
-        same_instance: pairs of one ``instance_id`` (window neighbourhood, specimen).
-        overlap: pairs of windows that share a pixel of one scene.
-        near: pairs nearer than the radius that the pairing measured (``pairs.near``), where it measured one.
-        within: ``domain``: only samples of the anchor's domain are negatives, so that domains need not be told apart.
-        spectral: pairs whose raw mean spectra have a cosine above ``cosine`` on their common covered range.
-        min_common_share, min_common_bins: how much common range a comparison of spectra needs, as a share of the
-            smaller coverage and in bins of 4 % width; less, and spectra exclude nothing.
-        max_share: at most this share of an anchor's negatives is touched, the most certain and most similar first.
-        mode: ``exclude`` or ``downweight`` (by ``weight``).
-    """
-
-    same_instance: bool = True
-    overlap: bool = True
-    near: bool = True
-    within: Literal["batch", "domain"] = "batch"
-    spectral: bool = True
-    cosine: float = Field(default=0.99, ge=-1.0, le=1.0)
-    min_common_share: float = Field(default=0.5, ge=0.0, le=1.0)
-    min_common_bins: int = Field(default=8, ge=1)
-    max_share: float = Field(default=0.5, ge=0.0, le=1.0)
-    mode: Literal["exclude", "downweight"] = "exclude"
-    weight: float = Field(default=0.1, ge=0.0, le=1.0)
-
-    def touches(self, pairs: Pairs) -> bool:
-        """Whether any pair could be touched."""
-        near = self.near and pairs.nearness is not None
-        some = self.same_instance or self.overlap or self.spectral or near
-        return self.within == "domain" or (some and self.max_share > 0)
 
 
 def build_rule(pairs: Pairs, config: NegativesConfig, gather: bool = True) -> FalseNegatives | None:

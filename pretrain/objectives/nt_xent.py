@@ -21,9 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pretrain.objectives.collect import all_gather, world
+from pretrain.objectives.config import MIN_TEMPERATURE
 from specfm.errors import UsageError
-
-MIN_TEMPERATURE = 0.025  # exp((s - 1) / T) stays a normal float32 number for every cosine s: exp(-80)
 
 
 class NegativeRule(Protocol):

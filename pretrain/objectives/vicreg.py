@@ -9,36 +9,15 @@ Shapes: B samples of this rank, N of all ranks, E width of the projection.
 from __future__ import annotations
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from pretrain.objectives.base import VIEWS, MicroBatch, Objective, Rows, Surroundings
 from pretrain.objectives.collapse import projection_figures
 from pretrain.objectives.collect import all_sum, world
-from pretrain.objectives.contrastive import ProjectionConfig, make_projection
+from pretrain.objectives.config import VicRegConfig
+from pretrain.objectives.contrastive import make_projection
 from pretrain.objectives.nt_xent import exact_matmul
-from specfm.config import Strict
 from specfm.errors import UsageError
-
-
-class VicRegConfig(Strict):
-    """VICReg; the three factors are the paper's.
-
-    Attributes:
-        weight: factor of the loss.
-        invariance: factor of the mean squared difference between the two views.
-        variance: factor of what a feature's deviation lacks to 1. covariance: factor of the squared covariances between
-            features, summed over pairs and divided by E.
-        eps: added to variances before the root.
-        projection: what the loss is worked out on. The paper's is wide (three layers of 8192 for features of 2048).
-    """
-
-    weight: float = Field(default=1.0, ge=0.0)
-    invariance: float = Field(default=25.0, ge=0.0)
-    variance: float = Field(default=25.0, ge=0.0)
-    covariance: float = Field(default=1.0, ge=0.0)
-    eps: float = Field(default=1e-4, gt=0.0)
-    projection: ProjectionConfig = ProjectionConfig()
 
 
 class VicReg(Objective):

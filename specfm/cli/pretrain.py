@@ -34,11 +34,15 @@ def command(
     from rich.table import Table
 
     from pretrain.config import PretrainConfig
-    from pretrain.summary import summary_rows
     from specfm.config import load_config
-    from specfm.engine.run_folder import RunFolder
 
     settings = load_config(config, PretrainConfig, overrides)
+    # what follows takes seconds to import; a mistyped key is answered before
+    from pretrain.setup import settled
+    from pretrain.summary import summary_rows
+    from specfm.engine.run_folder import RunFolder
+
+    settings = settled(settings)
     if dry_run:
         _print_plan(settings, nproc)
         return

@@ -22,9 +22,9 @@ from specfm.dense.fit_tokens import (
 from specfm.dense.survey import Survey
 from specfm.errors import UsageError
 from specfm.library import FEWEST_BANDS, same_bands
-from specfm.models.whitening import WhitenRecipe
 from specfm.progress import progress
 from specfm.scene import Scene
+from specfm.whiten_recipe import WhitenRecipe
 
 if TYPE_CHECKING:
     from specfm.bands import BandGrid

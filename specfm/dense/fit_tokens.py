@@ -17,7 +17,8 @@ from specfm.errors import SpecfmError
 from specfm.models.patches import Patches
 from specfm.models.pixels import patch_middles
 from specfm.models.stem import Stem
-from specfm.models.whitening import Moments, WhitenRecipe
+from specfm.models.whitening import Moments
+from specfm.whiten_recipe import WhitenRecipe
 
 if TYPE_CHECKING:
     from specfm.bands import BandGrid

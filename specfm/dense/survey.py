@@ -19,9 +19,9 @@ from specfm.dense.home import HomeSpectra
 from specfm.dense.tile_encoder import fitting_batch, refuse_odd_numbers
 from specfm.digests import digest_parts
 from specfm.errors import UsageError
-from specfm.models.whitening import WhitenRecipe
 from specfm.scene import Scene
 from specfm.tiles import STRIP_BYTES
+from specfm.whiten_recipe import WhitenRecipe
 from specfm.window import read_window
 
 WINDOWS = 256  # read at once

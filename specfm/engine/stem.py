@@ -15,7 +15,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from specfm.engine.curriculum import CurriculumConfig
+from specfm.engine.curriculum import make_reducer
+from specfm.engine.curriculum_config import CurriculumConfig
 from specfm.engine.optimizer import replace_parameter
 from specfm.models.backbone import Backbone
 from specfm.reducers import Fitted, Moments, Principal, Reducer, bands_of
@@ -77,7 +78,7 @@ class StemStages:
 
     def _reducer(self, pixels: Iterable[Tensor], seed: int) -> Reducer:
         if self.config.physical:
-            return self.config.make_reducer()
+            return make_reducer(self.config)
         bands = self.backbone.bands
         if self.config.reducer == "pca":
             moments = Moments(int(bands.valid.sum()))

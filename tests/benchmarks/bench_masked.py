@@ -20,10 +20,11 @@ import torch
 
 from pretrain.objectives import masked
 from pretrain.objectives.base import MicroBatch, Surroundings
-from pretrain.objectives.masked import DecoderConfig, Masked, MaskedConfig
+from pretrain.objectives.config import DecoderConfig, MaskedConfig
+from pretrain.objectives.masked import Masked
 from pretrain.pairs.config import PairsConfig
 from pretrain.pairs.pairing import Pairs
-from pretrain.views import ViewConfig
+from pretrain.views.config import ViewConfig
 from specfm import create_encoder
 from specfm.batch import Batch
 from tests.benchmarks.bench_embedding import grid_of, peak_growth

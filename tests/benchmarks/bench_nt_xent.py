@@ -18,7 +18,8 @@ import torch
 from lightly.loss import NTXentLoss
 from torch import Tensor
 
-from pretrain.objectives.negatives import NegativesConfig, build_rule
+from pretrain.objectives.config import NegativesConfig
+from pretrain.objectives.negatives import build_rule
 from pretrain.objectives.nt_xent import NegativeRule, nt_xent
 from pretrain.pairs.pairing import Pairs
 from specfm.batch import Batch

@@ -14,9 +14,9 @@ from specfm.dense.fit import acquisition, fit_encoder, of_one_sensor
 from specfm.dense.fit_tokens import add_lattices, empty_moments, lattices, whitened
 from specfm.errors import SpecfmError, UsageError
 from specfm.models import create_encoder
-from specfm.models.whitening import WhitenRecipe
 from specfm.scene import Scene
 from specfm.sensors import Sensor
+from specfm.whiten_recipe import WhitenRecipe
 
 SENSOR = Sensor(BandGrid(np.linspace(450, 900, 12), np.full(12, 12.0)), "radiance", name="toy")
 

@@ -14,7 +14,8 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from pretrain.objectives.collect import all_gather
-from pretrain.objectives.negatives import FalseNegatives, NegativesConfig, build_rule
+from pretrain.objectives.config import NegativesConfig
+from pretrain.objectives.negatives import FalseNegatives, build_rule
 from pretrain.objectives.nt_xent import nt_xent
 from pretrain.pairs.pairing import Pairs
 from specfm.batch import Batch

@@ -15,15 +15,19 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from pretrain.config import PretrainConfig
-from pretrain.objectives.band_prediction import BandPredictionConfig
 from pretrain.objectives.base import MicroBatch, Objective, Rows, Surroundings
-from pretrain.objectives.contrastive import NtXentConfig
-from pretrain.objectives.latent import LatentConfig, PredictorConfig
-from pretrain.objectives.local import LocalConfig
-from pretrain.objectives.masked import DecoderConfig, MaskedConfig
-from pretrain.objectives.negatives import NegativesConfig
+from pretrain.objectives.config import (
+    BandPredictionConfig,
+    DecoderConfig,
+    LatentConfig,
+    LocalConfig,
+    MaskedConfig,
+    NegativesConfig,
+    NtXentConfig,
+    PredictorConfig,
+    VicRegConfig,
+)
 from pretrain.objectives.registry import OBJECTIVES, make_objectives
-from pretrain.objectives.vicreg import VicRegConfig
 from pretrain.pairs.pairing import Pairs
 from pretrain.step import PretrainStep
 from specfm import create_encoder

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import pytest
 
 from pretrain.config import PretrainConfig
-from specfm.config import load_config, to_yaml
+from specfm.config import _classes_in, load_config, to_yaml
 from specfm.errors import UsageError
 from specfm.models.registry import EMBEDDINGS, SIZES
 from tests.conftest import REPOSITORY
@@ -45,12 +46,42 @@ def test_the_divisor_follows_from_the_batch_alone(batch, divisor):
     assert config.data.part_divisor == divisor
 
 
+def test_what_others_call_a_key_leads_to_a_key_that_is_there():
+    for there in PretrainConfig.other_names.values():
+        for path in there.split(" or "):
+            model = PretrainConfig
+            for name in path.split("."):
+                assert name in model.model_fields, path
+                kinds = _classes_in(model.model_fields[name].annotation)
+                inner = [each for each in kinds if hasattr(each, "model_fields")]
+                model = inner[0] if inner else model
+
+
+def test_epochs_become_steps(tmp_path):
+    from pretrain.setup import settled
+    from specfm.shards import ShardSet
+    from tests.pretrain.runs import make_shards
+
+    shards = make_shards(tmp_path)
+    given = ["out=a", f"data.shards=[{', '.join(shards)}]", "data.global_batch=8", "epochs=1.5"]
+    config = settled(load_config(None, PretrainConfig, given))
+    assert config.epochs is None and config.steps == math.ceil(1.5 * (len(ShardSet(shards)) // 8))
+    halved = settled(load_config(None, PretrainConfig, [*given, "curriculum.budget=.5"]))
+    assert halved.steps == round(config.steps * 0.5) and settled(halved) == halved
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
         ("objective.nt_xent.negatives.cosin=0.9", "did you mean objective.nt_xent.negatives.cosine?"),
         ("objective.nt_xent.temperature=0.001", "objective.nt_xent.temperature"),
         ("objective.temperature=0.1", "write objective.nt_xent.temperature"),
+        ("temperature=0.1", "did you mean objective.nt_xent.temperature or objective.local.temperature?"),
+        ("batch_size=8", "here it is data.global_batch"),
+        ("data.batch_size=8", "here it is data.global_batch"),
+        ("learning_rate=1", "here it is optim.lr"),
+        ("lr=1", "did you mean optim.lr?"),
+        ("epochs=0", "epochs"),
         ("optim.min_lr=1", "optim.min_lr 1.0 is above optim.lr"),
         ("optim.precision=fp16", "optim.precision"),
         ("data.divisor=7", "not a multiple of data.divisor 7"),

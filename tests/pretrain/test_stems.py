@@ -17,8 +17,8 @@ from specfm import BandGrid, Encoder, Sensor
 from specfm.dense.fit_tokens import add_lattices, empty_moments, lattices
 from specfm.errors import SpecfmError, UsageError
 from specfm.models.stem import Stem
-from specfm.models.whitening import WhitenRecipe
 from specfm.shards import ShardSet, ShardWriter
+from specfm.whiten_recipe import WhitenRecipe
 from tests.pretrain.runs import debug_config, launch, make_shards, metrics, run, settings, weights
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from pretrain.views import ViewConfig, make_view, plan_part
+from pretrain.views.config import ViewConfig
+from pretrain.views.view import make_view, plan_part
 from specfm.bands import BandGrid
 from specfm.batch import BandTensors, Batch, BatchPart
 from specfm.config import load_config

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from pretrain import setup
-from pretrain.views import ViewConfig, make_view
+from pretrain.views.config import ViewConfig
+from pretrain.views.view import make_view
 from pretrain.whiten import whiten_stem
 from specfm import Encoder, create_encoder
 from specfm.batch import Batch

@@ -5,14 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pretrain.objectives.band_prediction import (
-    BandPredictionConfig,
-    BandPredictor,
-    BandTargets,
-    band_prediction_loss,
-    band_targets,
-)
-from pretrain.views import ViewConfig, make_view
+from pretrain.objectives.band_prediction import BandPredictor, BandTargets, band_prediction_loss, band_targets
+from pretrain.objectives.config import BandPredictionConfig
+from pretrain.views.config import ViewConfig
+from pretrain.views.view import make_view
 from specfm.batch import Batch
 from specfm.models.patches import patchify
 from tests.pretrain.samples import part, random_batch, sensor_of

@@ -10,12 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pretrain.objectives.base import MicroBatch, Surroundings
-from pretrain.objectives.latent import Latent, LatentConfig, PredictorConfig
+from pretrain.objectives.config import LatentConfig, PredictorConfig
+from pretrain.objectives.latent import Latent
 from pretrain.objectives.masking import split_patches
 from pretrain.pairs.config import PairsConfig
 from pretrain.pairs.pairing import Pairs
 from pretrain.rng import Keys
-from pretrain.views import ViewConfig, crop_part, plan_crop
+from pretrain.views.config import ViewConfig
+from pretrain.views.view import crop_part, plan_crop
 from specfm import UsageError, create_encoder
 from specfm.batch import Batch
 from specfm.models.encoder import Encoder

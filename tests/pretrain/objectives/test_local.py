@@ -9,12 +9,14 @@ from torch.nn import functional as F
 
 from pretrain.config import PretrainConfig
 from pretrain.objectives.base import MicroBatch, Surroundings
-from pretrain.objectives.local import Local, LocalConfig, local_nt_xent, same_places, token_places
+from pretrain.objectives.config import LocalConfig
+from pretrain.objectives.local import Local, local_nt_xent, same_places, token_places
 from pretrain.objectives.registry import make_objectives
 from pretrain.pairs.config import PairsConfig
 from pretrain.pairs.pairing import Pairs
 from pretrain.step import PretrainStep
-from pretrain.views import ViewConfig, plan_crop
+from pretrain.views.config import ViewConfig
+from pretrain.views.view import plan_crop
 from specfm import create_encoder
 from specfm.batch import Batch
 from specfm.engine.distributed import World

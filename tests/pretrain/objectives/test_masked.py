@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from pretrain.objectives.base import MicroBatch, Surroundings
-from pretrain.objectives.masked import DecoderConfig, Hidden, Masked, MaskedConfig, spectral_losses
+from pretrain.objectives.config import DecoderConfig, MaskedConfig
+from pretrain.objectives.masked import Hidden, Masked, spectral_losses
 from pretrain.pairs.config import PairsConfig
 from pretrain.pairs.pairing import Pairs
-from pretrain.views import ViewConfig
+from pretrain.views.config import ViewConfig
 from pretrain.whiten import whiten_stem
 from specfm import UsageError, create_encoder
 from specfm.batch import Batch, BatchPart

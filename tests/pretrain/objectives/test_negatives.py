@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from pretrain.objectives import negatives
+from pretrain.objectives.config import NegativesConfig
 from pretrain.objectives.descriptors import BINS, describe
-from pretrain.objectives.negatives import FalseNegatives, NegativesConfig, build_rule
+from pretrain.objectives.negatives import FalseNegatives, build_rule
 from pretrain.objectives.nt_xent import nt_xent
 from pretrain.pairs.pairing import Nearness, Pairs
 from specfm.bands import BandGrid

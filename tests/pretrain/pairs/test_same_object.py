@@ -13,7 +13,8 @@ from pretrain.pairs.config import PairsConfig
 from pretrain.pairs.pairing import PairedSampler
 from pretrain.pairs.same_object import SameObject
 from pretrain.sampler import MixtureSampler
-from pretrain.views import ViewConfig, make_view
+from pretrain.views.config import ViewConfig
+from pretrain.views.view import make_view
 from specfm.engine.curriculum import CurriculumConfig
 from specfm.errors import UsageError
 from specfm.shards import ShardSet

@@ -11,10 +11,12 @@ import torch
 from pretrain import setup
 from pretrain.config import PretrainConfig
 from pretrain.loop import train
-from pretrain.objectives.negatives import NegativesConfig, build_rule
+from pretrain.objectives.config import NegativesConfig
+from pretrain.objectives.negatives import build_rule
 from pretrain.pairs.pairing import Nearness, Pairs, joined
 from pretrain.pairs.simulated import SimulatedPairs
-from pretrain.views import ViewConfig, make_view
+from pretrain.views.config import ViewConfig
+from pretrain.views.view import make_view
 from specfm.batch import Batch
 from specfm.checkpoint import load
 from specfm.engine.distributed import World

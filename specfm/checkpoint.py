@@ -26,6 +26,7 @@ from specfm.files import (
     verify_manifest,
     write_manifest,
 )
+from specfm.sensors import Sensor
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -43,6 +44,7 @@ KINDS = {ENCODER: "an encoder", TASK: "a task model"}
 LIBRARY = "library.safetensors"
 HEADS = "heads.safetensors"  # of a pretraining, where a release has any: what only training on needs
 STEMS = "stems.safetensors"
+ALIGNED_TO = "aligned_to"  # of a card: sensors that an encoder was aligned for when it was saved
 FILES = ("config.json", "model.safetensors", "card.json", "README.md")
 SHIPPED = Path(__file__).parent / "weights"  # release folders that come with the package, loadable by name
 
@@ -129,6 +131,9 @@ def read_module(
 def write_release(encoder: AnyEncoder, folder: Path, card: dict[str, Any] | None = None) -> None:
     """Write the files of an encoder's release into ``folder``, which exists; the manifest comes last."""
     card = dict(encoder.card if card is None else card)
+    card.pop(ALIGNED_TO, None)
+    if (sensors := getattr(encoder, "aligned_to", None)) is not None:
+        card[ALIGNED_TO] = [sensor.to_dict() for sensor in sensors]
     write_module(encoder, folder, {"encoder": encoder.config}, card, _model_card(encoder, card), ENCODER)
 
 
@@ -156,7 +161,7 @@ def load(path: str | Path, device: str = "cpu", align: bool | None = None) -> An
             specfm (one of :func:`shipped_encoders`). A folder of that name goes first.
         device: cpu or cuda.
         align: for frozen features that are compared across sensors; see :meth:`specfm.models.Encoder.align`. Default:
-            as it was trained.
+            as it was saved.
 
     Raises:
         SpecfmError: nothing to load there, a task model, a changed byte, an unknown format, or weights that do not fit.
@@ -168,6 +173,11 @@ def load(path: str | Path, device: str = "cpu", align: bool | None = None) -> An
     encoder, _, card = read_module(path, ENCODER, lambda config: build_encoder(config["encoder"]))
     encoder.card = card
     encoder = encoder.to(device).eval()
+    if align is None and card.get(ALIGNED_TO) is not None and encoder.library is not None:
+        try:
+            encoder.align(True, [Sensor.from_dict(each) for each in card[ALIGNED_TO]])
+        except (KeyError, TypeError, ValueError, SpecfmError) as error:
+            raise SpecfmError(f"{path}: its card names no sensors that it was aligned for ({error})") from None
     return encoder if align is None else encoder.align(align)
 
 

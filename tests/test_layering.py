@@ -92,6 +92,7 @@ AT_TOP = {
         "specfm.models",
         "specfm.dense.fit",
         "specfm.dense.fit_tokens",
+        "specfm.dense.given",
         "specfm.dense.memory",
         "specfm.dense.survey",
         "specfm.dense.tile_encoder",

@@ -89,7 +89,7 @@ def opened(scenes: Any | Iterable[Any], sensor: Sensor | BandGrid | str | None =
     Raises:
         UsageError: none.
     """
-    from specfm.dense.memory import as_scene
+    from specfm.dense.given import as_scene
 
     if sensor is not None or isinstance(scenes, Scene | np.ndarray | Tensor):
         return [as_scene(cast(Any, scenes), sensor)]

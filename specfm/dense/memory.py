@@ -12,8 +12,8 @@ import numpy as np
 from torch import Tensor
 
 from specfm.bands import BandGrid
+from specfm.dense.given import as_scene
 from specfm.dense.tile_encoder import DenseEncoder, TileEncoder, cell_side, copies, fitting_batch, patch_plan
-from specfm.errors import SpecfmError
 from specfm.scene import Scene
 from specfm.sensors import Sensor
 from specfm.tiles import blended_rows
@@ -53,7 +53,8 @@ def embed_scene(
     each tile is encoded by itself and a patch sees its own tile only.
 
     Args:
-        scene: a Scene, or an (H, W, C) array or tensor with its ``sensor`` (a Sensor, a BandGrid or a known name).
+        scene: a Scene, an (H, W, C) array or tensor with its ``sensor`` (a Sensor, a BandGrid or a known name), or what
+            else says its bands itself (:func:`specfm.dense.given.as_scene`).
         tile: side of a tile, pixels (default 8 patches). stride: step between tiles, pixels (default half a tile).
         level: ``scene`` divides by one level for the whole scene (no seams), ``sample`` by each tile's own.
         pixels: a feature for every pixel, of an encoder with pixel tokens.
@@ -81,26 +82,3 @@ def embed_scene(
         if shear_x == 0 and shear_y == 0:
             x_w, y_h = x0 + (cols_w + 0.5) * dx, y0 + (rows_h + 0.5) * dy
     return DenseFeatures(out, rows_h, cols_w, x_w, y_h)
-
-
-def as_scene(scene: Scene | np.ndarray | Tensor, sensor: Sensor | BandGrid | str | None) -> Scene:
-    """The scene itself, or one over an array.
-
-    Raises:
-        SpecfmError: neither, an array without a sensor, or a Scene with one.
-    """
-    if isinstance(scene, Scene):
-        if sensor is not None:
-            raise SpecfmError("a Scene carries its own sensor; use scene.replace(sensor=...) to change it")
-        return scene
-    if isinstance(scene, Tensor):
-        numbers = scene.detach().cpu()
-        scene = (numbers if numbers.dtype.itemsize > 2 or not numbers.is_floating_point() else numbers.float()).numpy()
-    if not isinstance(scene, np.ndarray):
-        raise SpecfmError(
-            f"features are taken of a Scene or of an (H, W, C) array or tensor, not of a {type(scene).__name__}; open "
-            "a file by specfm.read_scene(path), wrap a list in numpy.array"
-        )
-    if sensor is None:
-        raise SpecfmError("an array does not say what was measured; pass sensor= (a Sensor, BandGrid or known name)")
-    return Scene.from_array(scene, sensor)

@@ -5,7 +5,8 @@ Shapes: B samples, H W pixels, C bands, N tokens, K kept tokens, Q pixel tokens,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ from specfm.sensors import Sensor
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+log = logging.getLogger(__name__)
 UNALIGNED = "maps between sensors are of patch tokens; choose one of the two"
 Bands = BandGrid | Sensor | str | Sequence[BandGrid | Sensor | str] | BandTensors
 
@@ -110,7 +112,8 @@ class Encoder(nn.Module):
         self.card: dict[str, Any] = {}
         self.aligned = aligned
         self.normaliser = None if normalise == "none" else Normaliser(normalise)
-        self.alignment: Alignment | None = None
+        self._alignment: Alignment | None = None
+        self._set_aside: Alignment | None = None  # while it is in training
         self._library: Library | None = None
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList(
@@ -152,6 +155,21 @@ class Encoder(nn.Module):
     def library(self, library: Library | None) -> None:
         self._library = library
         self.alignment = Alignment(library) if self.aligned and library is not None else None
+
+    @property
+    def alignment(self) -> Alignment | None:
+        """See :meth:`align`; None where it is not aligned, or is in training."""
+        return self._alignment
+
+    @alignment.setter
+    def alignment(self, alignment: Alignment | None) -> None:
+        self._alignment, self._set_aside = alignment, None
+
+    @property
+    def aligned_to(self) -> list[Sensor] | None:
+        """The sensors that it was aligned for by :meth:`align`, in training too; None where it was not."""
+        asked = self._alignment or self._set_aside
+        return None if asked is None or self.aligned else [sensor for _, sensor in asked.sensors]
 
     @property
     def pixel(self) -> bool:
@@ -206,9 +224,9 @@ class Encoder(nn.Module):
         An encoder fitted to scenes (:meth:`fit`) puts all others as the sensor of these would tell it, whatever is
         named.
 
-        For frozen features that are compared across sensors. The maps hold for the weights as they are, so
-        :meth:`train` takes the alignment off again, unless the trunk is trained on aligned tokens; call it anew if you
-        write to weights through ``.data``.
+        For frozen features that are compared across sensors. It is saved with the encoder. The maps hold for the
+        weights as they are, so :meth:`train` sets the alignment aside, unless the trunk is trained on aligned tokens,
+        and :meth:`eval` fits it anew; call it yourself if you write to weights through ``.data``.
 
         Raises:
             UsageError: the encoder comes without a library of spectra, or with pixel tokens.
@@ -226,10 +244,28 @@ class Encoder(nn.Module):
         return self
 
     def train(self, mode: bool = True) -> Encoder:
-        """As in torch; an encoder in training is not aligned, unless it is made for that."""
-        if mode and not self.aligned:
-            self.alignment = None
+        """As in torch; an encoder in training is not aligned, unless it is made for that, and is so again after it."""
+        if mode and not self.aligned and self._alignment is not None:
+            log.info("the encoder is in training: its alignment is set aside, and fitted anew by eval()")
+            self._set_aside, self._alignment = self._alignment, None
+        elif not mode and self._set_aside is not None and self._library is not None:
+            self.alignment = Alignment(self._library, [sensor for _, sensor in self._set_aside.sensors])
         return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Encoder:
+        """As in torch (``.to``, ``.half``, ...), but what comes before the trunk stays float32.
+
+        Whitened stems amplify what was small in the embedding, and rounding with it; the trunk takes most of the time.
+        """
+
+        def kept(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return tensor.to(moved.device) if moved.dtype != tensor.dtype else moved
+
+        for name, child in self.named_children():
+            child._apply(fn if name in ("blocks", "norm") or not recurse else kept)
+        super()._apply(fn, recurse=False)
+        return self
 
     @property
     def device(self) -> torch.device:
@@ -312,7 +348,9 @@ class Encoder(nn.Module):
         if self.alignment is not None and stem is self.stem:
             tokens_BND = self.alignment(self, patches.bands, tokens_BND)
         position = self.positions(patches.position_BN2, patches.grid_hw, patches.bands.gsd_m_G, self.num_features)
-        return self.stem_norm(tokens_BND) + position
+        tokens_BND = self.stem_norm(tokens_BND) + position
+        trunk = self.norm.weight.dtype
+        return tokens_BND if trunk == torch.float32 else tokens_BND.to(trunk)
 
     def positions(self, position_BN2: Tensor, grid_hw: tuple[int, int], gsd_m_G: Tensor, width: int) -> Tensor:
         """position_BND (float32) of tokens on a grid, for the trunk or for a decoder of another width."""

@@ -77,11 +77,19 @@ def patchify(
         SpecfmError: shapes that do not fit.
     """
     if x_BHWC.ndim != 4:
-        raise SpecfmError(f"expected a cube of shape (batch, rows, cols, bands), got {tuple(x_BHWC.shape)}")
+        raise SpecfmError(
+            f"expected a cube of shape (batch, rows, cols, bands), got {tuple(x_BHWC.shape)}"
+            + ("; give one sample as x[None]" if x_BHWC.ndim == 3 else "")
+        )
     batch, height, width, channels = x_BHWC.shape
     if not x_BHWC.numel():
         raise SpecfmError(f"the cube of shape {tuple(x_BHWC.shape)} is empty; give at least one sample and pixel")
     if bands.channels != channels:
+        if bands.channels == x_BHWC.shape[1]:
+            raise SpecfmError(
+                f"a cube of shape {tuple(x_BHWC.shape)} has its {bands.channels} bands first; bands go last: "
+                "x.permute(0, 2, 3, 1)"
+            )
         padded = f", or of a padded cube BandTensors.from_sensors(sensor, channels={channels})"
         raise SpecfmError(
             f"the cube has {channels} bands but its metadata describes {bands.channels}; give the sensor of exactly "

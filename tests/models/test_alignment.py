@@ -200,9 +200,39 @@ def test_maps_follow_the_weights() -> None:
     assert torch.allclose(pooled(encoder, NEW), pooled(fresh.align(), NEW), atol=1e-5)
 
 
-def test_training_takes_it_off_and_without_a_library_it_is_refused() -> None:
+def test_training_sets_it_aside_and_afterwards_it_is_fitted_anew(caplog: pytest.LogCaptureFixture) -> None:
     encoder = amplifying().align()
-    assert encoder.train().alignment is None and encoder.library is not None
+    before = pooled(encoder, NEW)
+    with caplog.at_level("INFO"):
+        assert encoder.train().alignment is None and encoder.aligned_to == []
+    assert "its alignment is set aside" in caplog.text
+    assert torch.allclose(pooled(encoder.eval(), NEW), before, atol=1e-6)
+    encoder.train()
+    with torch.no_grad():
+        encoder.stem.weight.mul_(3.0)
+    fresh = amplifying()
+    fresh.load_state_dict(encoder.state_dict())
+    assert torch.allclose(pooled(encoder.eval(), NEW), pooled(fresh.align(), NEW), atol=1e-5)
+    encoder.train()
+    encoder.align(False)
+    assert encoder.eval().alignment is None and encoder.aligned_to is None
+
+
+def test_it_is_saved_with_the_encoder_in_training_too(tmp_path) -> None:
+    encoder = amplifying().align(True, [NEW])
+    for name, mode in (("still", False), ("training", True)):
+        specfm.save(encoder.train(mode), tmp_path / name)
+        again = specfm.load(tmp_path / name)
+        assert torch.allclose(pooled(again, NEW), pooled(encoder.eval(), NEW), atol=1e-6) and len(again.aligned_to) == 1
+    assert specfm.load(tmp_path / "still", align=False).alignment is None
+    specfm.save(specfm.load(tmp_path / "still", align=False), tmp_path / "plain")
+    assert specfm.load(tmp_path / "plain").alignment is None
+    card = tmp_path / "plain" / "card.json"
+    assert "aligned_to" not in card.read_text()
+
+
+def test_without_a_library_it_is_refused() -> None:
+    encoder = amplifying()
     encoder.library = None
     with pytest.raises(UsageError, match="without a library of spectra"):
         encoder.align()

@@ -242,3 +242,29 @@ def test_positions_from_the_corner_are_in_metres() -> None:
     torch.testing.assert_close(found[2], torch.cat([zeros, ones, (5 * frequency).sin(), (5 * frequency).cos()]))
     unknown = encoder.positions(place, (3, 3), torch.tensor([float("nan")]), 24)
     torch.testing.assert_close(unknown, encoder.positions(place, (3, 3), torch.tensor([10.0]), 24))
+
+
+@pytest.mark.parametrize(("kind", "near"), [("half", 5e-3), ("bfloat16", 5e-2), ("double", 1e-5)])
+def test_the_trunk_in_other_precision_gives_nearly_the_same(kind: str, near: float) -> None:
+    """What comes before it stays float32: a whitened stem amplifies rounding."""
+    torch.manual_seed(0)
+    model = create_encoder("nano", patch_size=3, dim=24, depth=2, heads=2).eval()
+    grid = BandGrid(np.linspace(400, 1000, 20), np.full(20, 10.0))
+    x_BHWC = torch.rand(3, 9, 9, 20)
+    with torch.no_grad():
+        before = model(x_BHWC, grid).pooled_BD
+        found = getattr(model, kind)()(x_BHWC, grid).pooled_BD
+    assert model.stem.weight.dtype == torch.float32 and found.dtype == model.norm.weight.dtype != torch.float32
+    assert float((found.double() - before.double()).norm() / before.norm()) < near
+    back = model.float()(x_BHWC, grid).pooled_BD
+    assert back.dtype == torch.float32
+    assert model.to(torch.bfloat16).to("cpu").blocks[0].attn.qkv.weight.dtype == torch.bfloat16
+
+
+def test_bands_first_and_a_single_sample_are_told_how_to_go_on() -> None:
+    model = create_encoder("nano", patch_size=3, dim=24, depth=1, heads=2).eval()
+    grid = BandGrid(np.linspace(400, 1000, 20), np.full(20, 10.0))
+    with pytest.raises(SpecfmError, match=r"has its 20 bands first; bands go last: x.permute\(0, 2, 3, 1\)"):
+        model(torch.rand(3, 20, 9, 9), grid)
+    with pytest.raises(SpecfmError, match=r"give one sample as x\[None\]"):
+        model(torch.rand(9, 9, 20), grid)

@@ -28,6 +28,23 @@ _PUBLIC = {
     "create_encoder": "specfm.models",
     "load": "specfm.checkpoint",
     "save": "specfm.checkpoint",
+    **{
+        name: f"specfm.cli.{name}"
+        for name in (
+            "inspect",
+            "shard",
+            "pretrain",
+            "probe",
+            "benchmark",
+            "finetune",
+            "predict",
+            "cluster",
+            "search",
+            "change",
+            "embed",
+            "report",
+        )
+    },
     "SpecfmError": "specfm.errors",
     "UsageError": "specfm.errors",
 }

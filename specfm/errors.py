@@ -22,8 +22,11 @@ class SpecfmError(Exception):
     exit_code = 1
 
 
-class UsageError(SpecfmError):
-    """Bad use: an unknown key or flag, a value of the wrong type, an output folder that already exists."""
+class UsageError(SpecfmError, ValueError):
+    """Bad use: an unknown key or flag, a value of the wrong type, an output folder that already exists.
+
+    For Python callers it is the ``ValueError`` that they expect of a wrong argument.
+    """
 
     exit_code = 2
 

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from specfm.cli._function import parameters_of
+
 # Maps of one scene, and its features
 Checkpoint = Annotated[str, typer.Argument(help="Checkpoint folder or run.")]
 SceneName = Annotated[str, typer.Argument(help="ENVI, GeoTIFF, MATLAB, HDF5 or .npy file; CARD or CARD:SCENE.")]
@@ -103,7 +105,7 @@ def number(text: str | None) -> float | str | None:
         return text
 
 
-def with_reader(command: Callable[..., None]) -> Callable[..., None]:
+def with_reader(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options of ``READER`` in place of its parameter ``reader``, a dict that holds their values.
 
     Example:
@@ -117,11 +119,11 @@ def with_reader(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def spread(
-    command: Callable[..., None],
+    command: Callable[..., Any],
     parameter: str,
     options: Mapping[str, tuple[Any, Any]],
     make: Callable[[dict[str, Any]], Any],
-) -> Callable[..., None]:
+) -> Callable[..., Any]:
     """Give a command several options in place of one parameter.
 
     Args:
@@ -132,15 +134,16 @@ def spread(
     keyword = inspect.Parameter.KEYWORD_ONLY
     added = [inspect.Parameter(n, keyword, default=default, annotation=kind) for n, (kind, default) in options.items()]
     parameters: list[inspect.Parameter] = []
-    for each in inspect.signature(command, eval_str=True).parameters.values():
+    for each in parameters_of(command):
         parameters += added if each.name == parameter else [each.replace(kind=keyword)]
 
     @functools.wraps(command)
-    def parsed(**words: Any) -> None:
+    def parsed(**words: Any) -> Any:
         values = {name: words.pop(name) for name in options}
-        command(**words, **{parameter: make(values)})
+        return command(**words, **{parameter: make(values)})
 
     # what typer reads a command's options from
     parsed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    parsed.__annotations__ = {each.name: each.annotation for each in parameters}
+    returned = {"return": command.__annotations__["return"]} if "return" in command.__annotations__ else {}
+    parsed.__annotations__ = {each.name: each.annotation for each in parameters} | returned
     return parsed

@@ -179,7 +179,7 @@ OPTIONS: dict[str, Option] = {
 
 def with_probe(
     defaults: ProbeOptions, leave_out: Sequence[str] = (), kinds: Mapping[str, Any] = MappingProxyType({})
-) -> Callable[..., Callable[..., None]]:
+) -> Callable[..., Callable[..., Any]]:
     """Give a command ``OPTIONS`` in place of its parameter ``probe``, a ``ProbeOptions`` that they fill.
 
     Args:
@@ -189,7 +189,7 @@ def with_probe(
     """
     chosen = {name: option for name, option in OPTIONS.items() if name not in leave_out}
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         options = {
             name: (kinds.get(name, option.kind), option.show(getattr(defaults, option.field)))
             for name, option in chosen.items()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from specfm.cli._results import ClassMap
     from specfm.scene import Scene
 
 
@@ -25,11 +25,11 @@ def say_no_data(scene: Scene) -> None:
     typer.echo(f"notice: {scene.where} has no pixel with data; look at its nodata value and its bad bands")
 
 
-def say_map(out: Path, scene: Scene, shares: dict[str, float], preview: bool) -> None:
+def say_map(found: ClassMap) -> None:
     """Print what a map of classes holds."""
-    beside = f", {out.with_suffix('.png')} to look at" if preview else ""
-    typer.echo(f"{out}: {scene.shape[0]} x {scene.shape[1]} pixels{beside}")
-    for name, share in shares.items():
+    beside = "" if found.picture is None else f", {found.picture} to look at"
+    typer.echo(f"{found.path}: {found.scene.shape[0]} x {found.scene.shape[1]} pixels{beside}")
+    for name, share in found.shares.items():
         typer.echo(f"  {share:6.1%}  {name}")
-    if not any(shares.values()):
-        say_no_data(scene)
+    if not any(found.shares.values()):
+        say_no_data(found.scene)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,6 +16,17 @@ def wide_console(piped: int = 120) -> Console:
 
     console = Console()
     return console if console.is_terminal else Console(width=piped)
+
+
+@contextmanager
+def run_logging(words: object) -> Iterator[None]:
+    """A training run speaks on stderr, what other packages say from warnings on."""
+    import logging
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    for name in ("specfm", "pretrain"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    yield
 
 
 def print_remarks(console: Console, lines: Iterable[str]) -> None:

@@ -8,11 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from specfm.cli import _options as options
+from specfm.cli._function import function, printed
+from specfm.cli._results import ClassMap
 from specfm.cli._scene import say_map, say_taught
 
 
+@function
 @options.with_reader
-def command(
+def change(
     model: Annotated[str, typer.Argument(help="Folder of a change model; or of an encoder, for a map without labels.")],
     before: Annotated[str, typer.Argument(help="First date: a file, CARD or CARD:SCENE.")],
     after: Annotated[
@@ -41,7 +44,7 @@ def command(
     align: options.Align = None,
     no_preview: options.NoPreview = False,
     overwrite: options.Overwrite = False,
-) -> None:
+) -> ClassMap:
     """Write which pixels changed from BEFORE to AFTER: 1 unchanged, 2 changed, 0 no data at one of the dates."""
     from downstream.maps.change import distance_to_file
     from downstream.maps.predict import Layout, predict_to_file
@@ -89,5 +92,12 @@ def command(
                 facts={**facts, "aligned": on, "fitted": encoder.card["fitted"] if fit else None},
             )  # fmt: skip
         how = "distance of embeddings" + (" (Otsu's threshold)" if threshold is None else "")
-    say_map(out, one, shares, preview=not no_preview)
-    typer.echo(f"  changed above {0.5 if cut is None else cut:.4f}, {how}")
+    picture = None if no_preview else out.with_suffix(".png")
+    return ClassMap(out, one, shares, picture, probabilities, 0.5 if cut is None else cut, how)
+
+
+@printed(change)
+def command(found: ClassMap) -> None:
+    """Say how much changed."""
+    say_map(found)
+    typer.echo(f"  changed above {found.threshold:.4f}, {found.measure}")

@@ -7,11 +7,14 @@ from typing import Annotated, Any
 import typer
 
 from specfm.cli import _options as options
+from specfm.cli._function import function, printed
+from specfm.cli._results import ClassMap
 from specfm.cli._scene import say_map, say_taught
 
 
+@function
 @options.with_reader
-def command(
+def cluster(
     checkpoint: options.Checkpoint,
     scene: options.SceneName,
     out: options.MapOut,
@@ -30,7 +33,7 @@ def command(
     align: options.Align = None,
     no_preview: options.NoPreview = False,
     overwrite: options.Overwrite = False,
-) -> None:
+) -> ClassMap:
     """Group the patches of SCENE by their embeddings and write a map of the groups; needs no label."""
     from downstream.maps.cluster import cluster_to_file
     from specfm.cards.opening import open_scene
@@ -51,4 +54,10 @@ def command(
                 "fitted": encoder.card["fitted"] if fit else None,
             },
         )  # fmt: skip
-    say_map(out, cube, shares, preview=not no_preview)
+    return ClassMap(out, cube, shares, None if no_preview else out.with_suffix(".png"))
+
+
+@printed(cluster)
+def command(found: ClassMap) -> None:
+    """Say what the map holds."""
+    say_map(found)

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from specfm.cli import _options as options
+from specfm.cli._function import function, printed
+from specfm.cli._results import FeatureMap, Vectors
 from specfm.cli._scene import say_no_data, say_taught
 
 if TYPE_CHECKING:
     from specfm.scene import Scene
 
 
+@function
 @options.with_reader
-def command(
+def embed(
     checkpoint: options.Checkpoint,
     scenes: Annotated[
         list[str],
@@ -62,7 +65,7 @@ def command(
         ),
     ] = None,
     overwrite: options.Overwrite = False,
-) -> None:
+) -> FeatureMap | Vectors:
     """Write one feature vector per patch of SCENE (or pixel), with coordinates, in bounded memory, or per specimen."""
     from specfm.band_selection import select_scenes
     from specfm.checkpoint import load, release_digest
@@ -104,20 +107,29 @@ def command(
             **({} if bands is None else {"bands": bands}),
         }  # fmt: skip
         if specimens:
-            _per_specimen(
+            return _per_specimen(
                 encoder, cubes, out, object_threshold, dark_objects, overwrite, whole=whole, window=window,
                 stride=stride, level=level, batch_size=batch_size, facts=facts,
             )  # fmt: skip
-            return
         done = embed_to_file(
             encoder, cubes[0], out, window=window, stride=stride, level=level, pca_png=pca_png, pca_tif=pca_tif,
             even=even, batch_size=batch_size, pixels=pixels, overwrite=overwrite, facts=facts,
         )  # fmt: skip
-    height, width, depth = done["shape"]
-    cells = "pixels" if pixels else f"patches of {done['patch']} px"
-    typer.echo(f"{out}: {height} x {width} {cells}, {depth} features each")
-    if not done["with_data"]:
-        say_no_data(cubes[0])
+    return FeatureMap(out, cubes[0], done)
+
+
+@printed(embed)
+def command(found: FeatureMap | Vectors, pixels: bool, pca_png: Path | None, pca_tif: Path | None) -> None:
+    """Say how many features were written."""
+    if isinstance(found, Vectors):
+        count, depth = found.array.shape
+        typer.echo(f"{' and '.join(map(str, found.paths))}: {count} specimens, {depth} features each")
+        return
+    height, width, depth = found.facts["shape"]
+    cells = "pixels" if pixels else f"patches of {found.facts['patch']} px"
+    typer.echo(f"{found.path}: {height} x {width} {cells}, {depth} features each")
+    if not found.facts["with_data"]:
+        say_no_data(found.scene)
     for path in (pca_png, pca_tif):
         if path is not None:
             typer.echo(f"{path}: false colours of the first three principal components")
@@ -141,7 +153,7 @@ def _per_specimen(
     dark_objects: bool,
     overwrite: bool,
     **how: Any,
-) -> None:
+) -> Vectors:
     from specfm.dense.per_specimen import embed_specimens
     from specfm.shards.options import WindowOptions
     from specfm.shards.windows import valid_pixels
@@ -150,9 +162,7 @@ def _per_specimen(
     objects = WindowOptions(object_threshold=options.number(threshold), dark_objects=dark_objects)
     found = specimens_of(scenes, lambda scene: valid_pixels(scene, objects))
     vectors = embed_specimens(encoder, found, **how)
-    files = vectors.write(out, overwrite)
-    count, depth = vectors.vectors_ND.shape
-    typer.echo(f"{' and '.join(map(str, files))}: {count} specimens, {depth} features each")
+    return Vectors(vectors.write(out, overwrite), vectors.rows, vectors.vectors_ND)
 
 
 def _sensor(name: str) -> Any:

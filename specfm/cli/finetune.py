@@ -3,59 +3,72 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from specfm.cli import _options as options
-from specfm.cli._show import print_remarks, wide_console
+from specfm.cli._function import function, printed
+from specfm.cli._results import Run
+from specfm.cli._show import print_remarks, run_logging, wide_console
 
 if TYPE_CHECKING:
     from downstream.tasks.config import FinetuneConfig
 
 
-def command(
+@function
+def finetune(
     config: Annotated[str, typer.Argument(help="YAML file, as given or below configs/ (e.g. downstream/NAME.yaml).")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Dotted keys, e.g. init=runs/real mode=frozen.")
     ] = None,
     resume: options.Resume = False,
     dry_run: options.DryRun = False,
-) -> None:
+) -> Run:
     """Fine-tune for classification, segmentation or change, beside controls on the same splits.
 
     Writes OUT/results.jsonl, map.png, model/ (for predict and change) and runs/ (one folder a training). Stop signals
     save a checkpoint and leave OUT/REQUEUE. Exit codes: 0 done or stopped in order, 1 failed, 2 usage, 3 no valid
     checkpoint, 4 diverged, 5 stalled.
     """
-    import logging
-
+    from downstream.tasks import finetune as task
     from downstream.tasks.config import FinetuneConfig
-    from downstream.tasks.finetune import RESULTS, finetune
     from specfm.config import load_config
     from specfm.engine.run_folder import RunFolder
 
     settings = load_config(config, FinetuneConfig, overrides)
     if dry_run:
-        _print_plan(settings)
-        return
+        return Run(Path(settings.out), False, _plan(settings))
     if not resume:
         RunFolder(settings.out).refuse_existing()
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    out = finetune(settings, resume)
-    if (out / RESULTS).is_file():
-        _print_table(out)
+    out = task.finetune(settings, resume)
+    return Run(out, (out / task.RESULTS).is_file(), read_rows=_rows)
+
+
+@printed(finetune, around=run_logging)
+def command(found: Run) -> None:
+    """Print the results beside the controls, or the plan."""
+    if found.plan:
+        typer.echo("\n".join(found.plan))
+    elif found.finished:
+        _print_table(found.folder)
     else:
-        typer.echo(f"stopped before the end; continue {out} with --resume")
+        typer.echo(f"stopped before the end; continue {found.folder} with --resume")
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    from downstream.results.files import read_rows
+    from downstream.tasks.finetune import RESULTS
+
+    return read_rows(folder / RESULTS) if (folder / RESULTS).is_file() else []
 
 
 def _print_table(out: Path) -> None:
-    from downstream.results import files as results
     from downstream.results import text
     from downstream.tasks.finetune import PICTURE, RESULTS
     from downstream.tasks.rows import task_table
 
-    rows = results.read_rows(out / RESULTS)
+    rows = _rows(out)
     console = wide_console(140)
     console.print(text.heading(rows[0]), highlight=False)
     console.print(task_table(rows))
@@ -66,20 +79,19 @@ def _print_table(out: Path) -> None:
             console.print(f"{name}: {out / name}", highlight=False, soft_wrap=True)
 
 
-def _print_plan(config: FinetuneConfig) -> None:
+def _plan(config: FinetuneConfig) -> list[str]:
     """What a run would do; reads the data, writes nothing."""
     from downstream.tasks.finetune import members, prepare
     from specfm.config import to_yaml
 
     data, source, name = prepare(config)
-    typer.echo(to_yaml(config).rstrip())
-    typer.echo("---")
-    typer.echo(f"scenes: {len(data.places)}, labelled pixels: {len(data.samples)}")
+    lines = [to_yaml(config).rstrip(), "---"]
+    lines.append(f"scenes: {len(data.places)}, labelled pixels: {len(data.samples)}")
     for split in data.splits:
         sides = f"{len(split.train_I)} / {len(split.val_I)} / {len(split.test_I)}"
-        typer.echo(f"split {split.seed} by {split.rule}: {sides} pixels to train / validate / test, {split.digest}")
+        lines.append(f"split {split.seed} by {split.rule}: {sides} pixels to train / validate / test, {split.digest}")
     for member in members(config, name, len(data.splits)):
-        typer.echo(f"training {member.folder}: {member.method}, {member.protocol}")
+        lines.append(f"training {member.folder}: {member.method}, {member.protocol}")
     millions = sum(p.numel() for p in source.parameters()) / 1e6
-    typer.echo(f"encoder: {name}, {millions:.2f} million parameters, patch {source.patch_size} pixels")
-    typer.echo(f"would write {config.out}; nothing was written")
+    lines.append(f"encoder: {name}, {millions:.2f} million parameters, patch {source.patch_size} pixels")
+    return [*lines, f"would write {config.out}; nothing was written"]

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from specfm.cli._artefacts import recognise, text
+from specfm.cli._function import function, printed
 from specfm.cli._notes import reader_notes
 from specfm.cli._options import with_reader
+from specfm.cli._results import Descriptions
+from specfm.errors import SpecfmError
 
 if TYPE_CHECKING:
     from specfm.inspection.scene import Inspection
     from specfm.scene import Scene
 
 
+@function
 @with_reader
-def command(
+def inspect(
     path: Annotated[str, typer.Argument(help="A data or header file, a folder of them, or a dataset card.")],
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON (a list where PATH holds several scenes).")
-    ] = False,
     *,
     reader: dict[str, Any],
     quicklook: Annotated[
@@ -32,20 +34,16 @@ def command(
         Path | None, typer.Option(help="Write a commented dataset card to begin with here (PATH: one file).")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace quicklooks and cards that exist.")] = False,
-) -> None:
-    """Print shape, sensor, wavelength coverage, masks and anything suspicious about a scene; reads a bounded sample."""
-    import json
-    import sys
-
-    from specfm.errors import SpecfmError, UsageError
+) -> Descriptions:
+    """Tell shape, sensor, wavelength coverage, masks and anything suspicious about a scene; reads a bounded sample."""
+    from specfm.errors import UsageError
     from specfm.files import refuse_existing
     from specfm.inspection.scene import inspect_given, inspect_scene
     from specfm.progress import progress
     from specfm.rasters.quicklook import write_quicklook
 
     if (facts := recognise(Path(path))) is not None:
-        typer.echo(json.dumps(facts, indent=1) if as_json else text(facts))
-        return
+        return Descriptions([facts], [], single=True)
     single = Path(path).is_file() and Path(path).suffix.lower() not in (".yaml", ".yml")
     if quicklook is not None and single:
         refuse_existing(quicklook, overwrite, "--quicklook")
@@ -57,7 +55,7 @@ def command(
     refused: list[str] = []
     notes: list[str] = []
     with progress("inspect", None) as advance, reader_notes(lambda record: notes.append(record.getMessage())):
-        for scene, given in _told(path, reader, refused, single, as_json, card):
+        for scene, given in _told(path, reader, refused, single, card):
             inspection = inspect_scene(scene)
             made = None if given is scene else inspect_given(given)
             if card is not None:
@@ -68,35 +66,78 @@ def command(
                 target = quicklook if single else quicklook / f"{scene.name.replace('/', '_')}.png"
                 result["quicklook"] = {"path": str(target), "bands": list(write_quicklook(given, target, overwrite))}
             results.append(result)
-            if not as_json:
-                typer.echo(render(inspection, result.get("quicklook"), result["notes"], made))
             advance()
     if not results and refused:
         raise SpecfmError(refused[0] if len(refused) == 1 else f"{path}: no scene could be read; first: {refused[0]}")
+    return Descriptions(results, refused, single)
+
+
+class Unread(SpecfmError):
+    """A file that cannot be read yet.
+
+    Attributes:
+        facts: what can be said of it all the same.
+    """
+
+    def __init__(self, error: SpecfmError, facts: dict[str, Any]) -> None:
+        super().__init__(str(error))
+        self.facts, self.exit_code = facts, error.exit_code
+
+
+@contextmanager
+def tell_of_unread(words: Mapping[str, Any]) -> Iterator[None]:
+    """What can be said of a file that is refused is printed before its error."""
+    import json
+
+    from specfm.inspection.unread import unread_text
+
+    try:
+        yield
+    except Unread as error:
+        facts = error.facts
+        typer.echo(json.dumps({**facts, "refused": str(error)}, indent=1) if words["as_json"] else unread_text(facts))
+        raise
+
+
+@printed(inspect, around=tell_of_unread)
+def command(
+    found: Descriptions,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON (a list where PATH holds several scenes).")
+    ] = False,
+) -> None:
+    """Print each scene, one fact a line."""
+    import json
+    import sys
+
     if as_json:
-        typer.echo(json.dumps(results[0] if single else results, indent=1, allow_nan=False))
-    for message in refused:
+        typer.echo(json.dumps(found.rows[0] if found.single else found.rows, indent=1, allow_nan=False))
+    else:
+        for row in found.rows:
+            typer.echo(render(row) if "scene" in row else text(row))
+    for message in found.refused:
         print(f"not read: {message}", file=sys.stderr)
 
 
 def _told(
-    path: str, reader: dict[str, Any], refused: list[str], single: bool, as_json: bool, card: Path | None
+    path: str, reader: dict[str, Any], refused: list[str], single: bool, card: Path | None
 ) -> Iterator[tuple[Scene, Scene]]:
-    """:func:`_scenes`; of a file that is refused, what can be said of it is told before, and its card begun."""
-    import json
+    """:func:`_scenes`; of a file that is refused, what can be said of it goes with the error, and its card is begun.
 
-    from specfm.errors import SpecfmError
-    from specfm.inspection.unread import describe_unread, unread_text
+    Raises:
+        Unread: such a file.
+    """
+    from specfm.inspection.unread import describe_unread
 
     try:
         yield from _scenes(path, reader, refused)
     except SpecfmError as error:
         facts = describe_unread(path, reader["variable"], reader["layout"]) if single else None
-        if facts is not None:
-            typer.echo(json.dumps({**facts, "refused": str(error)}, indent=1) if as_json else unread_text(facts))
-            if card is not None:
-                _begin_card(path, card, reader, None, None)
-        raise
+        if facts is None:
+            raise
+        if card is not None:
+            _begin_card(path, card, reader, None, None)
+        raise Unread(error, facts) from error
 
 
 def _begin_card(
@@ -114,7 +155,7 @@ def _begin_card(
 def _scenes(path: str, reader: dict[str, Any], refused: list[str]) -> Iterator[tuple[Scene, Scene]]:
     """The scenes behind PATH, as measured and as given; what is not read of a folder is noted in ``refused``."""
     from specfm.cards.opening import folder_files
-    from specfm.errors import SpecfmError, UsageError
+    from specfm.errors import UsageError
     from specfm.readers import read_scene
 
     place = Path(path)
@@ -144,14 +185,10 @@ def _scenes(path: str, reader: dict[str, Any], refused: list[str]) -> Iterator[t
     yield from card.scans()  # references are looked at for their notes; saturated counts show in what was measured
 
 
-def render(
-    inspection: Inspection,
-    picture: dict[str, Any] | None = None,
-    notes: Sequence[str] = (),
-    made: dict[str, Any] | None = None,
-) -> str:
-    """An inspection as text, one fact a line."""
-    scene, sensor, coverage, masks = (inspection.scene, inspection.sensor, inspection.coverage, inspection.masks)
+def render(row: dict[str, Any]) -> str:
+    """A description as text, one fact a line."""
+    scene, sensor, coverage, masks, values = (row[key] for key in ("scene", "sensor", "coverage", "masks", "values"))
+    picture, made = row.get("quicklook"), row["given"]
     height, width, count = scene["shape"]
     known = [sensor["name"] or "unnamed sensor"]
     known += [sensor[key] or f"{key} unknown" for key in ("quantity", "level")]
@@ -168,7 +205,7 @@ def render(
         f"  wavelengths {_span(coverage)}",
         f"  place       {_place(scene)}",
         f"  masks       {_masks(masks)}",
-        f"  values      {_values(inspection.values)} (stored, usable bands, {masks['sampled_rows']} of {height} rows)",
+        f"  values      {_values(values)} (stored, usable bands, {masks['sampled_rows']} of {height} rows)",
     ]
     if made is not None:
         lines.append(f"  given as    {_made(made)}")
@@ -178,10 +215,10 @@ def render(
     if picture is not None:
         red, green, blue = (band + 1 for band in picture["bands"])
         lines.append(f"  quicklook   {picture['path']} (bands {red}, {green}, {blue} as red, green, blue)")
-    lines.extend(f"  note        {note}" for note in notes)
-    if not inspection.findings:
+    lines.extend(f"  note        {note}" for note in row["notes"])
+    if not row["findings"]:
         lines.append("  suspicious  nothing found")
-    lines.extend(f"  suspicious  {finding.text}" for finding in inspection.findings)
+    lines.extend(f"  suspicious  {finding['text']}" for finding in row["findings"])
     return "\n".join(lines)
 
 

@@ -8,11 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from specfm.cli import _options as options
+from specfm.cli._function import function, printed
+from specfm.cli._results import ClassMap
 from specfm.cli._scene import say_map
 
 
+@function
 @options.with_reader
-def command(
+def predict(
     model: Annotated[str, typer.Argument(help="Folder of a classification or segmentation model, or its run.")],
     scene: options.SceneName,
     out: options.MapOut,
@@ -31,7 +34,7 @@ def command(
     fit: options.Fit = False,
     no_preview: options.NoPreview = False,
     overwrite: options.Overwrite = False,
-) -> None:
+) -> ClassMap:
     """Write the class of every pixel of SCENE, of any size, in bounded memory; 0 = no data."""
     from downstream.maps.predict import Layout, as_taught, fit_to, predict_to_file
     from downstream.supervised.folder import load_task
@@ -56,6 +59,12 @@ def command(
             "fitted": fit_to(loaded, [cube]) if fit else None,
         },
     )  # fmt: skip
-    say_map(out, cube, shares, preview=not no_preview)
-    if probabilities is not None:
-        typer.echo(f"{probabilities}: probabilities of {len(loaded.label_names)} classes")
+    return ClassMap(out, cube, shares, None if no_preview else out.with_suffix(".png"), probabilities)
+
+
+@printed(predict)
+def command(found: ClassMap) -> None:
+    """Say what the map holds."""
+    say_map(found)
+    if found.probabilities is not None:
+        typer.echo(f"{found.probabilities}: probabilities of {len(found.shares)} classes")

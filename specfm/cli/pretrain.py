@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from specfm.cli import _options as options
+from specfm.cli._function import function, printed
+from specfm.cli._results import Run
+from specfm.cli._show import run_logging
+from specfm.errors import SpecfmError
 
 if TYPE_CHECKING:
     from pretrain.config import PretrainConfig
 
 
-def command(
+@function
+def pretrain(
     config: Annotated[str, typer.Argument(help="YAML file, as given or below configs/ (e.g. pretrain/debug.yaml).")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Dotted keys, e.g. optim.lr=1e-3 steps=500.")
@@ -21,66 +26,83 @@ def command(
     nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine (several: through torchrun).")] = 1,
     resume: options.Resume = False,
     dry_run: options.DryRun = False,
-) -> None:
+) -> Run:
     """Pretrain an encoder with NT-Xent on shards of many sensors.
 
     Writes OUT/config.yaml, metrics.jsonl, checkpoints/, loss.png and model/ (for specfm.load). Stop signals save a
     checkpoint and leave OUT/REQUEUE. Exit codes: 0 done or stopped in order, 1 failed, 2 usage, 3 no valid
     checkpoint, 4 diverged, 5 stalled.
     """
-    import logging
-
-    from rich.console import Console
-    from rich.table import Table
-
     from pretrain.config import PretrainConfig
     from specfm.config import load_config
 
     settings = load_config(config, PretrainConfig, overrides)
     # what follows takes seconds to import; a mistyped key is answered before
     from pretrain.setup import settled
-    from pretrain.summary import summary_rows
     from specfm.engine.run_folder import RunFolder
 
     settings = settled(settings)
     if dry_run:
-        _print_plan(settings, nproc)
-        return
+        return Run(Path(settings.out), False, _plan(settings, nproc))
     if not resume:
         RunFolder(settings.out).refuse_existing()
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    for name in ("specfm", "pretrain"):
-        logging.getLogger(name).setLevel(logging.INFO)
     if nproc > 1:
         from specfm.engine.launch import launch
 
         code = launch("pretrain", [config, *(overrides or []), *(["--resume"] if resume else [])], nproc)
-        if code == 0 and not _finished_or_saved(settings):
+        if code == 0 and not (_finished(settings) or RunFolder(settings.out).requeue.exists()):
             code = 1  # stopped by a signal before the workers could save
         if code:
-            raise typer.Exit(code)
+            raise WorkersFailed(code)
     else:
         from pretrain.loop import train
 
         train(settings, resume)
-    table = Table(title=f"pretraining in {settings.out}", show_header=False)
-    for row in summary_rows(Path(settings.out)):
+    return Run(Path(settings.out), _finished(settings), read_rows=_rows)
+
+
+@printed(pretrain, around=run_logging)
+def command(found: Run) -> None:
+    """Print the closing table, or the plan."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from pretrain.summary import summary_rows
+
+    if found.plan:
+        typer.echo("\n".join(found.plan))
+        return
+    table = Table(title=f"pretraining in {found.folder}", show_header=False)
+    for row in summary_rows(found.folder):
         table.add_row(*row)
     Console().print(table)
 
 
-def _finished_or_saved(config: PretrainConfig) -> bool:
-    """Whether the model of the last step is there, or the word that a stopped run wants to be started again."""
+class WorkersFailed(SpecfmError):
+    """A process of several failed; the run has the exit code of the first of them."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"a process of the run ended with exit code {code}; what it said stands above")
+        self.exit_code = code
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    from specfm.engine.record import read_metrics
+
+    return read_metrics(folder)
+
+
+def _finished(config: PretrainConfig) -> bool:
+    """Whether the model of the last step is there."""
     import json
 
     from specfm.engine.run_folder import RunFolder
 
-    folder = RunFolder(config.out)
-    card = folder.model / "card.json"  # a run that is being prolonged has the model of fewer steps
-    return folder.requeue.exists() or (card.is_file() and json.loads(card.read_text())["steps"] >= config.steps)
+    card = RunFolder(config.out).model / "card.json"  # a run that is being prolonged has the model of fewer steps
+    return card.is_file() and json.loads(card.read_text())["steps"] >= config.steps
 
 
-def _print_plan(config: PretrainConfig, nproc: int) -> None:
+def _plan(config: PretrainConfig, nproc: int) -> list[str]:
     """What a run would do: resolved configuration, data, batches, model size. Reads the shards' indices only."""
     from pretrain import setup
     from specfm.config import to_yaml
@@ -91,16 +113,15 @@ def _print_plan(config: PretrainConfig, nproc: int) -> None:
     modules, _ = setup.make_modules(config, shards)
     millions = sum(p.numel() for p in modules["encoder"].parameters()) / 1e6
     epochs = config.steps / sampler.steps_per_epoch
-    typer.echo(to_yaml(config).rstrip())
-    typer.echo("---")
+    lines = [to_yaml(config).rstrip(), "---"]
     for domain in shards.domain_names:
         sizes = [size for size, name in zip(shards.sizes, shards.domains, strict=True) if name == domain]
         share = sampler.weights.get(domain, 0.0)
-        typer.echo(f"domain {domain}: {sum(sizes)} windows in {len(sizes)} shards, share {share:.3f} of the batches")
-    typer.echo(f"batch: {config.data.global_batch} windows on {nproc} processes, parts of {sampler.counts}")
-    typer.echo(f"steps: {config.steps}, {epochs:.2f} passes over {len(shards)} windows")
+        lines.append(f"domain {domain}: {sum(sizes)} windows in {len(sizes)} shards, share {share:.3f} of the batches")
+    lines.append(f"batch: {config.data.global_batch} windows on {nproc} processes, parts of {sampler.counts}")
+    lines.append(f"steps: {config.steps}, {epochs:.2f} passes over {len(shards)} windows")
     encoder, name = modules["encoder"], config.model.backbone or config.model.size
-    typer.echo(f"encoder: {name}, {millions:.2f} million parameters, patch {encoder.patch_size} pixels")
+    lines.append(f"encoder: {name}, {millions:.2f} million parameters, patch {encoder.patch_size} pixels")
     for doubt in setup.doubts(config, shards, sampler):
-        typer.echo(f"warning: {doubt}")
-    typer.echo(f"would write {config.out}; nothing was written")
+        lines.append(f"warning: {doubt}")
+    return [*lines, f"would write {config.out}; nothing was written"]

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from downstream.features.options import FeatureOptions
 from downstream.probe.options import ProbeOptions
 from specfm.cli import _options as shared
+from specfm.cli._function import function, printed
 from specfm.cli._probe import feature_bank, names, refuse_both, with_probe, with_scratch
 from specfm.cli._show import print_remarks, wide_console
 
+if TYPE_CHECKING:
+    from downstream.probe.run import ProbeResult
 
+
+@function
 @with_probe(ProbeOptions())
-def command(
+def probe(
     checkpoint: shared.Encoder,
     data: shared.Data,
     probe: ProbeOptions,
@@ -28,11 +33,8 @@ def command(
     cache: shared.Cache = None,
     device: shared.ProbeDevice = "cpu",
     out: shared.RowsOut = None,
-    as_json: shared.RowsAsJson = False,
-) -> None:
+) -> ProbeResult:
     """Probe frozen features by kNN and linear probe on leakage-safe splits, beside every control."""
-    import json
-
     from downstream.features.encoders import open_encoder
     from downstream.probe.run import probe as run_probe
     from downstream.results.files import append_rows
@@ -62,6 +64,14 @@ def command(
             save_split(each, save_splits / f"{each.rule}-{number:03d}.json")
     if out is not None:
         append_rows(out, found.rows)
+    return found
+
+
+@printed(probe)
+def command(found: ProbeResult, out: Path | None, as_json: shared.RowsAsJson = False) -> None:
+    """Print the rows as tables, or as JSON."""
+    import json
+
     if as_json:
         typer.echo(json.dumps(found.rows, indent=1))
         return

@@ -7,8 +7,12 @@ from typing import Annotated
 
 import typer
 
+from specfm.cli._function import function, printed
+from specfm.cli._results import Report
 
-def command(
+
+@function
+def report(
     sources: Annotated[
         list[Path],
         typer.Argument(help="Run folders, results files (.jsonl), benchmark folders, maps (.tif, .hdr, .npy)."),
@@ -23,7 +27,7 @@ def command(
     window: Annotated[int | None, typer.Option(help="Window of those features, pixels.")] = None,
     title: Annotated[str, typer.Option(help="Title of the page.")] = "specfm report",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing page.")] = False,
-) -> None:
+) -> Report:
     """Write one self-contained HTML page: accuracy with intervals and leakage, maps, curves, scatters, digests.
 
     Sections that the inputs do not fill are left out; the page and the command say which and why.
@@ -63,6 +67,13 @@ def command(
             )  # fmt: skip
     else:
         page = build_report(out, sources, scenes=scenes, embeddings=embeddings, title=title, overwrite=overwrite)
-    typer.echo(f"{out}: {out.stat().st_size / 1024:.0f} KiB, {page.rows} result rows, {len(scenes)} scenes")
-    for what, why in page.left_out:
+    return Report(page.path, page.sections, page.left_out, page.rows, len(scenes))
+
+
+@printed(report)
+def command(found: Report) -> None:
+    """Say what the page holds, and what it does not."""
+    size = found.path.stat().st_size / 1024
+    typer.echo(f"{found.path}: {size:.0f} KiB, {found.results} result rows, {found.scenes} scenes")
+    for what, why in found.left_out:
         typer.echo(f"left out: {what}: {why}")

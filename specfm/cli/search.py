@@ -8,11 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from specfm.cli import _options as options
+from specfm.cli._function import function, printed
+from specfm.cli._results import SimilarityMap
 from specfm.cli._scene import say_taught
 
 
+@function
 @options.with_reader
-def command(
+def search(
     checkpoint: options.Checkpoint,
     scene: options.SceneName,
     like: Annotated[list[str], typer.Option("--like", help="ROW,COL of an example pixel; may be given again.")],
@@ -32,8 +35,10 @@ def command(
     align: options.Align = None,
     no_preview: options.NoPreview = False,
     overwrite: options.Overwrite = False,
-) -> None:
-    """Write the cosine similarity of every pixel of SCENE to the nearest example, and print the best places."""
+) -> SimilarityMap:
+    """Write the cosine similarity of every pixel of SCENE to the nearest example, and list the best places."""
+    from dataclasses import asdict
+
     from downstream.maps.search import search_to_file
     from specfm.cards.opening import open_scene
     from specfm.checkpoint import load, release_digest
@@ -58,7 +63,14 @@ def command(
                 "fitted": encoder.card["fitted"] if fit else None,
             },
         )  # fmt: skip
-    typer.echo(f"{out}: cosine similarity, {cube.shape[0]} x {cube.shape[1]} pixels")
-    for place in places:
-        where = "" if place.x is None else f"  x {place.x:.2f} y {place.y:.2f}"
-        typer.echo(f"  {place.similarity:+.3f}  at {place.row},{place.col}{where}")
+    return SimilarityMap(out, cube, [asdict(place) for place in places])
+
+
+@printed(search)
+def command(found: SimilarityMap) -> None:
+    """Print the best places."""
+    height, width = found.scene.shape[:2]
+    typer.echo(f"{found.path}: cosine similarity, {height} x {width} pixels")
+    for place in found.rows:
+        where = "" if place["x"] is None else f"  x {place['x']:.2f} y {place['y']:.2f}"
+        typer.echo(f"  {place['similarity']:+.3f}  at {place['row']},{place['col']}{where}")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from specfm.cli import _options as options
+from specfm.cli._function import function, printed
+from specfm.cli._results import Shards
 from specfm.cli._show import wide_console
 from specfm.shards.options import CODEC, MOST_WORKERS, WINDOW, WindowOptions
 
@@ -16,8 +18,9 @@ if TYPE_CHECKING:
     from specfm.scene import Scene
 
 
+@function
 @options.with_reader
-def command(
+def shard(
     inputs: Annotated[list[str], typer.Argument(help="Dataset cards (name or .yaml), cube files, or folders of them.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the shards.")],
     window: Annotated[
@@ -72,16 +75,12 @@ def command(
     reader: dict[str, Any],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be written.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+) -> Shards:
     """Cut cubes into windows and pack them as HDF5 shards, one per data set and sensor.
 
     Run the same command again after an interruption: finished shards with the same inputs are kept.
     """
-    import json
-
     import numpy as np
-    from rich.table import Table
 
     from specfm.cards.labels import is_set
     from specfm.cards.opening import open_scenes
@@ -123,8 +122,23 @@ def command(
             dry_run=dry_run,
             progress=told,
         )
+    return Shards(out, rows)
+
+
+@printed(shard)
+def command(
+    found: Shards,
+    dry_run: bool,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Print a row a shard."""
+    import json
+
+    from rich.table import Table
+
+    rows = found.rows
     if as_json:
-        typer.echo(json.dumps({"out": str(out), "written": not dry_run, "shards": rows}, indent=1))
+        typer.echo(json.dumps({"out": str(found.path), "written": not dry_run, "shards": rows}, indent=1))
         return
     table = Table("shard", "status", "domain", "sensor", "bands", "type", "scenes", "samples", "labelled", "MiB")
     for row in rows:
@@ -136,7 +150,7 @@ def command(
     shown.print(table)
     total = sum(row["samples"] for row in rows)
     verb = "would be written to" if dry_run else "in"
-    shown.print(f"{total} samples {verb} {out}", highlight=False)
+    shown.print(f"{total} samples {verb} {found.path}", highlight=False)
 
 
 def _panel(text: str | None) -> float | Path:

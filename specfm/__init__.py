@@ -28,6 +28,9 @@ _PUBLIC = {
     "create_encoder": "specfm.models",
     "load": "specfm.checkpoint",
     "save": "specfm.checkpoint",
+    "from_pretrained": "specfm.hub",
+    "save_pretrained": "specfm.hub",
+    "push_to_hub": "specfm.hub",
     **{
         name: f"specfm.cli.{name}"
         for name in (

@@ -26,6 +26,7 @@ from specfm.files import (
     verify_manifest,
     write_manifest,
 )
+from specfm.model_card import model_card
 from specfm.sensors import Sensor
 
 if TYPE_CHECKING:
@@ -65,10 +66,11 @@ def write_module(
     if stems is not None:
         atomic_write_bytes(folder / STEMS, stems.to_bytes())
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    told = {"format": "pt", "kind": kind, "config": json.dumps(config)}  # what tools show of a lone weights file
     atomic_write_json(folder / "config.json", {"format": FORMAT, **config})
     atomic_write_json(folder / "card.json", card)
     atomic_write_bytes(folder / "README.md", readme.encode())
-    atomic_write_bytes(folder / "model.safetensors", to_bytes(weights))
+    atomic_write_bytes(folder / "model.safetensors", to_bytes(weights, told))
     write_manifest(folder, kind=kind)
 
 
@@ -134,21 +136,50 @@ def write_release(encoder: AnyEncoder, folder: Path, card: dict[str, Any] | None
     card.pop(ALIGNED_TO, None)
     if (sensors := getattr(encoder, "aligned_to", None)) is not None:
         card[ALIGNED_TO] = [sensor.to_dict() for sensor in sensors]
-    write_module(encoder, folder, {"encoder": encoder.config}, card, _model_card(encoder, card), ENCODER)
+    write_module(encoder, folder, {"encoder": encoder.config}, card, model_card(encoder, card), ENCODER)
 
 
-def save(encoder: AnyEncoder, folder: str | Path, card: dict[str, Any] | None = None) -> Path:
+def save(
+    encoder: AnyEncoder, folder: str | Path, card: dict[str, Any] | None = None, *, overwrite: bool = False
+) -> Path:
     """Publish an encoder as a release folder, by one rename.
 
     Args:
+        encoder: what is saved.
+        folder: to be made.
         card: JSON-safe facts about its training (scenes, sensors, domains, digests); default: the encoder's own.
+        overwrite: replace a release that is there, once the new one is whole.
 
     Raises:
-        UsageError: ``folder`` exists.
+        UsageError: ``folder`` exists, and is no release or is not to be replaced.
     """
-    with staged_folder(folder) as temporary:
+    folder = Path(folder)
+    if folder.exists() and not overwrite:
+        raise UsageError(f"{folder} exists; choose another folder, or pass overwrite=True")
+    if folder.exists():
+        _refuse_all_but_a_release(folder)
+    with staged_folder(folder, overwrite) as temporary:
         write_release(encoder, temporary, card)
-    return Path(folder)
+    return folder
+
+
+def _refuse_all_but_a_release(folder: Path) -> None:
+    """What may be replaced holds nothing but the files of a release.
+
+    Raises:
+        UsageError: it is a link, a file, another folder, or one with further files.
+    """
+    from specfm.files import read_manifest
+
+    if folder.is_symlink() or not folder.is_dir():
+        raise UsageError(f"{folder} is no folder, so it is not overwritten; choose another one")
+    held = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()}
+    try:
+        own = {MANIFEST, *(row["name"] for row in read_manifest(folder)["files"])} if held else set()
+    except SpecfmError:
+        own = set()
+    if foreign := sorted(held - own):
+        raise UsageError(f"{folder} holds {foreign[0]}, which is of no release, so it is not overwritten; move it away")
 
 
 def load(path: str | Path, device: str = "cpu", align: bool | None = None) -> AnyEncoder:
@@ -310,28 +341,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise SpecfmError(f"{path} does not hold a JSON object")
     return value
-
-
-def _model_card(encoder: AnyEncoder, card: dict[str, Any]) -> str:
-    count = sum(p.numel() for p in encoder.parameters())
-    lines = [
-        "# A specfm encoder",
-        "",
-        "```python",
-        "import specfm",
-        'encoder = specfm.load("this folder")',
-        "features = encoder(x_BHWC, bands)   # bands: specfm.BandGrid or specfm.Sensor",
-        "```",
-        "",
-        f"* parameters: {count:,}",
-        f"* config: `{json.dumps(encoder.config)}`",
-    ]
-    lines += [f"* {key}: {_short(value)}" for key, value in sorted(card.items())]
-    return "\n".join(lines) + "\n"
-
-
-def _short(value: Any) -> str:
-    """A value of the card for its reader; lists that only a program compares stay in ``card.json``."""
-    if isinstance(value, list) and len(value) > 40:
-        return f"{json.dumps(value[:3])[:-1]}, ...] ({len(value)} of them, listed in card.json)"
-    return json.dumps(value)

@@ -157,8 +157,13 @@ def publish_folder(temporary: Path | str, final: Path | str) -> None:
 
 
 @contextmanager
-def staged_folder(final: Path | str) -> Iterator[Path]:
+def staged_folder(final: Path | str, overwrite: bool = False) -> Iterator[Path]:
     """Give a temporary folder to fill; publish it as ``final`` on success, remove it on failure.
+
+    Args:
+        final: where it goes.
+        overwrite: a folder of that name, which the caller has found to be one to replace, goes once the new one is
+            whole.
 
     Example:
         >>> with staged_folder(Path("out/model")) as folder:      # doctest: +SKIP
@@ -166,7 +171,7 @@ def staged_folder(final: Path | str) -> Iterator[Path]:
         ...     write_manifest(folder)
     """
     final = Path(final)
-    if final.exists() or final.is_symlink():
+    if final.is_symlink() or (final.exists() and not overwrite):
         raise UsageError(f"{final} exists; choose another --out")
     refuse_closed_folder(final.parent)
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -174,10 +179,13 @@ def staged_folder(final: Path | str) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
+        before = unpublish_folder(final) if overwrite and final.exists() else None
         publish_folder(temporary, final)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    if before is not None:
+        shutil.rmtree(before)
 
 
 def remove_folder(folder: Path) -> None:

@@ -46,7 +46,9 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ),
     ("readers", "shards", "simulate", "cards", "rasters", "inspection"),
     ("models", "dense"),  # Encoder.embed is dense.memory.embed_scene
+    ("model_card",),
     ("checkpoint",),
+    ("hub",),
     ("convert",),
     ("engine",),
     ("cli", "__main__"),

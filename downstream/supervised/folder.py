@@ -13,6 +13,7 @@ from downstream.supervised.model import HeadSpec, TaskModel
 from specfm.checkpoint import TASK, read_module, require_device, write_module
 from specfm.errors import SpecfmError
 from specfm.files import staged_folder
+from specfm.model_card import hub_block
 from specfm.models.registry import build_encoder
 
 
@@ -61,6 +62,7 @@ def _build(config: dict[str, Any]) -> TaskModel:
 
 def _readme(model: TaskModel, card: dict[str, Any]) -> str:
     lines = [
+        *hub_block(card, "image-classification" if model.task == "classification" else "image-segmentation"),
         f"# A specfm {model.task} model",
         "",
         "```python",

@@ -23,6 +23,7 @@ from specfm.errors import SpecfmError, UsageError
 from specfm.library import Library
 from specfm.models.encoder import Bands, Encoder
 from specfm.models.features import Features, masked_mean, one_below_the_other
+from specfm.models.hub import HubMethods
 from specfm.models.patches import as_tensor, sample_level
 from specfm.models.pixels import Asked
 from specfm.models.stem import Stems
@@ -36,7 +37,7 @@ TRIAL_SIDE = 32  # pixels of the image that a new network is tried on
 WIDEST = 10.0  # standardised values are cut off here, deviations: a dead or saturated pixel is not worth more
 
 
-class Backbone(nn.Module):
+class Backbone(HubMethods, nn.Module):
     """A timm network for one list of bands. Build it with :func:`create_backbone`.
 
     Args:

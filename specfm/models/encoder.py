@@ -21,6 +21,7 @@ from specfm.errors import SpecfmError, UsageError
 from specfm.library import Library
 from specfm.models.alignment import Alignment
 from specfm.models.features import Features, masked_mean, one_below_the_other
+from specfm.models.hub import HubMethods
 from specfm.models.normaliser import Normaliser
 from specfm.models.patches import Patches, as_tensor, patchify
 from specfm.models.pixels import Asked, attention_mask, pixel_patches, pixel_places
@@ -57,7 +58,7 @@ class _Part:
     pixel_mask_BQ: Tensor | None = None
 
 
-class Encoder(nn.Module):
+class Encoder(HubMethods, nn.Module):
     """A ViT over generated tokens. Build it with :func:`specfm.create_encoder`.
 
     Args:

@@ -27,6 +27,7 @@ from specfm.models.hub import HubMethods
 from specfm.models.patches import as_tensor, sample_level
 from specfm.models.pixels import Asked
 from specfm.models.stem import Stems
+from specfm.models.timm_surface import TimmSurface
 from specfm.reducers.moments import Moments
 from specfm.sensor_table import as_sensor
 from specfm.sensors import Sensor
@@ -37,7 +38,7 @@ TRIAL_SIDE = 32  # pixels of the image that a new network is tried on
 WIDEST = 10.0  # standardised values are cut off here, deviations: a dead or saturated pixel is not worth more
 
 
-class Backbone(HubMethods, nn.Module):
+class Backbone(HubMethods, TimmSurface, nn.Module):
     """A timm network for one list of bands. Build it with :func:`create_backbone`.
 
     Args:
@@ -81,6 +82,7 @@ class Backbone(HubMethods, nn.Module):
         self.register_buffer("mix_KC", None if mixtures is None else torch.eye(mixtures, count))
         own_nm = torch.from_numpy(bands.wavelengths_nm[bands.valid].copy())
         self.register_buffer("own_nm_C", own_nm, persistent=False)
+        self._start_surface()
 
     @property
     def net(self) -> Any:

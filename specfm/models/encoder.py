@@ -27,6 +27,7 @@ from specfm.models.patches import Patches, as_tensor, patchify
 from specfm.models.pixels import Asked, attention_mask, pixel_patches, pixel_places
 from specfm.models.position import corner_positions, position_embedding
 from specfm.models.stem import Stem, Stems
+from specfm.models.timm_surface import TimmSurface
 from specfm.sensor_table import as_sensor
 from specfm.sensors import Sensor
 
@@ -58,7 +59,7 @@ class _Part:
     pixel_mask_BQ: Tensor | None = None
 
 
-class Encoder(HubMethods, nn.Module):
+class Encoder(HubMethods, TimmSurface, nn.Module):
     """A ViT over generated tokens. Build it with :func:`specfm.create_encoder`.
 
     Args:
@@ -136,6 +137,7 @@ class Encoder(HubMethods, nn.Module):
         # one pixel has more noise than the mean of a patch, and none of its texture: a stem of its own
         self.pixel_stem = Stem(dim) if pixel else None
         self.grad_checkpointing = False
+        self._start_surface()
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade compute for memory in the trunk (as in timm)."""
@@ -429,7 +431,7 @@ class Encoder(HubMethods, nn.Module):
         wanted = [i % depth for i in chosen]
         prepared = self._embed(x, bands, mask_BHW, None, level_B, pixels)
         tokens, found = prepared.tokens_BTD, {}
-        for i, block in enumerate(self.blocks):
+        for i, block in enumerate(self.blocks[: max(wanted) + 1]):
             tokens = self._run(block, tokens, prepared)
             if i in wanted:
                 found[i] = self._finish(tokens, prepared, norm)

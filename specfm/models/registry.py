@@ -22,6 +22,7 @@ from specfm.models.embeddings import (
 )
 from specfm.models.encoder import Encoder
 from specfm.models.options import check_options
+from specfm.models.timm_surface import HEAD_OPTIONS
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,11 @@ def build_encoder(config: Mapping[str, Any]) -> AnyEncoder:
     Raises:
         UsageError: see :func:`create_encoder` and :func:`specfm.models.create_backbone`.
     """
-    return create_backbone(**config) if "backbone" in config else create_encoder(**config)
+    plain = {key: value for key, value in config.items() if key not in HEAD_OPTIONS}
+    encoder = create_backbone(**plain) if "backbone" in plain else create_encoder(**plain)
+    if classifier := {key: config[key] for key in HEAD_OPTIONS if key in config}:
+        encoder.reset_classifier(**classifier)
+    return encoder
 
 
 def fresh_like(encoder: AnyEncoder, **changes: Any) -> AnyEncoder:

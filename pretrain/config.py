@@ -80,6 +80,13 @@ class ModelConfig(engine.ModelConfig):
     compile: bool = Field(default=False, description="torch.compile embedding and trunk")
 
 
+def _brought(name: str, values: dict[str, Any]) -> Any:
+    """Settings of an objective of another package."""
+    from pretrain.objectives.plugins import settings_of
+
+    return settings_of(name, values)
+
+
 class ObjectiveConfig(Strict):
     """The terms of the loss: those that are given; NT-Xent where none is. A weight of 0 leaves one out."""
 
@@ -89,16 +96,27 @@ class ObjectiveConfig(Strict):
     masked: MaskedConfig | None = None
     latent: LatentConfig | None = None
     band_prediction: BandPredictionConfig | None = None
+    plugins: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="objectives that other packages bring, by name (specfm/plugins.py)"
+    )
+
+    def given(self) -> dict[str, Any]:
+        """Settings of all objectives that are given, ours first."""
+        ours = {name: getattr(self, name) for name in type(self).model_fields if name != "plugins"}
+        brought = {name: _brought(name, values) for name, values in self.plugins.items()}
+        return {name: settings for name, settings in ours.items() if settings is not None} | brought
 
     def chosen(self) -> dict[str, Any]:
         """Settings of the objectives of the run, by their names in ``pretrain/objectives/registry.py``."""
-        given = {name: settings for name in type(self).model_fields if (settings := getattr(self, name)) is not None}
-        return {name: settings for name, settings in given.items() if settings.weight} or {"nt_xent": NtXentConfig()}
+        weighing = {name: settings for name, settings in self.given().items() if settings.weight}
+        return weighing or {"nt_xent": NtXentConfig()}
 
     @model_validator(mode="after")
     def _weighs(self) -> ObjectiveConfig:
-        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
-        if given and not any(getattr(self, name).weight for name in given):
+        if ours := sorted(set(self.plugins) & set(type(self).model_fields)):
+            raise ValueError(f"{ours[0]} is an objective of specfm; write objective.{ours[0]}")
+        given = self.given()
+        if given and not any(settings.weight for settings in given.values()):
             raise ValueError(f"{', '.join(given)} given with weight 0 alone, so nothing is learnt; give one a weight")
         return self
 

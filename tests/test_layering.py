@@ -27,6 +27,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "digests",
         "files",
         "progress",
+        "plugins",
         "tables",
         "tiles",
         "whiten_recipe",

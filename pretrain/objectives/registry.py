@@ -1,4 +1,4 @@
-"""All objectives by name."""
+"""All objectives by name; those of other packages have a file of their own (:mod:`pretrain.objectives.plugins`)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pretrain.objectives.contrastive import NtXent
 from pretrain.objectives.latent import Latent
 from pretrain.objectives.local import Local
 from pretrain.objectives.masked import Masked
+from pretrain.objectives.plugins import objective_class
 from pretrain.objectives.vicreg import VicReg
 
 # From settings and surroundings to the objective; a new one is one file and a line here.
@@ -26,4 +27,4 @@ OBJECTIVES: dict[str, Callable[[Any, Surroundings], Objective]] = {
 
 def make_objectives(settings: dict[str, Any], around: Surroundings) -> dict[str, Objective]:
     """The objectives of a run by name, in the order given; weights of their heads come from torch's random numbers."""
-    return {name: OBJECTIVES[name](each, around) for name, each in settings.items()}
+    return {name: (OBJECTIVES.get(name) or objective_class(name))(each, around) for name, each in settings.items()}

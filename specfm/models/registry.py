@@ -23,6 +23,7 @@ from specfm.models.embeddings import (
 from specfm.models.encoder import Encoder
 from specfm.models.options import check_options
 from specfm.models.timm_surface import HEAD_OPTIONS
+from specfm.plugins import plugin
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,25 @@ EMBEDDINGS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+def _brought(embedding: str) -> Callable[..., nn.Module]:
+    """The class of an embedding that another package brings.
+
+    Raises:
+        UsageError: none does. PluginError: it is none.
+    """
+    found = plugin("specfm.embeddings", embedding, tuple(EMBEDDINGS))
+    loaded = found.load()
+    if not (isinstance(loaded, type) and issubclass(loaded, nn.Module)):
+        raise found.failed("is no subclass of torch.nn.Module")
+    return loaded
+
+
 def create_encoder(size: str = "nano", embedding: str = "hyper", patch_size: int = 8, **options: Any) -> Encoder:
     """Build an encoder with random weights (torch's global generator; nothing is downloaded).
 
     Args:
-        size: one of :data:`SIZES`. embedding: one of :data:`EMBEDDINGS`. patch_size: 1 and up.
+        size: one of :data:`SIZES`. patch_size: 1 and up.
+        embedding: one of :data:`EMBEDDINGS`, or one that an installed package brings (:mod:`specfm.plugins`).
         options: ``dim``, ``depth``, ``heads``, ``mlp_ratio``, ``drop_path``, ``layer_scale``, ``level``,
             ``normalise``, ``gsd_reference_m``, ``aligned``, ``brightness``, ``pixel`` and ``trunk`` go to the trunk,
             all others to the embedding.
@@ -79,8 +94,7 @@ def create_encoder(size: str = "nano", embedding: str = "hyper", patch_size: int
     """
     if size not in SIZES:
         raise UsageError(f"unknown encoder size {size!r}; choose one of {', '.join(SIZES)}")
-    if embedding not in EMBEDDINGS:
-        raise UsageError(f"unknown embedding {embedding!r}; choose one of {', '.join(EMBEDDINGS)}")
+    make = EMBEDDINGS.get(embedding) or _brought(embedding)
     # plain numbers, because the configuration is kept as JSON
     patch_size, *values = (v.item() if isinstance(v, np.generic) else v for v in (patch_size, *options.values()))
     options = dict(zip(options, values, strict=True))
@@ -89,12 +103,12 @@ def create_encoder(size: str = "nano", embedding: str = "hyper", patch_size: int
     check_options({"patch_size": patch_size, **trunk, **options})
     rest = {k: v for k, v in options.items() if k not in trunk}
     try:
-        module = EMBEDDINGS[embedding](trunk["dim"], patch_size, **rest)
+        module = make(trunk["dim"], patch_size, **rest)
     except (TypeError, KeyError) as error:
         raise UsageError(f"embedding {embedding!r} does not take these options ({error})") from None
     # With every default, so that a checkpoint still loads where a later version has others.
     trunk = {k: v for k, v in _defaults(Encoder).items() if k in TRUNK} | trunk
-    whole = _defaults(EMBEDDINGS[embedding]) | rest | trunk | {"size": size, "embedding": embedding}
+    whole = _defaults(make) | rest | trunk | {"size": size, "embedding": embedding}
     config = {k: list(v) if isinstance(v, tuple) else v for k, v in whole.items()} | {"patch_size": patch_size}
     return Encoder(module, patch_size, config=config, **trunk)
 

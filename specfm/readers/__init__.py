@@ -8,6 +8,7 @@ from typing import Any
 
 from specfm.bands import BandGrid
 from specfm.errors import SpecfmError
+from specfm.plugins import Plugin, plugins
 from specfm.readers.found import Found
 from specfm.scene import Scene
 from specfm.sensors import Sensor
@@ -38,8 +39,9 @@ def read_scene(
     """Open a cube; no pixel is read yet.
 
     ENVI (header or data file), GeoTIFF, MATLAB v5 and v7.3, HDF5 / NetCDF 4 and ``.npy`` are told apart by their
-    content. Wavelengths come from the file; where it is silent from ``wavelengths`` or ``sensor`` (logged); else the
-    file is refused. Units are never guessed.
+    content; readers of other packages (:mod:`specfm.plugins`) are asked about what is none of these. Wavelengths come
+    from the file; where it is silent from ``wavelengths`` or ``sensor`` (logged); else the file is refused. Units are
+    never guessed.
 
     Args:
         path: data or header file.
@@ -119,12 +121,13 @@ def find_cube(
         return read_geotiff(path, supplied)
     from specfm.readers.envi import find_header, read_envi
 
-    _no_options(path, "ENVI", variable, layout)
     text = start.lstrip(b"\xef\xbb\xbf \r\n\t")
     if (text.startswith(b"ENVI") and path.suffix.lower() != ".sli") or path.suffix.lower() == ".hdr":
+        _no_options(path, "ENVI", variable, layout)
         return read_envi(path, supplied=supplied)
     header = find_header(path)
     if header is not None:
+        _no_options(path, "ENVI", variable, layout)
         return read_envi(path, header, supplied)
     for magic, kind in {**_ARCHIVES, **_OTHER}.items():
         if start.startswith(magic):
@@ -132,10 +135,34 @@ def find_cube(
             raise SpecfmError(f"{path}: is a {kind} file, which is not read; {advice}")
     if path.stat().st_size == 0:
         raise SpecfmError(f"{path}: is empty (0 bytes)")
+    for brought in plugins("specfm.readers").values():
+        if (held := _read_by(brought, path, start)) is not None:
+            _no_options(path, brought.name, variable, layout)
+            return held
     raise SpecfmError(
         f"{path}: neither ENVI, GeoTIFF, MATLAB, HDF5 nor npy by its content, and no header {path.name}.hdr or "
         f"{path.stem}.hdr lies beside it"
     )
+
+
+def _read_by(brought: Plugin, path: Path, start: bytes) -> Found | None:
+    """What the reader of another package made of a file; None where the file is not of its kind.
+
+    Raises:
+        PluginError: it does not do what a reader does. SpecfmError: as the reader itself raises them.
+    """
+    reader = brought.load()
+    try:
+        if not reader.sniff(path, start):
+            return None
+        held = reader.read(path)
+    except SpecfmError:
+        raise
+    except Exception as error:  # of code that is not ours
+        raise brought.failed(f"cannot read {path} ({type(error).__name__}: {error})") from error
+    if not isinstance(held, Found):
+        raise brought.failed(f"gives {type(held).__name__} for {path}, not specfm.readers.found.Found")
+    return held
 
 
 def _no_options(path: Path, kind: str, variable: str | None, layout: str | None) -> None:

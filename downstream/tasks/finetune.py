@@ -46,7 +46,7 @@ from specfm.models.backbone import AnyEncoder, create_backbone, side_multiple
 log = logging.getLogger(__name__)
 TEST, RESULTS, PICTURE = "test.json", "results.jsonl", "map.png"
 # A resumed fine-tuning may run elsewhere, or be recorded otherwise; nothing else may change.
-MAY_CHANGE = ("out", "device", "wandb", "guard")
+MAY_CHANGE = ("out", "device", "wandb", "tensorboard", "guard")
 
 
 def load_source(config: FinetuneConfig, places: Sequence[Place]) -> tuple[AnyEncoder, str]:

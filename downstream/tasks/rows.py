@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 CHANGE = ("f1_changed", "iou_changed")
-WHERE = ("out", "device", "wandb", "guard")  # says where a run happened, not what it was
+WHERE = ("out", "device", "wandb", "tensorboard", "guard")  # says where a run happened, not what it was
 
 
 def task_rows(

@@ -1,4 +1,4 @@
-"""Settings that every training run has, typed: encoder, optimiser, checkpoints, guard, wandb."""
+"""Settings that every training run has, typed: encoder, optimiser, checkpoints, guard, mirrors of the record."""
 
 from __future__ import annotations
 
@@ -103,6 +103,7 @@ class RunConfig(Strict):
     checkpoint: CheckpointConfig = CheckpointConfig()
     guard: GuardConfig = GuardConfig()
     wandb: WandbConfig = WandbConfig()
+    tensorboard: bool = Field(default=False, description="mirror metrics.jsonl as event files in OUT/tensorboard")
 
     @model_validator(mode="after")
     def _lr_falls(self) -> RunConfig:

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from specfm.config import to_dict
 from specfm.engine.checkpointing import Checkpointer, CheckpointWriteError, read_state
 from specfm.engine.guard import BadStepGuard, DivergedError
-from specfm.engine.record import MetricsLog, WandbMirror
+from specfm.engine.mirrors import Mirror, open_mirrors
+from specfm.engine.record import MetricsLog
 from specfm.engine.run_folder import RunFolder
 from specfm.engine.task import Task
 
@@ -30,7 +30,7 @@ class Keeper:
     def __init__(self, task: Task, guard: BadStepGuard) -> None:
         self.task, self.world, self.folder, self.guard = task, task.world, task.folder, guard
         self.done = 0
-        self._records: list[MetricsLog | WandbMirror] = []
+        self._records: list[Mirror] = []
         if self.folder is not None:
             keep = task.config.checkpoint
             folder = self.folder.checkpoints
@@ -56,13 +56,14 @@ class Keeper:
         log.info("resumed from %s", checkpoint)
 
     def open_records(self, folder: RunFolder, resume: bool, stack: ExitStack) -> None:
-        """Write the configuration and open ``metrics.jsonl`` and its mirror (rank 0)."""
+        """Write the configuration and open ``metrics.jsonl`` and its mirrors (rank 0)."""
         config, resumed = self.task.config, self.done if resume else None
         folder.write_config(config, resumed)
         self._records = [MetricsLog(folder.path, resumed)]
         stack.callback(self._records[0].close)
-        self._records.append(WandbMirror(config.wandb.mode, config.wandb.project, folder.path, to_dict(config)))
-        stack.callback(self._records[1].close)
+        for mirror in open_mirrors(config, folder.path, resumed):
+            self._records.append(mirror)
+            stack.callback(mirror.close)
 
     def write(self, row: dict[str, Any]) -> None:
         """Record the row of a step that is done."""

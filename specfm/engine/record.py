@@ -1,11 +1,10 @@
-"""The record of a run: ``metrics.jsonl``, one flushed line per step; wandb only mirrors it and is never fatal."""
+"""The record of a run: ``metrics.jsonl``, one flushed line per step; mirrors of it: :mod:`specfm.engine.mirrors`."""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
-import os
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -85,72 +84,6 @@ def supersede(folder: Path, step: int) -> None:
         with open(folder / SUPERSEDED, "a", encoding="utf-8") as handle:
             handle.write("".join(f"{line}\n" for line in moved))
         atomic_write_text(path, "".join(f"{line}\n" for line in keep))
-
-
-class WandbMirror:
-    """Sends the same rows to wandb if asked; its first failure is a warning and the end of mirroring.
-
-    Args:
-        mode: ``disabled``, ``offline``, ``online``, or ``auto`` (online if this machine is logged in, else offline).
-        project: wandb project name.
-        folder: Where wandb keeps its files (``<folder>/wandb``); also names the run.
-        config: Resolved configuration, shown beside the run.
-    """
-
-    def __init__(self, mode: str, project: str, folder: Path, config: dict[str, Any]) -> None:
-        self._run: Any = None
-        if mode == "disabled" or os.environ.get("WANDB_MODE") == "disabled":
-            return
-        try:
-            import wandb
-
-            if mode != "offline" and not logged_in():
-                if mode == "online":
-                    log.warning("wandb is not logged in on this machine; mirroring offline (wandb sync sends it later)")
-                mode = "offline"
-            self._run = wandb.init(
-                project=project,
-                name=folder.name,
-                dir=str(folder),
-                config=config,
-                mode="offline" if mode == "offline" else "online",
-                settings=wandb.Settings(silent=True, init_timeout=30),
-            )
-        except Exception as error:  # a mirror never ends a run, whatever its client raises
-            log.warning("wandb mirror is off: %s", error)
-
-    def write(self, row: dict[str, Any]) -> None:
-        """Mirror one row (its ``step`` is the x axis)."""
-        if self._run is None:
-            return
-        try:
-            self._run.log({key: value for key, value in row.items() if key != "step"}, step=row["step"])
-        except Exception as error:
-            log.warning("wandb mirror stopped: %s", error)
-            self._run = None
-
-    def close(self) -> None:
-        """Finish the wandb run."""
-        if self._run is None:
-            return
-        try:
-            self._run.finish()
-        except Exception as error:
-            log.warning("wandb did not finish cleanly: %s", error)
-        self._run = None
-
-
-def logged_in() -> bool:
-    """True if a wandb key is in the environment or in the user's netrc (nothing is asked, nothing is sent)."""
-    import netrc
-
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        hosts = netrc.netrc(os.environ.get("NETRC") or str(Path.home() / ".netrc")).hosts
-    except (OSError, netrc.NetrcParseError, RuntimeError):
-        return False
-    return any("wandb" in host for host in hosts)
 
 
 def _plain(value: Any) -> Any:

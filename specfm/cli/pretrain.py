@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -61,7 +63,25 @@ def pretrain(
     return Run(Path(settings.out), _finished(settings), read_rows=_rows)
 
 
-@printed(pretrain, around=run_logging)
+class WorkersFailed(SpecfmError):
+    """A process of several failed; the run has the exit code of the first of them."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"a process of the run ended with exit code {code}; what it said on stderr tells why")
+        self.exit_code = code
+
+
+@contextmanager
+def told_by_workers(words: Mapping[str, Any]) -> Iterator[None]:
+    """A run speaks; of one that failed in a process of its own, that process has said why."""
+    try:
+        with run_logging(words):
+            yield
+    except WorkersFailed as error:
+        raise typer.Exit(error.exit_code) from None
+
+
+@printed(pretrain, around=told_by_workers)
 def command(found: Run) -> None:
     """Print the closing table, or the plan."""
     from rich.console import Console
@@ -76,14 +96,6 @@ def command(found: Run) -> None:
     for row in summary_rows(found.folder):
         table.add_row(*row)
     Console().print(table)
-
-
-class WorkersFailed(SpecfmError):
-    """A process of several failed; the run has the exit code of the first of them."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(f"a process of the run ended with exit code {code}; what it said stands above")
-        self.exit_code = code
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:

@@ -201,3 +201,18 @@ def test_a_refusal_is_that_of_the_shell(scenes: Path, tmp_path: Path) -> None:
         specfm.cluster(scenes / "encoder", tmp_path / "nosuch.npy", out=tmp_path / "map.npy")
     words = ["cluster", str(scenes / "encoder"), str(tmp_path / "nosuch.npy"), "--out", str(tmp_path / "map.npy")]
     assert str(error.value) in CliRunner().invoke(app, words).output
+
+
+def test_workers_that_fail_are_an_error_here_and_an_exit_code_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker has said why on stderr, so the command adds no second sentence."""
+    monkeypatch.setattr("specfm.engine.launch.launch", lambda *_: 4)
+    monkeypatch.setattr("pretrain.setup.settled", lambda settings: settings)
+    settings = {"data.shards": tmp_path / "shards", "out": tmp_path / "run"}
+    with pytest.raises(SpecfmError, match="ended with exit code 4") as error:
+        specfm.pretrain("pretrain/debug.yaml", settings, nproc=2)
+    assert error.value.exit_code == 4
+    words = [f"{key}={value}" for key, value in settings.items()]
+    done = CliRunner().invoke(app, ["pretrain", "pretrain/debug.yaml", *words, "--nproc", "2"])
+    assert done.exit_code == 4 and done.output == ""

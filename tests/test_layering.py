@@ -26,6 +26,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "counter",
         "digests",
         "files",
+        "locks",
         "progress",
         "tables",
         "tiles",

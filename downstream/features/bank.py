@@ -28,8 +28,6 @@ from specfm.digests import digest_json, digest_parts, state_digest
 from specfm.errors import SpecfmError
 from specfm.files import (
     IntegrityError,
-    LockedError,
-    RunLock,
     atomic_write_json,
     publish_folder,
     remove_folder,
@@ -37,6 +35,7 @@ from specfm.files import (
     verify_manifest,
     write_manifest,
 )
+from specfm.locks import LockedError, RunLock
 
 if TYPE_CHECKING:
     from specfm.scene import Scene

@@ -34,7 +34,9 @@ class Keeper:
         if self.folder is not None:
             keep = task.config.checkpoint
             folder = self.folder.checkpoints
-            self._checkpointer = Checkpointer(folder, keep.keep, keep.milestone_every, keep.retry_s)
+            self._checkpointer = Checkpointer(
+                folder, keep.keep, keep.milestone_every, keep.retry_s, self.folder.check_lock
+            )
 
     def take_up(self, folder: RunFolder) -> None:
         """Go on from the newest valid checkpoint, the same on every rank."""
@@ -65,7 +67,13 @@ class Keeper:
         stack.callback(self._records[1].close)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Record the row of a step that is done."""
+        """Record the row of a step that is done.
+
+        Raises:
+            LockLostError: another run has taken the folder over.
+        """
+        if self._records and self.folder is not None:
+            self.folder.check_lock()
         self.done = int(row["step"])
         for record in self._records:
             record.write(row)
@@ -104,8 +112,15 @@ class Keeper:
     def stop(self, signal_number: int) -> None:
         """Ask for another start: a signal ended the run before its end."""
         if self.folder is not None and self.world.is_main:
+            self.folder.check_lock()
             self.folder.ask_requeue(self.done, signal_number)
             log.warning("stopped by a signal at step %d; continue with --resume", self.done)
+
+    def release(self) -> None:
+        """Publish what the run came to. Collective."""
+        if self.folder is not None:
+            self.world.on_main(self.folder.check_lock)
+        self.task.release(self.done)
 
 
 @contextmanager

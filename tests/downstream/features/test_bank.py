@@ -173,7 +173,7 @@ def test_trouble_with_a_scene_is_not_taken_for_trouble_with_the_folder(tmp_path:
 
 
 def test_two_at_once_compute_twice_and_agree(tmp_path: Path) -> None:
-    from specfm.files import RunLock
+    from specfm.locks import RunLock
 
     scene = replace(FIELD)
     take(tmp_path / "other", ToyEncoder(), scene)

@@ -13,7 +13,9 @@ import torch
 from specfm.config import to_dict
 from specfm.engine.checkpointing import Checkpointer, CheckpointWriteError, read_state
 from specfm.engine.guard import BadStepGuard, DivergedError
+from specfm.engine.optimizer import optimizer_tensors
 from specfm.engine.record import MetricsLog, WandbMirror
+from specfm.engine.replicas import refuse_different
 from specfm.engine.run_folder import RunFolder
 from specfm.engine.task import Task
 
@@ -55,6 +57,7 @@ class Keeper:
         self.task.restore(Path(checkpoint), state)
         self.guard.restore(state["guard"])
         self.done = int(state["step"])
+        self._refuse_different(state, f"after {checkpoint} was taken up")
         log.info("resumed from %s", checkpoint)
 
     def open_records(self, folder: RunFolder, resume: bool, stack: ExitStack) -> None:
@@ -91,10 +94,12 @@ class Keeper:
         A finite gradient can still make an update that overflows; such weights never become a checkpoint.
 
         Raises:
-            DivergedError: weights are not finite. CheckpointWriteError: see above, or two in a row failed.
+            ReplicasDifferError: processes hold different weights. DivergedError: weights are not finite.
+            CheckpointWriteError: see above, or two in a row failed.
         """
         if self.folder is None:
             return
+        self._refuse_different(self.guard.state(), f"at step {number}")
         finite = torch.stack([p.detach().isfinite().all() for p in self.task.modules.parameters()]).all()
         if self.world.sum((~finite).double()) > 0:
             raise DivergedError(
@@ -108,6 +113,11 @@ class Keeper:
         )
         if must and not saved:
             raise CheckpointWriteError(f"the checkpoint at step {number} could not be written; see the warnings")
+
+    def _refuse_different(self, facts: dict[str, Any], when: str) -> None:
+        modules = self.task.modules
+        held = dict(modules.state_dict()) | optimizer_tensors(self.task.optimizer, modules)
+        refuse_different(self.world, held, facts, when)
 
     def stop(self, signal_number: int) -> None:
         """Ask for another start: a signal ended the run before its end."""

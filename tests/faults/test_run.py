@@ -72,6 +72,19 @@ def test_overflow_of_a_gradient_leaves_the_optimiser_untouched(tmp_path, shards)
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
+def test_replicas_that_part_stop_the_run_before_anything_is_saved_from_them(tmp_path, shards):
+    """Fault 44: a weight of rank 1 is spoilt in memory before a save, then as a checkpoint is taken up."""
+    out, steps = tmp_path / "run", ("steps=6", "checkpoint.every=3")
+    codes, text = run(out, shards, *steps, faults="replicas.compare:nan@step=6:rank=1", world=2)
+    assert codes == [1, 1] and "Traceback" not in text
+    assert "state of rank 1 differ from those of rank 0 at step 6" in error_of(text)
+    assert checkpoints(out) == ["step-00000003"] and not (out / "model").exists()
+    arguments = ["pretrain/debug.yaml", "--resume", *settings(out, shards, *steps)]
+    job = launch(tmp_path, arguments, faults="replicas.compare:nan@hit=1:rank=1", world=2)
+    assert job.wait() == [1, 1]
+    assert "step-00000003 was taken up" in error_of(job.text) and "rank 1" in job.text
+
+
 def test_nan_that_stays_ends_the_run(tmp_path, shards):
     """Fault 18: exit code 4 within four steps, and the last checkpoint is finite."""
     out = tmp_path / "run"

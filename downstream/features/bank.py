@@ -1,10 +1,10 @@
 """Features kept on disk: extracted once, found again by what decides them, picked up where a killed run left off.
 
 An entry is a folder named by a digest of checkpoint (weights and config), data (the pixels, bands and places of the
-windows) and view (window, pooling, layers, batch). It holds ``features.npy`` (``[N, D]`` float32, read as a memory map,
-never written as one), ``entry.json`` (what the digest stands for) and a manifest whose hashes are checked before use. While it is being
-filled it is called ``<digest>.partial`` and counts its finished batches, which are on disk before they are counted.
-Only floating-point features are kept; deleting the folder is always safe.
+windows) and view (window, pooling, layers, batch). It holds ``features.npy`` (``[N, D]`` float32, read as a memory
+map, never written as one), ``entry.json`` (what the digest stands for) and a manifest whose hashes are checked before
+use. While it is being filled it is called ``<digest>.partial`` and counts its finished batches, which are on disk
+before they are counted. Only floating-point features are kept; deleting the folder is always safe.
 
 Shape suffixes: N samples, D features, B batch, HWC scene axes.
 """

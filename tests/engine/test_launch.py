@@ -110,7 +110,9 @@ def test_workers_import_what_the_launcher_does(tmp_path, repository):
     """Whatever lies in the current folder, and whether specfm is installed, on PYTHONPATH or in a checkout."""
     own_files(tmp_path)
     code = (
-        "import os, subprocess, sys; sys.path.insert(0, sys.argv[1]); from specfm.engine.launch import _imports_as_here\n"
+        "import os, subprocess, sys\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "from specfm.engine.launch import _imports_as_here\n"
         "with _imports_as_here():\n"
         "    subprocess.run([sys.executable, '-m', 'pretrain', '--help'], check=True)\n"
         "assert 'PYTHONSAFEPATH' not in os.environ"

@@ -179,15 +179,15 @@ def remove_folder(folder: Path) -> None:
 
     Of a link only the link goes: what it points to belongs to somebody else.
     """
-    doomed = unpublish_folder(folder)
+    doomed = unpublish(folder)
     if doomed.is_symlink():
         doomed.unlink()
     else:
         shutil.rmtree(doomed)
 
 
-def unpublish_folder(folder: Path) -> Path:
-    """Take a folder's final name away (one rename) and return the temporary name it has now."""
+def unpublish(folder: Path) -> Path:
+    """Take the final name of a folder, or of a file, away (one rename) and return the temporary name it has now."""
     doomed = temporary_sibling(folder)
     os.rename(folder, doomed)
     return doomed

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 
 from specfm.errors import SpecfmError, UsageError
-from specfm.files import atomic_write_json, temporary_sibling
+from specfm.files import atomic_write_json, temporary_sibling, unpublish
 
 log = logging.getLogger(__name__)
 
@@ -145,9 +145,8 @@ class RunLock:
 
     def _take_away(self, content: bytes, beat: float) -> None:
         """Remove the lock only if it is still the one judged stale: it may have been replaced, or have beaten."""
-        aside = temporary_sibling(self.path)
         try:
-            os.rename(self.path, aside)
+            aside = unpublish(self.path)
         except FileNotFoundError:
             return
         if aside.read_bytes() != content or aside.stat().st_mtime != beat:

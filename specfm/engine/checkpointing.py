@@ -33,7 +33,7 @@ from specfm.files import (
     remove_temporaries,
     require_free_space,
     temporary_sibling,
-    unpublish_folder,
+    unpublish,
     verify_manifest,
     write_manifest,
 )
@@ -230,7 +230,7 @@ class Checkpointer:
             if name == best or (self.milestone_every and _step_of(name) % self.milestone_every == 0):
                 continue
             try:
-                doomed = unpublish_folder(self.folder / name)
+                doomed = unpublish(self.folder / name)
                 (doomed / TRAINING).unlink(missing_ok=True)
                 faults.hit("ckpt.mid_delete")
                 shutil.rmtree(doomed)

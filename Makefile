@@ -33,7 +33,7 @@ $(STAMP):
 	@rm -f $(VENV)/.specfm-*
 	@printf '#!/bin/sh\n# The specfm command of the checkout it is called in, else of the one that made this environment.\n' > $(BIN)/specfm
 	@printf 'if [ -f specfm/cli/__init__.py ]; then here=$$PWD; else here="%s"; fi\n' "$(CURDIR)" >> $(BIN)/specfm
-	@printf 'PYTHONPATH="$$here$${PYTHONPATH:+:$$PYTHONPATH}" exec "%s/python" -m specfm "$$@"\n' "$(abspath $(BIN))" >> $(BIN)/specfm
+	@printf 'PYTHONPATH="$$here$${PYTHONPATH:+:$$PYTHONPATH}" exec "%s/python" -P -m specfm "$$@"\n' "$(abspath $(BIN))" >> $(BIN)/specfm
 	@chmod +x $(BIN)/specfm
 	@touch $@
 

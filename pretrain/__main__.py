@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 
+from specfm.engine.launch import end_with_launcher, lacking_flags
 from specfm.errors import SpecfmError, sentence
 
 
@@ -19,8 +20,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys, such as optim.lr=1e-3")
     parser.add_argument("--resume", action="store_true", help="continue the run in its folder")
     given = parser.parse_intermixed_args(arguments)
+    end_with_launcher()
     main_rank = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(level=logging.INFO if main_rank else logging.WARNING, format="%(levelname)s %(message)s")
+    if main_rank and (said := lacking_flags()) is not None:
+        logging.getLogger(__name__).warning("%s", said)
     try:
         from pretrain.config import PretrainConfig
         from pretrain.loop import train

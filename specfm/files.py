@@ -13,12 +13,10 @@ import json
 import logging
 import os
 import shutil
-import socket
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from types import TracebackType
 from typing import Any
 
 from specfm.errors import SpecfmError, UsageError
@@ -33,10 +31,6 @@ _CHUNK = 1 << 22
 
 class IntegrityError(SpecfmError):
     """A file or folder is missing, cut short or altered."""
-
-
-class LockedError(UsageError):
-    """Another live process works in this folder."""
 
 
 def fsync_path(path: Path) -> None:
@@ -189,12 +183,19 @@ def staged_folder(final: Path | str, overwrite: bool = False) -> Iterator[Path]:
 
 
 def remove_folder(folder: Path) -> None:
-    """Delete a published folder; its final name goes first, so a kill half-way leaves nothing that looks valid."""
-    shutil.rmtree(unpublish_folder(folder))
+    """Delete a published folder; its final name goes first, so a kill half-way leaves nothing that looks valid.
+
+    Of a link only the link goes: what it points to belongs to somebody else.
+    """
+    doomed = unpublish(folder)
+    if doomed.is_symlink():
+        doomed.unlink()
+    else:
+        shutil.rmtree(doomed)
 
 
-def unpublish_folder(folder: Path) -> Path:
-    """Take a folder's final name away (one rename) and return the temporary name it has now."""
+def unpublish(folder: Path) -> Path:
+    """Take the final name of a folder, or of a file, away (one rename) and return the temporary name it has now."""
     doomed = temporary_sibling(folder)
     os.rename(folder, doomed)
     return doomed
@@ -270,7 +271,7 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
         manifest = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise IntegrityError(f"{path} is missing, so {folder} is not a complete folder") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise IntegrityError(f"{path} cannot be read ({error})") from None
     if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
         raise IntegrityError(f"{path} is not a manifest written by specfm")
@@ -335,119 +336,6 @@ def require_free_space(folder: Path | str, needed_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         raise OSError(errno.ENOSPC, f"{free} bytes free, {needed_bytes} needed", str(folder))
-
-
-class RunLock:
-    """One process (group) at a time in a run folder; holds host and pid, takes over a lock whose process has died.
-
-    The lock is a small JSON file put in place by a hard link (or ``O_EXCL``), complete from its first moment, and works
-    on file systems without ``flock``. A lock from another host cannot be checked for life, so it is refused with a
-    sentence that says how to remove it.
-
-    Example:
-        >>> with RunLock(Path("runs/a")):      # doctest: +SKIP
-        ...     train()
-    """
-
-    def __init__(self, folder: Path | str, name: str = "run.lock") -> None:
-        self.path = Path(folder) / name
-        self._token = uuid.uuid4().hex
-
-    def acquire(self) -> RunLock:
-        """Take the lock or raise :class:`LockedError` naming host and pid of its holder."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        pid = os.getpid()
-        text = {"host": socket.gethostname(), "pid": pid, "started": _process_start(pid), "token": self._token}
-        temporary = temporary_sibling(self.path)
-        atomic_write_json(temporary, text)
-        try:
-            for _ in range(3):
-                try:
-                    _place(temporary, self.path)
-                    return self
-                except FileExistsError:
-                    self._drop_if_stale()
-        finally:
-            temporary.unlink(missing_ok=True)
-        raise LockedError(f"{self.path} was taken by another process at the same moment; try again")
-
-    def _drop_if_stale(self) -> None:
-        try:
-            content = self.path.read_bytes()
-            holder = json.loads(content)
-            host, pid, started = str(holder["host"]), int(holder["pid"]), holder.get("started")
-        except FileNotFoundError:
-            return
-        except (ValueError, KeyError, TypeError):
-            log.warning("removing unreadable lock %s", self.path)
-            self._take_away(content)
-            return
-        if host != socket.gethostname():
-            raise LockedError(
-                f"{self.path} is held by pid {pid} on host {host}; if that job is gone, delete the file and start again"
-            )
-        # The start time tells a live holder from an unrelated process that was given the same pid later.
-        if _alive(pid) and (started is None or _process_start(pid) in (None, started)):
-            raise LockedError(f"{self.path} is held by pid {pid} on this host ({host}); stop it or choose another out")
-        log.warning("removing stale lock %s of dead pid %d", self.path, pid)
-        self._take_away(content)
-
-    def _take_away(self, content: bytes) -> None:
-        """Remove the lock only if it is still the one judged stale: another process may have replaced it meanwhile."""
-        aside = temporary_sibling(self.path)
-        try:
-            os.rename(self.path, aside)
-        except FileNotFoundError:
-            return
-        if aside.read_bytes() != content:
-            _place(aside, self.path)
-        aside.unlink()
-
-    def release(self) -> None:
-        """Remove the lock if it is still ours."""
-        try:
-            if json.loads(self.path.read_text()).get("token") == self._token:
-                self.path.unlink()
-        except (OSError, ValueError):
-            log.warning("lock %s was removed or changed while held", self.path)
-
-    def __enter__(self) -> RunLock:
-        return self.acquire()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
-
-
-def _place(source: Path, final: Path) -> None:
-    """Give ``final`` the content of ``source`` unless it exists (FileExistsError); complete from its first moment."""
-    try:
-        os.link(source, final)
-    except FileExistsError:
-        raise
-    except OSError:  # no hard links here (some network and FAT file systems)
-        descriptor = os.open(final, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-        with os.fdopen(descriptor, "wb") as handle:
-            handle.write(source.read_bytes())
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _process_start(pid: int) -> str | None:
-    """Kernel start time of a process (clock ticks since boot: immune to clock jumps); None where /proc is absent."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return None
 
 
 def clear_stages(out: Path, names: Sequence[str], what: str, overwrite: bool) -> None:

@@ -1,4 +1,4 @@
-"""Atomic publishing, manifests and locks."""
+"""Atomic publishing and manifests."""
 
 from __future__ import annotations
 
@@ -6,11 +6,6 @@ import errno
 import json
 import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections import namedtuple
 
 import pytest
@@ -19,11 +14,10 @@ from specfm.engine.faults import flip_byte
 from specfm.errors import UsageError
 from specfm.files import (
     MANIFEST,
+    TEMPORARY_PREFIX,
     IntegrityError,
-    LockedError,
-    RunLock,
-    atomic_write_bytes,
     atomic_write_json,
+    clear_stages,
     keep_aside,
     publish_file,
     publish_folder,
@@ -178,62 +172,16 @@ def test_free_space_is_checked_before(tmp_path, monkeypatch):
     assert caught.value.errno == errno.ENOSPC
 
 
-def test_a_held_lock_names_host_and_pid(tmp_path):
-    with RunLock(tmp_path):
-        with pytest.raises(LockedError, match=f"pid {os.getpid()} on this host"):
-            RunLock(tmp_path).acquire()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_lock_of_a_killed_process_is_taken_over(tmp_path, repository):
-    code = (
-        "import sys,time; from specfm.files import RunLock\n"
-        "RunLock(sys.argv[1]).acquire(); print('held', flush=True); time.sleep(60)"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    child = subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None and child.stdout.readline() == "held\n"
-    with pytest.raises(LockedError, match=f"pid {child.pid}"):
-        RunLock(tmp_path).acquire()
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    with RunLock(tmp_path):
-        assert (tmp_path / "run.lock").exists()
-
-
-def test_a_reused_pid_is_not_the_holder(tmp_path):
-    """Same host, same live pid, another start time: the holder is gone and its number was given away."""
-    with RunLock(tmp_path):
-        text = json.loads((tmp_path / "run.lock").read_text())
-    if text["started"] is None:
-        pytest.skip("this system does not tell when a process began")
-    atomic_write_json(tmp_path / "run.lock", {**text, "started": "1"})
-    with RunLock(tmp_path):
-        assert json.loads((tmp_path / "run.lock").read_text())["started"] == text["started"]
-
-
-def test_a_lock_from_another_host_is_never_broken(tmp_path):
-    atomic_write_bytes(tmp_path / "run.lock", json.dumps({"host": "far-away", "pid": 1, "started": None}).encode())
-    with pytest.raises(LockedError, match="pid 1 on host far-away"):
-        RunLock(tmp_path).acquire()
-
-
-def test_only_one_of_many_gets_a_stale_lock(tmp_path, repository):
-    """Several processes find the lock of a dead one at the same moment; exactly one takes it over."""
-    dead = {"host": socket.gethostname(), "pid": 2**22 + 1, "started": None}
-    atomic_write_json(tmp_path / "run.lock", dead)
-    code = (
-        "import sys,time; from specfm.files import RunLock, LockedError\n"
-        "while time.time() < float(sys.argv[2]): pass\n"
-        "try: RunLock(sys.argv[1]).acquire(); print('held'); time.sleep(1)\n"
-        "except LockedError: print('refused')\n"
-    )
-    at = str(time.time() + 1.0)
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path), at], cwd=repository, stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(4)
-    ]
-    said = sorted(child.communicate()[0].strip() for child in children)
-    assert said == ["held", "refused", "refused", "refused"]
+def test_of_a_link_only_the_link_is_removed(tmp_path):
+    """Wherever a published folder is deleted: what a link points to belongs to somebody else."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "weights").write_text("x")
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("one", "two", f"{TEMPORARY_PREFIX}three"):
+        (out / name).symlink_to(other)
+    remove_folder(out / "one")
+    clear_stages(out, ["two"], "demo", overwrite=True)
+    remove_temporaries(out)
+    assert list(out.iterdir()) == [] and (other / "weights").read_text() == "x"

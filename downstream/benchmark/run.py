@@ -30,13 +30,13 @@ from specfm.dense.align import wants_alignment
 from specfm.digests import architecture_digest, digest_json, digest_parts, state_digest
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import (
-    RunLock,
     atomic_write_json,
     atomic_write_text,
     refuse_closed_folder,
     remove_temporaries,
     sha256_file,
 )
+from specfm.locks import RunLock
 from specfm.progress import progress
 
 
@@ -90,7 +90,7 @@ def run_benchmark(
     plans = plan_cells(suite, entries, device, cache)
     folder = out / "cells"
     folder.mkdir(parents=True, exist_ok=True)
-    with RunLock(out):
+    with RunLock(out, wait=resume) as lock:
         remove_temporaries(folder)
         missing = []
         for plan in plans:
@@ -101,6 +101,7 @@ def run_benchmark(
                 missing.append(plan)
         atomic_write_text(out / "suite.yaml", to_yaml(suite))
         failed = _run(missing, folder, jobs, done)
+        lock.check()
         finished = [(plan, read_cell(folder / plan.file_name)) for plan in plans if (folder / plan.file_name).exists()]
         _refuse_other_data(folder, finished)
         board = leaderboard(suite, finished)

@@ -1,10 +1,10 @@
 """Features kept on disk: extracted once, found again by what decides them, picked up where a killed run left off.
 
 An entry is a folder named by a digest of checkpoint (weights and config), data (the pixels, bands and places of the
-windows) and view (window, pooling, layers, batch). It holds ``features.npy`` (``[N, D]`` float32, opened as a memory
-map), ``entry.json`` (what the digest stands for) and a manifest whose hashes are checked before use. While it is being
-filled it is called ``<digest>.partial`` and counts its finished batches, which are on disk before they are counted.
-Only floating-point features are kept; deleting the folder is always safe.
+windows) and view (window, pooling, layers, batch). It holds ``features.npy`` (``[N, D]`` float32, read as a memory
+map, never written as one), ``entry.json`` (what the digest stands for) and a manifest whose hashes are checked before
+use. While it is being filled it is called ``<digest>.partial`` and counts its finished batches, which are on disk
+before they are counted. Only floating-point features are kept; deleting the folder is always safe.
 
 Shape suffixes: N samples, D features, B batch, HWC scene axes.
 """
@@ -23,13 +23,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from downstream.features.array_file import ArrayFile
 from downstream.splits.samples import Samples
 from specfm.digests import digest_json, digest_parts, state_digest
 from specfm.errors import SpecfmError
 from specfm.files import (
     IntegrityError,
-    LockedError,
-    RunLock,
     atomic_write_json,
     publish_folder,
     remove_folder,
@@ -37,6 +36,7 @@ from specfm.files import (
     verify_manifest,
     write_manifest,
 )
+from specfm.locks import LockedError, RunLock
 
 if TYPE_CHECKING:
     from specfm.scene import Scene
@@ -206,38 +206,43 @@ class Bank:
         path, count = partial / "features.npy", int(facts["samples"])
         done, array = self._resume(partial, facts)
         marked = time.monotonic()
-        for ids_B, values_BD in compute(done):
+        try:
+            for ids_B, values_BD in compute(done):
+                with _writing():
+                    if array is None:
+                        partial.mkdir(exist_ok=True)
+                        (partial / "progress.json").unlink(missing_ok=True)
+                        require_free_space(partial, count * values_BD.shape[1] * 4)
+                        array = ArrayFile.create(path, (count, values_BD.shape[1]))
+                    array.write(ids_B, values_BD)
+                    done += 1
+                    if time.monotonic() - marked >= self.flush_s:
+                        array.flush()
+                        atomic_write_json(partial / "progress.json", {**facts, "batches": done})
+                        marked = time.monotonic()
+            assert array is not None
             with _writing():
-                if array is None:
-                    partial.mkdir(exist_ok=True)
-                    (partial / "progress.json").unlink(missing_ok=True)
-                    require_free_space(partial, count * values_BD.shape[1] * 4)
-                    array = np.lib.format.open_memmap(path, "w+", np.float32, (count, values_BD.shape[1]))
-                array[ids_B] = values_BD
-                done += 1
-                if time.monotonic() - marked >= self.flush_s:
-                    array.flush()
-                    atomic_write_json(partial / "progress.json", {**facts, "batches": done})
-                    marked = time.monotonic()
-        assert array is not None
+                array.flush()
+        finally:
+            if array is not None:
+                array.close()
         with _writing():
-            array.flush()
             (partial / "progress.json").unlink(missing_ok=True)
             atomic_write_json(partial / "entry.json", facts)
 
-    def _resume(self, partial: Path, facts: dict[str, Any]) -> tuple[int, np.memmap | None]:
+    def _resume(self, partial: Path, facts: dict[str, Any]) -> tuple[int, ArrayFile | None]:
         """Batches on disk and the array they are in; (0, None) where nothing can be gone on with."""
         try:
             progress = json.loads((partial / "progress.json").read_bytes())
-            array = np.lib.format.open_memmap(partial / "features.npy", "r+")
-            if (
-                array.ndim != 2
-                or {**progress, "batches": 0} != {**facts, "batches": 0}
-                or len(array) != facts["samples"]
-            ):
+            done = int(progress["batches"])
+            if {**progress, "batches": 0} != {**facts, "batches": 0}:
                 return 0, None
-            return int(progress["batches"]), array
-        except (OSError, ValueError, KeyError, TypeError):
+            array = ArrayFile.reopen(partial / "features.npy")
+            if array.shape[0] != facts["samples"]:
+                array.close()
+                return 0, None
+            return done, array
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return 0, None
 
 

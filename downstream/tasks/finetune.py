@@ -154,10 +154,12 @@ def finetune(config: FinetuneConfig, resume: bool = False) -> Path:
             listed = members(config, name, len(data.splits))
             with StopSignals() as signals:
                 for member in listed:
+                    folder.check_lock()
                     done = _train(config, member, data, source, world, folder, resume, signals)
                     if signals.received is not None:
                         folder.ask_requeue(done, signals.received)
                         return folder.path
+            folder.check_lock()
             _conclude(config, listed, data, source, name, folder)
         return folder.path
 
@@ -194,6 +196,7 @@ def _train(
     task = Finetuning(config, member, data, source, world, folder)
     outcome = run_task(task, resume and folder.path.exists(), signals)
     if outcome.finished:
+        top.check_lock()
         _test(config, task, report, began)
     return outcome.done
 

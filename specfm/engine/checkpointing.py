@@ -6,7 +6,8 @@
     checkpoints/step-00000123/MANIFEST.json         name, size, sha256 of every file; written last
 
 Checkpoints are searched from the newest to the oldest and verified, and every rejection is logged with its reason. Old
-ones are deleted only after the new one has been verified. All state is replicated, so rank 0 writes; sampler, views and
+ones are deleted only after the new one has been verified. A link is no checkpoint: what it points to belongs to another
+run, and is neither read nor deleted. All state is replicated, so rank 0 writes; sampler, views and
 schedules are pure functions of the step, so there is no stream of random numbers to save.
 """
 
@@ -28,10 +29,11 @@ from specfm.files import (
     atomic_write_json,
     fsync_path,
     publish_folder,
+    remove_folder,
     remove_temporaries,
     require_free_space,
     temporary_sibling,
-    unpublish_folder,
+    unpublish,
     verify_manifest,
     write_manifest,
 )
@@ -44,6 +46,7 @@ log = logging.getLogger(__name__)
 STATE_FORMAT = 1
 TRAINING = "training.safetensors"
 STATE = "state.json"
+_MODEL = "model/"
 _NAME = re.compile(r"step-(\d{8,})$")
 _FREE_SPACE_FACTOR = 1.3
 
@@ -66,10 +69,15 @@ class Checkpointer:
         keep: Newest valid checkpoints kept; the one with the best score is kept besides.
         milestone_every: Checkpoints at multiples of this step are kept for good; 0 keeps none.
         backoff_s: Pause before the second attempt of a failed save; the third waits twice as long.
+        check: Called before anything is written, published or deleted; raises where the folder is no longer this run's.
     """
 
-    def __init__(self, folder: Path, keep: int = 2, milestone_every: int = 0, backoff_s: float = 1.0) -> None:
+    def __init__(
+        self, folder: Path, keep: int = 2, milestone_every: int = 0, backoff_s: float = 1.0,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
         self.folder, self.keep, self.milestone_every, self.backoff_s = folder, keep, milestone_every, backoff_s
+        self._check = check
         self.failures = 0
         self._last_bytes = 0
         self._verified: dict[str, float | None] = {}  # name -> score
@@ -83,7 +91,13 @@ class Checkpointer:
         """Names of all published checkpoints, newest first; none of them is verified yet."""
         if not self.folder.is_dir():
             return []
-        found = [p.name for p in self.folder.iterdir() if p.is_dir() and _NAME.match(p.name)]
+        found = []
+        for path in self.folder.iterdir():
+            if _NAME.match(path.name) and path.is_dir():
+                if path.is_symlink():
+                    log.warning("%s is a link, which is no checkpoint; it is left alone", path)
+                else:
+                    found.append(path.name)
         return sorted(found, key=_step_of, reverse=True)
 
     def newest_valid(self) -> Path | None:
@@ -118,10 +132,17 @@ class Checkpointer:
         if name in self._verified:
             return None
         try:
-            verify_manifest(self.folder / name)
+            listed = {row["name"] for row in verify_manifest(self.folder / name)["files"]}
             state = read_state(self.folder / name)
         except (IntegrityError, OSError) as error:
             return str(error)
+        lacking = [each for each in (TRAINING, STATE) if each not in listed]
+        if not any(each.startswith(_MODEL) for each in listed):
+            lacking.append(_MODEL)
+        if lacking:
+            return f"its manifest does not list {', '.join(lacking)}, so that cannot be trusted"
+        if state.get("step") != _step_of(name):
+            return f"{STATE} is of step {state.get('step')}"
         score = state.get("score")
         self._verified[name] = float(score) if isinstance(score, int | float) else None
         return None
@@ -146,12 +167,12 @@ class Checkpointer:
         Raises:
             CheckpointWriteError: two saves in a row failed.
         """
+        self._check()
         final = self.folder / f"step-{step:08d}"
-        if final.exists():
-            if self._verify(final.name) is None:
+        if final.exists() or final.is_symlink():
+            if not final.is_symlink() and self._verify(final.name) is None:
                 return final
-            unsound = unpublish_folder(final)  # work redone after a fall-back: the damaged one gives way
-            shutil.rmtree(unsound, ignore_errors=True)
+            remove_folder(final)  # work redone after a fall-back: the damaged one gives way
         self.folder.mkdir(parents=True, exist_ok=True)
         problem: Exception | None = None
         for attempt in range(3):
@@ -187,11 +208,12 @@ class Checkpointer:
         temporary = temporary_sibling(final)
         temporary.mkdir()
         try:
-            write_model(temporary / "model")
+            write_model(temporary / _MODEL)
             write_tensors(temporary / TRAINING, tensors)
             atomic_write_json(temporary / STATE, state)
             faults.hit("ckpt.before_manifest")
             manifest = write_manifest(temporary, kind="training checkpoint")
+            self._check()  # it may have slept since
             publish_folder(temporary, final)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -200,6 +222,7 @@ class Checkpointer:
 
     def _retire(self) -> None:
         """Delete valid checkpoints beyond ``keep`` except milestones and the best; damaged ones are left alone."""
+        self._check()
         valid = [name for name in self.names() if self._verify(name) is None]
         scores = self._scores(valid)
         best = _best(scores) if scores else None
@@ -207,7 +230,7 @@ class Checkpointer:
             if name == best or (self.milestone_every and _step_of(name) % self.milestone_every == 0):
                 continue
             try:
-                doomed = unpublish_folder(self.folder / name)
+                doomed = unpublish(self.folder / name)
                 (doomed / TRAINING).unlink(missing_ok=True)
                 faults.hit("ckpt.mid_delete")
                 shutil.rmtree(doomed)
@@ -245,7 +268,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     path = checkpoint / STATE
     try:
         state = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise IntegrityError(f"{path} cannot be read ({error})") from None
     if not isinstance(state, dict) or not isinstance(state.get("format"), int):
         raise IntegrityError(f"{path} is not a training state written by specfm")

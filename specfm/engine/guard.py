@@ -128,8 +128,12 @@ class Watchdog:
         self._stage, self._since = name, time.monotonic()
 
     def _watch(self) -> None:
-        while not self._ended.wait(min(self.timeout_s / 4, 5.0)):
-            waited = time.monotonic() - self._since
+        pause, looked = min(self.timeout_s / 4, 5.0), time.monotonic()
+        while not self._ended.wait(pause):
+            now = time.monotonic()
+            if now - looked > pause + self.timeout_s / 2:  # the process itself was stopped, and has just woken
+                self._since += now - looked
+            waited, looked = now - self._since, now
             if waited <= self.timeout_s:
                 continue
             line = (

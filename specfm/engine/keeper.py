@@ -13,7 +13,9 @@ import torch
 from specfm.engine.checkpointing import Checkpointer, CheckpointWriteError, read_state
 from specfm.engine.guard import BadStepGuard, DivergedError
 from specfm.engine.mirrors import Mirror, open_mirrors
+from specfm.engine.optimizer import optimizer_tensors
 from specfm.engine.record import MetricsLog
+from specfm.engine.replicas import refuse_different
 from specfm.engine.run_folder import RunFolder
 from specfm.engine.task import Task
 
@@ -34,7 +36,9 @@ class Keeper:
         if self.folder is not None:
             keep = task.config.checkpoint
             folder = self.folder.checkpoints
-            self._checkpointer = Checkpointer(folder, keep.keep, keep.milestone_every, keep.retry_s)
+            self._checkpointer = Checkpointer(
+                folder, keep.keep, keep.milestone_every, keep.retry_s, self.folder.check_lock
+            )
 
     def take_up(self, folder: RunFolder) -> None:
         """Go on from the newest valid checkpoint, the same on every rank."""
@@ -53,6 +57,7 @@ class Keeper:
         self.task.restore(Path(checkpoint), state)
         self.guard.restore(state["guard"])
         self.done = int(state["step"])
+        self._refuse_different(state, f"after {checkpoint} was taken up")
         log.info("resumed from %s", checkpoint)
 
     def open_records(self, folder: RunFolder, resume: bool, stack: ExitStack) -> None:
@@ -66,7 +71,13 @@ class Keeper:
             stack.callback(mirror.close)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Record the row of a step that is done."""
+        """Record the row of a step that is done.
+
+        Raises:
+            LockLostError: another run has taken the folder over.
+        """
+        if self._records and self.folder is not None:
+            self.folder.check_lock()
         self.done = int(row["step"])
         for record in self._records:
             record.write(row)
@@ -84,10 +95,12 @@ class Keeper:
         A finite gradient can still make an update that overflows; such weights never become a checkpoint.
 
         Raises:
-            DivergedError: weights are not finite. CheckpointWriteError: see above, or two in a row failed.
+            ReplicasDifferError: processes hold different weights. DivergedError: weights are not finite.
+            CheckpointWriteError: see above, or two in a row failed.
         """
         if self.folder is None:
             return
+        self._refuse_different(self.guard.state(), f"at step {number}")
         finite = torch.stack([p.detach().isfinite().all() for p in self.task.modules.parameters()]).all()
         if self.world.sum((~finite).double()) > 0:
             raise DivergedError(
@@ -102,11 +115,23 @@ class Keeper:
         if must and not saved:
             raise CheckpointWriteError(f"the checkpoint at step {number} could not be written; see the warnings")
 
+    def _refuse_different(self, facts: dict[str, Any], when: str) -> None:
+        modules = self.task.modules
+        held = dict(modules.state_dict()) | optimizer_tensors(self.task.optimizer, modules)
+        refuse_different(self.world, held, facts, when)
+
     def stop(self, signal_number: int) -> None:
         """Ask for another start: a signal ended the run before its end."""
         if self.folder is not None and self.world.is_main:
+            self.folder.check_lock()
             self.folder.ask_requeue(self.done, signal_number)
             log.warning("stopped by a signal at step %d; continue with --resume", self.done)
+
+    def release(self) -> None:
+        """Publish what the run came to. Collective."""
+        if self.folder is not None:
+            self.world.on_main(self.folder.check_lock)
+        self.task.release(self.done)
 
 
 @contextmanager

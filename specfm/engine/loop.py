@@ -89,7 +89,7 @@ def run_task(
             keeper.stop(signals.received or 0)
             return Outcome(keeper.done, False)
         watchdog.stage("release")
-        task.release(keeper.done)
+        keeper.release()
         return Outcome(keeper.done, True)
 
 

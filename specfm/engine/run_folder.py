@@ -21,7 +21,8 @@ from pydantic import BaseModel
 
 from specfm.config import differences, to_dict, to_yaml
 from specfm.errors import UsageError
-from specfm.files import RunLock, atomic_write_json, atomic_write_text, refuse_closed_folder
+from specfm.files import atomic_write_json, atomic_write_text, refuse_closed_folder
+from specfm.locks import LockLostError, RunLock
 
 log = logging.getLogger(__name__)
 
@@ -58,14 +59,29 @@ class RunFolder:
         """Lock the folder for this process; a new run needs an empty one.
 
         Raises:
-            UsageError: the folder is in use or may not be written, or holds an earlier run and ``resume`` is false.
+            UsageError: the folder is in use or may not be written, keeps its checkpoints behind a link, or holds an
+                earlier run and ``resume`` is false.
         """
         if resume:
             refuse_closed_folder(self.path, "out")
         else:
             self.refuse_existing()
+        if self.checkpoints.is_symlink():  # old ones are deleted there, and another run's lock may be on that place
+            raise UsageError(
+                f"{self.checkpoints} is a link, and nothing is deleted through one; move the checkpoints here (the run "
+                "folder itself may be a link)"
+            )
+        self._lock.wait = resume  # of a lost node: the job that was started again finds out whether it is gone
         self._lock.acquire()
         self.requeue.unlink(missing_ok=True)
+
+    def check_lock(self) -> None:
+        """Before anything is written: the folder is still this run's, which may have slept for long.
+
+        Raises:
+            LockLostError: another process has taken it over.
+        """
+        self._lock.check()
 
     def close(self) -> None:
         """Release the lock."""
@@ -73,14 +89,19 @@ class RunFolder:
 
     def discard(self) -> None:
         """Remove what a run wrote that came to nothing, the folder too, so that its name can be used again."""
+        with contextlib.suppress(LockLostError):
+            self.check_lock()
+            self._clear()
+        self._lock.release()
+        with contextlib.suppress(OSError):  # something that cannot be removed, or a folder that is a mount point
+            self.path.rmdir()
+
+    def _clear(self) -> None:
         for path in self.path.iterdir():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             elif path.name != LOCK:
                 path.unlink(missing_ok=True)
-        self._lock.release()
-        with contextlib.suppress(OSError):  # something that cannot be removed, or a folder that is a mount point
-            self.path.rmdir()
 
     def write_config(self, config: BaseModel, resumed_step: int | None) -> None:
         """Save the resolved configuration; an older, different one is kept beside it and the differences are logged."""

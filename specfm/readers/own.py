@@ -1,6 +1,9 @@
-"""specfm's own single-scene file: HDF5 with a contiguous cube ``[H, W, C]`` and everything a Scene knows as JSON.
+"""specfm's own single-scene file: HDF5 with a cube ``[H, W, C]`` and everything a Scene knows as JSON.
 
 For scenes made or changed by specfm (simulated, calibrated, cropped), so that nothing has to be said twice.
+
+Every part is a dataset whose chunks carry checksums that HDF5 itself verifies whenever it reads them (Fletcher-32), as
+it does for its own headers. Files of format 1 have none; theirs is an attribute with the JSON, and they are read still.
 """
 
 from __future__ import annotations
@@ -22,8 +25,10 @@ from specfm.sensors import IntegrationTime, Sensor
 if TYPE_CHECKING:
     import h5py
 
-FORMAT = 1
+FORMAT = 2
 ROWS_BYTES = 32 << 20  # rows are copied in blocks of about this size
+CHUNK_SIDE, CHUNK_BANDS = 16, 64  # of one checksum, at most; a window costs about as much to read as without
+_JSON = "description"  # UTF-8 bytes; a string of variable length would lie in HDF5's global heap, which is unchecked
 
 
 def save_scene(scene: Scene, path: str | Path, overwrite: bool = False) -> Path:
@@ -40,23 +45,30 @@ def save_scene(scene: Scene, path: str | Path, overwrite: bool = False) -> Path:
     if path.exists() and not overwrite:
         raise UsageError(f"{path} exists; choose another name or pass overwrite=True")
     height, width, count = scene.shape
-    step = max(1, ROWS_BYTES // max(1, width * count * scene.dtype.itemsize))
+    step = max(1, ROWS_BYTES // max(1, width * count * scene.dtype.itemsize) // CHUNK_SIDE) * CHUNK_SIDE
     temporary = temporary_sibling(path)
     try:
         with h5py.File(temporary, "w", libver="v110") as file:
-            cube = file.create_dataset("cube", scene.shape, scene.dtype)
+            cube = file.create_dataset("cube", scene.shape, scene.dtype, chunks=_chunk(scene.shape), fletcher32=True)
             for row in range(0, height, step):
                 cube[row : row + step] = scene.read(rows=slice(row, min(row + step, height)))
-            if scene.labels_HW is not None:
-                file["labels"] = scene.labels_HW
-            if scene.groups_HW is not None:
-                file["groups"] = scene.groups_HW
+            for name, raster_HW in (("labels", scene.labels_HW), ("groups", scene.groups_HW)):
+                if raster_HW is not None:
+                    file.create_dataset(name, data=raster_HW, chunks=_chunk(raster_HW.shape), fletcher32=True)
+            text_B = np.frombuffer(json.dumps(_describe(scene), sort_keys=True).encode(), np.uint8)
+            file.create_dataset(_JSON, data=text_B, chunks=text_B.shape, fletcher32=True)
             file.attrs["specfm_scene"] = FORMAT
-            file.attrs["json"] = json.dumps(_describe(scene), sort_keys=True)
         publish_file(temporary, path, overwrite)
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def _chunk(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Part of a dataset ``[H, W]`` or ``[H, W, C]`` that shares a checksum; bands are divided evenly."""
+    rows = min(shape[0], CHUNK_SIDE)
+    cols = min(shape[1], CHUNK_SIDE**2 // rows)
+    return (rows, cols, *(-(-bands // -(-bands // CHUNK_BANDS)) for bands in shape[2:]))
 
 
 def _describe(scene: Scene) -> dict[str, Any]:
@@ -83,7 +95,7 @@ def read_own(path: Path, file: h5py.File, variable: str | None) -> Found | None:
     if version > FORMAT:
         raise SpecfmError(f"{path}: scene format {version} is newer than this specfm reads ({FORMAT}); upgrade specfm")
     try:
-        stated = json.loads(file.attrs["json"])
+        stated = json.loads(file.attrs["json"] if version == 1 else np.asarray(file[_JSON]).tobytes())
         sensor = Sensor.from_dict(stated["sensor"])
         geo = stated["geo"]
         found = Found(source=HdfSource(path, "cube"), path=path, name=stated["name"])
@@ -94,7 +106,7 @@ def read_own(path: Path, file: h5py.File, variable: str | None) -> Found | None:
         found.scene_fields["whole"] = stated.get("whole", False)
         found.label_names = tuple(stated["label_names"])
         found.nodata = None if stated["nodata"] is None else float(stated["nodata"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise SpecfmError(f"{path}: its scene description is damaged ({error!r}); write the file again") from error
     found.geo = None if geo is None else Geo(geo[0], None if geo[1] is None else tuple(geo[1]))
     bands = sensor.bands

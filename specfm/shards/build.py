@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from specfm.band_selection import NO_COMPONENTS, BandSelection, select_scenes
 from specfm.digests import digest_parts
 from specfm.errors import SpecfmError, UsageError
-from specfm.files import RunLock, atomic_write_json, remove_temporaries, sha256_file
+from specfm.files import atomic_write_json, remove_temporaries, sha256_file
+from specfm.locks import RunLock
 from specfm.scene import Scene
 from specfm.shards import schema
 from specfm.shards.identity import recipe_digest, scene_identity

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from specfm.engine import guard
 from specfm.engine.guard import BadStepGuard, DivergedError, StopSignals, Watchdog
 
 
@@ -80,4 +81,15 @@ def test_watchdog_is_quiet_while_there_is_progress(tmp_path):
         for _ in range(8):
             watchdog.stage("step")
             time.sleep(0.1)
+    assert codes == [] and not (tmp_path / "stacks.txt").exists()
+
+
+def test_a_process_that_was_stopped_and_wakes_has_not_stalled(tmp_path, monkeypatch):
+    """SIGSTOP for an hour, a suspended machine: no stage of the run took that long."""
+    codes, asleep = [], [0.0]
+    monkeypatch.setattr(guard.time, "monotonic", lambda real=time.monotonic: real() + asleep[0])
+    with Watchdog(2.0, tmp_path / "stacks.txt", give_up=codes.append):
+        time.sleep(0.2)
+        asleep[0] = 3600.0
+        time.sleep(0.8)
     assert codes == [] and not (tmp_path / "stacks.txt").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ from specfm.engine.record import read_metrics
 from specfm.engine.run_folder import RunFolder
 from specfm.engine.sync import AllReduce
 from specfm.engine.task import Snapshot, StepResult, Task
+from specfm.files import atomic_write_text
+from specfm.locks import LockLostError
 
 SETTINGS: dict[str, Any] = {"steps": 6, "optim": {"warmup_steps": 1}, "checkpoint": {"every": 2}}
 
@@ -61,7 +64,8 @@ class Line(Task):
     def snapshot(self, number: int, row: dict[str, Any]) -> Snapshot:
         tensors = {f"w/{k}": v for k, v in self.modules.state_dict().items()}
         state = {"loss": row["loss"]}
-        return Snapshot(lambda to: to.mkdir(), tensors | optimizer_tensors(self.optimizer, self.modules), state)
+        tensors |= optimizer_tensors(self.optimizer, self.modules)
+        return Snapshot(lambda to: atomic_write_text(to / "line.txt", "a line"), tensors, state)
 
     def restore(self, checkpoint: Path, state: dict[str, Any]) -> None:
         from specfm.engine.checkpointing import read_tensors
@@ -176,3 +180,56 @@ def test_running_out_of_memory_ends_with_the_tasks_advice(monkeypatch: pytest.Mo
     monkeypatch.setenv("SPECFM_FAULTS", "step.forward:oom@step=2")
     with pytest.raises(Exception, match="out of memory at step 2 of line; use smaller batches"):
         run_task(Line())
+
+
+def test_a_run_that_was_taken_over_while_it_slept_stops_and_writes_nothing(tmp_path):
+    """Fault 43: it wakes within a step; record, checkpoints and the new holder's lock stay as they are."""
+    folder = tmp_path / "run"
+
+    class Sleeper(Line):
+        def compute(self, number: int, batch: Tensor) -> StepResult:
+            if number == 4:
+                lock = folder / "run.lock"
+                atomic_write_text(lock, json.dumps({**json.loads(lock.read_text()), "host": "b", "token": "new"}))
+                self.before = contents(folder)
+            return super().compute(number, batch)
+
+    task = Sleeper(folder)
+    with pytest.raises(LockLostError, match="on host b took it over"):
+        run_task(task)
+    assert contents(folder) == task.before and len(read_metrics(folder)) == 3
+    assert json.loads((folder / "run.lock").read_text())["token"] == "new"
+
+
+def test_a_run_that_was_taken_over_before_its_first_step_deletes_nothing(tmp_path):
+    folder = tmp_path / "run"
+
+    class Sleeper(Line):
+        def start(self, done: int) -> None:
+            (folder / "run.lock").write_text('{"token": "new", "pid": 1, "host": "b"}')
+            raise ValueError("woken")
+
+    with pytest.raises(ValueError, match="woken"):
+        run_task(Sleeper(folder))
+    assert (folder / "config.yaml").is_file() and (folder / "run.lock").is_file()
+
+
+def test_what_a_taken_over_run_came_to_is_not_released(tmp_path):
+    class Sleeper(Line):
+        def stale(self) -> bool:
+            if len(self.losses) == 2 and self.called[-1] == "saved":
+                (tmp_path / "run" / "run.lock").unlink(missing_ok=True)
+            return super().stale()
+
+        def snapshot(self, number: int, row: dict[str, Any]) -> Snapshot:
+            self.called.append("saved")
+            return super().snapshot(number, row)
+
+    task = Sleeper(tmp_path / "run", patience=2)
+    with pytest.raises(LockLostError, match="taken over or removed"):
+        run_task(task)
+    assert task.called == ["start 0", "saved"]
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -72,6 +72,19 @@ def test_overflow_of_a_gradient_leaves_the_optimiser_untouched(tmp_path, shards)
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
+def test_replicas_that_part_stop_the_run_before_anything_is_saved_from_them(tmp_path, shards):
+    """Fault 44: a weight of rank 1 is spoilt in memory before a save, then as a checkpoint is taken up."""
+    out, steps = tmp_path / "run", ("steps=6", "checkpoint.every=3")
+    codes, text = run(out, shards, *steps, faults="replicas.compare:nan@step=6:rank=1", world=2)
+    assert codes == [1, 1] and "Traceback" not in text
+    assert "state of rank 1 differ from those of rank 0 at step 6" in error_of(text)
+    assert checkpoints(out) == ["step-00000003"] and not (out / "model").exists()
+    arguments = ["pretrain/debug.yaml", "--resume", *settings(out, shards, *steps)]
+    job = launch(tmp_path, arguments, faults="replicas.compare:nan@hit=1:rank=1", world=2)
+    assert job.wait() == [1, 1]
+    assert "step-00000003 was taken up" in error_of(job.text) and "rank 1" in job.text
+
+
 def test_nan_that_stays_ends_the_run(tmp_path, shards):
     """Fault 18: exit code 4 within four steps, and the last checkpoint is finite."""
     out = tmp_path / "run"
@@ -266,21 +279,15 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(tmp_path, shards):
     ("number", "nproc"),
     [
         (signal.SIGTERM, 1),
-        *(
-            pytest.param(number, 2, marks=pytest.mark.slow)
-            for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-        ),
+        (signal.SIGTERM, 2),
+        (signal.SIGUSR1, 2),
+        *(pytest.param(number, 2, marks=pytest.mark.slow) for number in (signal.SIGHUP, signal.SIGUSR2)),
     ],
 )
 def test_a_signal_to_the_command_saves_and_resumes_exactly(tmp_path, shards, number, nproc):
     """Faults 23 and 24: exit 0, a checkpoint, REQUEUE, no orphans; what follows is the undisturbed run."""
     out = tmp_path / "run"
-    arguments = ["pretrain", "pretrain/debug.yaml", *settings(out, shards, "checkpoint.every=100", "steps=40")]
-    command = [sys.executable, "-m", "specfm", *arguments, "--nproc", str(nproc)]
-    environment = {**os.environ, "SPECFM_FAULTS": "", "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    process = command(out, settings(out, shards, "checkpoint.every=100", "steps=40"), nproc)
     wait_for(lambda: steps_done(out) >= 2, lambda: process.poll() is None)
     workers = children(process.pid)
     assert len(workers) >= (nproc if nproc > 1 else 0)
@@ -288,7 +295,7 @@ def test_a_signal_to_the_command_saves_and_resumes_exactly(tmp_path, shards, num
     text = process.communicate(timeout=60)[0]
     assert process.returncode == 0, text
     assert (out / "REQUEUE").exists() and "--resume" in text
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), seconds=5)
+    wait_for(lambda: not any(running(pid) for pid in workers), seconds=5)
     assert len(checkpoints(out)) == 1
 
     code, text = resume(out, shards, "checkpoint.every=100", "steps=40")
@@ -298,6 +305,41 @@ def test_a_signal_to_the_command_saves_and_resumes_exactly(tmp_path, shards, num
         whole = tmp_path / "whole"
         assert run(whole, shards, "checkpoint.every=100", "steps=40")[0] == [0]
         assert weights(out) == weights(whole)
+
+
+@pytest.mark.slow
+def test_workers_of_a_killed_launcher_save_and_end(tmp_path, shards):
+    """Fault 49: SIGKILL reaches nobody but the launcher."""
+    out = tmp_path / "run"
+    process = command(out, settings(out, shards, "checkpoint.every=5000", "steps=4000", "optim.lr=1e-5"), 2)
+    wait_for(lambda: steps_done(out) >= 2, lambda: process.poll() is None)
+    workers = children(process.pid)
+    assert len(workers) >= 2
+    process.kill()
+    process.wait()
+    wait_for(lambda: not any(running(pid) for pid in workers), seconds=20)
+    assert (out / "REQUEUE").exists() and len(checkpoints(out)) == 1 and not (out / "run.lock").exists()
+
+
+def command(out: Path, arguments: list[str], nproc: int) -> subprocess.Popen[str]:
+    """``specfm pretrain`` started in a folder where a user keeps a ``pretrain.py`` and a ``downstream`` of his own."""
+    here = out.parent / "here"
+    (here / "downstream").mkdir(parents=True)
+    for path in (here / "pretrain.py", here / "downstream" / "__init__.py"):
+        path.write_text("raise SystemExit('a file of the user was imported')")
+    environment = {**os.environ, "SPECFM_FAULTS": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "specfm", "pretrain", "pretrain/debug.yaml", *arguments, "--nproc", str(nproc)],
+        cwd=here, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def running(pid: int) -> bool:
+    """Whether a process lives; one that nobody has buried yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def children(pid: int) -> list[int]:

@@ -323,7 +323,7 @@ write_shards([ramp_scene(60, 60)], sys.argv[1], 4, 2)
 
 
 def test_two_builders_in_one_folder_are_refused(tmp_path: Path) -> None:
-    from specfm.files import RunLock
+    from specfm.locks import RunLock
 
     out = tmp_path / "out"
     with RunLock(out, ".shard.lock"), pytest.raises(SpecfmError, match="held by pid"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -227,9 +228,12 @@ def full_scene(cube: np.ndarray) -> Scene:
 def test_own_layout_knows_lists_of_spectra(tmp_path: Path, neighbours: bool) -> None:
     path = save_scene(full_scene(make.cube()).replace(neighbours=neighbours), tmp_path / "own.h5")
     assert read_scene(path).neighbours == neighbours
-    with h5py.File(path, "r+") as file:  # older files do not say it
-        file.attrs["json"] = file.attrs["json"].replace(f'"neighbours": {str(neighbours).lower()}, ', "")
+    with h5py.File(path, "r+") as file:  # files of format 1 do not say it, and keep what they say in an attribute
+        text = file["description"][()].tobytes().decode()
+        file.attrs["json"] = text.replace(f'"neighbours": {str(neighbours).lower()}, ', "")
         assert "neighbours" not in file.attrs["json"]
+        file.attrs["specfm_scene"] = 1
+        del file["description"]
     assert read_scene(path).neighbours
 
 
@@ -280,6 +284,43 @@ def test_own_layout_from_the_future_or_damaged(tmp_path: Path) -> None:
         file.attrs["specfm_scene"], file.attrs["json"] = 1, "{}"
     with pytest.raises(SpecfmError, match="damaged"):
         read_scene(path)
+
+
+def test_no_byte_of_an_own_file_changes_unnoticed(tmp_path: Path) -> None:
+    """Whatever byte is altered, a read gives what was written or an error: never other pixels, labels or bands."""
+    path = save_scene(full_scene(make.cube()), tmp_path / "own.h5")
+    whole = path.read_bytes()
+
+    def everything() -> tuple[Any, ...]:
+        scene = read_scene(path)
+        assert scene.labels_HW is not None and scene.groups_HW is not None
+        arrays = (scene.read(), scene.labels_HW, scene.groups_HW)
+        known = (scene.sensor.digest, scene.geo, scene.name, scene.saturation, scene.group, scene.label_names)
+        return (*(array.tobytes() for array in arrays), known)
+
+    expected, noticed = everything(), 0
+    held = [i for i in range(len(whole)) if whole[i]]  # zeros are mostly what HDF5 left empty
+    for place in held[::7]:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x04]) + whole[place + 1 :])
+        try:
+            assert everything() == expected, place
+        except SpecfmError as error:
+            noticed += 1
+            assert "own.h5" in str(error), (place, error)
+    assert noticed > 50
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (5, 7, 6), (1, 3000, 70), (3000, 1, 200), (40, 50, 129)], ids=lambda shape: str(shape)
+)
+def test_own_files_of_any_shape_are_checked_in_parts(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    cube = np.random.default_rng(0).integers(0, 9999, shape).astype(np.int16)
+    sensor = Sensor(BandGrid(400.0 + np.arange(shape[2])), quantity="radiance")
+    path = save_scene(Scene.from_array(cube, sensor, name="x"), tmp_path / "own.h5")
+    np.testing.assert_array_equal(read_scene(path).read(), cube)
+    with h5py.File(path) as file:
+        assert file["cube"].fletcher32 and file["cube"].id.get_storage_size() < 2 * cube.nbytes + 4096
+        assert np.prod(file["cube"].chunks) <= 256 * 64
 
 
 def test_failed_write_leaves_nothing(tmp_path: Path) -> None:

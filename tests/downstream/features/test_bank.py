@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -173,7 +174,7 @@ def test_trouble_with_a_scene_is_not_taken_for_trouble_with_the_folder(tmp_path:
 
 
 def test_two_at_once_compute_twice_and_agree(tmp_path: Path) -> None:
-    from specfm.files import RunLock
+    from specfm.locks import RunLock
 
     scene = replace(FIELD)
     take(tmp_path / "other", ToyEncoder(), scene)
@@ -191,3 +192,51 @@ def test_default_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.delenv("SPECFM_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
     assert default_folder() == tmp_path / "x" / "specfm" / "features"
+
+
+FILLED = """
+import os, sys
+from pathlib import Path
+from specfm.errors import SpecfmError
+from tests.downstream.features.test_bank import Counting, take
+
+class Filling(Counting):
+    def __call__(self, *args):
+        if self.calls == 5:
+            with open(folder / "others", "wb", buffering=0) as handle:
+                try:
+                    while handle.write(bytes(4096)) == 4096: pass
+                except OSError: pass
+        return super().__call__(*args)
+
+folder = Path(sys.argv[1])
+first = take(folder, Counting(1)).copy()
+try:
+    take(folder, Filling())
+except SpecfmError as error:
+    print(error)
+(folder / "others").unlink()
+kept, rest = Counting(1), Counting()
+assert (take(folder, kept) == first).all() and kept.calls == 0
+take(folder, rest)
+print("then", len(list(folder.iterdir())))
+"""
+
+
+def test_a_disk_that_others_fill_meanwhile_ends_in_a_sentence(tmp_path: Path, repository: Path) -> None:
+    """Fault 45: the space was there at the start; a memory map would end in SIGBUS. What was kept before stays."""
+    alone = ["unshare", "--user", "--map-root-user", "--mount"]
+    mounted = [*alone, "sh", "-c", 'mount -t tmpfs -o size=600k none "$1" && exec "$2" -c "$3" "$1"', "sh"]
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*alone, "mount", "-t", "tmpfs", "none", str(tmp_path)], capture_output=True).returncode
+    ):
+        pytest.skip("no file system can be mounted here")
+    done = subprocess.run(
+        [*mounted, str(tmp_path), sys.executable, FILLED],
+        cwd=repository, env={**os.environ, "PYTHONPATH": str(repository)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told, then = done.stdout.splitlines()
+    assert "features cannot be kept in" in told and "No space left" in told and "--cache" in told
+    assert then == "then 2"

@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
 
+from specfm.documents import parse_json, read_json
 from specfm.errors import SpecfmError, UsageError
 
 log = logging.getLogger(__name__)
@@ -259,7 +260,7 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
     if path.is_symlink():
         raise IntegrityError(f"{path} is a symbolic link; refusing to follow it")
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = read_json(path)
     except FileNotFoundError:
         raise IntegrityError(f"{path} is missing, so {folder} is not a complete folder") from None
     except (OSError, ValueError) as error:
@@ -366,7 +367,7 @@ class RunLock:
     def _drop_if_stale(self) -> None:
         try:
             content = self.path.read_bytes()
-            holder = json.loads(content)
+            holder = parse_json(content, self.path)
             host, pid, started = str(holder["host"]), int(holder["pid"]), holder.get("started")
         except FileNotFoundError:
             return
@@ -398,7 +399,7 @@ class RunLock:
     def release(self) -> None:
         """Remove the lock if it is still ours."""
         try:
-            if json.loads(self.path.read_text()).get("token") == self._token:
+            if read_json(self.path).get("token") == self._token:
                 self.path.unlink()
         except (OSError, ValueError):
             log.warning("lock %s was removed or changed while held", self.path)

@@ -12,7 +12,6 @@ Shape suffixes: N samples, D features, B batch, HWC scene axes.
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +24,7 @@ import numpy as np
 
 from downstream.splits.samples import Samples
 from specfm.digests import digest_json, digest_parts, state_digest
+from specfm.documents import read_json
 from specfm.errors import SpecfmError
 from specfm.files import (
     IntegrityError,
@@ -228,7 +228,7 @@ class Bank:
     def _resume(self, partial: Path, facts: dict[str, Any]) -> tuple[int, np.memmap | None]:
         """Batches on disk and the array they are in; (0, None) where nothing can be gone on with."""
         try:
-            progress = json.loads((partial / "progress.json").read_bytes())
+            progress = read_json(partial / "progress.json")
             array = np.lib.format.open_memmap(partial / "features.npy", "r+")
             if (
                 array.ndim != 2

@@ -71,13 +71,13 @@ def command(
 
 def _finished_or_saved(config: PretrainConfig) -> bool:
     """Whether the model of the last step is there, or the word that a stopped run wants to be started again."""
-    import json
 
+    from specfm.documents import read_json
     from specfm.engine.run_folder import RunFolder
 
     folder = RunFolder(config.out)
     card = folder.model / "card.json"  # a run that is being prolonged has the model of fewer steps
-    return folder.requeue.exists() or (card.is_file() and json.loads(card.read_text())["steps"] >= config.steps)
+    return folder.requeue.exists() or (card.is_file() and read_json(card)["steps"] >= config.steps)
 
 
 def _print_plan(config: PretrainConfig, nproc: int) -> None:

@@ -111,4 +111,4 @@ def test_a_broken_configuration_is_kept_aside_on_resume(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.config.write_bytes(b"steps: [\xe9" + b"[" * 3000)
     folder.write_config(Config(), 7)
-    assert folder.config.read_text() == "steps: 3\n" and (tmp_path / "config.until-step-00000007.yaml").is_file()
+    assert folder.config.read_text() == "{steps: 3}\n" and (tmp_path / "config.until-step-00000007.yaml").is_file()

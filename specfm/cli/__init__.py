@@ -19,7 +19,6 @@ from typer.core import TyperGroup
 
 from specfm.cli._notes import printed_notes
 from specfm.errors import SpecfmError, sentence
-from specfm.limits import LINKED_FILES, UNTRUSTED
 
 COMMANDS: dict[str, str] = {
     "demo": "specfm.cli.demo",
@@ -112,6 +111,8 @@ def _root(
     ] = False,
 ) -> None:
     """Self-supervised pretraining for imaging spectrometers: read, shard, pretrain, probe, embed."""
+    from specfm.limits import LINKED_FILES, UNTRUSTED
+
     for name, asked in ((LINKED_FILES, linked_files), (UNTRUSTED, untrusted)):
         if asked:
             ctx.call_on_close(partial(_put_back, name, os.environ.get(name)))

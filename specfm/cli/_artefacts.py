@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from specfm.documents import parse_json, read_json
 from specfm.errors import SpecfmError
 
 RESULTS = (".jsonl", ".json")
@@ -112,6 +111,8 @@ def _model(path: Path) -> dict[str, Any]:
 
 
 def _object(path: Path) -> dict[str, Any]:
+    from specfm.documents import read_json
+
     try:
         value = read_json(path)
     except (OSError, ValueError) as error:
@@ -120,6 +121,8 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _results(path: Path) -> dict[str, Any] | None:
+    from specfm.documents import parse_json
+
     first = next((line for line in path.read_bytes().split(b"\n") if line.strip()), b"")
     try:
         row = parse_json(first, path)

@@ -103,8 +103,8 @@ def _read_numpy(path: Path, variable: str | None) -> NDArray[Any]:
                 handle = stack.enter_context(archive.open(members[_choose(path, variable, list(members))]))
             shape, fortran, dtype = npy_header(handle)
             count = math.prod(shape)
-            if dtype.kind not in "biuf":
-                raise ValueError(f"it holds {dtype}, not real numbers")
+            if dtype.hasobject:
+                raise ValueError("it holds Python objects, not numbers")
             refuse_unpacked(path, count * dtype.itemsize, "its array")
             data = handle.read(count * dtype.itemsize)
             if len(data) < count * dtype.itemsize:

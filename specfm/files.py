@@ -282,7 +282,9 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
         name = row["name"]
         parts = PurePosixPath(name).parts
         if not parts or PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name or "\0" in name:
-            raise IntegrityError(f"{path} lists {name!r}, which would leave the folder; refusing it")
+            raise IntegrityError(f"{path} lists {name[:60]!r}, which would leave the folder; refusing it")
+        if len(name.encode(errors="replace")) > 4095 or any(len(part.encode(errors="replace")) > 255 for part in parts):
+            raise IntegrityError(f"{path} lists a name of {len(name)} characters, which no file can have; refusing it")
     return manifest
 
 

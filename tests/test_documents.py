@@ -83,6 +83,13 @@ def test_a_nested_manifest_is_no_checkpoint(tmp_path: Path) -> None:
         read_manifest(tmp_path)
 
 
+def test_a_manifest_that_lists_a_name_no_file_can_have(tmp_path: Path) -> None:
+    row = {"name": "x" * 300, "size": 1, "sha256": ""}
+    (tmp_path / "MANIFEST.json").write_text(json.dumps({"format": 1, "files": [row]}))
+    with pytest.raises(IntegrityError, match="a name of 300 characters"):
+        read_manifest(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -28,6 +28,7 @@ from pydantic import BeforeValidator
 from specfm.bands import BandGrid
 from specfm.digests import digest_parts
 from specfm.errors import UsageError
+from specfm.limits import excess
 from specfm.pretreatment import beneath, measured
 from specfm.scene import CubeSource, Scene
 
@@ -302,10 +303,12 @@ def _listed(value: Any) -> list[Any]:
 def _numbers(value: Any) -> tuple[int, ...]:
     numbers: list[int] = []
     for piece in _listed(value):
-        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", str(piece))
+        match = re.fullmatch(r"\s*([0-9]{1,12})\s*(?:-\s*([0-9]{1,12})\s*)?", str(piece))
         first, last = (0, 0) if match is None else (int(match[1]), int(match[2] or match[1]))
         if first < 1 or last < first:
             raise UsageError(f"bands to sample are 1-based numbers and ranges such as 1-9,40, not {piece!r}")
+        if words := excess("bands", last):
+            raise UsageError(f"bands to sample go up to {last}; {words}")
         numbers += range(first, last + 1)
     if len(set(numbers)) < len(numbers):
         raise UsageError(f"bands to sample name a band twice: {value!r}")

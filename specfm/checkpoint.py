@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from specfm.digests import digest_parts
+from specfm.documents import read_json
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import (
     MANIFEST,
@@ -93,6 +94,8 @@ def read_module(
     from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
 
+    from specfm.models.options import least_parameters
+
     folder = find_release(path)
     manifest = verify_manifest(folder)
     listed = {row["name"] for row in manifest["files"]}
@@ -106,9 +109,15 @@ def read_module(
     config, card = _read_json(folder / "config.json"), _read_json(folder / "card.json")
     if config.get("format") != FORMAT or not isinstance(config.get("encoder"), dict):
         raise SpecfmError(f"{folder / 'config.json'} has format {config.get('format')!r}, this specfm reads {FORMAT}")
+    size = next(row["size"] for row in manifest["files"] if row["name"] == "model.safetensors")
     try:
+        if (least := least_parameters(config["encoder"])) > size:
+            raise SpecfmError(f"it asks for {least} parameters, but model.safetensors has {size} bytes")
         module = build(config)
-    except (SpecfmError, ArithmeticError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (
+        *(SpecfmError, ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError),
+        *(TypeError, ValueError),
+    ) as error:
         raise SpecfmError(f"{folder / 'config.json'} does not describe {KINDS[kind]} ({error})") from None
     try:
         weights = from_bytes((folder / "model.safetensors").read_bytes())
@@ -335,7 +344,7 @@ def release_digest(path: str | Path) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_bytes())
+        value = read_json(path)
     except (OSError, ValueError) as error:
         raise SpecfmError(f"{path} cannot be read ({error})") from None
     if not isinstance(value, dict):

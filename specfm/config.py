@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from specfm.digests import digest_json
+from specfm.documents import parse_yaml
 from specfm.errors import UsageError
 
 
@@ -78,18 +79,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Parse one YAML mapping (safe types only); duplicated keys are refused, an empty file is an empty mapping."""
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read as text ({error})") from None
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path} is not plain YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} cannot be read as text (no UTF-8 at byte {error.start})") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read as text ({error.strerror})") from None
+    values = parse_yaml(text, path)
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise UsageError(f"{path} holds a {type(values).__name__}, not a mapping of keys to values")
-    _refuse_duplicates(node, path, "")
     return values
 
 
@@ -157,10 +155,7 @@ def _apply_override(values: dict[str, Any], text: str) -> None:
     key, sign, raw = text.partition("=")
     if not sign or not key.strip():
         raise UsageError(f"override {text!r} is not of the form key=value")
-    try:
-        value = yaml.safe_load(raw)
-    except yaml.YAMLError:
-        raise UsageError(f"the value of override {text!r} is not plain YAML") from None
+    value = parse_yaml(raw, f"the value of override {_short(text)}")
     *sections, last = key.strip().split(".")
     place = values
     for index, section in enumerate(sections):
@@ -171,20 +166,6 @@ def _apply_override(values: dict[str, Any], text: str) -> None:
             raise UsageError(f"override {text!r}: {'.'.join(sections[: index + 1])} is a value, not a section")
         place = inner
     place[last] = value
-
-
-def _refuse_duplicates(node: yaml.Node | None, path: Path, prefix: str) -> None:
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            name = str(key.value)
-            if name in seen:
-                raise UsageError(f"{path}: {prefix}{name} is given twice (line {key.start_mark.line + 1})")
-            seen.add(name)
-            _refuse_duplicates(value, path, f"{prefix}{name}.")
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            _refuse_duplicates(value, path, f"{prefix}{index}.")
 
 
 def _explain(error: ValidationError, model: type[BaseModel]) -> str:

@@ -31,9 +31,15 @@ class UsageError(SpecfmError, ValueError):
     exit_code = 2
 
 
+def plain(text: str, most: int = 4000) -> str:
+    """Text that may go to a terminal: names out of files could hold its control codes, half characters, or a novel."""
+    text = "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
+    return text if len(text) <= most else f"{text[:most]} ... ({len(text)} characters)"
+
+
 def sentence(error: Exception) -> str:
     """What is said of an error: its message, or for one of the operating system the file, the reason and a remedy."""
     if not isinstance(error, OSError) or not error.strerror:
-        return str(error)
-    where = "" if error.filename is None else f"{error.filename}: "
+        return plain(str(error))
+    where = "" if error.filename is None else plain(f"{error.filename}", 300) + ": "
     return f"{where}{error.strerror[0].lower()}{error.strerror[1:]}; {REMEDIES.get(error.errno or 0, 'check the path')}"

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from specfm.documents import read_json
 from specfm.errors import SpecfmError, UsageError
 
 log = logging.getLogger(__name__)
@@ -173,7 +174,7 @@ def staged_folder(final: Path | str, overwrite: bool = False) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        before = unpublish_folder(final) if overwrite and final.exists() else None
+        before = unpublish(final) if overwrite and final.exists() else None
         publish_folder(temporary, final)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -268,7 +269,7 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
     if path.is_symlink():
         raise IntegrityError(f"{path} is a symbolic link; refusing to follow it")
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = read_json(path)
     except FileNotFoundError:
         raise IntegrityError(f"{path} is missing, so {folder} is not a complete folder") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -290,7 +291,9 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
         name = row["name"]
         parts = PurePosixPath(name).parts
         if not parts or PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name or "\0" in name:
-            raise IntegrityError(f"{path} lists {name!r}, which would leave the folder; refusing it")
+            raise IntegrityError(f"{path} lists {name[:60]!r}, which would leave the folder; refusing it")
+        if len(name.encode(errors="replace")) > 4095 or any(len(part.encode(errors="replace")) > 255 for part in parts):
+            raise IntegrityError(f"{path} lists a name of {len(name)} characters, which no file can have; refusing it")
     return manifest
 
 

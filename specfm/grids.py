@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from specfm.crs import parse_crs
 from specfm.errors import SpecfmError
 
 if TYPE_CHECKING:
@@ -119,19 +120,13 @@ def same_crs(one: str, other: str) -> bool:
     """Whether two spellings mean one coordinate system; True where rasterio is missing or cannot read one of them."""
     if one == other:
         return True
-    try:
-        from rasterio.crs import CRS
-        from rasterio.errors import CRSError
-    except ImportError:
+    first, second = parse_crs(one), parse_crs(other)
+    if first is None or second is None:
         return True  # two spellings cannot be compared; the corners still are
-    try:
-        first, second = CRS.from_user_input(one), CRS.from_user_input(other)
-        codes = first.to_epsg(), second.to_epsg()
-        if None not in codes:
-            return codes[0] == codes[1]
-        return bool(first == second or first.to_dict() == second.to_dict())
-    except CRSError:
-        return True
+    codes = first.to_epsg(), second.to_epsg()
+    if None not in codes:
+        return codes[0] == codes[1]
+    return bool(first == second or first.to_dict() == second.to_dict())
 
 
 def crs_name(crs_wkt: str | None) -> str:

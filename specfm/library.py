@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from specfm.bands import MAX_NM, MIN_NM, BandGrid
 from specfm.digests import digest_parts
+from specfm.documents import parse_json
 from specfm.errors import SpecfmError
 from specfm.sensors import QUANTITIES, Sensor
 
@@ -113,8 +114,12 @@ class Library:
             spectra, quantity, low = (tensors[name] for name in ("spectra_LS", "quantity_L", "low_nm"))
             if (spectra.dtype, quantity.dtype, low.dtype) != (np.float32, np.int64, np.float64) or low.shape != (1,):
                 raise SpecfmError("its arrays are of other types")
-            told = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {}).get("home")
-            home = None if told is None else Sensor.from_dict(json.loads(told))
+            told = (
+                parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")], "its header")
+                .get("__metadata__", {})
+                .get("home")
+            )
+            home = None if told is None else Sensor.from_dict(parse_json(told, "its home"))
             return cls(float(low[0]), spectra, quantity, home)
         except (
             ArithmeticError,

@@ -9,7 +9,6 @@ for dead and wakes finds the lock in other hands (:meth:`RunLock.check`) and sto
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import socket
@@ -19,6 +18,7 @@ import uuid
 from pathlib import Path
 from types import TracebackType
 
+from specfm.documents import parse_json, read_json
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import atomic_write_json, temporary_sibling, unpublish
 
@@ -93,13 +93,13 @@ class RunLock:
     def _drop_if_stale(self, probe: Path) -> None:
         try:
             content, beat = self.path.read_bytes(), self.path.stat().st_mtime
-            holder = json.loads(content)
+            holder = parse_json(content, self.path)
             host, pid, started = str(holder["host"]), int(holder["pid"]), holder.get("started")
             here = socket.gethostname()
             machine = str(holder.get("machine") or (_machine() if host == here else host))  # older locks lack it
         except FileNotFoundError:
             return
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             log.warning("removing unreadable lock %s", self.path)
             self._take_away(content, beat)
             return
@@ -168,7 +168,7 @@ class RunLock:
     def _lost_to(self) -> str | None:
         """Why the lock is not ours any more; None if it is, or if that cannot be told now."""
         try:
-            holder = json.loads(self.path.read_bytes())
+            holder = read_json(self.path)
             if holder["token"] == self._token:
                 return None
             return f"pid {holder['pid']} on host {holder['host']} took it over while this one was silent"
@@ -176,7 +176,7 @@ class RunLock:
             return "it was taken over or removed"
         except OSError:  # a file system that does not answer does not mean another holder
             return None
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             return "it was changed"
 
     def _start_beating(self) -> None:
@@ -198,10 +198,10 @@ class RunLock:
             self._thread.join(5.0)
             self._thread = None
         try:
-            if json.loads(self.path.read_bytes()).get("token") == self._token:
+            if read_json(self.path).get("token") == self._token:
                 self.path.unlink()
                 return
-        except (OSError, ValueError, AttributeError, RecursionError):
+        except (OSError, ValueError, AttributeError):
             pass
         log.warning("lock %s was removed or changed while held", self.path)
 

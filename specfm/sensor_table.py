@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from specfm.bands import BandGrid
+from specfm.documents import parse_yaml
 from specfm.errors import UsageError
 from specfm.sensors import Sensor
 
@@ -97,7 +97,7 @@ def _read_bands(path: Path) -> tuple[BandGrid, tuple[str, ...]]:
 
 @lru_cache(maxsize=1)
 def _table() -> dict[str, SensorRow]:
-    entries = yaml.safe_load((TABLES / "sensors.yaml").read_text(encoding="utf-8"))
+    entries = parse_yaml((TABLES / "sensors.yaml").read_text(encoding="utf-8"), TABLES / "sensors.yaml")
     table = {}
     for name, entry in entries.items():
         bands, band_names = _read_bands(TABLES / f"{name}.csv")

@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 
 from specfm.errors import SpecfmError
+from specfm.limits import excess
 
 
 def read_table(path: Path, comments: bool = False) -> tuple[list[str], list[dict[str, str]]]:
@@ -18,11 +19,16 @@ def read_table(path: Path, comments: bool = False) -> tuple[list[str], list[dict
         SpecfmError: no such file, or no CSV in UTF-8.
     """
     try:
+        if words := excess("table_bytes", path.stat().st_size):
+            raise SpecfmError(f"{path} is too large a table; {words}")
         with path.open(newline="", encoding="utf-8-sig") as handle:
             reader = csv.DictReader(line for line in handle if not (comments and line.lstrip().startswith("#")))
             reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
-            return list(reader.fieldnames), list(reader)
+            names, rows = list(reader.fieldnames), list(reader)
     except OSError as error:
         raise SpecfmError(f"cannot read the table {path}: {error.strerror or error}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise SpecfmError(f"{path} is no CSV in UTF-8 ({error}); save it as such") from None
+    except UnicodeDecodeError as error:
+        raise SpecfmError(f"{path} is no CSV in UTF-8 (at byte {error.start}); save it as such") from None
+    except csv.Error:
+        raise SpecfmError(f"{path} is no CSV in UTF-8; save it as such") from None
+    return names, rows

@@ -357,7 +357,7 @@ def test_patterns_and_numbers_are_checked_before_any_file(tmp_path: Path, fields
     ("text", "message"),
     (
         ("number\n2\n", "bad.csv has no column 'band'"),
-        ("band\ntwo\n", "bad.csv: .*'two'; the column band holds 1-based band numbers"),
+        ("band\ntwo\n", "bad.csv: row 1: the column band must hold 1-based band numbers"),
         ("band\n\xb5m\n", "bad.csv is no CSV in UTF-8"),
         ("band\n0\n", "bad band 0 is not among the 3 bands of"),
         ("band\n4\n", "bad band 4 is not among the 3 bands of"),

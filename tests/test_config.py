@@ -126,7 +126,7 @@ def test_find_config_in_an_installed_package(repository, tmp_path):
     package = tmp_path / "site" / "specfm"
     (package / "_configs" / "pretrain").mkdir(parents=True)
     (tmp_path / "site" / "configs").mkdir()
-    for name in ("__init__.py", "config.py", "digests.py", "errors.py"):
+    for name in ("__init__.py", "config.py", "digests.py", "documents.py", "errors.py", "limits.py"):
         (package / name).write_text((repository / "specfm" / name).read_text())
     (package / "_configs" / "pretrain" / "debug.yaml").write_text("steps: 1\n")
     code = "from specfm.config import *; print(find_config('pretrain/debug.yaml')); print(len(config_roots()))"

@@ -9,7 +9,6 @@ Shape suffixes: A initialisations, S splits, U resampling units, K classes.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from downstream.probe.run import probe
 from downstream.results.runs import Runs
 from specfm.config import to_dict
 from specfm.digests import architecture_digest, digest_json, state_digest
+from specfm.documents import read_json
 from specfm.errors import SpecfmError
 from specfm.files import atomic_write_json
 
@@ -182,7 +182,7 @@ def read_cell(path: Path, digest: str | None = None) -> Cell:
         SpecfmError: unreadable, or of another plan.
     """
     try:
-        raw = json.loads(path.read_bytes())
+        raw = read_json(path)
         if raw["format"] != FORMAT:
             raise ValueError(f"format {raw['format']!r}, not {FORMAT}")
         counts = []

@@ -12,7 +12,6 @@ Shape suffixes: N samples, D features, B batch, HWC scene axes.
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +25,7 @@ import numpy as np
 from downstream.features.array_file import ArrayFile
 from downstream.splits.samples import Samples
 from specfm.digests import digest_json, digest_parts, state_digest
+from specfm.documents import read_json
 from specfm.errors import SpecfmError
 from specfm.files import (
     IntegrityError,
@@ -233,7 +233,7 @@ class Bank:
     def _resume(self, partial: Path, facts: dict[str, Any]) -> tuple[int, ArrayFile | None]:
         """Batches on disk and the array they are in; (0, None) where nothing can be gone on with."""
         try:
-            progress = json.loads((partial / "progress.json").read_bytes())
+            progress = read_json(partial / "progress.json")
             done = int(progress["batches"])
             if {**progress, "batches": 0} != {**facts, "batches": 0}:
                 return 0, None

@@ -15,6 +15,7 @@ import numpy as np
 
 from downstream.results.runs import identity
 from specfm.errors import SpecfmError
+from specfm.rasters.figure import plain_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,10 +33,9 @@ def new_figure(width: float, height: float) -> Figure:
     """An empty figure that no window system is asked for."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
     except ImportError as exc:
         raise SpecfmError("a report needs matplotlib and jinja2; install specfm[viz]") from exc
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = plain_figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from downstream.report.figures import png_uri
 from downstream.report.scenes import label_map
+from specfm.documents import parse_json, read_json
 from specfm.errors import SpecfmError
 
 if TYPE_CHECKING:
@@ -64,13 +64,13 @@ def map_facts(path: Path) -> dict[str, Any]:
     suffix = path.suffix.lower()
     try:
         if suffix == ".npy":
-            facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+            facts = read_json(path.with_suffix(".json"))
         elif suffix == ".hdr":
             from specfm.readers.envi_header import parse_header
 
             header = parse_header(path)
             # an ENVI description may not hold braces, so the writer puts parentheses
-            facts = json.loads(header.text("description").replace("(", "{").replace(")", "}"))
+            facts = parse_json(header.text("description").replace("(", "{").replace(")", "}"), path)
         else:
             facts = _tiff_facts(path)
     except (OSError, ValueError) as error:
@@ -81,25 +81,14 @@ def map_facts(path: Path) -> dict[str, Any]:
 
 
 def _tiff_facts(path: Path) -> dict[str, Any]:
-    try:
-        import rasterio
-    except ImportError as exc:
-        raise SpecfmError(f"{path} needs rasterio; install specfm[geo]") from exc
-    import warnings
+    from specfm.readers.raster_source import open_raster
 
-    from rasterio.errors import NotGeoreferencedWarning, RasterioError
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        try:
-            with rasterio.open(path) as file:
-                tags = file.tags()
-        except RasterioError as error:
-            raise SpecfmError(f"{path} cannot be read ({error})") from None
+    with open_raster(path) as file:
+        tags = file.tags()
     facts = {}
     for key, text in tags.items():
         try:
-            facts[key] = json.loads(text)
+            facts[key] = parse_json(text, path)
         except ValueError:
             facts[key] = text
     return facts

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from downstream.results.files import read_rows
 from specfm.digests import digest_parts
+from specfm.documents import parse_yaml, read_json
 from specfm.errors import SpecfmError
 
 RASTERS = (".tif", ".tiff", ".hdr", ".npy")
@@ -92,7 +90,7 @@ def _board(path: Path, found: Sources) -> None:
     if any(board["path"] == path.resolve() for board in found.boards):
         return
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
         sections = value["sections"][:1] + (value["sections"][-1:] if value["differences"] else [])
         boards = [
             {
@@ -162,8 +160,8 @@ def _run_facts(path: Path, name: str, found: Sources) -> None:
 def _config(path: Path) -> dict[str, Any]:
     """The run's configuration; an unreadable one is as good as none, since the page only takes hints from it."""
     try:
-        value = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        value = parse_yaml((path / "config.yaml").read_text(encoding="utf-8"), path / "config.yaml")
+    except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
 

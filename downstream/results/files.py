@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from specfm.documents import parse_json
 from specfm.errors import SpecfmError
 from specfm.files import atomic_write_bytes
 
@@ -91,7 +92,7 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line, path)
         except ValueError as exc:
             raise SpecfmError(f"{path} line {number} is not JSON ({exc}); remove that line") from exc
         if not isinstance(row, dict) or row.get("format") != FORMAT:

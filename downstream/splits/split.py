@@ -9,7 +9,6 @@ below w, so the guard band is w - 1 pixels. ``random_pixels`` is the one rule th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from downstream.splits.ground import by_groups, default_block, ground_is_shared,
 from downstream.splits.options import AUTO, FEWEST_GROUPS, RULES, SplitOptions
 from downstream.splits.samples import Samples
 from specfm.digests import digest_json
+from specfm.documents import read_json
 from specfm.errors import SpecfmError, UsageError
 
 FORMAT = "specfm-split-1"
@@ -86,7 +86,7 @@ def load_split(path: str | Path, samples: Samples) -> Split:
     """
     path = Path(path)
     try:
-        raw = json.loads(path.read_text())
+        raw = read_json(path)
         if raw["format"] != FORMAT:
             raise ValueError(f"format {raw['format']!r}, not {FORMAT}")
         train_I, val_I, test_I, unit_N = (np.asarray(raw[k], np.int64) for k in ("train", "val", "test", "unit"))

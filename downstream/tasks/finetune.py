@@ -8,7 +8,6 @@ Shapes: I sample ids, U resampling units, K classes.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -33,6 +32,7 @@ from downstream.tasks.evaluate import predict_samples
 from downstream.tasks.rows import task_rows
 from downstream.tasks.train import Finetuning, Member, TaskData, make_model, member_inputs
 from specfm.config import differences, read_yaml, to_dict
+from specfm.documents import read_json
 from specfm.engine import distributed
 from specfm.engine.distributed import World
 from specfm.engine.guard import StopSignals, Watchdog
@@ -185,7 +185,7 @@ def _train(
     report = folder.path / TEST
     inputs = member_inputs(data, member, source)
     if report.is_file():
-        told = json.loads(report.read_text(encoding="utf-8"))
+        told = read_json(report)
         if told.get("inputs", inputs) != inputs:
             raise UsageError(
                 f"the labelled data, their split or the encoder of init have changed since {report} was written; "
@@ -265,7 +265,7 @@ def _conclude(
     trained: dict[tuple[str, str, str], Runs] = {}
     for member in listed:
         path = folder.path / "runs" / member.folder
-        report = json.loads((path / TEST).read_text(encoding="utf-8"))
+        report = read_json(path / TEST)
         said = member.kind, member.method, member.protocol
         runs = trained.setdefault(said, Runs(*said))
         runs.conf_SUKK.append(np.asarray(report["confusion"], np.float64))

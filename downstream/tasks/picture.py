@@ -16,6 +16,7 @@ from downstream.supervised.model import TaskModel
 from downstream.tasks.evaluate import predict_place
 from specfm.files import atomic_write_bytes
 from specfm.rasters.class_map import CHANGE_COLOURS, palette
+from specfm.rasters.figure import plain_figure
 
 if TYPE_CHECKING:
     from downstream.tasks.train import TaskData
@@ -32,7 +33,6 @@ def draw_maps(model: TaskModel, data: TaskData, path: Path, batch: int = 64) -> 
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
         from matplotlib.patches import Patch
     except ImportError:
         log.info("no map: matplotlib is not installed (pip install 'specfm[viz]')")
@@ -42,7 +42,7 @@ def draw_maps(model: TaskModel, data: TaskData, path: Path, batch: int = 64) -> 
     chosen = [int(i) for i in np.argsort(-count_P, kind="stable")[:MOST] if count_P[i]]
     colours = palette(len(classes)) if model.task != "change" else np.array(CHANGE_COLOURS, np.uint8)
     height, width = np.max([data.places[i].shape for i in chosen], axis=0)
-    figure = Figure(figsize=(11, max(3.6 * len(chosen) * height / width, 2.2) + 0.8), layout="constrained")
+    figure = plain_figure(figsize=(11, max(3.6 * len(chosen) * height / width, 2.2) + 0.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(chosen), 3, squeeze=False)
     for row, index in zip(axes, chosen, strict=True):

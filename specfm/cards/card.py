@@ -31,7 +31,7 @@ import numpy as np
 from pydantic import Field, PrivateAttr, model_validator
 
 from specfm.bands import BandGrid
-from specfm.cards.digests import Digest, check_digests, refuse_unread
+from specfm.cards.digests import Digest, check_digests, read_with, refuse_unread
 from specfm.cards.labels import members, read_groups, read_labels, table_column
 from specfm.cards.names import scene_names
 from specfm.cards.raster_files import read_raster
@@ -39,6 +39,7 @@ from specfm.cards.schema import IntegrationMs, Part, Task, Trust, band_ranges
 from specfm.config import Strict, build_config, config_roots, find_config, read_yaml
 from specfm.errors import SpecfmError, UsageError
 from specfm.grids import Grid, require_one_grid
+from specfm.limits import UNTRUSTED, switched_on
 from specfm.objects import object_pixels, on_objects, tidied
 from specfm.pretreatment import pretreat
 from specfm.scene import Scene
@@ -269,20 +270,37 @@ class Card(Strict):
         return found
 
     def _first(self, relative: str, root: Path | None) -> Path | None:
-        return next((folder / relative for folder in self._roots(root) if (folder / relative).exists()), None)
+        found = next((folder / relative for folder in self._roots(root) if (folder / relative).exists()), None)
+        return found and self._inside(found)
+
+    def _inside(self, path: Path) -> Path:
+        """The path, unless the card is not trusted and it leads out of its folder, by a link too."""
+        if switched_on(UNTRUSTED) and not self._is_shipped:
+            for file in (path, *read_with(path)):
+                if not file.resolve().is_relative_to(self._folder):
+                    raise SpecfmError(
+                        f"card {self.name}: {path} leads out of the card's folder {self._folder}, where a card that is "
+                        "not trusted may not read; copy the file there, or leave out --untrusted"
+                    )
+        return path
+
+    @property
+    def _is_shipped(self) -> bool:
+        return any(self._folder.is_relative_to(top.resolve()) for top in config_roots())
 
     def _roots(self, root: Path | None) -> list[Path]:
         if root is not None:
             return [Path(root)]
-        shipped = any(self._folder.is_relative_to(top.resolve()) for top in config_roots())
-        return [*([] if shipped else [self._folder]), *data_folders()]
+        if switched_on(UNTRUSTED) and not self._is_shipped:
+            return [self._folder]
+        return [*([] if self._is_shipped else [self._folder]), *data_folders()]
 
     def _expand(self, part: Part, root: Path | None) -> list[Path]:
         for folder in self._roots(root):
             found = [folder / part.path] if (folder / part.path).is_file() else _glob(folder, part.path)
             found = [path for path in found if path.stem not in part.exclude]
             if found:
-                return found
+                return [self._inside(path) for path in found]
         raise self._absent(part.path, root)
 
     def _absent(self, relative: str, root: Path | None) -> SpecfmError:
@@ -447,7 +465,9 @@ def _filled(template: str, card: str, scene: str, path: Path, pattern: str | Non
 
 
 def _band_column(path: Path) -> list[int]:
-    try:
-        return [int(band) - 1 for band in table_column(path, "band")]
-    except (TypeError, ValueError) as error:
-        raise SpecfmError(f"{path}: {error}; the column band holds 1-based band numbers") from None
+    bands = []
+    for row, text in enumerate(table_column(path, "band"), 1):
+        if not re.fullmatch(r"\s*[0-9]{1,12}\s*", text or ""):
+            raise SpecfmError(f"{path}: row {row}: the column band must hold 1-based band numbers only")
+        bands.append(int(text) - 1)
+    return bands

@@ -26,7 +26,7 @@ def refuse_unread(card: str, files: Mapping[str, Path | None], opened: Iterable[
     Raises:
         SpecfmError: such a digest; the message names the key.
     """
-    pairs = [_read_with(path) for path in opened]
+    pairs = [read_with(path) for path in opened]
     read = {file for pair in pairs for file in pair}
     pinned = {name: path and path.resolve() for name, path in files.items()}
     for name, file in pinned.items():
@@ -46,12 +46,12 @@ def check_digests(card: str, digests: Mapping[Path, str], path: Path) -> None:
         SpecfmError: a file differs.
     """
     known = {file.resolve(): digest for file, digest in digests.items()}
-    for file in _read_with(path) if known else ():
+    for file in read_with(path) if known else ():
         if file in known and _digest(file, file.stat().st_mtime_ns) != known[file]:
             raise SpecfmError(f"card {card}: {file} is not the file the card describes (sha256 differs)")
 
 
-def _read_with(path: Path) -> tuple[Path, ...]:
+def read_with(path: Path) -> tuple[Path, ...]:
     """The file that holds the numbers, then the ENVI header beside it, if there is one."""
     from specfm.readers.envi import find_data, find_header
 

@@ -261,7 +261,7 @@ def table_value(path: Path, key: str, value: str, wanted: str) -> str | None:
     """Look up a scene in a CSV table: the entry of column ``value`` in the row whose ``key`` equals ``wanted``."""
     columns, rows = read_table(path)
     if key not in columns or value not in columns:
-        raise SpecfmError(f"{path} has no columns {key!r} and {value!r}; it has {columns}")
+        raise SpecfmError(f"{path} has no columns {key!r} and {value!r} among its {len(columns)}; name those it has")
     return next((row[value] for row in rows if row[key] == wanted), None)
 
 
@@ -269,5 +269,5 @@ def table_column(path: Path, value: str) -> list[str]:
     """A column of a CSV table."""
     columns, rows = read_table(path)
     if value not in columns:
-        raise SpecfmError(f"{path} has no column {value!r}; it has {columns}")
+        raise SpecfmError(f"{path} has no column {value!r} among its {len(columns)}; name one that it has")
     return [row[value] for row in rows]

@@ -5,16 +5,21 @@ Shapes: H rows, W columns.
 
 from __future__ import annotations
 
+import math
+import zlib
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from typing import IO, Any
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specfm.errors import SpecfmError
 from specfm.grids import Grid
+from specfm.limits import refuse_unpacked
+from specfm.readers.npy import npy_header
 from specfm.scene import Geo
 
 IMAGES = (".bmp", ".png", ".gif")
@@ -87,13 +92,27 @@ def _choose(path: Path, variable: str | None, names: list[str]) -> str:
 
 
 def _read_numpy(path: Path, variable: str | None) -> NDArray[Any]:
+    """An array of numbers, refused where its header asks for far more than the file holds; never a pickle."""
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded as archive:
-            return archive[_choose(path, variable, list(archive.files))]
-    except (OSError, EOFError, ValueError, BadZipFile) as error:
+        with ExitStack() as stack:
+            if path.suffix.lower() == ".npy" or not is_zipfile(path):
+                handle: IO[bytes] = stack.enter_context(path.open("rb"))
+            else:
+                archive = stack.enter_context(ZipFile(path))
+                members = {name.removesuffix(".npy"): name for name in archive.namelist()}
+                handle = stack.enter_context(archive.open(members[_choose(path, variable, list(members))]))
+            shape, fortran, dtype = npy_header(handle)
+            count = math.prod(shape)
+            if dtype.hasobject:
+                raise ValueError("it holds Python objects, not numbers")
+            refuse_unpacked(path, count * dtype.itemsize, "its array")
+            data = handle.read(count * dtype.itemsize)
+            if len(data) < count * dtype.itemsize:
+                raise ValueError("it was cut short")
+            return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+    except (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, BadZipFile, zlib.error) as error:
+        if isinstance(error, SpecfmError):
+            raise
         raise SpecfmError(f"{path} cannot be read as an array ({error}); write it again with numpy.save") from None
 
 
@@ -127,9 +146,11 @@ def _read_image(path: Path) -> RasterFile:
 def _read_tiff(path: Path) -> RasterFile:
     from rasterio.enums import ColorInterp
 
-    from specfm.readers.raster_source import as_place, open_raster, pixels_of
+    from specfm.readers.raster_source import as_place, open_raster, pixels_of, stored_type
 
     with open_raster(path) as raster:
+        kinds = {stored_type(kind).itemsize for kind in raster.dtypes}
+        refuse_unpacked(path, raster.count * raster.height * raster.width * max(kinds), "its raster")
         with pixels_of(path):
             array = np.moveaxis(raster.read(), 0, -1)
         fills = {repr(value): value for value in raster.nodatavals}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import re
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -15,8 +16,10 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 
 from specfm.bands import BandGrid
 from specfm.calibration.panel import BRIGHTEST
+from specfm.cards.patterns import brackets
 from specfm.config import Strict
 from specfm.errors import UsageError
+from specfm.limits import excess
 from specfm.pretreatment import parse_steps
 from specfm.sensor_table import SensorRow, get_row
 
@@ -32,26 +35,42 @@ def band_ranges(text: str) -> list[int]:
     """
     indices: list[int] = []
     for piece in text.replace(" ", "").split(","):
-        first, dash, last = piece.partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise ValueError(f"bands are 1-based numbers and ranges like '1-3,220', got {text!r}")
-        begin, end = int(first), int(last or first)
+        match = re.fullmatch(r"([0-9]{1,12})(?:-([0-9]{1,12}))?", piece)
+        if match is None:
+            raise ValueError(f"bands are 1-based numbers and ranges like '1-3,220', got {text[:60]!r}")
+        begin, end = int(match[1]), int(match[2] or match[1])
         if begin < 1 or end < begin:
             raise ValueError(f"band range {piece!r} is empty or starts below 1")
+        if words := excess("bands", max(end, len(indices))):
+            raise ValueError(f"band range {piece!r} is too long; {words}")
         indices.extend(range(begin - 1, end))
     return indices
 
 
-def _brackets(pattern: str) -> int:
-    """How many brackets a regular expression has that keep what they match."""
-    try:
-        return re.compile(pattern).groups
-    except re.error as error:
-        raise ValueError(f"group_match {pattern!r} is no regular expression ({error})") from None
-
-
 def _checked_ranges(text: str) -> str:
     band_ranges(text)
+    return text
+
+
+def _checked_bad(text: str) -> str:
+    return text if text.lower().endswith(".csv") else _checked_ranges(text)
+
+
+def usable_path(text: str) -> str:
+    """A path or pattern of a card that names a file on every system, and is found in reasonable time.
+
+    Raises:
+        ValueError: empty, longer than file systems allow, with a zero byte, or with more than one ``**``.
+    """
+    parts = PurePosixPath(text).parts
+    if not text.strip() or not any(part not in ("/", ".", "..") for part in parts):
+        raise ValueError("a path must name a file")
+    if "\0" in text:
+        raise ValueError("a path must not hold a zero byte")
+    if len(text.encode()) > 4095 or any(len(part.encode()) > 255 for part in parts):
+        raise ValueError(f"a path of {len(text)} characters is longer than file systems allow")
+    if sum("**" in part for part in parts) > 1 or any("**" in part and part != "**" for part in parts):
+        raise ValueError("'**' stands for any folders and may be written once, as a part of its own")
     return text
 
 
@@ -64,13 +83,14 @@ def _as_path(value: Any) -> Any:
 
 
 Ranges = Annotated[str, AfterValidator(_checked_ranges)]
+FilePath = Annotated[str, AfterValidator(usable_path)]
 Milliseconds = Annotated[float, Field(gt=0)]
 
 
 class LabelTable(Strict):
     """A CSV that names the class of whole scenes."""
 
-    path: str
+    path: FilePath
     key: str
     value: str
     match: str = "{name}"
@@ -79,7 +99,7 @@ class LabelTable(Strict):
 class LabelRows(Strict):
     """A CSV with one line per spectrum of a library, in its order; column ``value`` names the class."""
 
-    path: str
+    path: FilePath
     value: str
 
 
@@ -98,13 +118,13 @@ class Labels(Strict):
         constant: the class of every pixel of the part.
     """
 
-    path: str | None = None
+    path: FilePath | None = None
     variable: str | None = None
     order: Literal["rows", "columns"] = "rows"
     unlabelled: list[int] = []
     remap: dict[int | str, int | str] | None = None
     dominant: float | None = Field(default=None, gt=0, lt=1)
-    masks: dict[str, str] | None = None
+    masks: dict[str, FilePath] | None = None
     table: LabelTable | None = None
     rows: LabelRows | None = None
     constant: str | None = None
@@ -123,7 +143,7 @@ class Labels(Strict):
 class Groups(Strict):
     """A raster of group numbers (crown ids, field ids); pixels of ``background`` get group -1."""
 
-    path: str
+    path: FilePath
     variable: str | None = None
     order: Literal["rows", "columns"] = "rows"
     background: list[int] = [0]
@@ -144,7 +164,7 @@ class Objects(Strict):
 
     threshold: Literal["otsu"] | float | None = None
     dark: bool = False
-    mask: str | None = None
+    mask: FilePath | None = None
     variable: str | None = None
     fill_holes: bool = True
     smallest_px: int = Field(default=16, ge=1)
@@ -169,8 +189,8 @@ class White(Strict):
             ``reflectance`` that covers the usable bands.
     """
 
-    path: str
-    reflectance: float | str = 1.0
+    path: FilePath
+    reflectance: float | FilePath = 1.0
 
     @field_validator("reflectance")
     @classmethod
@@ -223,16 +243,16 @@ class Part(Strict):
         exclude: file stems to leave out of a glob.
     """
 
-    path: str
+    path: FilePath
     variable: str | None = None
     layout: str | None = None
     sensor: str | None = None
     bands: Ranges | None = None
     removed_bands: Ranges | None = None
-    wavelengths: str | None = None
+    wavelengths: FilePath | None = None
     units: str | None = None
     linear_nm: tuple[float, float, int] | None = None
-    bad_bands: str | None = None
+    bad_bands: Annotated[FilePath, AfterValidator(_checked_bad)] | None = None
     quantity: Literal["dn", "radiance", "toa_reflectance", "surface_reflectance"] | None = None
     level: Literal["raw", "L1", "L2"] | None = None
     scale: float | None = Field(default=None, gt=0)
@@ -246,7 +266,7 @@ class Part(Strict):
     group: str = "{card}/{scene}"
     group_match: str | None = None
     white: Annotated[White, BeforeValidator(_as_path)] | None = None
-    dark: Annotated[list[str], Field(min_length=1), BeforeValidator(_as_list)] | None = None
+    dark: Annotated[list[FilePath], Field(min_length=1), BeforeValidator(_as_list)] | None = None
     integration_ms: IntegrationMs | None = None
     object: Objects | None = None
     pretreatment: Annotated[list[str], BeforeValidator(_as_list)] = []
@@ -275,15 +295,17 @@ class Part(Strict):
                 raise ValueError(f"integration_ms.dark has {len(times)} times for {len(self.dark)} dark references")
         if "{match}" in self.group and self.group_match is None:
             raise ValueError("group uses {match}, so group_match must say which part of the file name that is")
-        if self.group_match is not None and _brackets(self.group_match) < 1:
+        if self.group_match is not None and brackets("group_match", self.group_match) < 1:
             raise ValueError(f"group_match {self.group_match!r} has no bracket around what {{match}} stands for")
-        if self.row is not None:  # looking it up checks the name even where other bands win
+        if self.row is not None or self.linear_nm is not None:  # this checks them even where other bands win
             self.table_bands()
         return self
 
     def table_bands(self) -> BandGrid | None:
         """Bands stated without any file: ``linear_nm`` or the known instrument, narrowed to what the files keep."""
         if self.linear_nm is not None:
+            if words := excess("bands", self.linear_nm[2]):
+                raise ValueError(f"linear_nm asks for {self.linear_nm[2]} bands; {words}")
             return BandGrid(np.linspace(self.linear_nm[0], self.linear_nm[1], self.linear_nm[2]))
         if self.sensor is None:
             return None

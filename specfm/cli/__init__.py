@@ -7,8 +7,10 @@ the library is imported inside it, so ``specfm --help`` starts no torch. To add 
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+from functools import partial
 from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
@@ -96,12 +98,32 @@ def _print_version(asked: bool) -> None:
 
 @app.callback(no_args_is_help=True)
 def _root(
+    ctx: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    linked_files: Annotated[
+        bool, typer.Option("--linked-files", help="Let data files that you trust read other files (VRT, linked HDF5).")
+    ] = False,
+    untrusted: Annotated[
+        bool, typer.Option("--untrusted", help="Keep dataset cards that came from elsewhere within their folder.")
+    ] = False,
 ) -> None:
     """Self-supervised pretraining for imaging spectrometers: read, shard, pretrain, probe, embed."""
+    from specfm.limits import LINKED_FILES, UNTRUSTED
+
+    for name, asked in ((LINKED_FILES, linked_files), (UNTRUSTED, untrusted)):
+        if asked:
+            ctx.call_on_close(partial(_put_back, name, os.environ.get(name)))
+            os.environ[name] = "1"  # of this process and its workers
+
+
+def _put_back(name: str, before: str | None) -> None:
+    if before is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = before
 
 
 def main() -> None:

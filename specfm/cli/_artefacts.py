@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,15 +46,16 @@ def text(facts: dict[str, Any]) -> str:
 
 
 def _is_shard(path: Path) -> bool:
+    from specfm.hdf5 import open_hdf5
     from specfm.shards import schema
 
     with path.open("rb") as handle:
         if handle.read(8) != b"\x89HDF\r\n\x1a\n":
             return False
     try:
-        with schema.open_file(path) as file:
+        with open_hdf5(path) as file:
             return file.attrs.get("format") in (schema.FORMAT, schema.FORMAT.encode())
-    except (OSError, SpecfmError):
+    except (OSError, RuntimeError, SpecfmError):
         return False
 
 
@@ -111,18 +111,22 @@ def _model(path: Path) -> dict[str, Any]:
 
 
 def _object(path: Path) -> dict[str, Any]:
+    from specfm.documents import read_json
+
     try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        value = read_json(path)
+    except (OSError, ValueError) as error:
         raise SpecfmError(f"{path} cannot be read ({error})") from None
     return value if isinstance(value, dict) else {}
 
 
 def _results(path: Path) -> dict[str, Any] | None:
+    from specfm.documents import parse_json
+
     first = next((line for line in path.read_bytes().split(b"\n") if line.strip()), b"")
     try:
-        row = json.loads(first)
-    except (ValueError, RecursionError):
+        row = parse_json(first, path)
+    except ValueError:
         return None
     if not isinstance(row, dict) or "protocol" not in row or "method" not in row:
         return None

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from specfm.errors import plain
+
 LOGGERS = ("specfm.readers", "specfm.calibration", "specfm.grids", "specfm.cards")
 
 
@@ -59,4 +61,4 @@ def printed_notes() -> Iterator[None]:
 
 
 def _print(record: logging.LogRecord, text: str) -> None:
-    print(f"{'warning' if record.levelno >= logging.WARNING else 'note'}: {text}", file=sys.stderr)
+    print(f"{'warning' if record.levelno >= logging.WARNING else 'note'}: {plain(text)}", file=sys.stderr)

@@ -106,12 +106,12 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
 
 def _finished(config: PretrainConfig) -> bool:
     """Whether the model of the last step is there."""
-    import json
 
+    from specfm.documents import read_json
     from specfm.engine.run_folder import RunFolder
 
     card = RunFolder(config.out).model / "card.json"  # a run that is being prolonged has the model of fewer steps
-    return card.is_file() and json.loads(card.read_text())["steps"] >= config.steps
+    return card.is_file() and read_json(card)["steps"] >= config.steps
 
 
 def _plan(config: PretrainConfig, nproc: int) -> list[str]:

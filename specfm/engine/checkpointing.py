@@ -13,7 +13,6 @@ schedules are pure functions of the step, so there is no stream of random number
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import shutil
@@ -22,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from specfm.documents import read_json
 from specfm.engine import faults
 from specfm.errors import SpecfmError
 from specfm.files import (
@@ -267,8 +267,8 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     """
     path = checkpoint / STATE
     try:
-        state = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        state = read_json(path)
+    except (OSError, ValueError) as error:
         raise IntegrityError(f"{path} cannot be read ({error})") from None
     if not isinstance(state, dict) or not isinstance(state.get("format"), int):
         raise IntegrityError(f"{path} is not a training state written by specfm")

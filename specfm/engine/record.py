@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import Any, TextIO
 
+from specfm.documents import parse_json
 from specfm.files import atomic_write_text
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     path = folder / FILE
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
-            rows.append(json.loads(line))
+            rows.append(parse_json(line, path))
         except ValueError:
             continue
     return rows
@@ -76,7 +77,7 @@ def supersede(folder: Path, step: int) -> None:
     moved: list[str] = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            late = int(json.loads(line)["step"]) > step
+            late = int(parse_json(line, path)["step"]) > step
         except (ValueError, KeyError, TypeError):
             late = True
         (moved if late else keep).append(line)

@@ -16,10 +16,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
 
 from specfm.config import differences, to_dict, to_yaml
+from specfm.documents import DocumentError, parse_yaml
 from specfm.errors import UsageError
 from specfm.files import atomic_write_json, atomic_write_text, refuse_closed_folder
 from specfm.locks import LockLostError, RunLock
@@ -107,10 +107,16 @@ class RunFolder:
         """Save the resolved configuration; an older, different one is kept beside it and the differences are logged."""
         text = to_yaml(config)
         if self.config.is_file() and resumed_step is not None:
-            old = self.config.read_text(encoding="utf-8")
+            old = self.config.read_text(encoding="utf-8", errors="replace")
             if old == text:
                 return
-            for key, (before, after) in differences(yaml.safe_load(old) or {}, to_dict(config)).items():
+            try:
+                before_run = parse_yaml(old, self.config)
+                changed = differences(before_run if isinstance(before_run, dict) else {}, to_dict(config))
+            except DocumentError as error:
+                log.warning("%s; it is kept aside, and what has changed since cannot be told", error)
+                changed = {}
+            for key, (before, after) in changed.items():
                 log.warning("resuming with another %s: %s instead of %s", key, after, before)
             atomic_write_text(self.path / f"config.until-step-{resumed_step:08d}.yaml", old)
         atomic_write_text(self.config, text)

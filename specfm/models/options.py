@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from specfm.errors import UsageError
+from specfm.limits import excess
 
 Rule = tuple[str, Callable[[Any], bool]]  # what it must be, in words and as a test
 
@@ -25,7 +26,7 @@ RULES: dict[str, Rule] = {
     "dim": _whole(4, multiple=4),  # positions are sines and cosines of rows and of columns
     "depth": _whole(0),  # 0 is the embedding alone
     "heads": _whole(1),
-    "mlp_ratio": _number("a number above 0", lambda v: v > 0),
+    "mlp_ratio": _number("a number above 0 and up to 64", lambda v: 0 < v <= 64),
     "drop_path": _number("a share from 0 to below 1", lambda v: 0 <= v < 1),
     "layer_scale": _number("a number from 0", lambda v: v >= 0),
     "level": ("one of patch, pixel, sample and none", lambda v: v in ("patch", "pixel", "sample", "none")),
@@ -43,6 +44,18 @@ RULES: dict[str, Rule] = {
     "channels": ("a number of bands", lambda v: v is None or _whole(1)[1](v)),  # None: told by a grid
 }
 
+# how large they may be: bounds of specfm.limits, so that nothing of an absurd size is built
+BOUNDS = {
+    **dict.fromkeys(("dim", "heads", "rank", "hidden", "code_width", "bases", "hats"), "width"),
+    **{"patch_size": "patch", "depth": "depth", "image_size": "image", "channels": "bands"},
+}
+
+
+def least_parameters(options: Mapping[str, Any]) -> int:
+    """How many numbers the trunk of an encoder has at least: of each block four square matrices of attention and two
+    of its perceptron."""
+    return int(options.get("depth", 0) * options.get("dim", 0) ** 2 * (4 + 2 * options.get("mlp_ratio", 4.0)))
+
 
 def check_options(options: Mapping[str, Any]) -> None:
     """Refuse values that no encoder can have; names without a rule are the embedding's own affair.
@@ -57,5 +70,10 @@ def check_options(options: Mapping[str, Any]) -> None:
         words, holds = RULES.get(name, ("", lambda _: True))
         if not holds(value):
             raise UsageError(f"encoder option {name} must be {words}, got {value!r}")
+        if name in BOUNDS and isinstance(value, int) and (too_large := excess(BOUNDS[name], value)):
+            raise UsageError(f"encoder option {name} is {value}; {too_large}")
+    parameters = least_parameters(options)
+    if too_many := excess("parameters", parameters):
+        raise UsageError(f"an encoder of about {parameters} parameters is not built; {too_many}")
     if options["dim"] % options["heads"]:
         raise UsageError(f"encoder option dim {options['dim']} is not a multiple of its {options['heads']} heads")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from specfm.digests import digest_parts
+from specfm.documents import parse_json
 from specfm.errors import SpecfmError
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,8 @@ class Stems:
 
         try:
             size = int.from_bytes(data[:8], "little")
-            names = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["acquisitions"])
+            told = parse_json(data[8 : 8 + size], "its header")["__metadata__"]
+            names = parse_json(told["acquisitions"], "its list of acquisitions")
             tensors = load(data)
             weight_KSDD, bias_KSD = tensors["weight"], tensors["bias"]
             acquisitions = tuple(Acquisition(**each) for each in names)

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import atomic_write_bytes
+from specfm.rasters.figure import plain_figure
 from specfm.rasters.quicklook import Thinned, enlarged
 from specfm.rasters.writers import open_raster
 
@@ -163,7 +164,6 @@ def require_matplotlib(path: Path) -> None:
 def legend_png(codes_hw: NDArray[np.uint8], legend: Legend) -> bytes:
     """A map of codes with the legend of those that occur at its right, as PNG; small maps are enlarged."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     entries = legend.with_no_data()
@@ -176,7 +176,7 @@ def legend_png(codes_hw: NDArray[np.uint8], legend: Legend) -> bytes:
     columns = -(-len(present) // rows)
     longest = max((len(entries[i][0]) for i in present), default=0)
     beside = columns * (0.55 + 0.085 * longest) + 0.2
-    figure = Figure(figsize=(width + beside, max(height, 2.0)), dpi=dpi)
+    figure = plain_figure(figsize=(width + beside, max(height, 2.0)), dpi=dpi)
     canvas = FigureCanvasAgg(figure)
     figure.figimage(image, 0, figure.bbox.height - image.shape[0])
     handles = [

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from specfm.crs import parse_crs
 from specfm.errors import SpecfmError
 
 if TYPE_CHECKING:
@@ -134,13 +135,7 @@ def _epsg(crs: str) -> tuple[int | None, bool]:
     said = re.fullmatch(r"EPSG:(\d+)", crs.strip(), re.IGNORECASE)
     said = said or re.search(r'(?:AUTHORITY|ID)\["EPSG",\s*"?(\d+)"?\]\]\s*$', crs)
     code = int(said[1]) if said else None
-    try:
-        from rasterio.crs import CRS
-        from rasterio.errors import CRSError
-    except ImportError:
+    system = parse_crs(crs)
+    if system is None:
         return code, False
-    try:
-        system = CRS.from_user_input(crs)
-        return code or system.to_epsg(), system.is_projected and system.linear_units_factor[1] == 1.0
-    except CRSError:
-        return code, False
+    return code or system.to_epsg(), system.is_projected and system.linear_units_factor[1] == 1.0

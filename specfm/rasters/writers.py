@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from specfm.crs import parse_crs
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import atomic_write_json, atomic_write_text, publish_file, refuse_existing, temporary_sibling
 from specfm.rasters.map_info import format_map_info
@@ -214,7 +215,9 @@ class TiffWriter(RasterWriter):
         if self.geo is not None and self.geo.transform is not None:
             options["transform"] = Affine.from_gdal(*self.geo.transform)
         if self.geo is not None and self.geo.crs_wkt:
-            options["crs"] = self.geo.crs_wkt
+            options["crs"] = parse_crs(self.geo.crs_wkt)
+            if options["crs"] is None:
+                log.warning("%s: the coordinate system of the scene is not known, so it is left out", self.path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a scene without a place is no mistake
             self._file = rasterio.open(
@@ -365,8 +368,5 @@ def _as_wkt(crs: str) -> str:
     """WKT of a coordinate system that may be given by name (``EPSG:32617``), where rasterio is there to say it."""
     if "[" in crs:
         return crs
-    try:
-        from rasterio.crs import CRS
-    except ImportError:
-        return crs
-    return CRS.from_user_input(crs).to_wkt()
+    system = parse_crs(crs)
+    return crs if system is None else str(system.to_wkt())

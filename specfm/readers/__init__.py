@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from specfm.bands import BandGrid
 from specfm.errors import SpecfmError
+from specfm.limits import LINKED_FILES, excess, refuse_unpacked, switched_on
 from specfm.plugins import Plugin, plugins
 from specfm.readers.found import Found
 from specfm.scene import Scene
@@ -87,8 +89,35 @@ def find_cube(
     The reader is chosen by the first bytes, then by a header beside the file. Arguments and errors as those of
     :func:`read_scene`; ``supplied``: number of bands of the list that the user supplies, None without one.
     """
-    if not path.exists():
-        raise SpecfmError(f"{path}: no such file")
+    found = _open(path, variable, layout, supplied)
+    _refuse_absurd(found)
+    return found
+
+
+def _refuse_absurd(found: Found) -> None:
+    """Refuse what no instrument measures before anything of its size is made: no pixel, no band, or far too much.
+
+    Raises:
+        SpecfmError: it is one of these; the message names the file.
+    """
+    shape = found.source.shape
+    if min(shape) < 1:
+        raise SpecfmError(f"{found.path}: the cube is {'x'.join(map(str, shape))}; it holds nothing")
+    if words := excess("bands", shape[2]):
+        raise SpecfmError(f"{found.path}: the cube has {shape[2]} bands; {words}")
+    if not switched_on(LINKED_FILES):  # whose numbers lie elsewhere
+        refuse_unpacked(found.path, math.prod(shape) * found.source.dtype.itemsize, "the cube")
+
+
+def _open(path: Path, variable: str | None, layout: str | None, supplied: Callable[[], int | None]) -> Found:
+    """Choose the reader by the first bytes, then by a header beside the file."""
+    try:
+        path.stat()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "no path that a file can have"
+        shown = path if len(str(path)) < 300 else f"{str(path)[:60]}..."
+        told = "no such file" if isinstance(error, FileNotFoundError) else f"{reason[0].lower()}{reason[1:]}"
+        raise SpecfmError(f"{shown}: {told}; give the path of a data or header file") from None
     if path.is_dir():
         raise SpecfmError(f"{path}: is a folder; name the data or header file in it")
     try:

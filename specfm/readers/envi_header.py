@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from specfm.errors import SpecfmError
+from specfm.limits import excess
 from specfm.rasters.map_info import parse_map_info
 
 log = logging.getLogger(__name__)
@@ -169,6 +170,8 @@ def parse_header(path: Path) -> EnviHeader:
     Raises:
         SpecfmError: not an ENVI header, or a brace that never closes.
     """
+    if words := excess("header_bytes", path.stat().st_size):
+        raise SpecfmError(f"{path}: is too large for a header; {words}")
     raw = path.read_bytes()
     try:
         text = raw.decode("utf-8-sig")

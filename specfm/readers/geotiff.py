@@ -24,7 +24,7 @@ from specfm.readers.band_lists import BandList, choose, widths_of
 from specfm.readers.exposure import state_exposure
 from specfm.readers.found import Found
 from specfm.readers.names import from_names, says_wavelength
-from specfm.readers.raster_source import PageSource, RasterSource, as_place, open_raster
+from specfm.readers.raster_source import PageSource, RasterSource, as_place, names_of, open_raster
 from specfm.readers.raster_tags import items, lists_of_bands, lists_of_file, radiometry, tags_of
 from specfm.readers.sidecar import fill_silent, read_header_beside, read_mission_xml
 from specfm.readers.stac import read_stac
@@ -62,7 +62,8 @@ def read_geotiff(path: Path, supplied: Callable[[], int | None] = lambda: None) 
         scales, offsets = ([stated[band - 1] for band in bands] for stated in (raster.scales, raster.offsets))
         _calibration(scales, offsets, found)
         band_tags = [band_tags[band - 1] for band in bands]
-        names = [raster.descriptions[band - 1] for band in bands]
+        own = names_of(raster)
+        names = [own[band - 1] for band in bands]
     radiometry(band_tags, dataset_tags, found)
     state_exposure(found, dataset_tags, path)
     lists, problem = lists_of_file(dataset_tags, found)
@@ -83,7 +84,7 @@ def _read_pages(path: Path, pages: tuple[str, ...], supplied: Callable[[], int |
         with open_raster(path, page) as raster:
             kinds.add((raster.count, raster.height, raster.width, raster.dtypes[0]))
             tags = tags_of(raster)
-            names.append(raster.descriptions[0] or tags.get("tifftag pagename") or tags.get("tifftag imagedescription"))
+            names.append(names_of(raster)[0] or tags.get("tifftag pagename") or tags.get("tifftag imagedescription"))
             page_tags.append({**tags, **tags_of(raster, 1)})
             dataset_tags = dataset_tags or tags  # what only the first page says is said of the file
             nodata.append(raster.nodatavals[0])
@@ -157,7 +158,7 @@ def _transparency(
     measured = (
         any(key in tags for key in keys)
         or len(items(dataset_tags, "wavelength")) == raster.count
-        or says_wavelength(raster.descriptions[band - 1])
+        or says_wavelength(names_of(raster)[band - 1])
         or (silent and supplied() == raster.count)
     )
     return None if measured else band

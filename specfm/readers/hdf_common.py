@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,9 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specfm.errors import SpecfmError
+from specfm.hdf5 import Unwritten, open_hdf5, unwritten, whole
 
 if TYPE_CHECKING:
     import h5py
+
+log = logging.getLogger(__name__)
 
 # filters that hdf5plugin brings, by their registered number
 _FILTERS = {307: "bzip2", 32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32013: "zfp", 32015: "zstd", 32017: "sz",
@@ -25,14 +29,12 @@ def open_hdf(path: Path) -> Iterator[h5py.File]:
     """Open for reading, without a lock (the file is not ours to lock); for use in a ``with`` statement.
 
     Raises:
-        SpecfmError: not HDF5, cut short (HDF5 itself checks the length), or damaged inside (whatever HDF5 raises while
-            the block reads the file is turned into one sentence), or compressed with a filter that is not there.
+        SpecfmError: it reads other files, is not HDF5, cut short (HDF5 itself checks the length), damaged inside
+            (whatever HDF5 raises while the block reads the file is turned into one sentence), or compressed with a
+            filter that is not there.
     """
-    import h5py
-
-    file = None
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with open_hdf5(path) as file:
             try:
                 yield file
             except (OSError, RuntimeError) as error:
@@ -40,7 +42,9 @@ def open_hdf(path: Path) -> Iterator[h5py.File]:
                 if lacking is None:
                     raise
                 raise SpecfmError(f"{path}: {lacking}") from error
-    except (OSError, RuntimeError, KeyError, ValueError, UnicodeDecodeError) as error:
+    except SpecfmError:
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
         reason = " ".join(str(error).split())
         raise SpecfmError(
             f"{path}: not a readable HDF5 file ({path.stat().st_size} bytes; {reason}); it was cut short or damaged, "
@@ -53,7 +57,8 @@ def numbers(dataset: h5py.Dataset, window: Any = ()) -> NDArray[Any]:
     if any(not there for _, _, there in _filters(dataset)):
         with suppress(ImportError):
             import hdf5plugin  # noqa: F401
-    values = np.asarray(dataset[window])
+    path = Path(dataset.file.filename)
+    values = whole(dataset, path, dataset.name) if window == () else np.asarray(dataset[window])
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
@@ -118,6 +123,9 @@ def read_axes(
 class HdfSource:
     """A dataset as a cube ``[H, W, C]``; the file is opened for each read, so the source can cross processes.
 
+    Where the dataset was never written (chunks left out, virtual sources that are missing) it reads as NaN, so integers
+    are then read as floating-point numbers.
+
     ``view``: the type the stored integers are meant to have, of the same size (netCDF's ``_Unsigned``); None = theirs.
     """
 
@@ -125,11 +133,30 @@ class HdfSource:
         self.path, self.dataset, self.order, self.view = path, dataset, order, view
         with open_hdf(path) as file:
             item = file[dataset]
+            if len(order) != getattr(item, "ndim", 0):
+                raise SpecfmError(f"{path}: {dataset} is no array of three axes")
             sizes = dict(zip(order, item.shape, strict=True))
             self.shape = (sizes["H"], sizes["W"], sizes["C"])
+            self.unwritten = unwritten(item, path)
             self.dtype = view or item.dtype.newbyteorder("=")
+        if self.unwritten is not None:
+            share = float(self.unwritten.missing.mean())
+            log.warning("%s: %.3g %% of %s was never written; it counts as nodata", path, 100 * share, dataset)
+            self.dtype = np.promote_types(self.dtype, np.float32)
 
     def read(self, rows: range, cols: range, bands: NDArray[np.int64] | None) -> NDArray[Any]:
         with open_hdf(self.path) as file:
             stored = read_axes(file[self.dataset], self.order, rows, cols, bands)
-        return stored if self.view is None else stored.view(self.view)
+        stored = stored if self.view is None else stored.view(self.view)
+        return stored if self.unwritten is None else blanked(stored, self.unwritten, self.order, rows, cols, bands)
+
+
+def blanked(
+    stored: NDArray[Any], missing: Unwritten, order: str, rows: range, cols: range, bands: NDArray[np.int64] | None
+) -> NDArray[Any]:
+    """A window ``[h, w, c]`` as floating-point numbers, NaN where a dataset whose axes are ``order`` holds nothing."""
+    values = stored.astype(np.promote_types(stored.dtype, np.float32))
+    index = {"H": rows, "W": cols, "C": range(stored.shape[2]) if bands is None else bands}
+    blank = missing.within([np.asarray(index[axis]) for axis in order])
+    values[blank.transpose([order.index(axis) for axis in "HWC"])] = np.nan
+    return values

@@ -20,7 +20,7 @@ def check_layout(layout: str) -> None:
     Raises:
         UsageError: with the list of layouts.
     """
-    if layout not in (*BAND_AXIS, "spectra") and not re.fullmatch(r"bands_by_pixels:\d+x\d+", layout):
+    if layout not in (*BAND_AXIS, "spectra") and not re.fullmatch(r"bands_by_pixels:[0-9]{1,9}x[0-9]{1,9}", layout):
         raise UsageError(f"unknown layout {layout!r}; give one of {LAYOUTS}")
 
 

@@ -7,6 +7,7 @@ variable is read by window.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specfm.errors import SpecfmError
+from specfm.limits import refuse_unpacked
 from specfm.readers.axes import BAND_AXIS, band_layout
 from specfm.readers.axes import by as _by
 from specfm.readers.found import Found
+from specfm.readers.hdf_common import HdfSource, numbers, open_hdf
 from specfm.readers.layouts import LAYOUTS, apply_layout, check_layout, layout_shape
 from specfm.readers.matlab5 import stored_type
 
@@ -35,14 +38,17 @@ class MatlabSource:
         self.stored_shape = tuple(int(size) for size in stored_shape)
         self.shape = layout_shape(self.stored_shape, layout, f"{path}: variable {variable!r}")
         self.dtype = np.dtype(dtype).newbyteorder("=")
+        self._hdf = HdfSource(path, variable.replace(".", "/"), layout[::-1]) if hdf and layout in BAND_AXIS else None
+        if self._hdf is not None:
+            self.dtype = self._hdf.dtype
         self._cube: NDArray[Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cube": None}  # another process reads the file itself
 
     def read(self, rows: range, cols: range, bands: NDArray[np.int64] | None) -> NDArray[Any]:
-        if self.hdf and self.layout in BAND_AXIS:
-            return self._read_hdf(rows, cols, bands)
+        if self._hdf is not None:  # HDF5 sees MATLAB's axes reversed: HWC is stored as [C, W, H], CHW as [W, H, C]
+            return self._hdf.read(rows, cols, bands)
         if self._cube is None:
             self._cube = apply_layout(self._load(), self.layout, self.shape)
         part = self._cube[rows.start : rows.stop : rows.step, cols.start : cols.stop : cols.step]
@@ -50,18 +56,9 @@ class MatlabSource:
 
     def _load(self) -> NDArray[Any]:
         if self.hdf:
-            from specfm.readers.hdf_common import numbers, open_hdf
-
             with open_hdf(self.path) as file:
                 return numbers(file[self.variable.replace(".", "/")]).T
         return _load_v5(self.path, self.variable)
-
-    def _read_hdf(self, rows: range, cols: range, bands: NDArray[np.int64] | None) -> NDArray[Any]:
-        from specfm.readers.hdf_common import open_hdf, read_axes
-
-        # HDF5 sees MATLAB's axes reversed: HWC is stored as [C, W, H], CHW as [W, H, C]
-        with open_hdf(self.path) as file:
-            return read_axes(file[self.variable.replace(".", "/")], self.layout[::-1], rows, cols, bands)
 
 
 def read_matlab(
@@ -207,7 +204,6 @@ def _list_hdf(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     import h5py
 
     from specfm.readers.hdf_attributes import stored_kind
-    from specfm.readers.hdf_common import open_hdf
 
     found: dict[str, tuple[tuple[int, ...], str]] = {}
 
@@ -231,8 +227,6 @@ def _list_hdf(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
 
 def _vector(path: Path, name: str, hdf: bool, flat: bool = True) -> NDArray[Any]:
     if hdf:
-        from specfm.readers.hdf_common import numbers, open_hdf
-
         with open_hdf(path) as file:
             array = numbers(file[name.replace(".", "/")]).T
     else:
@@ -262,10 +256,13 @@ def list_fields(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
 
 def _load_v5(path: Path, name: str, plain: bool = True) -> NDArray[Any]:
     """A variable, or the field of a struct (``struct.field``); ``plain``: in the byte order of the machine."""
-    from scipy.io import loadmat
+    from scipy.io import loadmat, whosmat
 
     top, *fields = name.split(".")
     with _readable(path):
+        for stated, shape, kind in whosmat(path):
+            if stated == top and kind not in ("struct", "cell", "object"):
+                refuse_unpacked(path, math.prod(shape), f"the variable {top!r}")
         array = np.asarray(loadmat(path, variable_names=[top])[top])
         for field in fields:
             array = np.asarray(array.reshape(-1)[0][field])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
@@ -27,12 +29,10 @@ def read_npy(path: Path, layout: str | None, supplied: Callable[[], int | None] 
     check_layout(layout or "HWC")
     try:
         with path.open("rb") as handle:
-            version = np.lib.format.read_magic(handle)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, fortran, dtype = read(handle)
+            shape, fortran, dtype = npy_header(handle)
             offset = handle.tell()
-    except ValueError as error:
-        raise SpecfmError(f"{path}: not a readable npy file ({error})") from None
+    except (OSError, ValueError) as error:
+        raise SpecfmError(f"{path}: not a readable npy file ({error}); write it again with numpy.save") from None
     if dtype.kind not in "iufcb":
         raise SpecfmError(f"{path}: holds {dtype}, not numbers")
     what = f"{path}: the array has shape {'x'.join(map(str, shape))}"
@@ -44,6 +44,25 @@ def read_npy(path: Path, layout: str | None, supplied: Callable[[], int | None] 
         axes = "WHC" if len(shape) == 2 and axes == "CWH" else axes[::-1]
     source = FlatSource(path, cube, dtype, axes, offset, "its npy header")
     return Found(source=source, path=path, name=path.stem)
+
+
+def npy_header(handle: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether columns run first, and type, as the header of an npy file at ``handle`` states them.
+
+    Raises:
+        ValueError: a damaged header, in a few words that do not quote it.
+    """
+    try:
+        version = np.lib.format.read_magic(handle)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of headers that Python 2 wrote, or that nobody should have written
+            shape, fortran, dtype = read(handle)
+    except Exception:  # NumPy parses the header as Python text: tokens, syntax, recursion, types
+        raise ValueError("its header is damaged") from None
+    if not all(isinstance(side, int) and side >= 0 for side in shape):
+        raise ValueError("its header states a shape that no array has")
+    return shape, fortran, dtype
 
 
 def _axes(shape: tuple[int, ...], layout: str, what: str) -> tuple[str, tuple[int, int, int]]:

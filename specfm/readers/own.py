@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from specfm.documents import DocumentError, parse_json
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import publish_file, temporary_sibling
 from specfm.readers.found import Found
-from specfm.readers.hdf_common import HdfSource
+from specfm.readers.hdf_common import HdfSource, numbers
 from specfm.scene import Geo, Scene
 from specfm.sensors import IntegrationTime, Sensor
 
@@ -91,14 +92,21 @@ def read_own(path: Path, file: h5py.File, variable: str | None) -> Found | None:
     """Open a file of :func:`save_scene`; None for any other."""
     if "specfm_scene" not in file.attrs or variable is not None:
         return None
-    version = int(file.attrs["specfm_scene"])
+    try:
+        version = int(file.attrs["specfm_scene"])
+    except (TypeError, ValueError):
+        raise SpecfmError(f"{path}: its attribute specfm_scene is no number; write the file again") from None
     if version > FORMAT:
         raise SpecfmError(f"{path}: scene format {version} is newer than this specfm reads ({FORMAT}); upgrade specfm")
     try:
-        stated = json.loads(file.attrs["json"] if version == 1 else np.asarray(file[_JSON]).tobytes())
+        stated = parse_json(file.attrs["json"] if version == 1 else np.asarray(file[_JSON]).tobytes(), path)
         sensor = Sensor.from_dict(stated["sensor"])
         geo = stated["geo"]
+        transform = None if geo is None or geo[1] is None else tuple(float(value) for value in geo[1])
+        if transform is not None and len(transform) != 6:
+            raise ValueError
         found = Found(source=HdfSource(path, "cube"), path=path, name=stated["name"])
+        found.geo = None if geo is None else Geo(None if geo[0] is None else str(geo[0]), transform)  # type: ignore[arg-type]
         found.scene_fields = {key: stated[key] for key in ("saturation", "group", "domain")}
         time = stated.get("integration")  # older files do not say it, nor the next
         found.scene_fields["integration"] = time and IntegrationTime(**{**time, "value": tuple(time["value"])})
@@ -106,16 +114,18 @@ def read_own(path: Path, file: h5py.File, variable: str | None) -> Found | None:
         found.scene_fields["whole"] = stated.get("whole", False)
         found.label_names = tuple(stated["label_names"])
         found.nodata = None if stated["nodata"] is None else float(stated["nodata"])
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise SpecfmError(f"{path}: its scene description is damaged ({error!r}); write the file again") from error
-    found.geo = None if geo is None else Geo(geo[0], None if geo[1] is None else tuple(geo[1]))
+    except (AttributeError, LookupError, TypeError, ValueError, SpecfmError) as error:
+        if isinstance(error, DocumentError):
+            raise
+        reason = type(error).__name__
+        raise SpecfmError(f"{path}: its scene description is damaged ({reason}); write the file again") from error
     bands = sensor.bands
     found.wavelengths, found.units, found.fwhm, found.valid = bands.wavelengths_nm, "nm", bands.fwhm_nm, bands.valid
     found.quantity, found.scale, found.offset = sensor.quantity, sensor.scale, sensor.offset
     found.level, found.gsd_m, found.sensor_name = sensor.level, sensor.gsd_m, sensor.name
     found.pretreatment = sensor.pretreatment
     if "labels" in file:
-        found.labels_HW = np.asarray(file["labels"])
+        found.labels_HW = numbers(file["labels"])
     if "groups" in file:
-        found.scene_fields["groups_HW"] = np.asarray(file["groups"])
+        found.scene_fields["groups_HW"] = numbers(file["groups"])
     return found

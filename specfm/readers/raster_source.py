@@ -5,6 +5,8 @@ rasterio counts bands from 1 and reads ``[c, h, w]``.
 
 from __future__ import annotations
 
+import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specfm.errors import SpecfmError
+from specfm.limits import LINKED_FILES, refuse_linked, refuse_unpacked, switched_on
 from specfm.scene import Geo
+
+log = logging.getLogger(__name__)
+
+_DRIVERS = {
+    **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "GTiff"),
+    b"EHFA_HEADER_TAG": "HFA",
+    b"\0\0\0\x0cjP  ": "JP2OpenJPEG",
+}
 
 
 class RasterSource:
@@ -91,31 +102,102 @@ class PageSource:
         return out
 
 
-def open_raster(path: Path, page: str | None = None):  # type: ignore[no-untyped-def]
+@contextmanager
+def open_raster(path: Path, page: str | None = None) -> Iterator[Any]:
+    """Open a raster by the driver that its first bytes ask for, so that no other one (VRT, say) is ever tried.
+
+    Args:
+        path: the file. page: one of its pages, as GDAL names it.
+
+    Raises:
+        SpecfmError: rasterio is missing, not a readable raster (whatever GDAL raises while the block reads it), or one
+            that reads files which are not called after it.
+    """
     try:
         import rasterio
     except ImportError:
         raise SpecfmError(
             f"{path}: reading GeoTIFF needs rasterio; install it with: pip install 'specfm[geo]'"
         ) from None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        try:
-            return rasterio.open(page or path)
-        except rasterio.errors.RasterioIOError as error:
-            raise SpecfmError(f"{path}: not a readable raster ({error}; {path.stat().st_size} bytes)") from error
+    # an absolute path is never taken for one of GDAL's own names, such as GTIFF_DIR:2:other.tif
+    whole = os.path.abspath(path)
+    if whole.startswith("/vsi"):
+        refuse_linked(path, "lies in one of GDAL's virtual file systems (/vsi...)")
+    try:
+        driver = _driver(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+            raster = rasterio.open(page or whole, driver=driver)
+        with raster:
+            _refuse_unlike(path, whole, raster)
+            yield raster
+    except _gdal_errors() as error:
+        if isinstance(error, SpecfmError):
+            raise
+        size = path.stat().st_size if path.exists() else 0
+        raise SpecfmError(f"{path}: not a readable raster ({_reason(error)}; {size} bytes)") from error
+
+
+def names_of(raster: Any) -> list[str | None]:
+    """What a raster calls its bands; GDAL hands the names on as they are, and some writers have no UTF-8."""
+    try:
+        return list(raster.descriptions)
+    except UnicodeDecodeError:
+        log.warning("%s: the names of its bands are no UTF-8; they are not used", raster.name)
+        return [None] * raster.count
+
+
+def _gdal_errors() -> tuple[type[Exception], ...]:
+    """What reading a damaged raster raises: errors of rasterio, those of GDAL that it lets through, and plain ones."""
+    from rasterio._err import CPLE_BaseError
+    from rasterio.errors import RasterioError
+
+    return (RasterioError, CPLE_BaseError, OSError, ValueError, OverflowError, MemoryError)
+
+
+def _driver(path: Path) -> str | None:
+    """GDAL's driver for a file by its content; None = any, where files may read others."""
+    if switched_on(LINKED_FILES):
+        return None
+    with path.open("rb") as handle:
+        start = handle.read(16)
+    driver = next((name for magic, name in _DRIVERS.items() if start.startswith(magic)), None)
+    if driver is None:
+        raise SpecfmError(
+            f"{path}: not a readable raster (no TIFF, ERDAS Imagine or JPEG 2000 by its content); other formats "
+            "of GDAL can read other files, so convert it to GeoTIFF, or if you trust it say specfm --linked-files ..."
+        )
+    return driver
+
+
+def _refuse_unlike(path: Path, whole: str, raster: Any) -> None:
+    """Refuse other files than the side files of this one (x.tif.ovr, x.tfw), and blocks that no measured data need."""
+    stem = Path(whole).stem.lower()
+    for other in raster.files:
+        if os.path.dirname(os.path.abspath(other)) != os.path.dirname(whole) or not (
+            os.path.basename(other).lower().startswith(stem)
+        ):
+            refuse_linked(path, "reads another file, which is not called after it")
+    for (rows, columns), kind in zip(raster.block_shapes, raster.dtypes, strict=True):
+        refuse_unpacked(path, rows * columns * stored_type(kind).itemsize, "one of its blocks")
+
+
+def _reason(error: Exception) -> str:
+    """The first sentence of what GDAL says."""
+    return " ".join(str(error).split())[:200]
 
 
 @contextmanager
 def pixels_of(path: Path) -> Iterator[None]:
     """Turn what rasterio raises while a block reads pixels into one sentence."""
-    from rasterio.errors import RasterioIOError
-
     try:
         yield
-    except RasterioIOError as error:
+    except _gdal_errors() as error:
+        if isinstance(error, SpecfmError):
+            raise
         raise SpecfmError(
-            f"{path}: pixels cannot be read ({error}; {path.stat().st_size} bytes); the file was cut short or damaged"
+            f"{path}: pixels cannot be read ({_reason(error)}; {path.stat().st_size} bytes); the file was cut short or "
+            "damaged"
         ) from error
 
 

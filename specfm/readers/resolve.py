@@ -13,6 +13,7 @@ import numpy as np
 from specfm.bands import BandGrid, UnitsError, to_nm, widths_to_nm
 from specfm.errors import SpecfmError
 from specfm.library import same_bands
+from specfm.limits import excess
 from specfm.readers.found import Found
 from specfm.sensor_table import as_sensor, known_sensors
 from specfm.sensors import Sensor
@@ -115,12 +116,18 @@ def read_wavelengths(path: str | Path) -> BandGrid:
     if "centre_nm" not in columns or not rows:
         raise SpecfmError(f"{path}: needs a column 'centre_nm' (and 'fwhm_nm' where known) with one row per band")
     rows = _by_band(path, rows)
-    try:
-        centres = [float(row["centre_nm"] or "nan") for row in rows]
-        widths = [float(row.get("fwhm_nm") or "nan") for row in rows]
-        valid = [float(row.get("valid") or 1) != 0 for row in rows]
-    except ValueError as error:
-        raise SpecfmError(f"{path}: {error}; the columns centre_nm, fwhm_nm and valid hold numbers only") from None
+    centres, widths, valid = [], [], []
+    for number, row in enumerate(rows, 1):
+        try:
+            centres.append(float(row["centre_nm"] or "nan"))
+            widths.append(float(row.get("fwhm_nm") or "nan"))
+            valid.append(float(row.get("valid") or 1) != 0)
+        except ValueError:
+            raise SpecfmError(
+                f"{path}: row {number}: the columns centre_nm, fwhm_nm and valid must hold numbers only"
+            ) from None
+    if words := excess("bands", len(rows)):
+        raise SpecfmError(f"{path}: lists {len(rows)} bands; {words}")
     return _named_errors(path, lambda: BandGrid(centres, widths, valid), "write nm in the column centre_nm")
 
 

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from specfm.errors import SpecfmError
+from specfm.limits import excess
 from specfm.readers.band_lists import BandList
 from specfm.readers.found import Found
 
@@ -111,6 +112,8 @@ def read_mission_xml(path: Path, found: Found) -> None:
     side = find_mission_xml(path)
     if side is None:
         return
+    if words := excess("header_bytes", side.stat().st_size):
+        raise SpecfmError(f"{side}: is too large for mission metadata; {words}")
     text = side.read_text(encoding="utf-8", errors="replace")
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise SpecfmError(f"{side}: declares XML entities, which mission metadata never do; not read")

@@ -7,7 +7,6 @@ several files: the asset whose ``href`` is this file counts. C = bands of the cu
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
+from specfm.documents import read_json
 from specfm.errors import SpecfmError
 from specfm.readers.band_lists import BandList
 from specfm.readers.found import Found
@@ -69,8 +69,8 @@ def _load(path: Path, needed: bool) -> tuple[Path | None, Any]:
         if not side.is_file():
             continue
         try:
-            return side, json.loads(side.read_text(encoding="utf-8"))
-        except (ValueError, UnicodeDecodeError, RecursionError) as error:
+            return side, read_json(side)
+        except (OSError, ValueError) as error:
             if needed:
                 raise SpecfmError(f"{side}: not readable as JSON ({error}); mend it or move it away") from None
     return None, None

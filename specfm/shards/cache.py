@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from specfm.documents import read_json
 from specfm.errors import UsageError
 from specfm.files import atomic_write_json, publish_file, temporary_sibling
 from specfm.shards.schema import stable_id
@@ -78,7 +79,7 @@ def one_at_a_time(path: Path, fingerprint: str) -> Iterator[None]:
 def recall_verified(path: Path, fingerprint: str) -> list[int] | None:
     """Bad ids found when this very file (size, modification time, fingerprint) was verified; None if it never was."""
     try:
-        record = json.loads(_record_path(path, fingerprint).read_text())
+        record = read_json(_record_path(path, fingerprint))
         status = path.stat()
         now = (status.st_size, status.st_mtime_ns, fingerprint)
         same = (record["size"], record["mtime_ns"], record["fingerprint"]) == now

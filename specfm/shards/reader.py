@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from specfm.errors import UsageError
+from specfm.errors import SpecfmError, UsageError
+from specfm.hdf5 import open_hdf5, whole
 from specfm.sensors import Sensor
 from specfm.shards import cache as machine
 from specfm.shards import schema
@@ -70,10 +71,13 @@ class ShardReader:
         self._cache, self._verify = cache, verify
         schema.check_file_size(self.path)
         try:
-            with schema.open_file(self.path) as file:
+            with open_hdf5(self.path) as file:
                 self._read_index(file)
-        except (OSError, KeyError, RuntimeError) as error:
-            raise schema.ShardError(f"{self.path} cannot be read as a shard ({error}); build it again") from None
+        except SpecfmError:
+            raise
+        except (OSError, LookupError, RuntimeError, AttributeError, TypeError, ValueError, MemoryError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise schema.ShardError(f"{self.path} cannot be read as a shard ({reason}); build it again") from None
         size = self.path.stat().st_size
         needed = max(self._patches.end, self._masks.end if self._masks else 0)
         if size < needed:
@@ -92,7 +96,7 @@ class ShardReader:
         self.dtype = patches.dtype.newbyteorder("=")
         index = {}
         for name, (kind, tail) in schema.INDEX.items():
-            index[name] = np.asarray(file[f"index/{name}"][...], dtype=kind)
+            index[name] = whole(file[f"index/{name}"], self.path, f"index/{name}").astype(kind, copy=False)
             if index[name].shape != (self.shape[0], *tail):
                 raise schema.ShardError(
                     f"{self.path}: index/{name} has shape {index[name].shape} for {self.shape[0]} samples"
@@ -115,9 +119,30 @@ class ShardReader:
         self.label_N, self.group_N, self.instance_id_N = index["label"], index["group"], index["instance_id"]
         self.origin_N2, self.scene_id_N = index["origin"], index["scene_id"]
         self.valid_N, self.crc_N = index["valid"], index["crc"]
-        self.statistics = {name: np.asarray(file[f"statistics/{name}"][...], np.float64) for name in schema.STATISTICS}
+        self.statistics = {name: self._statistic(file[f"statistics/{name}"], name) for name in schema.STATISTICS}
+        self._check_index()
         self._patches = find_extents(patches)
         self._masks: Extents | None = find_extents(file["mask"]) if "mask" in file else None
+
+    def _statistic(self, dataset: h5py.Dataset, name: str) -> NDArray[np.float64]:
+        values_C = whole(dataset, self.path, f"statistics/{name}").astype(np.float64)
+        if values_C.shape != self.shape[3:]:
+            raise schema.ShardError(
+                f"{self.path}: statistics/{name} has shape {values_C.shape}, {self.shape[3:]} needed"
+            )
+        return values_C
+
+    def _check_index(self) -> None:
+        """Refuse numbers of the index that stand for nothing: whoever follows them would land elsewhere."""
+        for name, id_N, names in (
+            ("label", self.label_N, self.label_names), ("scene_id", self.scene_id_N, self.scene_names)
+        ):  # fmt: skip
+            lowest = -1 if name == "label" else 0
+            if len(id_N) and names and not (lowest <= id_N.min() and id_N.max() < len(names)):
+                raise schema.ShardError(f"{self.path}: index/{name} counts beyond {len(names)} names; build it again")
+        texts = (*self.label_names, *self.scene_names, *self.group_names.values())
+        if not all(isinstance(text, str) for text in texts) or not isinstance(self.recipe, dict):
+            raise schema.ShardError(f"{self.path}: its JSON description holds other things than names; build it again")
 
     def _start(self) -> None:
         self._data_path = self.path
@@ -227,7 +252,7 @@ class ShardReader:
         reason = self._patches.reason or (self._masks.reason if self._masks else "")
         made = None
         if machine.copies_allowed(self._cache):
-            with machine.one_at_a_time(self.path, self.fingerprint), schema.open_file(self.path) as file:
+            with machine.one_at_a_time(self.path, self.fingerprint), open_hdf5(self.path) as file:
                 _register_filters(self.codec)
                 made = machine.uncompressed_copy(file, self.path, self.fingerprint, self.crc_N)
         if made is None:
@@ -379,7 +404,7 @@ class ShardReader:
         with self._lock:
             if self._handle is None:
                 _register_filters(self.codec)
-                self._handle = schema.open_file(self.path, rdcc_nbytes=1 << 27)
+                self._handle = open_hdf5(self.path, rdcc_nbytes=1 << 27)
             patches, masks = self._handle["patches"], self._handle.get("mask")
             for row in np.argsort(ids, kind="stable"):
                 x[row] = patches[int(ids[row])]

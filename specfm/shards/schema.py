@@ -33,7 +33,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specfm.digests import digest_parts
+from specfm.documents import parse_json
 from specfm.errors import SpecfmError
+from specfm.hdf5 import whole
 
 if TYPE_CHECKING:
     import h5py
@@ -149,20 +151,6 @@ def check_file_size(path: Path) -> None:
         )
 
 
-def open_file(path: Path, **options: Any) -> h5py.File:
-    """Open a published shard for reading, without locks: it never changes, and some file systems have none."""
-    import h5py
-
-    for locking in (False, None, True):
-        try:
-            return h5py.File(path, "r", locking=locking, **options)
-        except OSError as error:
-            if "file locking" not in str(error):
-                raise
-            refusal = error  # open elsewhere in this process: HDF5 wants both handles to lock alike
-    raise refusal
-
-
 def read_attributes(file: h5py.File, path: Path) -> dict[str, Any]:
     """Root attributes, numbers and strings only.
 
@@ -206,7 +194,7 @@ def read_document(file: h5py.File, path: Path) -> dict[str, Any]:
         ShardError: missing or not JSON.
     """
     try:
-        document = json.loads(np.asarray(file["json"][...], dtype=np.uint8).tobytes())
+        document = parse_json(whole(file["json"], path, "its description").astype(np.uint8).tobytes(), path)
     except KeyError:
         raise ShardError(f"{path} has no dataset 'json'; it is not a complete shard") from None
     except (ValueError, TypeError) as error:

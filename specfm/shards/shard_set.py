@@ -5,7 +5,6 @@ Shapes: B samples of one shard.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from specfm.band_selection import PIXELS, BandSelection
 from specfm.digests import digest_parts
+from specfm.documents import read_json
 from specfm.errors import SpecfmError, UsageError
 from specfm.shards import schema
 from specfm.shards.reader import ShardReader
@@ -169,7 +169,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / schema.MANIFEST
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = read_json(path)
     except FileNotFoundError:
         raise schema.ShardError(
             f"{folder} has no {schema.MANIFEST}: it is no folder of shards, or `specfm shard` did not finish"
@@ -178,14 +178,22 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise schema.ShardError(f"{path} cannot be read ({error}); build the shards again") from None
     if not isinstance(manifest, dict) or manifest.get("format") != schema.MANIFEST_FORMAT:
         raise schema.ShardError(f"{path} is not a manifest of shards")
-    if int(manifest.get("format_version", 0)) > schema.VERSION:
+    version, rows = manifest.get("format_version"), manifest.get("shards")
+    if not isinstance(version, int):
+        raise schema.ShardError(f"{path} has no number 'format_version'; build the shards again")
+    if version > schema.VERSION:
         writer = manifest.get("written_by", "a later specfm")
+        raise schema.ShardError(f"{path} was written by {writer}, format {version} > {schema.VERSION}; update specfm")
+    keys = {"file": str, "size": int, "sha256": str, "fingerprint": str}
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and all(isinstance(row.get(key), kind) for key, kind in keys.items()) for row in rows
+    ):
         raise schema.ShardError(
-            f"{path} was written by {writer}, format {manifest['format_version']} > {schema.VERSION}; update specfm"
+            f"{path} has no proper list of shards ({', '.join(keys)} of each); copy it or build the shards again"
         )
-    for row in manifest["shards"]:
-        if Path(row["file"]).name != row["file"] or row["file"].startswith("."):
-            raise schema.ShardError(f"{path} lists {row['file']!r}, which is not a plain file name; refusing it")
+    for row in rows:
+        if Path(row["file"]).name != row["file"] or row["file"].startswith(".") or "\0" in row["file"]:
+            raise schema.ShardError(f"{path} lists {row['file'][:60]!r}, which is not a plain file name; refusing it")
     return manifest
 
 

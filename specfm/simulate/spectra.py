@@ -181,9 +181,9 @@ def pack(
 
 def unpack(path: Path, name: str) -> MaterialSpectra:
     """Inverse of :func:`pack`, on the fine grid."""
-    import h5py
+    from specfm.hdf5 import open_hdf5
 
-    with h5py.File(path, "r") as file:
+    with open_hdf5(path) as file:
         reflectance_NW = np.cumsum(file["steps_NW"][:], axis=1, dtype=np.int32) * STEP
         classes = [text.decode() for text in file["classes"][:]]
         labels = [classes[i] for i in file["class_N"][:]]

@@ -101,7 +101,7 @@ def test_wavelength_tables(tmp_path: Path) -> None:
     for text, message in (
         ("band,wavelength\n1,400\n", "needs a column 'centre_nm'"),
         ("centre_nm\n", "needs a column"),
-        ("centre_nm\nblue\n", "could not convert"),
+        ("centre_nm\nblue\n", "row 1: the columns centre_nm"),
         ("centre_nm\n0.4\n", "w.csv"),
     ):
         path.write_text(text)

@@ -272,7 +272,7 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
         manifest = read_json(path)
     except FileNotFoundError:
         raise IntegrityError(f"{path} is missing, so {folder} is not a complete folder") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise IntegrityError(f"{path} cannot be read ({error})") from None
     if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
         raise IntegrityError(f"{path} is not a manifest written by specfm")

@@ -99,7 +99,7 @@ def read_own(path: Path, file: h5py.File, variable: str | None) -> Found | None:
     if version > FORMAT:
         raise SpecfmError(f"{path}: scene format {version} is newer than this specfm reads ({FORMAT}); upgrade specfm")
     try:
-        stated = parse_json(file.attrs["json"] if version == 1 else np.asarray(file[_JSON]).tobytes(), path)
+        stated = parse_json(file.attrs["json"] if version == 1 else numbers(file[_JSON]).tobytes(), path)
         sensor = Sensor.from_dict(stated["sensor"])
         geo = stated["geo"]
         transform = None if geo is None or geo[1] is None else tuple(float(value) for value in geo[1])

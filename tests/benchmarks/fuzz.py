@@ -246,7 +246,9 @@ def _verify(path: Path) -> object:
 
 
 def _read_beside(path: Path) -> object:
-    return _read(path.with_suffix(".tif"))
+    from specfm.readers import read_scene
+
+    return _look(read_scene(path.with_suffix(".tif")))
 
 
 KINDS = (

@@ -28,7 +28,10 @@ def inspect(
     *,
     reader: dict[str, Any],
     quicklook: Annotated[
-        Path | None, typer.Option(help="Write a false-colour PNG here (a folder, if PATH holds several scenes).")
+        Path | None,
+        typer.Option(
+            help="Write a false-colour PNG here (a folder, if PATH holds several scenes: NAME.png is a picture)."
+        ),
     ] = None,
     card: Annotated[
         Path | None, typer.Option(help="Write a commented dataset card to begin with here (PATH: one file).")
@@ -45,7 +48,10 @@ def inspect(
     if (facts := recognise(Path(path))) is not None:
         return Descriptions([facts], [], single=True)
     single = Path(path).is_file() and Path(path).suffix.lower() not in (".yaml", ".yml")
-    if quicklook is not None and single:
+    picture = quicklook is not None and (single or quicklook.suffix.lower() == ".png")
+    if quicklook is not None and picture:
+        if not single and (held := _held(path)) > 1:
+            raise UsageError(f"--quicklook {quicklook} is one picture, and {path} holds {held} scenes; name a folder")
         refuse_existing(quicklook, overwrite, "--quicklook")
     if card is not None:
         if not single:
@@ -63,13 +69,21 @@ def inspect(
             result = {**inspection.to_dict(), "given": made, "notes": list(dict.fromkeys(notes))}
             notes.clear()
             if quicklook is not None:
-                target = quicklook if single else quicklook / f"{scene.name.replace('/', '_')}.png"
+                target = quicklook if picture else quicklook / f"{scene.name.replace('/', '_')}.png"
                 result["quicklook"] = {"path": str(target), "bands": list(write_quicklook(given, target, overwrite))}
             results.append(result)
             advance()
     if not results and refused:
         raise SpecfmError(refused[0] if len(refused) == 1 else f"{path}: no scene could be read; first: {refused[0]}")
     return Descriptions(results, refused, single)
+
+
+def _held(path: str) -> int:
+    """How many scenes a folder or a card holds; none is opened."""
+    from specfm.cards import load_card
+    from specfm.cards.opening import folder_files
+
+    return len(folder_files(Path(path))) if Path(path).is_dir() else len(load_card(path).names())
 
 
 class Unread(SpecfmError):

@@ -183,6 +183,21 @@ def test_a_card_begun_of_a_file_that_says_all_reads_it_as_it_is(tmp_path: Path) 
     assert code == 2 and "begins a card for one file" in err
 
 
+def test_a_picture_of_the_one_scene_of_a_card_or_folder_is_a_file(cube_file: Path, tmp_path: Path) -> None:
+    card, picture = tmp_path / "mine.yaml", tmp_path / "look.png"
+    card.write_text(f"name: mine\ndomain: lab\npath: {cube_file.name}\n")
+    code, out, _ = run(card, "--quicklook", picture)
+    assert code == 0 and picture.read_bytes().startswith(b"\x89PNG") and str(picture) in out
+    folder = tmp_path / "cubes"
+    folder.mkdir()
+    for name in ("a.h5", "b.h5"):
+        (folder / name).write_bytes(cube_file.read_bytes())
+    code, _, err = run(folder, "--quicklook", tmp_path / "other.png")
+    assert code == 2 and "is one picture" in err and "holds 2 scenes; name a folder" in err
+    assert run(folder, "--quicklook", tmp_path / "looks")[0] == 0
+    assert len(list((tmp_path / "looks").glob("*.png"))) == 2
+
+
 def test_what_specfm_wrote_itself_is_recognised(tmp_path: Path) -> None:
     from specfm.shards import write_shards
 

@@ -60,6 +60,7 @@ def inspect(
     results: list[dict[str, Any]] = []
     refused: list[str] = []
     notes: list[str] = []
+    drawn: set[str] = set()
     with progress("inspect", None) as advance, reader_notes(lambda record: notes.append(record.getMessage())):
         for scene, given in _told(path, reader, refused, single, card):
             inspection = inspect_scene(scene)
@@ -69,13 +70,22 @@ def inspect(
             result = {**inspection.to_dict(), "given": made, "notes": list(dict.fromkeys(notes))}
             notes.clear()
             if quicklook is not None:
-                target = quicklook if picture else quicklook / f"{scene.name.replace('/', '_')}.png"
+                target = quicklook if picture else quicklook / f"{_title(scene, drawn)}.png"
                 result["quicklook"] = {"path": str(target), "bands": list(write_quicklook(given, target, overwrite))}
             results.append(result)
             advance()
     if not results and refused:
         raise SpecfmError(refused[0] if len(refused) == 1 else f"{path}: no scene could be read; first: {refused[0]}")
     return Descriptions(results, refused, single)
+
+
+def _title(scene: Scene, drawn: set[str]) -> str:
+    """What the picture of a scene among others is called: as the card names it, else as its file, whole if need be."""
+    if scene.dataset or scene.path is None:
+        return scene.name.replace("/", "_")
+    title = scene.path.name if scene.path.stem in drawn else scene.path.stem
+    drawn.add(title)
+    return title
 
 
 def _held(path: str) -> int:

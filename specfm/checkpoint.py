@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from specfm.digests import digest_parts
-from specfm.documents import read_json
+from specfm.documents import parse_json, read_json
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import (
     MANIFEST,
@@ -71,8 +71,18 @@ def write_module(
     atomic_write_json(folder / "config.json", {"format": FORMAT, **config})
     atomic_write_json(folder / "card.json", card)
     atomic_write_bytes(folder / "README.md", readme.encode())
-    atomic_write_bytes(folder / "model.safetensors", to_bytes(weights, told))
+    atomic_write_bytes(folder / "model.safetensors", _ordered(to_bytes(weights, told)))
     write_manifest(folder, kind=kind)
+
+
+def _ordered(data: bytes) -> bytes:
+    """A safetensors file with its metadata in order: the library writes them in another one each time."""
+    size = int.from_bytes(data[:8], "little")
+    header = parse_json(data[8 : 8 + size], "the header of weights")
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
 def read_module(

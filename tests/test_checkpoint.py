@@ -205,3 +205,17 @@ def test_shipped_encoders_are_whole() -> None:
         assert not re.search(r'"(/|[A-Za-z]:\\)', card), "a path of the machine that trained it"
         features = encoder(cube(GRID, batch=1), GRID)
         assert bool(features.pooled_BD.isfinite().all())
+
+
+def test_the_same_encoder_is_the_same_bytes_every_time(tmp_path: Path) -> None:
+    """Metadata of safetensors come in an order of their own each time, unless they are put in one."""
+    from safetensors import safe_open
+
+    encoder = specfm.create_encoder("nano", patch_size=3, dim=24, depth=1, heads=2)
+    written = set()
+    for turn in range(8):
+        specfm.save(encoder, tmp_path / str(turn))
+        written.add((tmp_path / str(turn) / "model.safetensors").read_bytes())
+    assert len(written) == 1
+    with safe_open(tmp_path / "0" / "model.safetensors", "pt") as file:
+        assert file.metadata()["format"] == "pt" and list(file.keys())

@@ -278,7 +278,7 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(tmp_path, shards):
 @pytest.mark.parametrize(
     ("number", "nproc"),
     [
-        (signal.SIGTERM, 1),
+        pytest.param(signal.SIGTERM, 1, marks=pytest.mark.slow),
         (signal.SIGTERM, 2),
         (signal.SIGUSR1, 2),
         *(pytest.param(number, 2, marks=pytest.mark.slow) for number in (signal.SIGHUP, signal.SIGUSR2)),

@@ -45,6 +45,7 @@ def study(tmp_path_factory: pytest.TempPathFactory, few: None) -> tuple[Path, li
     return out, read_rows(out / "results.jsonl"), " ".join(told.output.split())
 
 
+@pytest.mark.slow
 def test_every_comparison_is_in_the_table(study) -> None:
     out, rows, said = study
     kinds = {(row["data"], row["split"]) for row in rows}
@@ -59,6 +60,7 @@ def test_every_comparison_is_in_the_table(study) -> None:
         assert expected in said
 
 
+@pytest.mark.slow
 def test_scans_are_kept_apart_and_the_leaky_split_says_so(study) -> None:
     _, rows, _ = study
     for row in rows:
@@ -69,6 +71,7 @@ def test_scans_are_kept_apart_and_the_leaky_split_says_so(study) -> None:
             assert row["seen"] != "scene seen"  # other scans than those of pretraining
 
 
+@pytest.mark.slow
 def test_shards_hold_patches_of_pretraining_scans_without_background(study) -> None:
     out, _, _ = study
     shards = ShardSet([out / "shards"])
@@ -101,6 +104,7 @@ def test_masks_are_the_objects_and_labels_the_patches(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_real_scan_joins_pretraining(data_root: Path, tmp_path: Path, study) -> None:
     from specfm.readers import read_scene
 
@@ -112,6 +116,7 @@ def test_a_real_scan_joins_pretraining(data_root: Path, tmp_path: Path, study) -
     assert reader.domain == "lab" and tuple(reader.window) == (28, 28) and reader.shape[-1] == 580
 
 
+@pytest.mark.slow
 def test_an_earlier_study_and_wrong_options_are_refused(study, tmp_path: Path) -> None:
     out, _, _ = study
     with pytest.raises(UsageError, match="scans exists; choose another --out"):

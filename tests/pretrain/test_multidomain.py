@@ -104,7 +104,6 @@ def test_masks_are_the_objects_and_labels_the_patches(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_a_real_scan_joins_pretraining(data_root: Path, tmp_path: Path, study) -> None:
     from specfm.readers import read_scene
 

@@ -39,6 +39,7 @@ def test_it_is_aligned_when_loaded_and_in_training(plain: Path) -> None:
     assert specfm.load(plain, align=False).alignment is None
 
 
+@pytest.mark.slow
 def test_whitening_divides_out_what_alignment_leaves(tmp_path: Path, shards) -> None:
     """One window through all its bands and through every other: closer than in an encoder that was not aligned."""
     found = {}

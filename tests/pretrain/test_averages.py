@@ -98,6 +98,7 @@ def test_resuming_restores_every_average_bit_by_bit(tmp_path: Path, shards: list
         train(debug_config(out, shards, *SETTINGS, "ema=null", "steps=8"), resume=True)
 
 
+@pytest.mark.slow
 def test_a_bad_step_moves_no_average(tmp_path: Path, shards: list[str]) -> None:
     codes, text = run(tmp_path / "run", shards, *SETTINGS, faults="step.loss:nan@step=4")
     assert codes == [0], text

@@ -98,7 +98,9 @@ def test_a_run_goes_through_its_stages_on_one_schedule(whole, shards, tmp_path) 
     assert all(torch.isfinite(p).all() for p in specfm.load(whole).parameters())
 
 
-@pytest.mark.parametrize("stop", [5, 8, 11])  # from a switch, from the middle of a stage, in the last one
+@pytest.mark.parametrize(
+    "stop", [5, pytest.param(8, marks=pytest.mark.slow), pytest.param(11, marks=pytest.mark.slow)]
+)  # from a switch, from the middle of a stage, in the last one
 def test_resuming_in_any_stage_changes_no_bit(tmp_path, shards, whole, monkeypatch, stop) -> None:
     out = tmp_path / "run"
     monkeypatch.setenv("SPECFM_FAULTS", f"step.forward:raise@step={stop}")

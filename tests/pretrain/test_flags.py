@@ -250,6 +250,7 @@ def test_what_cannot_be_is_refused(shards: list[str], tmp_path: Path, overrides:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_backbone_takes_the_combined_loss_and_an_average(shards: list[str], tmp_path: Path) -> None:
     """The average has the standardisation of the encoder it follows, and a run with one goes on from a checkpoint."""
     keys = ("model={backbone: timm:vit_tiny_patch16_224, options: {stride: 3}}", "objective.local.weight=1", "ema={}")

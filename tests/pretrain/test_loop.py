@@ -29,7 +29,9 @@ def plain(tmp_path_factory, shards) -> Path:
     return train(debug_config(out, shards, "objective.band_prediction.weight=0.5", "monitor.every=6"))
 
 
-@pytest.mark.parametrize("micro", [4, 5, 12])
+@pytest.mark.parametrize(
+    "micro", [pytest.param(4, marks=pytest.mark.slow), 5, pytest.param(12, marks=pytest.mark.slow)]
+)
 def test_the_result_does_not_depend_on_the_micro_batch(tmp_path, shards, plain, micro):
     overrides = ("objective.band_prediction.weight=0.5", f"optim.micro_batch={micro}")
     out = train(debug_config(tmp_path / "run", shards, *overrides))

@@ -190,6 +190,7 @@ def test_two_ranks_and_micro_batches_give_the_losses_of_one(tmp_path: Path, shar
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_what_starts_from_such_an_encoder_keeps_or_replaces_them(
     tmp_path: Path, shards: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,6 +48,7 @@ def train_and_predict(
     )
 
 
+@pytest.mark.slow
 def test_both_kinds_learn_and_leave_the_encoder_alone(encoder: torch.nn.Module) -> None:
     samples = collect_samples(SCENES, 3)
     split = make_split(samples, "group", 0)
@@ -81,6 +82,7 @@ def test_only_fine_tuning_depends_on_the_weights(encoder: torch.nn.Module) -> No
     assert np.abs(confidence(encoder, True) - confidence(other, True)).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_it_stops_when_validation_gets_no_better(encoder: torch.nn.Module) -> None:
     samples = collect_samples(SCENES, 3)
     split = make_split(samples, "group", 0)

@@ -168,6 +168,7 @@ def test_a_folder_of_results_becomes_a_leaderboard(rows: list[dict], tmp_path: P
     assert "toy plots by group: OA" in text and "other by group: OA" in text
 
 
+@pytest.mark.slow
 def test_a_benchmark_brings_its_own_leaderboard(rows: list[dict], tmp_path: Path) -> None:
     own = [{**row, "data": data, "suite": "mine"} for data in ("one", "two") for row in rows]
     append_rows(tmp_path / "bench" / "results.jsonl", own)

@@ -276,6 +276,7 @@ def test_table_and_plot(found: Robustness, tmp_path: Path) -> None:
         save_plot(found.rows, tmp_path / "a.png")
 
 
+@pytest.mark.slow
 def test_command_appends_the_same_rows_twice(tmp_path: Path) -> None:
     cards = write_simulation(tmp_path / "scenes", ["landsat8_oli"], scenes=4, size=(12, 12), materials=NAMES)
     out, plot = tmp_path / "results.jsonl", tmp_path / "robustness.png"

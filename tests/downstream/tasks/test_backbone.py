@@ -107,7 +107,9 @@ def whole(request, tmp_path_factory, field) -> tuple[str, Path]:
     return request.param, finetune(nine(tmp_path_factory.mktemp("whole") / "run", field, request.param))
 
 
-@pytest.mark.parametrize("stop", [3, 5, 8])  # from the first stage, from the second, at a switch
+@pytest.mark.parametrize(
+    "stop", [3, pytest.param(5, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.slow)]
+)  # from the first stage, from the second, at a switch
 def test_resuming_in_any_stage_changes_no_bit(tmp_path, field, monkeypatch, whole, stop: int) -> None:
     config, out = nine(tmp_path / "cut", field, whole[0]), whole[1]
     monkeypatch.setenv("SPECFM_FAULTS", f"step.forward:raise@step={stop}")

@@ -348,6 +348,7 @@ def test_a_model_of_pretreated_spectra_maps_scenes_as_measured(tmp_path, field) 
     assert told.exit_code == 2 and "pretreated by continuum; the model learnt from snv" in " ".join(told.output.split())
 
 
+@pytest.mark.slow
 def test_a_stem_fitted_without_labels_goes_into_the_model_and_is_fitted_anew_for_a_map(tmp_path, field) -> None:
     torch.manual_seed(5)  # not that of the control
     encoder = specfm.create_encoder("nano", patch_size=3, **SMALL["options"])
@@ -380,6 +381,7 @@ def test_a_stem_fitted_without_labels_goes_into_the_model_and_is_fitted_anew_for
         config(tmp_path / "no", field, "segmentation", fit=True)
 
 
+@pytest.mark.slow
 def test_a_model_of_some_bands_maps_scenes_of_all(tmp_path, field) -> None:
     treated = field.with_name("snv.yaml")
     treated.write_text(field.read_text() + "pretreatment: snv\n")

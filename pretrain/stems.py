@@ -126,18 +126,12 @@ def scene_moments(encoder: Encoder, reader: ShardReader, scene: int, recipe: Whi
     ids = np.flatnonzero((reader.scene_id_N == scene) & (reader.valid_N > 0))
     ids = ids[spread(len(ids), max(1, PATCHES // (cells[0] * cells[1])))]
     bands, step = BandTensors.from_sensors(reader.sensor), recipe.step(patch)
-    training, before = encoder.training, encoder.alignment
-    encoder.train(False)
-    encoder.alignment = None
-    try:
+    with encoder.plain():
         for x_BHWC, mask_BHW in _read(reader, ids):
             add_lattices(moments, lattices(encoder, x_BHWC, bands, mask_BHW), step)
         if max(cells) <= step:
             sides = noise_pairs(reader, max(recipe.shift, patch), "set whiten.per=run")
             _add_pairs(encoder, moments, reader, sides[reader.scene_id_N[sides[:, 0]] == scene], bands)
-    finally:
-        encoder.train(training)
-        encoder.alignment = before
     return moments
 
 

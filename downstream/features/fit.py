@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
+from specfm.dense.align import in_use
 from specfm.dense.fit import Fitted, acquisition
 from specfm.dense.fit_tokens import stems_of
 from specfm.errors import UsageError
@@ -82,17 +83,18 @@ def fitted(
         return
     if not hasattr(encoder, "fit"):
         raise UsageError("only encoders of specfm can be fitted to scenes; leave --fit out")
-    before = [(stem, stem.weight.clone(), stem.bias.clone()) for stem in stems_of(encoder)]
-    stems, card, library, alignment = encoder.stems, encoder.card, encoder.library, encoder.alignment
-    encoder.card = dict(card if like is None else like)
-    try:
-        if fit == "scene":
-            yield SceneStems(encoder, [(scene, acquisition(encoder, [scene])) for scene in scenes])
-        else:
-            encoder.fit(scenes)
-            yield None
-    finally:
-        for stem, weight_DD, bias_D in before:
-            stem.set(weight_DD, bias_D)
-        encoder.stems, encoder.card, encoder.library = stems, card, library
-        encoder.alignment = alignment
+    with in_use(encoder):
+        before = [(stem, stem.weight.clone(), stem.bias.clone()) for stem in stems_of(encoder)]
+        stems, card, library, alignment = encoder.stems, encoder.card, encoder.library, encoder.alignment
+        encoder.card = dict(card if like is None else like)
+        try:
+            if fit == "scene":
+                yield SceneStems(encoder, [(scene, acquisition(encoder, [scene])) for scene in scenes])
+            else:
+                encoder.fit(scenes)
+                yield None
+        finally:
+            for stem, weight_DD, bias_D in before:
+                stem.set(weight_DD, bias_D)
+            encoder.stems, encoder.card, encoder.library = stems, card, library
+            encoder.alignment = alignment

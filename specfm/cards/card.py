@@ -22,30 +22,21 @@ from __future__ import annotations
 import datetime
 import difflib
 import os
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 from pydantic import Field, PrivateAttr, model_validator
 
-from specfm.bands import BandGrid
-from specfm.cards.digests import Digest, check_digests, read_with, refuse_unread
-from specfm.cards.labels import members, read_groups, read_labels, table_column
+from specfm.cards.digests import Digest, read_with, refuse_unread
 from specfm.cards.names import scene_names
-from specfm.cards.raster_files import read_raster
-from specfm.cards.schema import IntegrationMs, Part, Task, Trust, band_ranges
+from specfm.cards.part_scenes import PartScenes, References
+from specfm.cards.schema import Part, Task, Trust
 from specfm.config import Strict, build_config, config_roots, find_config, read_yaml
 from specfm.errors import SpecfmError, UsageError
 from specfm.grids import Grid, require_one_grid
 from specfm.limits import UNTRUSTED, switched_on
-from specfm.objects import object_pixels, on_objects, tidied
-from specfm.pretreatment import pretreat
 from specfm.scene import Scene
-from specfm.sensors import IntegrationTime, Sensor
-
-References = tuple[Scene, list[Scene]]  # white and darks, as they were measured
 
 
 class Card(Strict):
@@ -119,9 +110,9 @@ class Card(Strict):
         if self.sha256:
             named = ((part.white, part.dark or []) for part in self.parts)
             names = [name for white, dark in named if white is not None for name in (white.path, *dark)]
-            references = [self._first(name, root) for name in names]
+            references = [self.first(name, root) for name in names]
             opened = [*(path for _, path in found), *(path for path in references if path is not None)]
-            refuse_unread(self.name, {name: self._first(name, root) for name in self.sha256}, opened)
+            refuse_unread(self.name, {name: self.first(name, root) for name in self.sha256}, opened)
         return found
 
     def names(self, root: Path | None = None) -> list[str]:
@@ -158,14 +149,10 @@ class Card(Strict):
     ) -> Iterator[tuple[Scene, Scene]]:
         """Every scene as it was measured and as :meth:`scenes` gives it; one and the same without references and
         pretreatment."""
-        opened: dict[int, References | None] = {}
+        opened: dict[int, PartScenes] = {}
         for part, path, name in self._named(root):
             if only(name):
-                scene = self._scene(part, path, root, name)
-                if id(part) not in opened:
-                    opened[id(part)] = self.references(part, root)
-                calibrated = self._calibrated(scene, part, opened[id(part)], root, saturation)
-                yield scene, pretreat(self._on_objects(calibrated, part, path, root, name), part.pretreatment)
+                yield opened.setdefault(id(part), PartScenes(self, part, root)).scan(path, name, saturation)
 
     def pairs(self, root: Path | None = None) -> list[tuple[Scene, Scene]]:
         """Before and after of every pair of a card of task ``change``: the two scenes of one group, by their date.
@@ -204,59 +191,7 @@ class Card(Strict):
 
     def references(self, part: Part, root: Path | None = None) -> References | None:
         """The white reference scan of a part and its dark ones, or None; raw counts like the scan itself."""
-        if part.white is None or part.dark is None:
-            return None
-        times = part.integration_ms or IntegrationMs()
-
-        def opened(name: str, time: float | None) -> Scene:
-            own = {key: Part.model_fields[key].default for key in ("labels", "groups", "group", "group_match", "date")}
-            alone = part.model_copy(update={**own, "path": name})
-            return _taken_in(time, self._scene(alone, self.find(name, root), root, Path(name).stem))
-
-        dark_times: list[float | None] = [*times.dark] if times.dark else [None] * len(part.dark)
-        darks = [opened(name, time) for name, time in zip(part.dark, dark_times, strict=True)]
-        return opened(part.white.path, times.white), darks
-
-    def _calibrated(
-        self, scene: Scene, part: Part, references: References | None, root: Path | None, saturation: float | None
-    ) -> Scene:
-        """A scan as reflectance where its part has references, else as it is."""
-        from specfm.calibration import calibrate
-
-        if references is None or part.white is None:
-            return scene
-        white, darks = references
-        panel = part.white.reflectance
-        if part.integration_ms is not None:
-            scene = _taken_in(part.integration_ms.scan, scene)
-        return calibrate(scene, white, darks, saturation, self.find(panel, root) if isinstance(panel, str) else panel)
-
-    def _on_objects(self, scene: Scene, part: Part, path: Path, root: Path | None, name: str) -> Scene:
-        """A scan without its background where its part says what that is, else as it is.
-
-        Raises:
-            SpecfmError: a mask that is missing or does not fit, or no pixel that shows an object.
-        """
-        rule = part.object
-        if rule is None:
-            return scene
-        if rule.mask is not None:
-
-            def fill(template: str) -> str:
-                return _filled(template, self.name, name, path, part.group_match)
-
-            raster = read_raster(self.find(fill(rule.mask), root), rule.variable and fill(rule.variable))
-            mask_HW = members(raster, Grid.of(scene))
-        else:
-            assert rule.threshold is not None, "the schema asks for one of both"
-            mask_HW = object_pixels(scene, rule.threshold, rule.dark)
-        mask_HW = tidied(mask_HW, rule.fill_holes, rule.smallest_px)
-        if not mask_HW.any():
-            raise SpecfmError(
-                f"card {self.name}: {scene.where}: no pixel is left of its objects; look at object in the card "
-                "(threshold, dark, smallest_px)"
-            )
-        return on_objects(scene, mask_HW)
+        return PartScenes(self, part, root).references
 
     def find(self, relative: str, root: Path | None = None) -> Path:
         """Resolve a path of the card against the data folders.
@@ -264,12 +199,13 @@ class Card(Strict):
         Raises:
             SpecfmError: found in none of them.
         """
-        found = self._first(relative, root)
+        found = self.first(relative, root)
         if found is None:
             raise self._absent(relative, root)
         return found
 
-    def _first(self, relative: str, root: Path | None) -> Path | None:
+    def first(self, relative: str, root: Path | None) -> Path | None:
+        """As :meth:`find`, None where there is no such file."""
         found = next((folder / relative for folder in self._roots(root) if (folder / relative).exists()), None)
         return found and self._inside(found)
 
@@ -317,91 +253,6 @@ class Card(Strict):
             raise SpecfmError(f"card {self.name}: {error}") from None
         return [(part, path, name) for (part, path), name in zip(found, names, strict=True)]
 
-    def _scene(self, part: Part, path: Path, root: Path | None, name: str) -> Scene:
-        from specfm.readers import read_scene
-        from specfm.readers.resolve import read_wavelengths
-
-        digests = {self._first(name, root): digest for name, digest in self.sha256.items()}
-        check_digests(self.name, {file: digest for file, digest in digests.items() if file is not None}, path)
-        row = part.row
-        grid = read_wavelengths(self.find(part.wavelengths, root)) if part.wavelengths else part.table_bands()
-        instrument = None if row is None else row.name
-        scene = read_scene(
-            path,
-            variable=part.variable,
-            layout=part.layout,
-            # a list of the card is not called by the instrument's name where the reader says what it took
-            sensor=None if grid is None else Sensor(grid, name=None if part.wavelengths else instrument),
-            units=part.units,
-            quantity=part.quantity,
-            scale=part.scale,
-            offset=part.offset,
-            nodata=part.nodata,
-            name=f"{self.name}/{name}",
-        )
-        bands = self._narrowed(scene.sensor.bands, part, path)
-        sensor = scene.sensor.replace(bands=self._mark_bad(bands, part, root))
-        told = {"name": instrument, "level": part.level, "gsd_m": part.gsd_m or sensor.gsd_m or (row and row.gsd_m)}
-        lies = Grid.of(scene)
-
-        def find(relative: str) -> Path:
-            return self.find(relative, root)
-
-        def fill(template: str) -> str:
-            return _filled(template, self.name, name, path, part.group_match)
-
-        return scene.replace(
-            sensor=sensor.replace(**{key: value for key, value in told.items() if value is not None}),
-            dataset=self.name,
-            domain=self.domain,
-            neighbours=scene.neighbours and self.task != "library",
-            group=fill(part.group),
-            saturation=part.saturation if part.saturation is not None else scene.saturation,
-            label_names=tuple(self.label_names),
-            labels_HW=None if part.labels is None else read_labels(part.labels, self.label_names, lies, find, fill),
-            groups_HW=None if part.groups is None else read_groups(part.groups, lies, find, fill),
-        )
-
-    def _mark_bad(self, bands: BandGrid, part: Part, root: Path | None) -> BandGrid:
-        if part.bad_bands is None:
-            return bands
-        listed = part.bad_bands.lower().endswith(".csv")
-        bad = _band_column(self.find(part.bad_bands, root)) if listed else band_ranges(part.bad_bands)
-        for band in bad:
-            if not 0 <= band < len(bands):
-                raise SpecfmError(
-                    f"card {self.name}: bad band {band + 1} is not among the {len(bands)} bands of the file"
-                )
-        valid = bands.valid.copy()
-        valid[bad] = False
-        return BandGrid(bands.wavelengths_nm, bands.fwhm_nm, valid)
-
-    def _narrowed(self, bands: BandGrid, part: Part, path: Path) -> BandGrid:
-        """What ``bands`` or ``removed_bands`` leave usable of a file that states its wavelengths itself.
-
-        Raises:
-            SpecfmError: the file has neither all bands of the instrument that is named, nor those that are kept.
-        """
-        if part.bands is None and part.removed_bands is None:
-            return bands
-        key, row = "bands" if part.bands else "removed_bands", part.row
-        of = path.name if row is None else part.sensor or ""
-        try:
-            kept = part.kept_bands(len(bands) if row is None else len(row.bands), of)
-        except ValueError as error:
-            raise SpecfmError(f"card {self.name}: {key}: {error}") from None
-        if row is not None and len(kept) == len(bands):
-            return bands
-        if row is not None and len(row.bands) != len(bands):
-            raise SpecfmError(
-                f"card {self.name}: {path.name} has {len(bands)} bands, neither the {len(row.bands)} of {part.sensor} "
-                f"nor the {len(kept)} that {key} leaves of them; correct {key}, or leave out sensor so that it numbers "
-                "the file's own bands"
-            )
-        valid = np.zeros(len(bands), bool)
-        valid[kept] = bands.valid[kept]
-        return BandGrid(bands.wavelengths_nm, bands.fwhm_nm, valid)
-
 
 def load_card(path_or_name: str | Path) -> Card:
     """Load a card by path, or by name from the shipped ones (``configs/data/``).
@@ -440,34 +291,7 @@ def data_folders() -> list[Path]:
     return [default] if default.is_dir() else []
 
 
-def _taken_in(milliseconds: float | None, scene: Scene) -> Scene:
-    """The scene with the integration time that the card states, where it does."""
-    return scene if milliseconds is None else scene.replace(integration=IntegrationTime.of_ms(milliseconds))
-
-
 def _glob(folder: Path, pattern: str) -> list[Path]:
     if Path(pattern).is_absolute():
         return sorted(Path(pattern).parent.glob(Path(pattern).name))
     return sorted(path for path in folder.glob(pattern) if path.is_file())
-
-
-def _filled(template: str, card: str, scene: str, path: Path, pattern: str | None = None) -> str:
-    told = {"card": card, "scene": scene, "stem": path.stem, "name": path.name, "parent": path.absolute().parent.name}
-    text = template
-    for key, value in told.items():
-        text = text.replace(f"{{{key}}}", value)
-    if pattern is not None and "{match}" in text:
-        match = re.search(pattern, path.stem)
-        if match is None:
-            raise SpecfmError(f"card {card}: group_match {pattern!r} does not occur in the file name {path.name}")
-        text = text.replace("{match}", match.group(1))
-    return text
-
-
-def _band_column(path: Path) -> list[int]:
-    bands = []
-    for row, text in enumerate(table_column(path, "band"), 1):
-        if not re.fullmatch(r"\s*[0-9]{1,12}\s*", text or ""):
-            raise SpecfmError(f"{path}: row {row}: the column band must hold 1-based band numbers only")
-        bands.append(int(text) - 1)
-    return bands

@@ -220,8 +220,9 @@ class Part(Strict):
         path: file or glob below the data root (or the card's folder).
         variable, layout: passed to the reader (MATLAB, HDF5).
         sensor: known instrument (``specfm sensors``); gives the bands where neither file nor card states them.
-        bands, removed_bands: 1-based ranges of that instrument's bands kept in, or removed from, the files; of files
-            that hold all of them, and without ``sensor`` of the files' own bands, the others are marked unusable.
+        bands, removed_bands: 1-based ranges of that instrument's bands kept in, or removed from, the files. Of files
+            that state wavelengths of all its bands, and of any file where no ``sensor`` is named, they number the
+            file's own bands, and mark the others unusable.
         wavelengths: band list CSV (centre_nm, fwhm_nm), used where the file itself is silent.
         units: unit of the file's own wavelengths where it does not say it (nm, um, cm-1).
         linear_nm: [first, last, count] for evenly spaced centres, where nothing better is known.

@@ -38,6 +38,19 @@ def can_align(encoder: Any, sensors: Sequence[Sensor]) -> bool:
 
 
 @contextmanager
+def in_use(encoder: Any) -> Iterator[None]:
+    """Within it the encoder, if any, is in evaluation, with the alignment that training set aside; then as before."""
+    training = getattr(encoder, "training", False)
+    if training:
+        encoder.eval()
+    try:
+        yield
+    finally:
+        if training:
+            encoder.train()
+
+
+@contextmanager
 def aligned(
     encoder: Any, scenes: Sequence[Scene], wanted: bool | None, together: bool = True, others: Sequence[Sensor] = ()
 ) -> Iterator[bool]:
@@ -50,32 +63,35 @@ def aligned(
         UsageError: ``wanted`` of an encoder that cannot be aligned, or not for the sensors of these scenes; an encoder
             that is always aligned, of pretreated spectra.
     """
-    before = getattr(encoder, "alignment", None)
-    if encoder is not None and any(scene.sensor.pretreatment for scene in scenes):
-        if wanted or before is not None:
-            raise UsageError(
-                "sensors are aligned by spectra as measured, and these are pretreated; leave the pretreatment out"
-                + (" or --align" if wanted and before is None else "")
-            )
-        wanted = False
-    on = encoder is not None and (wants_alignment(scenes, wanted) if before is None or wanted is not None else True)
-    if on and not wanted and getattr(encoder, "library", None) is None:
-        on = False
-    if on and not can_align(encoder, [*(scene.sensor for scene in scenes), *others]):
-        if wanted and getattr(encoder, "library", None) is None:
-            raise UsageError("an encoder that comes without a library of spectra cannot be aligned; leave --align out")
-        if wanted and getattr(encoder, "pixel", False):
-            raise UsageError("an encoder with pixel tokens cannot be aligned; leave --align out")
-        if wanted:
-            raise UsageError("the encoder's library of spectra does not cover all sensors here; leave --align out")
-        log.warning("features are not aligned: the encoder's library of spectra does not cover all sensors")
-        on = before is not None and encoder.aligned  # a trunk made for aligned tokens keeps those that there are
-    compared = together and (bool(others) or wants_alignment(scenes, None))
-    sensors = [*(scene.sensor for scene in scenes), *others] if compared else []
-    if hasattr(encoder, "align") and (on != (before is not None) or (on and sensors)):
-        encoder.align(on, sensors)
-    try:
-        yield on
-    finally:
-        if hasattr(encoder, "align"):
-            encoder.alignment = before
+    with in_use(encoder):
+        before = getattr(encoder, "alignment", None)
+        if encoder is not None and any(scene.sensor.pretreatment for scene in scenes):
+            if wanted or before is not None:
+                raise UsageError(
+                    "sensors are aligned by spectra as measured, and these are pretreated; leave the pretreatment out"
+                    + (" or --align" if wanted and before is None else "")
+                )
+            wanted = False
+        on = encoder is not None and (wants_alignment(scenes, wanted) if before is None or wanted is not None else True)
+        if on and not wanted and getattr(encoder, "library", None) is None:
+            on = False
+        if on and not can_align(encoder, [*(scene.sensor for scene in scenes), *others]):
+            if wanted and getattr(encoder, "library", None) is None:
+                raise UsageError(
+                    "an encoder that comes without a library of spectra cannot be aligned; leave --align out"
+                )
+            if wanted and getattr(encoder, "pixel", False):
+                raise UsageError("an encoder with pixel tokens cannot be aligned; leave --align out")
+            if wanted:
+                raise UsageError("the encoder's library of spectra does not cover all sensors here; leave --align out")
+            log.warning("features are not aligned: the encoder's library of spectra does not cover all sensors")
+            on = before is not None and encoder.aligned  # a trunk made for aligned tokens keeps those that there are
+        compared = together and (bool(others) or wants_alignment(scenes, None))
+        sensors = [*(scene.sensor for scene in scenes), *others] if compared else []
+        if hasattr(encoder, "align") and (on != (before is not None) or (on and sensors)):
+            encoder.align(on, sensors)
+        try:
+            yield on
+        finally:
+            if hasattr(encoder, "align"):
+                encoder.alignment = before

@@ -121,9 +121,10 @@ class Fitted:
         for stem, (weight_DD, bias_D) in zip(stems_of(encoder), self.maps, strict=True):
             stem.set(weight_DD, bias_D)
         if self.library is not None:
-            before, encoder.library = encoder.alignment, self.library
+            before, encoder.library = encoder.aligned_to, self.library
             if before is not None:
-                encoder.align(True, [sensor for _, sensor in before.sensors])
+                encoder.align(True, before)
+                encoder.train(encoder.training)  # in training it is set aside again
 
 
 def acquisition(

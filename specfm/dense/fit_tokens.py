@@ -6,6 +6,7 @@ Shapes: B windows, H W pixels of a window, N tokens, D width.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -35,10 +36,12 @@ class FitEncoder(Protocol):
     num_features: int
     card: dict[str, Any]
     aligned: bool
-    alignment: Any
     library: Library | None
     brightness: torch.nn.Linear | None
     training: bool
+
+    @property
+    def aligned_to(self) -> list[Sensor] | None: ...
 
     @property
     def stem(self) -> Stem: ...
@@ -56,6 +59,8 @@ class FitEncoder(Protocol):
     def pixels(self, x_BHWC: Tensor, mask_BHW: Tensor | None, patches: Patches, place_Q2: Tensor) -> Patches: ...
 
     def train(self, mode: bool = True) -> Any: ...
+
+    def plain(self) -> AbstractContextManager[None]: ...
 
     def align(self, on: bool = True, sensors: Sequence[Sensor | BandGrid | str] = ()) -> Any: ...
 

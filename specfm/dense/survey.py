@@ -68,11 +68,8 @@ class Survey:
         encoder, side = self.encoder, self.side
         bands, step = BandTensors.from_sensors(scene.sensor), self.recipe.step(encoder.patch_size)
         rows, cols = self._corners(scene)
-        before, encoder.alignment = encoder.alignment, None
-        training = encoder.training
-        encoder.train(False)
         parts: list[str] = [scene.sensor.digest]
-        try:
+        with encoder.plain():
             for row in rows:
                 for some in _beside(cols, side, scene.shape[2]):
                     # in one piece: many formats read whole lines anyway
@@ -83,9 +80,6 @@ class Survey:
                     self.spectra.add(scene.sensor, x_BHWC, mask_BHW, encoder.patch_size)
                     found = lattices(encoder, torch.from_numpy(x_BHWC), bands, torch.from_numpy(mask_BHW))
                     add_lattices(self.moments, found, step)
-        finally:
-            encoder.train(training)
-            encoder.alignment = before
         return digest_parts(parts)
 
     def _corners(self, scene: Scene) -> tuple[range, range]:

@@ -32,7 +32,7 @@ class Keeper:
     def __init__(self, task: Task, guard: BadStepGuard) -> None:
         self.task, self.world, self.folder, self.guard = task, task.world, task.folder, guard
         self.done = 0
-        self._records: list[Mirror] = []
+        self._records: list[MetricsLog | Mirror] = []
         if self.folder is not None:
             keep = task.config.checkpoint
             folder = self.folder.checkpoints

@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from specfm.config import to_dict
 
@@ -23,14 +24,41 @@ log = logging.getLogger(__name__)
 EVENTS = "tensorboard"  # folder of event files in that of a run
 
 
-class Mirror(Protocol):
-    """Gets every row of the record, in order."""
+class Mirror(ABC):
+    """Gets every row of the record, in order; its first failure is a warning and the end of mirroring.
+
+    Attributes:
+        name: for messages. client: what rows are sent to; None once mirroring has ended, or where it never began.
+    """
+
+    name = ""
+    client: Any = None
 
     def write(self, row: dict[str, Any]) -> None:
         """Mirror one row (its ``step`` is the x axis)."""
+        if self.client is None:
+            return
+        try:
+            self._send(row)
+        except Exception as error:  # a mirror never ends a run, whatever its client raises
+            log.warning("%s mirror stopped: %s", self.name, error)
+            self.client = None
 
     def close(self) -> None:
         """Called once, after the last row."""
+        if self.client is None:
+            return
+        try:
+            self._finish()
+        except Exception as error:
+            log.warning("%s did not finish cleanly: %s", self.name, error)
+        self.client = None
+
+    @abstractmethod
+    def _send(self, row: dict[str, Any]) -> None: ...
+
+    @abstractmethod
+    def _finish(self) -> None: ...
 
 
 def open_mirrors(config: RunConfig, folder: Path, resumed_step: int | None = None) -> list[Mirror]:
@@ -44,8 +72,8 @@ def open_mirrors(config: RunConfig, folder: Path, resumed_step: int | None = Non
     return [*found, TensorboardMirror(folder / EVENTS, resumed_step)] if config.tensorboard else found
 
 
-class WandbMirror:
-    """Sends the same rows to wandb if asked; its first failure is a warning and the end of mirroring.
+class WandbMirror(Mirror):
+    """Sends the same rows to wandb if asked.
 
     Args:
         mode: ``disabled``, ``offline``, ``online``, or ``auto`` (online if this machine is logged in, else offline).
@@ -54,8 +82,9 @@ class WandbMirror:
         config: Resolved configuration, shown beside the run.
     """
 
+    name = "wandb"
+
     def __init__(self, mode: str, project: str, folder: Path, config: dict[str, Any]) -> None:
-        self._run: Any = None
         if mode == "disabled" or os.environ.get("WANDB_MODE") == "disabled":
             return
         try:
@@ -65,7 +94,7 @@ class WandbMirror:
                 if mode == "online":
                     log.warning("wandb is not logged in on this machine; mirroring offline (wandb sync sends it later)")
                 mode = "offline"
-            self._run = wandb.init(
+            self.client = wandb.init(
                 project=project,
                 name=folder.name,
                 dir=str(folder),
@@ -76,28 +105,14 @@ class WandbMirror:
         except Exception as error:  # a mirror never ends a run, whatever its client raises
             log.warning("wandb mirror is off: %s", error)
 
-    def write(self, row: dict[str, Any]) -> None:
-        """Mirror one row (its ``step`` is the x axis)."""
-        if self._run is None:
-            return
-        try:
-            self._run.log({key: value for key, value in row.items() if key != "step"}, step=row["step"])
-        except Exception as error:
-            log.warning("wandb mirror stopped: %s", error)
-            self._run = None
+    def _send(self, row: dict[str, Any]) -> None:
+        self.client.log({key: value for key, value in row.items() if key != "step"}, step=row["step"])
 
-    def close(self) -> None:
-        """Finish the wandb run."""
-        if self._run is None:
-            return
-        try:
-            self._run.finish()
-        except Exception as error:
-            log.warning("wandb did not finish cleanly: %s", error)
-        self._run = None
+    def _finish(self) -> None:
+        self.client.finish()
 
 
-class TensorboardMirror:
+class TensorboardMirror(Mirror):
     """Writes the numbers of each row as event files, for ``tensorboard --logdir`` on the folder or on one of many runs.
 
     Args:
@@ -105,38 +120,25 @@ class TensorboardMirror:
         resumed_step: steps after it are hidden, as they are done again.
     """
 
+    name = "tensorboard"
+
     def __init__(self, folder: Path, resumed_step: int | None = None) -> None:
-        self._writer: Any = None
         try:
             from torch.utils.tensorboard import SummaryWriter
 
             purged = None if resumed_step is None else resumed_step + 1
-            self._writer = SummaryWriter(str(folder), purge_step=purged, flush_secs=30)
+            self.client = SummaryWriter(str(folder), purge_step=purged, flush_secs=30)
         except ImportError as error:
             log.warning("tensorboard mirror is off: %s; install it with: pip install 'specfm[tensorboard]'", error)
         except Exception as error:  # a mirror never ends a run
             log.warning("tensorboard mirror is off: %s", error)
 
-    def write(self, row: dict[str, Any]) -> None:
-        """Mirror one row (its ``step`` is the x axis)."""
-        if self._writer is None:
-            return
-        try:
-            for name, value in _numbers(row):
-                self._writer.add_scalar(name, value, row["step"])
-        except Exception as error:
-            log.warning("tensorboard mirror stopped: %s", error)
-            self._writer = None
+    def _send(self, row: dict[str, Any]) -> None:
+        for name, value in _numbers(row):
+            self.client.add_scalar(name, value, row["step"])
 
-    def close(self) -> None:
-        """Flush and close the event file."""
-        if self._writer is None:
-            return
-        try:
-            self._writer.close()
-        except Exception as error:
-            log.warning("tensorboard did not finish cleanly: %s", error)
-        self._writer = None
+    def _finish(self) -> None:
+        self.client.close()
 
 
 def _numbers(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

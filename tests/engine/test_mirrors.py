@@ -110,7 +110,7 @@ def test_tensorboard_never_ends_a_run(tmp_path, monkeypatch, caplog):
         def add_scalar(self, *_):
             raise OSError("disk full")
 
-    mirror._writer = Broken()
+    mirror.client = Broken()
     mirror.write({"step": 1, "loss": 1.0})
     mirror.write({"step": 2, "loss": 1.0})
     assert caplog.text.count("tensorboard mirror stopped: disk full") == 1

@@ -218,6 +218,25 @@ def test_training_sets_it_aside_and_afterwards_it_is_fitted_anew(caplog: pytest.
     assert encoder.eval().alignment is None and encoder.aligned_to is None
 
 
+def test_what_looks_at_it_in_training_leaves_it_set_aside(tmp_path) -> None:
+    """A fit, a probe and a plain look put an encoder to use for a while; then it is in training as it was."""
+    from specfm.dense.align import aligned
+    from specfm.scene import Scene
+
+    rng = np.random.default_rng(0)
+    scene = Scene.from_array(rng.random((24, 24, len(NEW.bands))).astype(np.float32), NEW)
+    encoder = amplifying().align(True, [NEW]).train()
+    with encoder.plain():
+        assert not encoder.training and encoder.alignment is None
+    assert encoder.training and encoder.alignment is None and len(encoder.aligned_to) == 1
+    with aligned(encoder, [scene], False) as on:
+        assert not on and not encoder.training and encoder.eval().alignment is None
+    assert encoder.training and len(encoder.aligned_to) == 1
+    encoder.fit(scene)
+    assert encoder.training and encoder.alignment is None and len(encoder.aligned_to) == 1
+    assert encoder.eval().alignment is not None
+
+
 def test_it_is_saved_with_the_encoder_in_training_too(tmp_path) -> None:
     encoder = amplifying().align(True, [NEW])
     for name, mode in (("still", False), ("training", True)):

@@ -179,3 +179,15 @@ def test_a_backbone_has_the_surface_of_its_one_block() -> None:
     tokens_BND, maps = made.forward_intermediates(x_BHWC, GRID)
     assert len(made.feature_info) == len(maps) == 1 and torch.equal(tokens_BND, made.forward_features(x_BHWC, GRID))
     assert maps[0].shape[1] == made.num_features == made.feature_info[0]["num_chs"]
+
+
+@pytest.mark.parametrize("kind", ["half", "bfloat16", "double"])
+def test_a_classifier_goes_with_the_precision_of_the_trunk(kind: str) -> None:
+    made, x_BHWC = encoder(), cube(GRID)
+    made.reset_classifier(5)
+    with torch.no_grad():
+        before = made.forward_head(made(x_BHWC, GRID))
+        getattr(made, kind)()
+        after = made.forward_head(made(x_BHWC, GRID))
+    assert after.dtype == made.norm.weight.dtype != torch.float32
+    torch.testing.assert_close(after.float(), before, rtol=0.05, atol=0.05)

@@ -35,6 +35,7 @@ $(STAMP):
 	@printf 'if [ -f specfm/cli/__init__.py ]; then here=$$PWD; else here="%s"; fi\n' "$(CURDIR)" >> $(BIN)/specfm
 	@printf 'PYTHONPATH="$$here$${PYTHONPATH:+:$$PYTHONPATH}" exec "%s/python" -P -m specfm "$$@"\n' "$(abspath $(BIN))" >> $(BIN)/specfm
 	@chmod +x $(BIN)/specfm
+	@echo "$(CURDIR)" > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/specfm-checkout.pth"
 	@touch $@
 
 demo: $(STAMP)  ## run the whole road on simulated scenes; ends by printing its table and the path of report.html

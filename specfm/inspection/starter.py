@@ -63,11 +63,11 @@ def starter_card(
 
 
 def _stated(scene: Scene, inspection: Inspection | None) -> list[str]:
-    """What the file says itself, as comments: the card need not repeat it."""
+    """What was found, as comments: what the file says itself the card need not repeat."""
     height, width, count = scene.shape
     bands, sensor = scene.sensor.bands, scene.sensor
     valid = bands.wavelengths_nm[bands.valid]
-    lines = [f"# Found in the file: {height} rows x {width} columns x {count} bands, {scene.dtype.name}"]
+    lines = [f"# As read: {height} rows x {width} columns x {count} bands, {scene.dtype.name}"]
     if len(valid):
         lines.append(f"#   wavelengths {valid.min():.1f}-{valid.max():.1f} nm, {len(valid)} of {count} bands usable")
     if len(valid) < count:

@@ -15,7 +15,7 @@ from specfm.engine.guard import BadStepGuard, DivergedError
 from specfm.engine.mirrors import Mirror, open_mirrors
 from specfm.engine.optimizer import optimizer_tensors
 from specfm.engine.record import MetricsLog
-from specfm.engine.replicas import refuse_different
+from specfm.engine.replicas import alike, refuse_different
 from specfm.engine.run_folder import RunFolder
 from specfm.engine.task import Task
 
@@ -117,7 +117,7 @@ class Keeper:
 
     def _refuse_different(self, facts: dict[str, Any], when: str) -> None:
         modules = self.task.modules
-        held = dict(modules.state_dict()) | optimizer_tensors(self.task.optimizer, modules)
+        held = alike(modules) | optimizer_tensors(self.task.optimizer, modules)
         refuse_different(self.world, held, facts, when)
 
     def stop(self, signal_number: int) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from specfm.digests import digest_json
 from specfm.engine import faults
@@ -27,6 +27,21 @@ _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 class ReplicasDifferError(SpecfmError):
     """The processes of a run hold different weights or optimiser state."""
+
+
+def alike(modules: nn.Module) -> dict[str, Tensor]:
+    """The state of modules that all processes have to hold alike, by name.
+
+    Not the running statistics of BatchNorm: each process has those of its own samples, nothing is trained on them, and
+    rank 0's are saved.
+    """
+    own = {
+        f"{name}.{statistic}" if name else statistic
+        for name, module in modules.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, nn.SyncBatchNorm)
+        for statistic in ("running_mean", "running_var")
+    }
+    return {name: tensor for name, tensor in modules.state_dict().items() if name not in own}
 
 
 def refuse_different(world: World, tensors: Mapping[str, Tensor], facts: Any, when: str) -> None:

@@ -91,3 +91,15 @@ def test_an_error_on_rank_0_is_told_to_all(tmp_path, shards):
 def test_parts_that_do_not_split_are_refused(tmp_path, shards):
     codes, text = run(tmp_path / "run", shards, "data.divisor=1", "data.global_batch=13", world=2)
     assert codes == [2, 2] and "does not split over 2 ranks" in text
+
+
+@pytest.mark.slow
+def test_a_network_with_running_statistics_trains_on_two_ranks_and_goes_on(tmp_path):
+    """Those statistics are of the samples of each rank; they are no difference between replicas."""
+    shards = [str(make_shard(tmp_path / "a.h5", "alpha", 60, 48, 1, low=400, high=900))]
+    out, network = tmp_path / "run", ("steps=4", "checkpoint.every=2", "model={backbone: timm:resnet10t}")
+    codes, text = run(out, shards, *network, faults="data.read:kill@step=3", world=2)
+    assert codes == [-9, -9] and len(losses(out)) == 2, text
+    job = launch(tmp_path, ["pretrain/debug.yaml", "--resume", *settings(out, shards, *network)], world=2)
+    assert job.wait() == [0, 0], job.text
+    assert len(losses(out)) == 4

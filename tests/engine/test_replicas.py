@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from specfm.engine.distributed import World
-from specfm.engine.replicas import ReplicasDifferError, odd_ranks, refuse_different, tensor_digest
+from specfm.engine.replicas import ReplicasDifferError, alike, odd_ranks, refuse_different, tensor_digest
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.int64, torch.uint8, torch.bool])
@@ -78,3 +78,11 @@ def test_the_message_names_rank_and_tensor(tensors, where):
 
 def test_one_process_has_nothing_to_compare():
     refuse_different(World(0, 1, torch.device("cpu")), {}, {}, "")
+
+
+def test_running_statistics_are_each_processs_own():
+    """Every process sees other samples; what is trained, and how often, is the same."""
+    modules = nn.ModuleDict({"body": nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)), "synced": nn.SyncBatchNorm(3)})
+    left_out = set(modules.state_dict()) - set(alike(modules))
+    assert left_out == {"body.1.running_mean", "body.1.running_var"}
+    assert set(alike(nn.BatchNorm1d(3))) == {"weight", "bias", "num_batches_tracked"}

@@ -80,6 +80,22 @@ def stages() -> Iterator[Callable[[str, int, int], None]]:
             yield move
 
 
+def expect(seconds: float, what: str) -> None:
+    """Say on stderr, before work begins, how long it will take about and of what it consists.
+
+    Work that is over in a few seconds is not announced.
+    """
+    if seconds >= FEWEST_S:
+        print(f"about {words_of(seconds)}: {what}", file=sys.stderr, flush=True)
+
+
+def words_of(seconds: float) -> str:
+    """``5 s``, ``3 min``, ``2.5 h``."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 class Lines:
     """Plain lines: ``pretrain 30/300  loss 4.61  1.25/s  3:36 left``.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from specfm.progress import EVERY_S, Lines, progress
+from specfm.progress import EVERY_S, Lines, expect, progress
 
 
 class Clock:
@@ -73,3 +73,15 @@ def test_a_bar_on_a_terminal(tmp_path: Path) -> None:
     shown = os.read(parent, 1 << 16).decode()
     os.close(parent)
     assert "work" in shown and "4/4" in shown and "all of it" in shown
+
+
+def test_an_estimate_is_said_of_long_work_only(capsys: pytest.CaptureFixture[str]) -> None:
+    expect(1.0, "a moment")
+    expect(40, "features")
+    expect(600, "trainings")
+    expect(9000, "many")
+    assert capsys.readouterr().err.splitlines() == [
+        "about 40 s: features",
+        "about 10 min: trainings",
+        "about 2.5 h: many",
+    ]

@@ -93,10 +93,13 @@ def _files_of(module: str) -> list[Path]:
     return sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
 
 
-@lru_cache(maxsize=1)
-def code_digest() -> str:
-    """16 hex digits over the source that turns pixels into features: an update of it makes new features."""
-    return digest_parts(path.read_bytes() for name in _DECIDING for path in _files_of(name))
+@lru_cache(maxsize=8)
+def code_digest(deciding: tuple[str, ...] = _DECIDING) -> str:
+    """16 hex digits over the source of modules, by default of those that turn pixels into features.
+
+    An update of them makes new features.
+    """
+    return digest_parts(path.read_bytes() for name in deciding for path in _files_of(name))
 
 
 class _Unwritable(Exception):

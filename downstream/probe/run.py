@@ -17,6 +17,7 @@ from downstream.features.extract import FeatureSet, extract
 from downstream.features.fit import FITTED, Fit, SceneStems, fit_facts, fitted
 from downstream.features.options import FeatureOptions
 from downstream.features.spectra import Spectra, spectra
+from downstream.probe.expected import say_expected
 from downstream.probe.options import ProbeOptions
 from downstream.protocols.options import TRAINED
 from downstream.protocols.run import evaluate, trained
@@ -146,6 +147,12 @@ def probe(
     tables = [draw_splits(samples, options, shots) for shots in options.shot_list]
     raw = spectra(scenes, window, samples, patch=int(getattr(encoder, "patch_size", PATCH)))
     data_digest = windows_digest(scenes, samples)
+    if encoder is not None:
+        twins_asked = options.init_seeds if "random-init" in parts else 0
+        say_expected(
+            encoder, scenes, samples, window, options.pooling, options, twins=twins_asked, tables=len(tables),
+            trained=sum(protocol in parts for protocol in options.trained),
+        )  # fmt: skip
 
     def features_of(
         model: Any, title: str, pooling: str, layers: tuple[int, ...], stems: SceneStems | None = None
@@ -176,7 +183,9 @@ def probe(
         all_runs = evaluate(frozen, splits, options, "encoder", name, device)
         for protocol in (p for p in options.trained if p in parts):
             all_runs.append(
-                trained(encoder, {"": scenes}, samples, splits, options, protocol, name, window, options.pooling)[""]
+                trained(encoder, {"": scenes}, samples, splits, options, protocol, name, window, options.pooling, bank)[
+                    ""
+                ]
             )
         for label, other in (extra or {}).items():
             all_runs += evaluate([other], splits, options, "baseline", label, device)

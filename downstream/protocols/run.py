@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from downstream.splits.split import Split
 from specfm.progress import progress
 
 if TYPE_CHECKING:
+    from downstream.features.bank import Bank
     from specfm.scene import Scene
 
 
@@ -159,13 +161,14 @@ def put_together(parts: Iterable[Mapping[str, Sequence[Runs]]]) -> dict[str, lis
 
 def trained(
     encoder: Any, views: Mapping[str, Sequence[Scene]], samples: Samples, splits: Sequence[Split],
-    options: ProtocolOptions, protocol: str, name: str, window: int, pooling: str,
+    options: ProtocolOptions, protocol: str, name: str, window: int, pooling: str, bank: Bank | None = None,
 ) -> dict[str, Runs]:  # fmt: skip
     """The encoder trained on the labels, from its weights ("finetune") or from scratch, on the splits of few seeds.
 
     ``name`` is the encoder's; what is trained from scratch shares its architecture alone, and is called so. ``views``
-    are the scenes by condition; the first ones train, all are tested.
+    are the scenes by condition; the first ones train, all are tested. What a split came to is kept in ``bank``.
     """
+    from downstream.protocols.kept import KeptPredictions, Said
     from downstream.protocols.trained import train_on
 
     # the head sits on the encoder's output
@@ -174,16 +177,24 @@ def trained(
     found = {condition: Runs(kind, method, protocol, layers=()) for condition in views}
     seeds = sorted({split.seed for split in splits})[: options.trained_seeds]
     scenes = next(iter(views.values()))
-    for split in splits:
-        if split.seed not in seeds:
-            continue
-        start = time.perf_counter()
+    kept = KeptPredictions(
+        bank, encoder, views, samples, options.train, protocol=protocol, window=window, pooling=pooling
+    )
+
+    def train(split: Split) -> Said:
+        start, said = time.perf_counter(), {}
         done = train_on(
             encoder, scenes, samples, split, pretrained=protocol == "finetune", window=window,
             pooling=pooling, options=options.train,
         )  # fmt: skip
         for condition, view in views.items():
             predicted_N, confidence_N = done.predict(view, samples, split.test_I)
-            found[condition].record(samples, split, predicted_N, time.perf_counter() - start, confidence_N)
+            said[condition] = predicted_N, confidence_N, time.perf_counter() - start
             start = time.perf_counter()
+        return said
+
+    for split in splits:
+        if split.seed in seeds:
+            for condition, said in kept.get(split, partial(train, split)).items():
+                found[condition].record(samples, split, said[0], said[2], said[1])
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from specfm.scene import Scene
 
 MAX_SCENES = 24
+SECTIONS = 5  # that are told as they are begun
+SCENE_S, BYTES_A_S = 2.0, 2e8  # drawing a scene and the spectra of its classes; reading it
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,11 @@ def build_report(
     )
     atomic_write_text(out, page)
     return Page(out, tuple(name for name, part in shown.items() if part), tuple(found.left_out), len(found.rows))
+
+
+def expected_seconds(scenes: Sequence[Scene]) -> float:
+    """About how long scenes of a page take to read and to draw."""
+    return sum(SCENE_S + math.prod(scene.shape) * scene.dtype.itemsize / BYTES_A_S for scene in scenes)
 
 
 def _sections(

@@ -32,11 +32,11 @@ def report(
 
     Sections that the inputs do not fill are left out; the page and the command say which and why.
     """
-    from rich.console import Console
-
     from downstream.report import build_report, embed_scenes
+    from downstream.report.build import SECTIONS, expected_seconds
     from specfm.errors import UsageError
     from specfm.files import refuse_existing
+    from specfm.progress import expect, progress
 
     if checkpoint is not None and not data:
         raise UsageError("--checkpoint needs --data: the card whose labelled pixels are embedded")
@@ -58,15 +58,12 @@ def report(
         name = f"{Path(checkpoint).name} on {', '.join(data)}"
         side = asked_window(labelled, window) or default_window(encoder)
         embeddings[name] = embed_scenes(encoder, labelled, side)
-    console = Console(stderr=True)
-    if console.is_terminal:
-        with console.status("report") as status:
-            page = build_report(
-                out, sources, scenes=scenes, embeddings=embeddings, title=title, overwrite=overwrite,
-                say=lambda section: status.update(f"report: {section}"),
-            )  # fmt: skip
-    else:
-        page = build_report(out, sources, scenes=scenes, embeddings=embeddings, title=title, overwrite=overwrite)
+    expect(expected_seconds(scenes), f"a page of {len(scenes)} scenes beside what the sources hold")
+    with progress("report", SECTIONS) as advance:
+        page = build_report(
+            out, sources, scenes=scenes, embeddings=embeddings, title=title, overwrite=overwrite,
+            say=lambda section: advance(note=section),
+        )  # fmt: skip
     return Report(page.path, page.sections, page.left_out, page.rows, len(scenes))
 
 

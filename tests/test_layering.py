@@ -57,6 +57,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("hub",),
     ("convert",),
     ("engine",),
+    ("doctor",),
     ("cli", "__main__"),
 )
 # Rooms of the two applications, floor by floor. A room uses those of lower floors, never one beside or above it.

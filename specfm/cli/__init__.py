@@ -22,6 +22,7 @@ from specfm.errors import SpecfmError, sentence
 
 COMMANDS: dict[str, str] = {
     "demo": "specfm.cli.demo",
+    "doctor": "specfm.cli.doctor",
     "multidomain": "specfm.cli.multidomain",
     "inspect": "specfm.cli.inspect",
     "sensors": "specfm.cli.sensors",

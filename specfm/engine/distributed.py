@@ -53,6 +53,11 @@ def collective() -> Iterator[None]:
         ) from error
 
 
+def has_nccl() -> bool:
+    """Whether this torch can make several GPUs talk to each other."""
+    return torch.distributed.is_available() and torch.distributed.is_nccl_available()
+
+
 @dataclass(frozen=True)
 class World:
     """This process among all of them.

@@ -75,7 +75,7 @@ def test_the_installed_package_is_the_wheel(installed: Path, tmp_path: Path) -> 
 
 def test_three_uses_away_from_the_checkout(installed: Path, tmp_path: Path) -> None:
     specfm = installed / "specfm"
-    run([specfm, "simulate", "--out", "scenes", "--seed", "1"], tmp_path)
+    run([specfm, "simulate", "--out", "scenes", "--sensors", "emit,specim_fx10", "--size", "40"], tmp_path)
     cards = sorted(path.relative_to(tmp_path) for path in (tmp_path / "scenes").glob("*.yaml"))
     assert cards
     # a pretraining job
@@ -92,7 +92,20 @@ def test_three_uses_away_from_the_checkout(installed: Path, tmp_path: Path) -> N
     assert run([installed / "python", "use.py"], tmp_path).count("(") == 2
     # linear-probe benchmarking
     said = run(
-        [specfm, "probe", "real_nano", "--data", cards[0], "--protocol", "linear", "--seeds", "2", "--no-scratch"],
+        [
+            specfm,
+            "probe",
+            "real_nano",
+            "--data",
+            cards[0],
+            "--protocol",
+            "linear",
+            "--seeds",
+            "2",
+            "--no-scratch",
+            "--max-per-class",
+            "20",
+        ],
         tmp_path,
     )
     assert "real_nano" in said and "majority class" in said

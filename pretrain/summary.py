@@ -74,10 +74,14 @@ def plot_losses(folder: Path) -> Path | None:
     except ImportError:
         log.info("no loss curve: matplotlib is not installed (pip install 'specfm[viz]')")
         return None
-    figure = Figure(figsize=(7, 6), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(3, 1, sharex=True)
     panels = {"loss": ("loss",), "accuracy": ("knn", "linear"), "feature rank": ("embedding/rank",)}
+    held = {key for row in rows for key, value in row.items() if value is not None}
+    panels = {name: keys for name, keys in panels.items() if held.intersection(keys)}
+    figure = Figure(figsize=(7, 0.6 + 1.8 * len(panels)))
+    # margins by hand: the layout engine draws everything twice
+    figure.subplots_adjust(left=0.12, right=0.98, top=0.97, bottom=0.5 / (0.6 + 1.8 * len(panels)), hspace=0.12)
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axis, (name, keys) in zip(axes, panels.items(), strict=True):
         for number, key in enumerate(keys):
             points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]

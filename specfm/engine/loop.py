@@ -161,7 +161,7 @@ def _watchdog(task: Task) -> Watchdog:
 @contextmanager
 def _collected_on_purpose() -> Iterator[None]:
     """No garbage collection but ours, which happens on all ranks at the same step."""
-    gc.collect()
+    gc.collect(1)  # what a run before left is young; looking through every module that is loaded takes a second
     gc.disable()
     try:
         yield

@@ -17,6 +17,9 @@ from specfm.errors import UsageError
 from tests.pretrain.runs import debug_config, make_shard, make_shards, metrics, settings, weights
 
 
+PARTS = ("objective.band_prediction.weight=0.5", "steps=6")
+
+
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory) -> list[str]:
     return make_shards(tmp_path_factory.mktemp("shards"))
@@ -24,16 +27,16 @@ def shards(tmp_path_factory) -> list[str]:
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory, shards) -> Path:
-    """Twelve steps with every part of the objective."""
+    """Six steps with every part of the objective."""
     out = tmp_path_factory.mktemp("plain") / "run"
-    return train(debug_config(out, shards, "objective.band_prediction.weight=0.5", "monitor.every=6"))
+    return train(debug_config(out, shards, *PARTS, "monitor.every=3"))
 
 
 @pytest.mark.parametrize(
     "micro", [pytest.param(4, marks=pytest.mark.slow), 5, pytest.param(12, marks=pytest.mark.slow)]
 )
 def test_the_result_does_not_depend_on_the_micro_batch(tmp_path, shards, plain, micro):
-    overrides = ("objective.band_prediction.weight=0.5", f"optim.micro_batch={micro}")
+    overrides = (*PARTS, f"optim.micro_batch={micro}")
     out = train(debug_config(tmp_path / "run", shards, *overrides))
     for one, other in zip(metrics(out), metrics(plain), strict=True):
         for key in ("loss", "nt_xent", "bands/charbonnier", "negatives/excluded"):
@@ -46,24 +49,24 @@ def test_the_result_does_not_depend_on_the_micro_batch(tmp_path, shards, plain, 
 )
 def test_threads_and_monitor_change_no_bit(tmp_path, shards, plain, overrides):
     """Fault 21, and: watching a run does not change it."""
-    out = train(debug_config(tmp_path / "run", shards, "objective.band_prediction.weight=0.5", *overrides))
+    out = train(debug_config(tmp_path / "run", shards, *PARTS, *overrides))
     assert weights(out) == weights(plain)
 
 
 def test_gradient_checkpointing_changes_no_loss(tmp_path, shards, plain):
-    overrides = ("objective.band_prediction.weight=0.5", "model.grad_checkpointing=true")
+    overrides = (*PARTS, "model.grad_checkpointing=true")
     out = train(debug_config(tmp_path / "run", shards, *overrides))
     assert [row["loss"] for row in metrics(out)] == pytest.approx([row["loss"] for row in metrics(plain)], rel=1e-6)
 
 
 def test_another_seed_is_another_run(tmp_path, shards, plain):
-    out = train(debug_config(tmp_path / "run", shards, "objective.band_prediction.weight=0.5", "seed=1"))
+    out = train(debug_config(tmp_path / "run", shards, *PARTS, "seed=1"))
     assert weights(out) != weights(plain)
 
 
 def test_the_run_folder_is_complete(plain):
     rows = metrics(plain)
-    assert [row["step"] for row in rows] == list(range(1, 13))
+    assert [row["step"] for row in rows] == list(range(1, 7))
     wanted = {"loss", "lr", "samples_per_s", "data_wait_s", "peak_memory_mb", "view_strength", "negatives/excluded"}
     assert all(wanted <= row.keys() for row in rows)
     watched = {
@@ -81,14 +84,14 @@ def test_the_run_folder_is_complete(plain):
     names = {path.name for path in plain.iterdir()}
     assert names == {"config.yaml", "metrics.jsonl", "checkpoints", "model", "loss.png"}
     card = specfm.load(plain).card
-    assert card["steps"] == 12 and card["domains"] == ["alpha", "beta"] and card["config"]["steps"] == 12
+    assert card["steps"] == 6 and card["domains"] == ["alpha", "beta"] and card["config"]["steps"] == 6
     assert card["pretreatment"] == ["none, as measured"]
 
 
 def test_resuming_a_finished_run_changes_nothing(shards, plain):
     """Fault 22, its last case."""
     before = {path: path.stat().st_mtime_ns for path in plain.rglob("*") if path.is_file()}
-    train(debug_config(plain, shards, "objective.band_prediction.weight=0.5", "monitor.every=6"), resume=True)
+    train(debug_config(plain, shards, *PARTS, "monitor.every=3"), resume=True)
     assert {path: path.stat().st_mtime_ns for path in plain.rglob("*") if path.is_file()} == before
 
 
@@ -179,7 +182,7 @@ def test_a_launch_that_a_signal_ended_too_early_is_no_success(tmp_path, shards, 
 
     monkeypatch.setattr("specfm.engine.launch.launch", lambda *_: 0)  # as after a signal, whatever the workers did
     shutil.copytree(plain, tmp_path / "run")
-    for steps, requeue, code in ((12, False, 0), (20, False, 1), (20, True, 0)):
+    for steps, requeue, code in ((6, False, 0), (20, False, 1), (20, True, 0)):
         if requeue:
             (tmp_path / "run" / "REQUEUE").write_text("{}")
         overrides = settings(tmp_path / "run", shards, f"steps={steps}")

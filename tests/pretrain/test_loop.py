@@ -16,7 +16,6 @@ from pretrain.setup import BEFORE_TRUNK
 from specfm.errors import UsageError
 from tests.pretrain.runs import debug_config, make_shard, make_shards, metrics, settings, weights
 
-
 PARTS = ("objective.band_prediction.weight=0.5", "steps=6")
 
 

@@ -25,7 +25,9 @@ class BatchCurriculum(Curriculum):
     """Stages of a pretraining.
 
     Args:
-        config: the stages. steps: of the run. seed: of the crops, which follow from step and sample id.
+        config: the stages.
+        steps: of the run.
+        seed: of the crops, which follow from step and sample id.
         patch_size: of the encoder; sides of a stage are multiples of it.
 
     Raises:

@@ -64,7 +64,8 @@ def run_demo(out: Path, overwrite: bool = False, overrides: list[str] | None = N
         say: gets one line when a stage begins and ends.
 
     Raises:
-        UsageError: ``out`` holds an earlier demo, or an override is wrong. SpecfmError: matplotlib or jinja2 missing.
+        UsageError: ``out`` holds an earlier demo, or an override is wrong.
+        SpecfmError: matplotlib or jinja2 missing.
     """
     from pretrain.config import PretrainConfig
     from specfm.config import load_config

@@ -77,14 +77,16 @@ class Loader:
     Args:
         shards: the store.
         sampler: who is drawn at each step.
-        rank, world: this process among all.
+        rank: number of this process.
+        world: how many there are.
         threads: reading threads; 0 reads in the caller's thread.
         prefetch: steps read ahead.
         device: where batches go.
         keep: batches that stay valid beside the newest (CPU).
 
     Attributes:
-        data_wait: seconds the last step waited for its data. data_wait_total: their sum.
+        data_wait: seconds the last step waited for its data.
+        data_wait_total: their sum.
 
     Raises:
         UsageError: a part does not split evenly over ``world``.

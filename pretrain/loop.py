@@ -67,7 +67,9 @@ class Pretraining(Task):
     """One pretraining on one rank. What can be refused is refused here, before the folder is touched.
 
     Args:
-        config: the run. world: this process among all. folder: where the run is kept.
+        config: the run.
+        world: this process among all.
+        folder: where the run is kept.
     """
 
     title = "pretrain"

@@ -48,9 +48,11 @@ class StudyOptions:
     """How large the study is.
 
     Attributes:
-        pretrain_scans, scans: of each domain, for pretraining and for the probes; the latter at least 3.
+        pretrain_scans: of each domain, for pretraining.
+        scans: of each domain, for the probes; at least 3.
         size: side of a scan, pixels.
-        seeds: splits. init_seeds: random backbones.
+        seeds: splits.
+        init_seeds: random backbones.
         real: card of a real scan that joins pretraining; None leaves it out.
         seed: of the simulation.
     """
@@ -98,7 +100,8 @@ def run_study(
         say: gets one line when a stage begins and ends.
 
     Raises:
-        UsageError: ``out`` holds an earlier study, options or overrides are wrong. SpecfmError: matplotlib is missing.
+        UsageError: ``out`` holds an earlier study, options or overrides are wrong.
+        SpecfmError: matplotlib is missing.
     """
     from downstream.report.figures import new_figure
     from pretrain.config import PretrainConfig

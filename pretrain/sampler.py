@@ -42,7 +42,8 @@ class MixtureSampler:
             a random subset, each domain as often as its weight says.
         divisor: every part's count is a multiple of it: a common multiple of the numbers of ranks that will ever be
             used.
-        include, exclude: domains to keep or leave out.
+        include: domains to keep.
+        exclude: domains to leave out.
         keep: per shard, the local ids that may be used (None: all), such as the ids of the training groups.
 
     Raises:

@@ -169,7 +169,8 @@ class StemRouter:
     """Tells every sample of a batch of these shards which stem is its own.
 
     Attributes:
-        per: None: all share one stem. domains: how many there are.
+        per: None: all share one stem.
+        domains: how many there are.
         stem: of an encoder that may bring stems of other shards, where ``per`` is None: the names of the sensors
             decide, and are asked here, since views leave some names out.
     """

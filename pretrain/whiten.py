@@ -47,8 +47,11 @@ def whiten_stem(encoder: Encoder, batches: Iterable[Batch], views: ViewConfig, s
     between sensors is divided out too (:func:`left_by_alignment`).
 
     Args:
-        encoder: changed in place, whatever its stem was. batches: raw, as stored.
-        views, seed: how positives are made. damping: share of the mean eigenvalue added to all.
+        encoder: changed in place, whatever its stem was.
+        batches: raw, as stored.
+        views: how positives are made.
+        seed: of their random numbers.
+        damping: share of the mean eigenvalue added to all.
     """
     width, stem = encoder.num_features, encoder.stem
     assert isinstance(stem, Stem), "setup.make_modules refuses trunks without a stem"

@@ -62,7 +62,9 @@ class BandSelection:
     Attributes:
         kind: first word of the text.
         count: of bands (of each region, of components), where the kind has one.
-        numbers: 1-based, of kind ``sample``. names: of regions. window_nm: of kind ``window``.
+        numbers: 1-based, of kind ``sample``.
+        names: of regions.
+        window_nm: of kind ``window``.
     """
 
     kind: str
@@ -220,7 +222,8 @@ def select_scenes(scenes: Sequence[Scene], selection: str | BandSelection | None
     (:func:`selected`).
 
     Raises:
-        UsageError: as :meth:`BandSelection.parse` and :meth:`BandSelection.indices`. SpecfmError: as :func:`selected`.
+        UsageError: as :meth:`BandSelection.parse` and :meth:`BandSelection.indices`.
+        SpecfmError: as :func:`selected`.
     """
     if selection is None:
         return list(scenes)
@@ -244,6 +247,8 @@ def selected_again(scene: Scene, selection: str, wavelengths_nm: Sequence[Sequen
     """The bands that a selection took of other scenes: those at the same wavelengths, else what it takes of this one.
 
     Args:
+        scene: whose bands are selected.
+        selection: as of :func:`selected`.
         wavelengths_nm: centres of what was taken, a list for each sensor.
 
     Raises:

@@ -235,7 +235,9 @@ def band_index(bands: ArrayLike | slice, count: int, where: str = "") -> NDArray
     """(k,) 0-based indices of bands given as integers (negative ones count from the end), a boolean mask or a slice.
 
     Args:
-        bands: which, in the order wanted; none is allowed. count: C. where: begins the message of an error.
+        bands: which, in the order wanted; none is allowed.
+        count: C.
+        where: begins the message of an error.
 
     Raises:
         SpecfmError: an index that does not exist, a mask of another length, or what is neither.

@@ -25,10 +25,15 @@ class BandTensors:
     """What a model is told about the bands and the sensor of G samples. Unknown values: NaN, -1 or None.
 
     Attributes:
-        wavelengths_nm_GC, fwhm_nm_GC: float64, nm. valid_GC: bool.
-        scale_G, offset_G: float32, ``physical = stored * scale + offset``.
-        quantity_G, level_G: int64 index into :data:`QUANTITIES`, :data:`LEVELS`; -1 unknown.
-        gsd_m_G: float32 metres, NaN unknown. names: G instrument names.
+        wavelengths_nm_GC: float64, nm.
+        fwhm_nm_GC: float64, nm.
+        valid_GC: bool.
+        scale_G: float32, ``physical = stored * scale + offset``.
+        offset_G: float32, in physical units.
+        quantity_G: int64 index into :data:`QUANTITIES`; -1 unknown.
+        level_G: int64 index into :data:`LEVELS`; -1 unknown.
+        gsd_m_G: float32 metres, NaN unknown.
+        names: G instrument names.
     """
 
     wavelengths_nm_GC: Tensor
@@ -120,9 +125,15 @@ class BatchPart:
 
     Attributes:
         x_BHWC: values as stored (integers kept) or float; ``bands`` says how they become physical.
-        bands: metadata, G = 1 or B. mask_BHW: True = valid pixel, None = all valid.
-        sample_id_B: global id. instance_id_B: what makes a negative false. group_B: what splits keep together.
-        scene_id_B, origin_B2 (row, col of the window in its scene), label_B (-1 = unlabelled), domain_B: int64.
+        bands: metadata, G = 1 or B.
+        mask_BHW: True = valid pixel, None = all valid.
+        sample_id_B: global id.
+        instance_id_B: what makes a negative false.
+        group_B: what splits keep together.
+        scene_id_B: int64.
+        origin_B2: int64, row and column of the window in its scene.
+        label_B: int64, -1 = unlabelled.
+        domain_B: int64.
         stem_B: which of the encoder's stems of acquisitions; None where the names of the sensors decide.
     """
 

@@ -23,7 +23,8 @@ def read_json(path: Path | str) -> Any:
     """Parse a JSON file; see :func:`parse_json`.
 
     Raises:
-        OSError: it cannot be read. DocumentError: it is not plain JSON.
+        OSError: it cannot be read.
+        DocumentError: it is not plain JSON.
     """
     path = Path(path)
     _refuse_size("json_bytes", path.stat().st_size, path)
@@ -34,7 +35,8 @@ def parse_json(data: bytes | str, where: Path | str) -> Any:
     """Parse JSON.
 
     Args:
-        data: the text. where: the file it stands in, for messages.
+        data: the text.
+        where: the file it stands in, for messages.
 
     Raises:
         DocumentError: not JSON, too long, nested too deep, or with half a surrogate pair, which no file can hold.
@@ -62,7 +64,8 @@ def parse_yaml(text: str, where: Path | str) -> Any:
     """Parse YAML of plain values; a key that is given twice is refused.
 
     Args:
-        text: the text. where: the file it stands in, for messages.
+        text: the text.
+        where: the file it stands in, for messages.
 
     Raises:
         DocumentError: not plain YAML, too long, nested too deep, multiplied by aliases, or a doubled key.

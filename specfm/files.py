@@ -345,7 +345,9 @@ def clear_stages(out: Path, names: Sequence[str], what: str, overwrite: bool) ->
     """Make room in a folder for what a run of several stages makes there; strangers' files are not touched.
 
     Args:
-        out: the folder. names: of the files and folders made in it. what: is made, for messages ("demo").
+        out: the folder.
+        names: of the files and folders made in it.
+        what: is made, for messages ("demo").
         overwrite: remove those of an earlier run.
 
     Raises:

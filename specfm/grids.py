@@ -29,7 +29,8 @@ class Grid:
     """Where the pixels of a raster lie.
 
     Attributes:
-        name: of the raster, for messages. shape_HW: rows and columns.
+        name: of the raster, for messages.
+        shape_HW: rows and columns.
         geo: coordinate system and transform, None where the file does not say.
     """
 

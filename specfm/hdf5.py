@@ -31,7 +31,9 @@ def open_hdf5(path: Path, **options: Any) -> h5py.File:
     """Open for reading without a lock (files are not ours to lock, and some file systems have none).
 
     Raises:
-        OSError, RuntimeError: not HDF5, cut short or damaged. SpecfmError: it would read other files.
+        OSError: not HDF5, cut short or damaged.
+        RuntimeError: likewise.
+        SpecfmError: it would read other files.
     """
     import h5py
 
@@ -122,7 +124,8 @@ class Unwritten:
     """Which parts of a dataset hold nothing, in blocks of one size (the last of an axis may be cut).
 
     Attributes:
-        block: size of a block along each axis. missing: one truth value per block.
+        block: size of a block along each axis.
+        missing: one truth value per block.
     """
 
     block: tuple[int, ...]

@@ -110,7 +110,8 @@ def push_to_hub(
         Address of the commit.
 
     Raises:
-        UsageError: no name of a repository. SpecfmError: the hub refused; says why.
+        UsageError: no name of a repository.
+        SpecfmError: the hub refused; says why.
     """
     from huggingface_hub import HfApi
 

@@ -35,8 +35,9 @@ class Library:
     """Spectra on bands of 5 nm, as one ideal sensor would measure them, or on the bands of the sensor that did.
 
     Attributes:
-        low_nm: centre of the first step. spectra_LS: float32 physical values. quantity_L: int64 index into
-            :data:`specfm.sensors.QUANTITIES`, -1 unknown.
+        low_nm: centre of the first step.
+        spectra_LS: float32 physical values.
+        quantity_L: int64 index into :data:`specfm.sensors.QUANTITIES`, -1 unknown.
         home: sensor whose bands, all usable, the spectra are on; None: steps of 5 nm.
 
     Raises:

@@ -66,7 +66,9 @@ def refuse_unpacked(path: Path, nbytes: int, what: str) -> None:
     """Refuse an array that would be far larger than the file it is packed in, before it is unpacked.
 
     Args:
-        path: the file. nbytes: what it says it unpacks to. what: the array, for the message.
+        path: the file.
+        nbytes: what it says it unpacks to.
+        what: the array, for the message.
 
     Raises:
         SpecfmError: more than ``unpacked_bytes``, and more than ``unpacked_ratio`` times the file.
@@ -89,7 +91,8 @@ def refuse_linked(path: Path, what: str) -> None:
     """Refuse a data file that would read another one, unless that is allowed.
 
     Args:
-        path: the data file. what: how it does it, completing "it ...".
+        path: the data file.
+        what: how it does it, completing "it ...".
 
     Raises:
         SpecfmError: it would, and ``--linked-files`` was not said.

@@ -47,7 +47,8 @@ class RunLock:
         name: Of the lock file.
         wait: Where the holder cannot be seen, wait until it beats (then it lives) or has been silent for long enough.
             Without it such a lock is refused until then.
-        beat_s, silent_s: Seconds between heartbeats, and without one before a lock is taken over.
+        beat_s: Seconds between heartbeats.
+        silent_s: Seconds without one before a lock is taken over.
 
     Example:
         >>> with RunLock(Path("runs/a")):      # doctest: +SKIP

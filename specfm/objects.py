@@ -27,7 +27,9 @@ def object_pixels(
     """mask_HW: valid pixels whose mean over usable bands, in stored units, lies beyond a threshold.
 
     Args:
-        threshold: a level, or ``otsu`` (:func:`otsu`) of the valid pixels. dark: objects lie below it, not above.
+        scene: the scan.
+        threshold: a level, or ``otsu`` (:func:`otsu`) of the valid pixels.
+        dark: objects lie below it, not above.
         bright: the same pixels before what takes brightness out, whose levels count; default the scene itself.
         within_HW: where objects may lie.
     """

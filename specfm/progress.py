@@ -100,7 +100,9 @@ class Lines:
     """Plain lines: ``pretrain 30/300  loss 4.61  1.25/s  3:36 left``.
 
     Args:
-        title, total, done: as in :func:`progress`.
+        title: as in :func:`progress`.
+        total: likewise.
+        done: likewise.
         clock: seconds; replaced in tests.
     """
 

@@ -192,7 +192,8 @@ class Scene:
         """Read a window, stored type kept.
 
         Args:
-            rows, cols: slices with positive step, ranges, or single indices (which keep their axis).
+            rows: a slice with positive step, a range, or a single index (which keeps its axis).
+            cols: likewise.
             bands: integer indices in the order wanted, a boolean mask of length C, a slice, or None for all.
 
         Returns:

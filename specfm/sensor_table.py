@@ -160,7 +160,8 @@ def as_sensor(given: Sensor | BandGrid | str) -> Sensor:
     """A Sensor as it is, one with these bands, or the known instrument of that name.
 
     Raises:
-        SpecfmError: none of these. UsageError: no such instrument.
+        SpecfmError: none of these.
+        UsageError: no such instrument.
     """
     if isinstance(given, str):
         return get_sensor(given)

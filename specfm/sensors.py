@@ -42,7 +42,8 @@ class Sensor:
     Attributes:
         bands: the band grid (nm).
         quantity: one of :data:`QUANTITIES`, or None if unknown.
-        scale, offset: ``physical = stored * scale + offset``.
+        scale: ``physical = stored * scale + offset``.
+        offset: in physical units.
         level: processing level, one of :data:`LEVELS`, or None.
         gsd_m: ground sampling distance in metres, or None.
         name: instrument name, or None.

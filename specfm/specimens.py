@@ -34,8 +34,11 @@ class Specimen:
     """One specimen of a scene.
 
     Attributes:
-        scene: where it lies. number: in ``scene.groups_HW``, or None for the whole scene.
-        row, col: first pixel of its box. mask_hw: its valid pixels within the box.
+        scene: where it lies.
+        number: in ``scene.groups_HW``, or None for the whole scene.
+        row: first pixel row of its box.
+        col: first pixel column of its box.
+        mask_hw: its valid pixels within the box.
         label: the class of most of its labelled pixels, -1 without any.
     """
 
@@ -56,6 +59,7 @@ def find_specimens(scene: Scene, mask_HW: NDArray[np.bool_] | None = None) -> li
     """The specimens of a scene, by number.
 
     Args:
+        scene: the scan.
         mask_HW: pixels that may belong to one (object pixels); None = all that are valid as measured.
 
     Raises:
@@ -86,11 +90,13 @@ def specimens_of(scenes: Iterable[Scene], pixels: Callable[[Scene], NDArray[np.b
     """The specimens of scenes, scene by scene.
 
     Args:
+        scenes: the scans.
         pixels: says of a scene before pretreatment which pixels may belong to one; default the valid ones. Object
             pixels: :func:`specfm.shards.windows.valid_pixels` with its options.
 
     Raises:
-        UsageError: a list of spectra. SpecfmError: a scene without a specimen.
+        UsageError: a list of spectra.
+        SpecfmError: a scene without a specimen.
     """
     found = []
     for scene in scenes:
@@ -109,10 +115,13 @@ def whole_views(
     so that splits hold by either. It is one sample: its middle pixel (side // 2) carries the label.
 
     Args:
+        scenes: the scans.
+        side: of a view, pixels.
         pixels: as of :func:`specimens_of`.
 
     Raises:
-        UsageError: a side below 2, a list of spectra. SpecfmError: a scene without a specimen.
+        UsageError: a side below 2, a list of spectra.
+        SpecfmError: a scene without a specimen.
     """
     return [whole_view(each, side) for each in specimens_of(scenes, pixels)]
 

@@ -13,6 +13,7 @@ def read_table(path: Path, comments: bool = False) -> tuple[list[str], list[dict
     """Column names and rows of a CSV file; blanks around the names do not count.
 
     Args:
+        path: the file.
         comments: lines that begin with ``#`` do not count.
 
     Raises:

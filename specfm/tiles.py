@@ -131,7 +131,9 @@ class TilePlan:
 
     Attributes:
         shape: (rows, columns) of the whole.
-        side: of a tile. stride: step between tiles. halo: outer cells of a tile that serve as surroundings only.
+        side: of a tile.
+        stride: step between tiles.
+        halo: outer cells of a tile that serve as surroundings only.
         origin: shift of the lattice of tiles; results should hardly depend on it.
     """
 

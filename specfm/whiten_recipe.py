@@ -18,7 +18,9 @@ class WhitenRecipe:
 
     Attributes:
         shift: distance of the patches whose differences count as noise, pixels; at least a patch, as they are disjoint.
-        power, components, damping: as in :func:`specfm.models.whitening.whitening`.
+        power: as in :func:`specfm.models.whitening.whitening`.
+        components: likewise.
+        damping: likewise.
         brightness: keep the direction of the tokens that says how bright a patch is beside its sample. Without it
             shadow and slope part less of what is alike (1-NN of Indian Pines .46 with it, .56 without).
     """

@@ -39,14 +39,17 @@ class CellPlan:
     """What one cell computes.
 
     Attributes:
-        suite, dataset: what is asked for.
+        suite: what is asked for of all.
+        dataset: what is asked for of this one.
         part: of ``downstream.probe.run.PARTS``.
         method: name of the encoder, or of what was made of its architecture, in the table; "baselines" for those.
         checkpoint: what ``open_encoder`` takes, or ``load_peer``; None for the baselines.
-        weights, architecture: digests of the encoder's weights and config, and of its config alone.
+        weights: digest of the encoder's weights and config.
+        architecture: digest of its config alone.
         cards: digest of the dataset cards' text.
         window: side of the window, pixels.
-        device, cache: where it is computed, and where features are kept (None = nowhere); they change no number.
+        device: where it is computed; changes no number.
+        cache: where features are kept (None = nowhere); changes no number.
     """
 
     suite: SuiteConfig

@@ -73,7 +73,8 @@ def run_benchmark(
         out: folder of the benchmark.
         jobs: processes; the numbers do not depend on it.
         resume: go on in a folder that has finished cells.
-        device, cache: where to compute, and where to keep features (None = nowhere).
+        device: where to compute.
+        cache: where to keep features (None = nowhere).
         done: called with the title of every finished cell.
 
     Raises:

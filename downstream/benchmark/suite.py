@@ -28,16 +28,21 @@ class DatasetConfig(Strict):
     """One dataset: labelled scenes of one or several cards, and how they are split.
 
     Attributes:
-        cards: dataset cards (names or files). name: in the tables; default the cards' names.
+        cards: dataset cards (names or files).
+        name: in the tables; default the cards' names.
         scenes: only scenes whose CARD/SCENE matches one of these, such as ``*/OSBS*``.
         through: also see them through these known sensors.
         classes: new class -> names in the cards; pixels of other classes count as unlabelled. Cards with other class
             lists can then be put together. Empty = as in the card.
         split: of ``specfm probe``; ``auto`` takes groups where there are three and more, else blocks.
         shots: overrides that of the suite: ``all`` labels, or so many a class.
-        protocols, seeds, window: override those of the suite; point spectra without ground have windows of 1.
-        max_per_class: at most so many pixels a class and group. block: side of a spatial block, pixels.
-        min_groups: classes found in fewer groups or blocks are left out. group_by: as in ``specfm probe``.
+        protocols: override those of the suite.
+        seeds: override those of the suite.
+        window: overrides that of the suite; point spectra without ground have windows of 1.
+        max_per_class: at most so many pixels a class and group.
+        block: side of a spatial block, pixels.
+        min_groups: classes found in fewer groups or blocks are left out.
+        group_by: as in ``specfm probe``.
         bands: use these bands of every scene only, as in ``specfm probe``.
         pretreatment: of spectra, in order, as in ``specfm probe``.
         note: printed below the table.
@@ -81,17 +86,24 @@ class SuiteConfig(Strict):
     """A benchmark: every dataset under every protocol, for every encoder, beside controls.
 
     Attributes:
-        name: of the suite. datasets: what is compared on.
+        name: of the suite.
+        datasets: what is compared on.
         protocols: of knn, linear and ridge on frozen features; finetune and scratch train the encoder on the labels.
         shots: one table each: ``all`` labels, or so many a class.
-        seeds: splits. ks: neighbours. window: side of the window, pixels (default: as pretrained, if all agree).
+        seeds: splits.
+        ks: neighbours.
+        window: side of the window, pixels (default: as pretrained, if all agree).
         peers: published encoders to put beside, named as in ``specfm probe --peers``.
-        pooling, layers: what is taken of the encoders. init_seeds: untrained twins of every architecture.
+        pooling: what is taken of the encoders.
+        layers: of which blocks.
+        init_seeds: untrained twins of every architecture.
         align: make features of different sensors comparable; null: where a dataset has several sensors and the encoder
             comes with a library.
         fit: fit encoders and twins to each dataset's scenes without labels: true (one stem), scene (one each).
-        trained_seeds, train_steps: of finetune and scratch: on so many of the splits, for so many steps at most.
-        draws: of the bootstrap. metric: what the leaderboard compares.
+        trained_seeds: of finetune and scratch: on so many of the splits.
+        train_steps: for so many steps at most.
+        draws: of the bootstrap.
+        metric: what the leaderboard compares.
     """
 
     name: str

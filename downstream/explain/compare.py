@@ -70,7 +70,9 @@ def choices(
     """What is compared, all bands first, and a notice for every choice that the sensor cannot give.
 
     Args:
-        scene: one of the scenes. spectra_NC: of the samples as measured, for choices that are fitted on pixels.
+        options: which are wanted.
+        scene: one of the scenes.
+        spectra_NC: of the samples as measured, for choices that are fitted on pixels.
     """
     bands, usable = untreated(scene).sensor.bands, int(scene.sensor.bands.valid.sum())
     found, notices = [BandChoice("all", usable)], []
@@ -107,8 +109,12 @@ def compare_bands(
     """Rows as of a probe, of the encoder and of raw spectra; ``condition`` is the choice, ``bands`` [how many].
 
     Args:
-        encoder: frozen encoder. scenes: labelled scenes of one sensor.
-        data, name, pretrained: as of :func:`downstream.probe.run.probe`.
+        encoder: frozen encoder.
+        scenes: labelled scenes of one sensor.
+        options: what is compared, and how it is probed.
+        data: as of :func:`downstream.probe.run.probe`.
+        name: likewise.
+        pretrained: likewise.
 
     Raises:
         UsageError: options that make no sense, scenes of several sensors.

@@ -61,8 +61,14 @@ def integrated_gradients(
     """What each band adds to the logit of the true class.
 
     Args:
+        encoder: frozen encoder.
+        judge: the linear probe whose logits are explained.
+        scenes: scenes of the samples.
         samples: those to explain, of classes that ``judge`` knows.
+        window: side, pixels.
         mean_C: mean physical spectrum, 0 in unusable bands.
+        pooling: as the probe was fitted.
+        layers: likewise.
         steps: of the integral (Gauss-Legendre).
 
     Returns:

@@ -34,8 +34,13 @@ def occlusion_rows(
     """A row for each range: accuracy and margin lost on the test sides, with 95 % intervals.
 
     Args:
-        name: of the features. clean_ND: features of whole samples, on which probes are fitted.
+        name: of the features.
+        clean_ND: features of whole samples, on which probes are fitted.
         hidden: features with each of the ranges occluded.
+        ranges: of the bands that are occluded.
+        samples: labelled samples.
+        splits: the splits.
+        grid: strengths of regularisation to choose from.
         draws: of the bootstrap over resampling units (groups or blocks).
     """
     lost_ON2 = np.zeros((len(ranges), len(samples), 2))
@@ -75,7 +80,11 @@ def bootstrap_means(
     """(low, mean, high) of the mean over counted samples: percentiles over units drawn with replacement.
 
     Args:
-        sum_ON2: sums over the runs in which a sample was tested. count_N: how many these were.
+        sum_ON2: sums over the runs in which a sample was tested.
+        count_N: how many these were.
+        unit_N: group or block of each sample.
+        draws: how many.
+        seed: of the draws.
     """
     tested_N = count_N > 0
     units = np.unique(unit_N[tested_N])

@@ -44,7 +44,8 @@ class Explanation:
         gradients: a row for each usable band; empty where they were left out.
         signatures: a row for each usable band: mean and deviation of every class.
         facts: data, encoder, splits, samples, notices; JSON-safe.
-        bands: of the sensor. classes: names.
+        bands: of the sensor.
+        classes: names.
     """
 
     occlusion: Rows
@@ -67,8 +68,12 @@ def explain(
     """Importance of bands by occlusion and by integrated gradients, and signatures of the classes.
 
     Args:
-        encoder: frozen encoder. scenes: labelled scenes of one sensor.
-        data, name: of data and encoder, for tables. pretrained: False for an untrained control.
+        encoder: frozen encoder.
+        scenes: labelled scenes of one sensor.
+        options: what is computed, and how it is probed.
+        data: its name, for tables.
+        name: of the encoder, for tables.
+        pretrained: False for an untrained control.
 
     Raises:
         UsageError: options that make no sense, scenes of several sensors, captum missing.

@@ -20,7 +20,9 @@ class ArrayFile:
     """``[N, D]`` float32 in an open file; made by :meth:`create` or :meth:`reopen`.
 
     Args:
-        path: the file, which has its full size already. start: byte of the first row. shape: rows and columns.
+        path: the file, which has its full size already.
+        start: byte of the first row.
+        shape: rows and columns.
     """
 
     def __init__(self, path: Path, start: int, shape: tuple[int, int]) -> None:
@@ -43,7 +45,8 @@ class ArrayFile:
         """A file that was left unfinished.
 
         Raises:
-            ValueError: it is not one of :meth:`create`, or was cut short. OSError: it cannot be read.
+            ValueError: it is not one of :meth:`create`, or was cut short.
+            OSError: it cannot be read.
         """
         with open(path, "rb") as handle:
             if np.lib.format.read_magic(handle) != (1, 0):

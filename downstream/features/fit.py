@@ -25,7 +25,8 @@ class SceneStems:
     """Which stem an encoder has while features of a scene are taken.
 
     Args:
-        encoder: changed when :meth:`on` is called. by_scene: what was fitted to each scene, by its identity.
+        encoder: changed when :meth:`on` is called.
+        by_scene: what was fitted to each scene, by its identity.
 
     Attributes:
         digest: JSON-safe; says what was fitted.
@@ -69,7 +70,9 @@ def fitted(
     """Within it the encoder is fitted to the scenes; then it is as before.
 
     Args:
-        encoder: a specfm encoder. fit: False leaves it alone.
+        encoder: a specfm encoder.
+        scenes: to which it is fitted.
+        fit: False leaves it alone.
         like: the card whose recipe and window are taken, where that is not the encoder's own (untrained twins).
 
     Returns:

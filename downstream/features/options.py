@@ -17,7 +17,8 @@ class FeatureOptions:
 
     Attributes:
         window: side of the window, pixels; None = as pretrained, and 1 for lists of spectra.
-        pooling, layers: what is taken of the encoder (``downstream.features.pooling``).
+        pooling: what is taken of the encoder (``downstream.features.pooling``).
+        layers: of which blocks.
         align: put features of all sensors as the poorest of them would tell it, those of one sensor as an ideal one
             would (:meth:`specfm.models.Encoder.align`); None does so where the scenes were seen through different bands
             and the encoder comes with a library.

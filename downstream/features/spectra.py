@@ -101,9 +101,10 @@ class Spectra(NamedTuple):
     """Spectra of one set of samples, each over another support.
 
     Attributes:
-        pixel: of the labelled pixel. mean: mean over the valid pixels of the window. patch: mean over those of the
-            square about the labelled pixel; None where it is one pixel. Where nothing is valid there, as in the middle
-            of a ring seen whole, pixel and patch are the valid pixel nearest to it.
+        pixel: of the labelled pixel.
+        mean: mean over the valid pixels of the window.
+        patch: mean over those of the square about the labelled pixel; None where it is one pixel. Where nothing is
+            valid there, as in the middle of a ring seen whole, pixel and patch are the valid pixel nearest to it.
     """
 
     pixel: FeatureSet
@@ -117,7 +118,9 @@ def spectra(
     """Raw spectra in physical units.
 
     Args:
-        scenes: scenes of the samples. window: side, pixels. samples: which windows.
+        scenes: scenes of the samples.
+        window: side, pixels.
+        samples: which windows.
         grid: where to compare them, if not on the scenes' own common grid.
         patch: side of the square about the labelled pixel, at most the window: that of an encoder's patch. In an odd
             window it is what the token of that pixel sees; in an even one the token lies half a patch aside at most.

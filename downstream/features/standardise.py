@@ -20,7 +20,8 @@ class Standardiser:
         fit_MD: training samples only, or whatever else may be looked at; all finite.
 
     Attributes:
-        mean_D, factor_D: float64; what is subtracted, then multiplied by.
+        mean_D: float64; what is subtracted.
+        factor_D: float64; what is then multiplied by.
     """
 
     def __init__(self, fit_MD: np.ndarray) -> None:

@@ -84,17 +84,27 @@ def distance_to_file(
     """Write an unsupervised map of change on the scenes' own pixels: 1 unchanged, 2 changed, 0 no data at a date.
 
     Args:
-        before, after: two dates on one grid, of any sensors.
-        out: ``.tif``, ``.hdr`` (ENVI Classification) or ``.npy``. distance: also write the distance (float32) here.
+        encoder: in any mode; it is not changed.
+        before: the first date, of any sensor.
+        after: the second date on the same grid, of any sensor.
+        out: ``.tif``, ``.hdr`` (ENVI Classification) or ``.npy``.
+        distance: also write the distance (float32) here.
         threshold: distance from which a pixel counts as changed; None = Otsu's, on a random sample of patches.
         seed: of that sample.
-        window, stride, level, batch_size: as in :func:`specfm.dense.stream.embed_to_file`.
+        window: as in :func:`specfm.dense.stream.embed_to_file`.
+        stride: likewise.
+        level: likewise.
+        batch_size: likewise.
+        preview: also write a PNG of the same name with a legend.
+        overwrite: replace files that exist.
+        facts: JSON-safe facts to keep beside the map.
 
     Returns:
         The threshold, and the share of both classes among the pixels with data.
 
     Raises:
-        SpecfmError: other grids, or no common data. UsageError: a bad option, or a file that exists.
+        SpecfmError: other grids, or no common data.
+        UsageError: a bad option, or a file that exists.
     """
     require_one_grid(Grid.of(before), Grid.of(after))
     p = encoder.patch_size

@@ -112,17 +112,27 @@ def cluster_to_file(
     """Write a map of clusters on the scene's own pixels.
 
     Args:
+        encoder: in any mode; it is not changed.
+        scene: what is mapped.
         out: ``.tif``, ``.hdr`` (ENVI Classification) or ``.npy``; 0 = no data, 1 = the most frequent cluster.
-        classes: K. method: ``kmeans`` or ``spectral`` (on a sample; every cell then joins its nearest sampled cell).
+        classes: K.
+        method: ``kmeans`` or ``spectral`` (on a sample; every cell then joins its nearest sampled cell).
         seed: of the sample and of the clustering.
-        window, stride, level, batch_size, pixels: as in :func:`specfm.dense.stream.embed_to_file`.
+        window: as in :func:`specfm.dense.stream.embed_to_file`.
+        stride: likewise.
+        level: likewise.
+        batch_size: likewise.
+        pixels: likewise.
         preview: also write a PNG of the same name with a legend.
+        overwrite: replace files that exist.
+        facts: JSON-safe facts to keep beside the map.
 
     Returns:
         Share of every cluster among the pixels with data.
 
     Raises:
-        UsageError: a bad option, or a file that exists. SpecfmError: fewer patches with data than classes.
+        UsageError: a bad option, or a file that exists.
+        SpecfmError: fewer patches with data than classes.
     """
     p = cell_side(encoder, pixels)
     plan = patch_plan(scene, encoder.patch_size, window, stride, cell=p)

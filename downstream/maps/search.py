@@ -90,12 +90,21 @@ def search_to_file(
     """Write a map of similarity (-1..1, NaN = no data) to the nearest of some example pixels.
 
     Args:
+        encoder: in any mode; it is not changed.
+        scene: what is searched.
         like_rc: (row, col) of the examples, pixels of the scene.
         out: ``.tif``, ``.hdr`` or ``.npy``, on the scene's own pixels.
-        top: how many best places to return. apart: least distance between them, pixels (default half a window).
+        top: how many best places to return.
+        apart: least distance between them, pixels (default half a window).
         seed: of the sample that features are standardised by.
-        window, stride, level, batch_size, pixels: as in :func:`specfm.dense.stream.embed_to_file`.
+        window: as in :func:`specfm.dense.stream.embed_to_file`.
+        stride: likewise.
+        level: likewise.
+        batch_size: likewise.
+        pixels: likewise.
         preview: also write a PNG of the same name: similarity from dark (the least) to yellow (the most).
+        overwrite: replace files that exist.
+        facts: JSON-safe facts to keep beside the map.
 
     Raises:
         UsageError: no example, one outside the scene, a bad option, or a file that exists.

@@ -49,7 +49,8 @@ class ProbeResult:
     Attributes:
         rows: one JSON-safe row per method and protocol in table order; table after table for several ``shots``.
         runs: of every row: the confusions that it sums up, for paired comparisons.
-        samples, splits: what was compared on; splits of all tables.
+        samples: what was compared on.
+        splits: of all tables.
         features: of the encoder, None where it was not asked for.
         spectra: of the labelled pixels, the patches about them and the windows, None where scenes have no common grid.
     """

@@ -31,10 +31,16 @@ class WindowTraining(Supervised):
     It draws in the order of the run from ``rng`` and torch's random state: it is short and never taken up again.
 
     Args:
-        title: of the progress display. model: classifies windows; it is trained. config: steps, optimiser, guard.
-        train, val: windows, a part per sensor; without validation all steps are done and the last weights stay.
-        rng: of order and turns. batch_size: windows a step. patience: steps.
-        lr_share: of the learning rate, by parameter name. first: the model counts before its first step.
+        title: of the progress display.
+        model: classifies windows; it is trained.
+        config: steps, optimiser, guard.
+        train: windows, a part per sensor.
+        val: windows likewise; without them all steps are done and the last weights stay.
+        rng: of order and turns.
+        batch_size: windows a step.
+        patience: steps.
+        lr_share: of the learning rate, by parameter name.
+        first: the model counts before its first step.
     """
 
     def __init__(
@@ -89,7 +95,11 @@ def start_from_probe(
     """Set a pooled head to the linear probe of the frozen features, its strength chosen on ``val`` (or inside train).
 
     Args:
-        unit_I: group or block of the samples that ``train`` holds. seed: of folds inside train.
+        model: its head is set.
+        train: windows, a part per sensor.
+        val: windows likewise; may be empty.
+        unit_I: group or block of the samples that ``train`` holds.
+        seed: of folds inside train.
     """
     (x_MD, y_M), (x_ND, y_N) = _frozen(model, train), _frozen(model, val)
     unit_M = np.concatenate([unit_I[part.id_N] for part in train])

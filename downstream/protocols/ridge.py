@@ -67,8 +67,10 @@ def left_out_classes(x_ND: np.ndarray, y_N: np.ndarray, teaches_NN: np.ndarray, 
 
     Args:
         x_ND: features; standardised here, all together (no label is looked at for that).
-        y_N: classes, integers from 0. teaches_NN: [i, j] = sample j may teach sample i; False on the diagonal. A
-            sample that none may teach gets class 0. penalty: per sample.
+        y_N: classes, integers from 0.
+        teaches_NN: [i, j] = sample j may teach sample i; False on the diagonal. A sample that none may teach gets class
+            0.
+        penalty: per sample.
     """
     scaled_ND = Standardiser(x_ND)(x_ND)
     count = len(scaled_ND)

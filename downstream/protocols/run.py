@@ -72,7 +72,8 @@ def evaluate_conditions(
         features: by condition, of the same samples; the first one is fitted on.
         splits: the splits, shared by all methods.
         options: protocols, ks, grid.
-        kind, method: what is probed, and its name in the table.
+        kind: what is probed.
+        method: its name in the table.
         protocols: other protocols than those of the options: "knn", "linear", "ridge", "svm".
         scores: what to use in place of the features.
         metric: of the neighbours.

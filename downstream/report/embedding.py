@@ -36,7 +36,10 @@ def embed_scenes(
     """Features of labelled pixels with their class and, where there are several, their domain and sensor.
 
     Args:
-        encoder: frozen. scenes: with labels. window: side around each pixel. max_per_class: pixels of a class a scene.
+        encoder: frozen.
+        scenes: with labels.
+        window: side around each pixel.
+        max_per_class: pixels of a class a scene.
         pooling: see ``downstream.features.pooling``.
     """
     from downstream.features.extract import extract

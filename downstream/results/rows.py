@@ -67,7 +67,9 @@ class EncoderFacts:
     """What every row says of the encoder it stands beside: worked out once, as weights and files of scenes are hashed.
 
     Attributes:
-        checkpoint: digest. hardware: it was computed on. seen: what of the scenes pretraining saw; "-" if untrained.
+        checkpoint: digest.
+        hardware: it was computed on.
+        seen: what of the scenes pretraining saw; "-" if untrained.
     """
 
     checkpoint: str
@@ -86,9 +88,15 @@ class Comparison:
     """What all rows of one table share.
 
     Attributes:
-        samples, splits: what was compared on. leaks: of every split.
-        window: side of the windows, pixels. pooling, layers: what was taken of the encoder.
-        data, data_digest: name and digest of the data. config_digest: over the options.
+        samples: what was compared on.
+        splits: how they were split.
+        leaks: of every split.
+        window: side of the windows, pixels.
+        pooling: what was taken of the encoder.
+        layers: of which blocks.
+        data: name of the data.
+        data_digest: digest of the data.
+        config_digest: over the options.
         encoder: what rows say of it.
         draws: of the bootstrap.
         notices: beside those of samples and splits.

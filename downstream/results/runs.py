@@ -41,7 +41,8 @@ class Runs:
         splits: the split of each run.
         unconverged: probes that stopped before convergence.
         constant: features that hardly differ.
-        pooling, layers: where they are not those of the options.
+        pooling: where it is not that of the options.
+        layers: likewise.
         wall_s: seconds spent.
     """
 

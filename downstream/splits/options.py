@@ -35,10 +35,12 @@ class SplitOptions:
         seeds: number of splits (per held-out sensor, where several sensors see one ground).
         shots: labels a class to train on, None for all; several give one table each.
         max_per_class: at most so many samples a class and group.
-        min_groups, min_samples: classes found in fewer groups or blocks, or samples, are left out.
+        min_groups: classes found in fewer groups or blocks are left out.
+        min_samples: classes of fewer samples are left out.
         block: side of a spatial block, pixels; None works it out (``ground.default_block``).
         group_by: what a group is (``samples.collect_samples``).
-        test_share, val_share: of all samples for the test; of the remaining ones for validation.
+        test_share: of all samples, for the test.
+        val_share: of the remaining ones, for validation.
         split_files: use these splits, whatever else is said.
     """
 

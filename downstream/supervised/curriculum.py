@@ -32,7 +32,10 @@ class ViewCurriculum(Curriculum):
     """Stages of a supervised training. Batches are lists of parts with ``views`` and ``labels`` (dataclasses).
 
     Args:
-        config: the stages. steps: of the run. model: in training. optimizer: over its parameters.
+        config: the stages.
+        steps: of the run.
+        model: in training.
+        optimizer: over its parameters.
         seed: of components that are fitted by chance.
 
     Raises:

@@ -21,6 +21,8 @@ def save_task(model: TaskModel, folder: str | Path, card: dict[str, Any] | None 
     """Publish a task model as a release folder, by one rename.
 
     Args:
+        model: what is published.
+        folder: the release folder.
         card: JSON-safe facts about its training; default: the model's own.
 
     Raises:
@@ -36,6 +38,8 @@ def load_task(path: str | Path, device: str = "cpu", task: str | None = None) ->
     """Load a task model from a release folder, a training checkpoint or a finished run, in evaluation mode.
 
     Args:
+        path: the folder.
+        device: a torch device.
         task: refuse a model of another task.
 
     Raises:

@@ -137,7 +137,12 @@ def make_head(kind: str, layers: int, width: int, classes: int, channels: int = 
     """A head by name.
 
     Args:
-        kind: one of :data:`HEADS`. layers: L. width: D of every layer. classes: K. channels: S.
+        kind: one of :data:`HEADS`.
+        layers: L.
+        width: D of every layer.
+        classes: K.
+        channels: S.
+        dropout: before the last layer.
 
     Raises:
         UsageError: unknown name.
@@ -154,7 +159,9 @@ class Fusion(nn.Module):
     ``cross_attention``: what attention on the other date cannot explain of each date (forgives small misregistration).
 
     Args:
-        kind: one of :data:`FUSIONS`. width: D. heads: of the attention; must divide D.
+        kind: one of :data:`FUSIONS`.
+        width: D.
+        heads: of the attention; must divide D.
     """
 
     def __init__(self, kind: str, width: int, heads: int = 4) -> None:

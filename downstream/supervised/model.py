@@ -41,9 +41,10 @@ class HeadSpec:
         kind: ``linear``, ``fpn`` or ``upernet``; classification: ``linear`` on standardised tokens that are then
             pooled, or ``pooled``, on pooled features that are then standardised (what a linear probe sees).
         layers: blocks whose tokens it reads, shallow to deep; negative counts from the end.
-        channels: width of a pyramid. dropout: before the scores.
-        fusion: how two dates become one (change). pooling: of a window's tokens (classification; see
-            ``downstream.features.pooling``).
+        channels: width of a pyramid.
+        dropout: before the scores.
+        fusion: how two dates become one (change).
+        pooling: of a window's tokens (classification; see ``downstream.features.pooling``).
     """
 
     kind: str = "linear"
@@ -239,7 +240,10 @@ class TaskModel(nn.Module):
             bands: one Sensor or BandGrid for all tiles, one per tile, or BandTensors.
             mask_BHW: True = valid pixel (non-finite values are always invalid).
             level_B: physical level that divides each tile; pass the scene's where ``self.level`` is ``scene``.
-            x2_BHWC, bands2, mask2_BHW, level2_B: the second date (change only), from any sensor.
+            x2_BHWC: the second date (change only), from any sensor.
+            bands2: its bands.
+            mask2_BHW: its valid pixels.
+            level2_B: its processing levels.
 
         Returns:
             ``[B, H, W, K]`` float32 on the model's device: probabilities that sum to 1, zeros where a pixel is invalid

@@ -78,11 +78,18 @@ class Supervised(Task):
     """A task model learns labels; see :class:`specfm.engine.task.Task` for what the loop asks.
 
     Args:
-        title: of the progress display. model: on the device of ``world``. config: steps, optimiser, guard.
-        batch_size: tiles a step. patience: steps, see :class:`EarlyStop`.
-        lr_share: of the learning rate, by parameter name. weight_K: of the classes in the loss, default 1.
-        frozen: the encoder stays in evaluation mode. seed: of dropout and drop path, step by step, so that a run taken
-            up again goes on bit by bit; None: torch's random state runs on.
+        title: of the progress display.
+        model: on the device of ``world``.
+        config: steps, optimiser, guard.
+        world: the processes of the run.
+        folder: of the run; None keeps no record.
+        batch_size: tiles a step.
+        patience: steps, see :class:`EarlyStop`.
+        lr_share: of the learning rate, by parameter name.
+        weight_K: of the classes in the loss, default 1.
+        frozen: the encoder stays in evaluation mode.
+        seed: of dropout and drop path, step by step, so that a run taken up again goes on bit by bit; None: torch's
+            random state runs on.
     """
 
     def __init__(
@@ -156,8 +163,10 @@ def start_from(model: TaskModel, source: AnyEncoder, *, weights: bool, library: 
     """Give a model with a fresh encoder what it starts from.
 
     Args:
+        model: changed in place.
         source: an encoder of the same architecture; it is not changed.
-        weights: copy its weights. library: align tokens as it does, if it does.
+        weights: copy its weights.
+        library: align tokens as it does, if it does.
         held: up to where the encoder is not trained: -1 trains all, 0 holds what precedes the blocks, n also the first
             n blocks, one more than all of them everything. A stem whitened in pretraining is held in any case.
     """

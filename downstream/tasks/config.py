@@ -42,11 +42,13 @@ class DataConfig(Strict):
     """Which labelled scenes, and what a training batch is.
 
     Attributes:
-        card: dataset card (name or file). scenes: only scenes whose CARD/SCENE matches, such as ``*/OSBS*``.
+        card: dataset card (name or file).
+        scenes: only scenes whose CARD/SCENE matches, such as ``*/OSBS*``.
         bands: use these bands only, of every date (``specfm.band_selection``); never the labels decide.
         second_sensor: change only: see the second date through this known sensor (a test of mixed sensors).
         tile: side of a training tile, and of a window for classification, pixels; a multiple of the patch.
-        batch: tiles a step. level: one brightness level per ``scene``, or each tile its own (``sample``).
+        batch: tiles a step.
+        level: one brightness level per ``scene``, or each tile its own (``sample``).
         class_weights: of the loss: ``balanced`` (inverse frequency), ``sqrt`` (its root) or ``none``.
     """
 

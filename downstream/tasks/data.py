@@ -129,7 +129,8 @@ def make_samples(places: Sequence[Place], config: FinetuneConfig) -> tuple[Sampl
     """Every labelled pixel, and the splits of the configuration; both guard windows of ``guard + 1`` pixels.
 
     Raises:
-        SpecfmError, UsageError: as ``downstream.splits``; split files of other data or with too narrow a guard.
+        SpecfmError: as ``downstream.splits``.
+        UsageError: likewise; split files of other data or with too narrow a guard.
     """
     rules = config.split
     scenes = [place.scene for place in places]
@@ -180,7 +181,9 @@ class Crops:
     """Training tiles as a pure function of the step.
 
     Args:
-        places: the scenes. rasters: training labels only (see `label_rasters`). classes: K.
+        places: the scenes.
+        rasters: training labels only (see `label_rasters`).
+        classes: K.
         config: tile and batch, shares of rare classes and boundaries, seed of the draws. Classification takes windows
             centred on their pixel in place of tiles that hold it anywhere.
     """

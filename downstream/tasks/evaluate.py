@@ -57,6 +57,9 @@ def predict_place(model: TaskModel, place: Place, batch: int = 64, wanted_HW: np
     """Blended probabilities ``[H, W, K]`` of a scene in memory; zeros where nothing is valid or no tile was wanted.
 
     Args:
+        model: a trained model.
+        place: the scene, or both dates of it.
+        batch: tiles at once.
         wanted_HW: compute only tiles that hold one of these pixels (each of them is then complete), or only their
             windows where the model sees these as wholes.
     """

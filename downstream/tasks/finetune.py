@@ -113,8 +113,9 @@ def prepare(config: FinetuneConfig) -> tuple[TaskData, AnyEncoder, str]:
     """Everything that can be refused before a folder is touched.
 
     Raises:
-        SpecfmError, UsageError: no labels, labels that do not fit, classes too small to split, a split file of other
-            data, two dates of different extent, a folder that holds no encoder.
+        SpecfmError: no labels, labels that do not fit, classes too small to split, two dates of different extent, a
+            folder that holds no encoder.
+        UsageError: a split file of other data.
     """
     places = open_places(config)
     source, name = load_source(config, places)
@@ -136,7 +137,8 @@ def finetune(config: FinetuneConfig, resume: bool = False) -> Path:
 
     Raises:
         UsageError: the folder exists (without ``resume``), is of another configuration or in use; see `prepare`.
-        NoCheckpointError, DivergedError: as in pretraining (exit codes 3 and 4).
+        NoCheckpointError: nothing valid to resume from (exit code 3), as in pretraining.
+        DivergedError: as in pretraining (exit code 4).
     """
     with distributed.joined(config.device) as world:
         if world.size > 1:

@@ -29,7 +29,10 @@ def draw_maps(model: TaskModel, data: TaskData, path: Path, batch: int = 64) -> 
     """Write truth, map and mistakes on test pixels of the first split; None (and a note) without matplotlib.
 
     Args:
-        model: trained on the first split. data: scenes, samples, splits. path: of the PNG.
+        model: trained on the first split.
+        data: scenes, samples, splits.
+        path: of the PNG.
+        batch: tiles at once.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg

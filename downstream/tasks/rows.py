@@ -39,8 +39,12 @@ def task_rows(
     """One row per method: the scores of every probe, of segmentation the IoU, of change F1 and IoU of *changed*.
 
     Args:
-        config: the fine-tuning. all_runs: confusions of every method. first: the method that was asked for.
-        source: its encoder before training. leaks: per split.
+        config: the fine-tuning.
+        all_runs: confusions of every method.
+        first: the method that was asked for.
+        source: its encoder before training.
+        data: scenes, samples, splits.
+        leaks: per split.
     """
     scenes = [scene for place in data.places for scene in place.dates]
     told = {key: value for key, value in to_dict(config).items() if key not in WHERE}

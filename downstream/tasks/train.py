@@ -52,8 +52,11 @@ class Member:
     """What is trained: a method on one split.
 
     Attributes:
-        method, protocol: names in the table. pretrained: start from the encoder of ``init``, else from random weights.
-        mode: what of the encoder is trained. number: of the split; also sets the seed.
+        method: name in the table.
+        protocol: name in the table.
+        pretrained: start from the encoder of ``init``, else from random weights.
+        mode: what of the encoder is trained.
+        number: of the split; also sets the seed.
     """
 
     method: str
@@ -93,7 +96,10 @@ def make_model(config: FinetuneConfig, source: AnyEncoder, member: Member, names
     """The model before its first step; random weights come from the seed and the split's number alone.
 
     Args:
+        config: the fine-tuning.
         source: the encoder of ``init`` (its weights are copied), or a random one that only gives the architecture.
+        member: the method.
+        names: of the classes.
 
     Raises:
         UsageError: a head that does not fit, more blocks to train than there are.
@@ -126,8 +132,12 @@ class Finetuning(Supervised):
     """One member of a fine-tuning, kept in a run folder.
 
     Args:
-        config: of the whole fine-tuning. member: which part of it. data: scenes, samples, splits.
-        source: the encoder of ``init``. world: this process. folder: of this member.
+        config: of the whole fine-tuning.
+        member: which part of it.
+        data: scenes, samples, splits.
+        source: the encoder of ``init``.
+        world: this process.
+        folder: of this member.
     """
 
     config: FinetuneConfig

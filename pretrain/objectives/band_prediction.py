@@ -29,9 +29,12 @@ class BandTargets:
     """What to predict.
 
     Attributes:
-        wavelengths_nm_BT, fwhm_nm_BT: float64. weight_BT: float32 quadrature weights of the targets, each row sums to 1
-            (to 0 where a sample has none). value_BNT: float32, in units of the sample's level.
-        mask_BN: True where value_BNT rests on a valid pixel. held_out_B: False where seen bands had to stand in.
+        wavelengths_nm_BT: float64.
+        fwhm_nm_BT: float64.
+        weight_BT: float32 quadrature weights of the targets, each row sums to 1 (to 0 where a sample has none).
+        value_BNT: float32, in units of the sample's level.
+        mask_BN: True where value_BNT rests on a valid pixel.
+        held_out_B: False where seen bands had to stand in.
     """
 
     wavelengths_nm_BT: Tensor
@@ -55,7 +58,14 @@ def band_targets(
     """Targets for the view that :func:`pretrain.views.make_view` makes of ``batch`` from the same arguments.
 
     Args:
-        batch: raw, as stored. patch_size: of the encoder, so that targets lie on its token grid.
+        batch: raw, as stored.
+        views: how views are made.
+        config: of the objective.
+        patch_size: of the encoder, so that targets lie on its token grid.
+        seed: as of :func:`pretrain.views.make_view`.
+        step: likewise.
+        view: likewise.
+        strength: likewise.
     """
     targets = [
         _part_targets(part, plan_part(part, views, seed, step, view, strength), config, patch_size) for part in batch
@@ -149,7 +159,9 @@ class BandPredictor(nn.Module):
     """Low-rank readout of any band from a token: token and band code meet in a product of rank R.
 
     Args:
-        width: D of the encoder. rank: R. hidden: width of the network over band codes.
+        width: D of the encoder.
+        rank: R.
+        hidden: width of the network over band codes.
     """
 
     def __init__(self, width: int, rank: int = 64, hidden: int = 128):
@@ -177,7 +189,10 @@ def band_prediction_loss(
     batch is the mean of the losses of its equal parts.
 
     Args:
-        prediction_BNT: of :class:`BandPredictor`. token_mask_BN: True where the encoder's token is defined.
+        prediction_BNT: of :class:`BandPredictor`.
+        targets: what is predicted.
+        config: of the objective.
+        token_mask_BN: True where the encoder's token is defined.
 
     Returns:
         The loss (before ``config.weight``) and detached figures to log.

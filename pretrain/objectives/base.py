@@ -36,8 +36,11 @@ class Surroundings:
     """What of a run an objective may have to know besides its own settings.
 
     Attributes:
-        width: D of the encoder. patch_size: of the encoder, pixels.
-        views: how views are made. pairs: what the two views are views of. seed: of the run.
+        width: D of the encoder.
+        patch_size: of the encoder, pixels.
+        views: how views are made.
+        pairs: what the two views are views of.
+        seed: of the run.
         encoder: in training; an objective that keeps a teacher copies it.
     """
 
@@ -56,8 +59,10 @@ class MicroBatch:
     Attributes:
         pairs: the samples as stored; with ``pairs.first.cat("sample_id_B")``, seed, step and view any random number is
             keyed.
-        encoder: in training. around: of the run.
-        step: number of the update, from 0. strength: of the views.
+        encoder: in training.
+        around: of the run.
+        step: number of the update, from 0.
+        strength: of the views.
     """
 
     pairs: Pairs
@@ -158,7 +163,8 @@ class Objective:
         all ranks' losses.
 
         Args:
-            rows: of all samples of this rank, in their order. prepared: what :meth:`prepare` made of them.
+            rows: of all samples of this rank, in their order.
+            prepared: what :meth:`prepare` made of them.
         """
         raise AssertionError(f"{type(self).__name__} has no coupled rows")
 

@@ -24,8 +24,9 @@ class NegativesConfig(Strict):
         near: pairs nearer than the radius that the pairing measured (``pairs.near``), where it measured one.
         within: ``domain``: only samples of the anchor's domain are negatives, so that domains need not be told apart.
         spectral: pairs whose raw mean spectra have a cosine above ``cosine`` on their common covered range.
-        min_common_share, min_common_bins: how much common range a comparison of spectra needs, as a share of the
-            smaller coverage and in bins of 4 % width; less, and spectra exclude nothing.
+        min_common_share: how much common range a comparison of spectra needs, as a share of the smaller coverage; less,
+            and spectra exclude nothing.
+        min_common_bins: the same in bins of 4 % width.
         max_share: at most this share of an anchor's negatives is touched, the most certain and most similar first.
         mode: ``exclude`` or ``downweight`` (by ``weight``).
     """
@@ -94,8 +95,8 @@ class VicRegConfig(Strict):
     Attributes:
         weight: factor of the loss.
         invariance: factor of the mean squared difference between the two views.
-        variance: factor of what a feature's deviation lacks to 1. covariance: factor of the squared covariances between
-            features, summed over pairs and divided by E.
+        variance: factor of what a feature's deviation lacks to 1.
+        covariance: factor of the squared covariances between features, summed over pairs and divided by E.
         eps: added to variances before the root.
         projection: what the loss is worked out on. The paper's is wide (three layers of 8192 for features of 2048).
     """
@@ -112,7 +113,11 @@ class DecoderConfig(Strict):
     """The decoder, which only training needs; HyperLinear reads it out.
 
     Attributes:
-        width, depth, heads: of its blocks. rank: of the readout. code_width: of band codes.
+        width: of its blocks.
+        depth: how many.
+        heads: of a block.
+        rank: of the readout.
+        code_width: of band codes.
     """
 
     width: int = Field(default=128, ge=4, multiple_of=4)
@@ -129,16 +134,17 @@ class MaskedConfig(Strict):
         weight: factor of the loss.
         mask: ``patches`` hides patches, ``ranges`` contiguous ranges of wavelengths of all patches, ``both`` does both:
             whole patches, and ranges of those that are left.
-        ratio: share of the patches hidden. range_share: share of the covered wavelengths hidden, in ``ranges`` ranges.
+        ratio: share of the patches hidden.
+        range_share: share of the covered wavelengths hidden, in ``ranges`` ranges.
         target: ``plain`` values over the level of what is visible; each ``pixel``'s or ``patch``'s values less their
             mean, over their deviation; or ``whitened``: the spectrum over its level, whitened by the noise of its own
             acquisition (:mod:`specfm.models.whitening`, from pixels of the shards, before the first step).
         bands: read per sample at most, drawn anew each step; None reads all.
-        charbonnier: factor of the Charbonnier term beside ``1 - cosine`` along the spectrum. eps: of it, in units of
-            the target.
-        window_start, window_steps: spectra are cut to a contiguous window of ``window_start`` of the covered
-            wavelengths at first, which widens to all of them over ``window_steps`` steps; outside it nothing is shown
-            or predicted.
+        charbonnier: factor of the Charbonnier term beside ``1 - cosine`` along the spectrum.
+        eps: of it, in units of the target.
+        window_start: spectra are cut to a contiguous window of this share of the covered wavelengths at first, outside
+            which nothing is shown or predicted.
+        window_steps: steps over which it widens to all of them.
         published: exactly as SpecAware publishes it, for ``model.embedding=specaware``: all patches are embedded before
             some are hidden, bands count alike whatever their width, band codes are the embedding's, dropout of .1, and
             predictions start at 0.
@@ -184,8 +190,9 @@ class LatentConfig(Strict):
             ``view``: the student's view; ``other``: the other view, at the places that both show (with
             ``pairs.kind=same_object``, the other sensor's or date's).
         blocks: of the teacher's, the last ones whose tokens are averaged; each token is normalised over its features.
-        momentum, momentum_end, momentum_steps: share of the teacher kept in a step, a straight line over the first
-            ``momentum_steps`` steps.
+        momentum: share of the teacher kept in a step, at first.
+        momentum_end: at the end of a straight line.
+        momentum_steps: steps of that line.
         beta: difference at which the loss goes over from squared to absolute (smooth L1).
         predictor: see :class:`PredictorConfig`.
     """
@@ -209,7 +216,8 @@ class BandPredictionConfig(Strict):
         targets: bands predicted per sample and view at most.
         per: ``token`` predicts each patch's mean from its token, ``pooled`` the crop's mean from the pooled feature.
         seen_share: share of the bands that are targets where the view held none out.
-        rank: of the readout. cosine_weight: of ``1 - cosine`` along the spectrum beside the Charbonnier term.
+        rank: of the readout.
+        cosine_weight: of ``1 - cosine`` along the spectrum beside the Charbonnier term.
         eps: of the Charbonnier term, in units of the sample's level.
     """
 

@@ -38,8 +38,11 @@ def projection_head(features: int, hidden: int = 512, out: int = 128, layers: in
     No BatchNorm: its statistics would make the loss depend on how a batch is split over ranks and micro-batches.
 
     Args:
-        features: width of the encoder's pooled features. hidden, out: widths of the head.
-        layers: linear layers, at least 1. norm: LayerNorm after each hidden layer.
+        features: width of the encoder's pooled features.
+        hidden: width inside the head.
+        out: width of what it gives.
+        layers: linear layers, at least 1.
+        norm: LayerNorm after each hidden layer.
 
     Raises:
         UsageError: fewer than one layer.

@@ -44,7 +44,10 @@ class Predictor(TokenDecoder):
     """From a student's visible tokens to a teacher's tokens at every place.
 
     Args:
-        encoder_width: D. width, depth, heads: of the blocks.
+        encoder_width: D.
+        width: of the blocks.
+        depth: how many.
+        heads: of a block.
     """
 
     def __init__(self, encoder_width: int, width: int, depth: int, heads: int) -> None:

@@ -65,6 +65,8 @@ def token_places(part: MicroBatch, view: str, tokens: int) -> Tensor:
     """centre_BN2 (float32): row and column in its scene of the centre of each token of a view.
 
     Args:
+        part: samples with their pairs.
+        view: one of ``VIEWS``.
         tokens: N, to which parts of fewer tokens are padded.
     """
     number, around = VIEWS.index(view), part.around
@@ -81,8 +83,9 @@ def same_places(centre_BT2: Tensor, exists_BT: Tensor, patch: int) -> tuple[Tens
     """The token of the other view at the place of each token.
 
     Args:
-        centre_BT2: of the tokens of both views, the first view's before the second's. exists_BT: False for padding and
-            for tokens without a valid pixel. patch: side of a token, pixels.
+        centre_BT2: of the tokens of both views, the first view's before the second's.
+        exists_BT: False for padding and for tokens without a valid pixel.
+        patch: side of a token, pixels.
 
     Returns:
         ``partner_BT``, numbers of tokens among all T, and ``found_BT``: False where no centre lies within half a patch
@@ -104,7 +107,10 @@ def local_nt_xent(
     """NT-Xent of tokens against the other places of the same pair of crops, in one batched product.
 
     Args:
-        z_BTE: projected tokens of both views, not normalised. centre_BT2, exists_BT, patch: see :func:`same_places`.
+        z_BTE: projected tokens of both views, not normalised.
+        centre_BT2: see :func:`same_places`.
+        exists_BT: see :func:`same_places`.
+        patch: see :func:`same_places`.
         temperature: divides the cosines; logits are float32 (float64 stays), also under autocast.
 
     Returns:

@@ -44,9 +44,14 @@ class Hidden:
     """One part of a batch with what is hidden of it.
 
     Attributes:
-        x_BHWC: the crop as stored. mask_BHW: its valid pixels. bands: of the window, unusable outside it.
-        shown: the same bands as the encoder is told them. keep_BK: visible tokens, None = all.
-        read_BT: tokens to read. bands_BS: bands to read. stem_B: which acquisition's stem each sample goes through.
+        x_BHWC: the crop as stored.
+        mask_BHW: its valid pixels.
+        bands: of the window, unusable outside it.
+        shown: the same bands as the encoder is told them.
+        keep_BK: visible tokens, None = all.
+        read_BT: tokens to read.
+        bands_BS: bands to read.
+        stem_B: which acquisition's stem each sample goes through.
         weight_BTS: float32, of each in the loss; a token's sum to 1, or to 0 where nothing of it was hidden.
     """
 
@@ -191,6 +196,8 @@ class Masked(Objective):
         """value_BSTP (float32; undefined at invalid pixels) and pixel_BTP, True = valid.
 
         Args:
+            part: the samples.
+            hidden: what of them is hidden.
             patches: as the encoder is given them: their level is the unit of plain targets.
         """
         side, bands = self.around.patch_size, part.bands
@@ -244,6 +251,8 @@ def encode_visible(
     """Features of what is shown, and the patches of each part that were embedded.
 
     Args:
+        encoder: it sees what is shown.
+        hidden: of each part.
         embed_all: embed every patch and leave the hidden ones out afterwards, as published: the embedding then has seen
             them.
     """
@@ -263,7 +272,11 @@ def spectral_losses(
     Sums over bands are weighted; means are over the valid pixels whose weights are not all 0 (0 if there are none).
 
     Args:
-        pred_BSTP, value_BSTP: undefined where weight or pixel say so. pixel_BTP: True = valid.
+        pred_BSTP: undefined where weight or pixel say so.
+        value_BSTP: likewise.
+        weight_BTS: of each band of each token; 0 leaves it out.
+        pixel_BTP: True = valid.
+        eps: of Charbonnier's loss, in units of the values.
     """
     weight_BSTP = weight_BTS.transpose(1, 2)[..., None]
     counts_BTP = pixel_BTP & (weight_BTS.sum(-1) > 0)[..., None]

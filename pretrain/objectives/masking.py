@@ -24,7 +24,9 @@ def split_patches(keys: Keys, exists_BN: Tensor, ratio: float) -> tuple[Tensor, 
     A sample with a valid pixel keeps a token that has one.
 
     Args:
-        exists_BN: True = the token has a valid pixel. ratio: 0 to 1, both excluded.
+        keys: of the samples.
+        exists_BN: True = the token has a valid pixel.
+        ratio: 0 to 1, both excluded.
     """
     tokens = exists_BN.shape[1]
     draw_BN = keys.uniform("masked patches", tokens)

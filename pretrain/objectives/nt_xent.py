@@ -54,8 +54,9 @@ def nt_xent(
     all ranks' losses: with DDP's averaging the parameters get the gradient of the global mean.
 
     Args:
-        z1_BD, z2_BD: projections of the two views, any float dtype, not normalised. Logits are float32 (float64 stays),
-            also under autocast. Every rank must bring the same B.
+        z1_BD: projections of the first views, any float dtype, not normalised. Logits are float32 (float64 stays), also
+            under autocast. Every rank must bring the same B.
+        z2_BD: projections of the second views, in the same order.
         temperature: at least 0.025.
         rule: weights of the negatives; positives always count. None: all weigh 1.
         tile: rows of logits held at once (two per sample).

@@ -17,7 +17,8 @@ def objective_class(name: str) -> Any:
     """The class behind an entry point.
 
     Raises:
-        UsageError: no package brings it. PluginError: it is not what it should be.
+        UsageError: no package brings it.
+        PluginError: it is not what it should be.
     """
     found = plugin(GROUP, name, ())
     loaded = found.load()

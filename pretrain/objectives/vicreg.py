@@ -54,7 +54,8 @@ def vicreg_terms(z1_BE: Tensor, z2_BE: Tensor, eps: float = 1e-4) -> dict[str, T
     Gradients are those of the sum of all ranks' terms, as for :func:`pretrain.objectives.nt_xent.nt_xent`.
 
     Args:
-        z1_BE, z2_BE: projections of the two views, float32 or float64. Every rank must bring the same B.
+        z1_BE: projections of the first views, float32 or float64. Every rank must bring the same B.
+        z2_BE: projections of the second views, in the same order.
         eps: added to variances before the root.
 
     Returns:

@@ -23,8 +23,8 @@ class PairsConfig(Strict):
         near: samples elsewhere that are nearer to an anchor than its ``near``-th are no negatives of it.
         apart_px: how far apart, within one scene, is elsewhere; only where a shard has one group, else elsewhere is
             another group.
-        components: of the whitened spectra in which nearness is measured. shift_px: how far apart windows are whose
-            difference counts as noise; at least a patch.
+        components: of the whitened spectra in which nearness is measured.
+        shift_px: how far apart windows are whose difference counts as noise; at least a patch.
         candidates: samples of a shard among which neighbours are sought at most, evenly spread (memory and time).
         same_place: of ``same_object``: the window at the same place of the other scene, where both scenes lie on one
             grid (two dates); else any window of the object.

@@ -49,7 +49,8 @@ class Mined:
     """What is known of the samples of a shard, or of all shards one after the other.
 
     Attributes:
-        neighbour_NK: local ids, nearest first; -1 where there are fewer. radius_N: distance of the ``near``-th one.
+        neighbour_NK: local ids, nearest first; -1 where there are fewer.
+        radius_N: distance of the ``near``-th one.
         descriptor_NE: in which distances are measured; NaN where nothing is known.
     """
 
@@ -62,8 +63,12 @@ class NearestElsewhere(Pairing):
     """The second view is of one of the nearest samples elsewhere; a sample that has none is paired with itself.
 
     Args:
-        config: how near, how far apart. shards: the store. patch_size: of the encoder, pixels. seed: of the run.
-        world: this process among all. folder: of the run; what was mined is kept below it.
+        config: how near, how far apart.
+        shards: the store.
+        patch_size: of the encoder, pixels.
+        seed: of the run.
+        world: this process among all.
+        folder: of the run; what was mined is kept below it.
     """
 
     def __init__(
@@ -135,8 +140,11 @@ def moments_of(
     """Signal and noise of a shard: of :func:`spectra` of the chosen windows, and of their differences side by side.
 
     Args:
+        reader: the shard.
         shift_px: how far apart windows are whose difference is noise, at least (:func:`disjoint`).
-        chosen_M: local ids; None: up to ``MOST_PAIRS``, evenly spread. otherwise: see :func:`noise_pairs`.
+        patch_size: of the encoder, pixels.
+        chosen_M: local ids; None: up to ``MOST_PAIRS``, evenly spread.
+        otherwise: see :func:`noise_pairs`.
 
     Raises:
         UsageError: too few windows lie side by side.

@@ -28,7 +28,8 @@ class Nearness:
     """What is known of how alike samples are, before any training.
 
     Attributes:
-        first_BE, second_BE: descriptors of both sides; NaN where nothing is known, so that nothing is near.
+        first_BE: descriptors of the first sides; NaN where nothing is known, so that nothing is near.
+        second_BE: descriptors of the second sides.
         radius_B: a sample that is nearer to a first one is as good as its partner, so no negative of it.
         space_B: descriptors of one number can be compared.
     """
@@ -48,8 +49,9 @@ class Pairs:
     """The samples of a step as stored.
 
     Attributes:
-        first, second: what the two views are views of, in the same order; one object where both are of the sample. The
-            second sides bear the sample ids of the first, so that a crop is of one place where both show one ground.
+        first: what the first views are views of.
+        second: what the second views are of, in the same order; the same object where both are of the sample. It bears
+            the sample ids of the first, so that a crop is of one place where both show one ground.
         nearness: None where nothing was measured.
     """
 
@@ -113,7 +115,8 @@ class PairedSampler:
     """A sampler whose steps hold both sides of every pair, first sides first; see :meth:`pair`.
 
     Args:
-        sampler: who is drawn. pairing: None pairs each sample with itself.
+        sampler: who is drawn.
+        pairing: None pairs each sample with itself.
     """
 
     def __init__(self, sampler: MixtureSampler, pairing: Pairing | None) -> None:

@@ -24,7 +24,9 @@ class SameObject(Pairing):
     """The second view is of a sample of the same object in another scene.
 
     Args:
-        config: ``same_place``. shards: the store. seed: of the run.
+        config: ``same_place``.
+        shards: the store.
+        seed: of the run.
 
     Raises:
         UsageError: no object is in two scenes.

@@ -32,13 +32,20 @@ class SimulatedPairs:
     """Yields this rank's simulated pairs of each step.
 
     Args:
-        config: what is simulated. seed: of the run. count: samples of a step over all ranks, a multiple of ``divisor``.
-        divisor: every part's count is a multiple of it. shards: whose ids are taken.
-        rank, world: this process among all. threads: that simulate ahead; 0 works in the caller's thread. prefetch:
-            steps ahead. device: where they go.
+        config: what is simulated.
+        seed: of the run.
+        count: samples of a step over all ranks, a multiple of ``divisor``.
+        divisor: every part's count is a multiple of it.
+        shards: whose ids are taken.
+        rank: number of this process.
+        world: how many there are.
+        threads: that simulate ahead; 0 works in the caller's thread.
+        prefetch: steps ahead.
+        device: where they go.
 
     Attributes:
-        source: makes the windows. data_wait: seconds the last step waited.
+        source: makes the windows.
+        data_wait: seconds the last step waited.
 
     Raises:
         UsageError: unknown library or sensor, a sensor that no library covers, parts that do not split over ``world``.

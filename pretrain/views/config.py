@@ -37,11 +37,15 @@ class ViewConfig(Strict):
         band_draw: ``sample`` draws the bands of a view anew for every sample, ``part`` once for all samples of a domain
             in a step, as if another sensor had seen them all. Band codes are then computed once, not once a sample
             (as where nothing of the bands is drawn): several times cheaper, with as many sensors over a run.
-        keep_low, keep_high: share of the usable bands kept by the random subset.
+        keep_low: least share of the usable bands kept by the random subset.
+        keep_high: largest share.
         min_bands: never fewer bands than this, where the sample has them.
-        window_probability, window_low: chance of keeping only a contiguous spectral window, and its least share.
-        merge_probability, merge_max: chance of averaging adjacent bands, and how many at most.
-        gain: factor in 1 +- gain. tilt: smooth change of illumination over wavelength, at most this much.
+        window_probability: chance of keeping only a contiguous spectral window.
+        window_low: its least share.
+        merge_probability: chance of averaging adjacent bands.
+        merge_max: how many at most.
+        gain: factor in 1 +- gain.
+        tilt: smooth change of illumination over wavelength, at most this much.
         noise: standard deviation relative to the sample's mean level (0.02 is an SNR of 50).
         pixel_dropout: share of pixels masked out.
         attribute_dropout: chance that each of quantity, level, GSD and sensor name is not told.

@@ -22,7 +22,8 @@ class SpatialPlan:
     """Where each pixel of the crops comes from.
 
     Attributes:
-        index_Bhw: int64 index into the window's B*H*W pixels. offset_B2: (row, col) of the crop in its window.
+        index_Bhw: int64 index into the window's B*H*W pixels.
+        offset_B2: (row, col) of the crop in its window.
     """
 
     index_Bhw: Tensor
@@ -45,7 +46,8 @@ class SpatialPlan:
         Tokens are counted along the crop as it was turned and flipped; those at its end may have fewer pixels.
 
         Args:
-            window: H and W. patch: side of a token, pixels.
+            window: H and W.
+            patch: side of a token, pixels.
         """
         height, width = window
         place_B2hw = torch.stack([self.index_Bhw // width % height, self.index_Bhw % width], dim=1).float()
@@ -56,7 +58,10 @@ def plan_spatial(part: BatchPart, config: ViewConfig, shared: Keys, own: Keys, s
     """Choose crops. Each axis confines all views to a common range, so that their overlap is guaranteed.
 
     Args:
-        part: samples. shared: keys of the samples at this step. own: keys of this view.
+        part: samples.
+        config: how views are made.
+        shared: keys of the samples at this step.
+        own: keys of this view.
         strength: scales how far apart the crops of a sample may lie.
     """
     batch, height, width = part.x_BHWC.shape[:3]

@@ -40,7 +40,10 @@ def plan_spectral(bands_BC: BandTensors, config: ViewConfig, own: Keys, strength
     """Choose, in this order: a contiguous window, groups of adjacent bands to merge, a random subset of the result.
 
     Args:
-        bands_BC: metadata with one row per sample. own: keys of this view. strength: see :class:`ViewConfig`.
+        bands_BC: metadata with one row per sample.
+        config: how views are made.
+        own: keys of this view.
+        strength: see :class:`ViewConfig`.
     """
     valid_BC = bands_BC.valid_GC
     channels = bands_BC.channels

@@ -36,7 +36,10 @@ def make_view(batch: Batch, config: ViewConfig, seed: int, step: int, view: int,
 
     Args:
         batch: as stored (any dtype); NaN and inf in usable bands mask their pixel.
-        config: ranges. seed, step, view: with the sample ids, the key of every random number.
+        config: ranges.
+        seed: with the sample ids, part of the key of every random number.
+        step: likewise.
+        view: likewise.
         strength: 0 (the same crop of all bands, only flipped and turned) to 1 (the full ranges).
 
     Returns:

@@ -81,8 +81,9 @@ def calibrate(
 
     Args:
         scene: raw counts.
-        white, dark: reference scans with the same bands, raw counts. Of several dark references each of scan and white
-            gets the one of its own integration time.
+        white: reference scan with the same bands, raw counts.
+        dark: reference scan with the same bands, raw counts. Of several, each of scan and white gets the one of its own
+            integration time.
         saturation: raw value from which a count is saturated, in the references too; default what each states itself
             (a reference: else the scan), never more than the largest of its integer type.
         reflectance: of the white reference panel, 0..1: a number, or a CSV file with the columns ``wavelength_nm`` and

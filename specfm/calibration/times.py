@@ -29,9 +29,11 @@ class Times:
     """What integration times say about a scan and its references.
 
     Attributes:
-        dark_of_scan, dark_of_white: which of the dark references is subtracted from each.
+        dark_of_scan: which of the dark references is subtracted from the scan.
+        dark_of_white: which of them from the white reference.
         ratio: time of the scan by that of the white reference, (C,), or (1,) one for all bands; 1 where unknown.
-        note: one sentence to tell, "" if there is none. level: of :mod:`logging`.
+        note: one sentence to tell, "" if there is none.
+        level: of :mod:`logging`.
     """
 
     dark_of_scan: int

@@ -43,11 +43,15 @@ class Card(Strict):
     """A dataset card.
 
     Attributes:
-        name, title: short name (as in file names) and a sentence.
+        name: short name (as in file names).
+        title: a sentence.
         domain: what the mixture balances by (``aviris``, ``neon``, ``lab`` ...).
         task: what the labels are good for; ``library`` marks point spectra without neighbourhood.
-        citation, licence, obtain: whom to cite, terms as known, where users get the files.
-        wavelength_trust, wavelength_note: how well the band list is known, and why; None is not known.
+        citation: whom to cite.
+        licence: terms as known.
+        obtain: where users get the files.
+        wavelength_trust: how well the band list is known; None is not known.
+        wavelength_note: why.
         label_names: the K classes.
         label_note: how the labels came about, where it matters.
         sha256: data file -> its digest, where known (a line per file of a glob); checked when the scene is opened.

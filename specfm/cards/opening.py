@@ -36,15 +36,16 @@ def open_scenes(
     Args:
         names: what the user wrote.
         reader: arguments of :func:`specfm.readers.read_scene` for files.
-        white, dark, reflectance: references for files (cards name their own), and how bright the white one is; see
-            :func:`specfm.calibration.calibrate`.
+        white: white reference for files (cards name their own); see :func:`specfm.calibration.calibrate`.
+        dark: dark references for files.
         saturation: raw saturation level, for calibration and masks.
         domain: replaces the domain of every scene. A file's default: its sensor's name, else its folder's and its
             number of bands (a folder of scans of one sensor is a domain).
+        reflectance: how bright the panel of ``white`` is.
 
     Raises:
-        UsageError: unknown card, one reference without the other. SpecfmError: unreadable file, files without names
-            of their own.
+        UsageError: unknown card, one reference without the other.
+        SpecfmError: unreadable file, files without names of their own.
     """
     from specfm.cards.names import scene_names
 
@@ -193,7 +194,8 @@ def card_scenes(cards: Sequence[str], patterns: Sequence[str] = ()) -> list[Scen
     the patterns; no other is opened.
 
     Raises:
-        UsageError: an unknown card, a pattern that no scene matches. SpecfmError: missing files.
+        UsageError: an unknown card, a pattern that no scene matches.
+        SpecfmError: missing files.
     """
     from fnmatch import fnmatch
 
@@ -218,7 +220,8 @@ def also_through(scenes: Sequence[Scene], sensors: Sequence[str]) -> list[Scene]
     """The scenes, then all of them as each of these known sensors would have measured them.
 
     Raises:
-        UsageError: an unknown sensor. SpecfmError: a scene that does not show what the sensor measures.
+        UsageError: an unknown sensor.
+        SpecfmError: a scene that does not show what the sensor measures.
     """
     from specfm.simulate import resample_scene
 

@@ -54,7 +54,9 @@ class PartScenes:
     """Opens files as a part of a card says.
 
     Args:
-        card, part: what is said. root: data folder, as of :meth:`specfm.cards.card.Card.scenes`.
+        card: what is said of all parts.
+        part: what is said of this one.
+        root: data folder, as of :meth:`specfm.cards.card.Card.scenes`.
     """
 
     def __init__(self, card: CardFacts, part: Part, root: Path | None = None) -> None:
@@ -64,7 +66,9 @@ class PartScenes:
         """The scene of a file as it was measured, and as the card gives it.
 
         Args:
-            name: of the scene within the card. saturation: of the counts, in place of the card's.
+            path: the file.
+            name: of the scene within the card.
+            saturation: of the counts, in place of the card's.
         """
         scene = self._measured(path, name)
         given = self._on_objects(self._calibrated(scene, saturation), path, name)

@@ -22,7 +22,8 @@ def brackets(key: str, pattern: str) -> int:
     """How many brackets of a pattern keep what they match.
 
     Args:
-        key: of the card, for messages. pattern: what stands there.
+        key: of the card, for messages.
+        pattern: what stands there.
 
     Raises:
         ValueError: no regular expression, or one that could take for ever.

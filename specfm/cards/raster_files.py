@@ -30,9 +30,12 @@ class RasterFile:
     """An array with what its file states of it.
 
     Attributes:
-        path: the file. array: as stored; axes in MATLAB order for ``.mat``, band axis of rasters last.
-        geo: where it lies, None where the file does not say. nodata: its value for pixels without data.
-        class_names: of a class map, by code. colours: it is a picture, whose numbers are colours.
+        path: the file.
+        array: as stored; axes in MATLAB order for ``.mat``, band axis of rasters last.
+        geo: where it lies, None where the file does not say.
+        nodata: its value for pixels without data.
+        class_names: of a class map, by code.
+        colours: it is a picture, whose numbers are colours.
     """
 
     path: Path

@@ -107,7 +107,8 @@ class Labels(Strict):
     """Where the labels of a part lie: a raster, masks by class, a table of scenes or of spectra, or one class for all.
 
     Attributes:
-        path, variable: raster of class numbers; ``{stem}``, ``{parent}`` and the like are filled in (see `Part`).
+        path: raster of class numbers; ``{stem}``, ``{parent}`` and the like are filled in (see `Part`).
+        variable: name of the array, where the file holds several; filled in likewise.
         order: how a flat raster runs: ``rows``, or ``columns`` as MATLAB does.
         unlabelled: raw values that mean "no label" (not-a-number always does).
         remap: raw value -> class name or index; without it raw values are 0..K-1, or 1..K where 0 is unlabelled.
@@ -204,7 +205,8 @@ class IntegrationMs(Strict):
     """Integration times in milliseconds, where the files do not say them or are wrong.
 
     Attributes:
-        scan, white: of the scans and of the white reference.
+        scan: of the scans.
+        white: of the white reference.
         dark: of the dark reference; a list where there are several.
     """
 
@@ -218,25 +220,35 @@ class Part(Strict):
 
     Attributes:
         path: file or glob below the data root (or the card's folder).
-        variable, layout: passed to the reader (MATLAB, HDF5).
+        variable: name of the cube, passed to the reader (MATLAB, HDF5).
+        layout: order of its axes, passed to the reader (MATLAB, HDF5, ``.npy``).
         sensor: known instrument (``specfm sensors``); gives the bands where neither file nor card states them.
-        bands, removed_bands: 1-based ranges of that instrument's bands kept in, or removed from, the files. Of files
-            that state wavelengths of all its bands, and of any file where no ``sensor`` is named, they number the
-            file's own bands, and mark the others unusable.
+        bands: 1-based ranges of that instrument's bands that the files keep. Of files that state wavelengths of all its
+            bands, and of any file where no ``sensor`` is named, they number the file's own bands, and mark the others
+            unusable.
+        removed_bands: in place of ``bands``, 1-based ranges of those that are missing from the files.
         wavelengths: band list CSV (centre_nm, fwhm_nm), used where the file itself is silent.
         units: unit of the file's own wavelengths where it does not say it (nm, um, cm-1).
         linear_nm: [first, last, count] for evenly spaced centres, where nothing better is known.
         bad_bands: 1-based ranges, or a CSV with a column ``band``, to mark unusable.
-        quantity, level, scale, offset, nodata, saturation, gsd_m: override what the file says.
-        labels, groups: see `Labels` and `Groups`.
+        quantity: what the numbers are; overrides what the file says, as all down to ``gsd_m`` do.
+        level: processing level.
+        scale: ``physical = stored * scale + offset``.
+        offset: in physical units.
+        nodata: stored value that means nothing was measured.
+        saturation: stored value from which on a pixel is saturated, and so no data.
+        gsd_m: ground sampling distance, metres.
+        labels: see `Labels`.
+        groups: see `Groups`.
         date: day of acquisition (2000-05-03); the two scenes of a group of a card of task ``change`` are a pair by it.
         group: what splits keep together, by default one group per scene. Filled in: ``{card}``; ``{scene}``, the
             scene's name within the card; ``{stem}``, ``{name}`` and ``{parent}``, the file's name without and with its
             ending and its folder's; ``{match}``, the first bracket of ``group_match``, searched in the stem. A scene is
             called as its file's stem; where stems repeat, as its path below the folder they have in common
             (``scans/*/raw.hdr`` gives ``specimen_a/raw``), and where one file gives several scenes, by ``variable``.
-        white, dark: reference scans, same reader options as the scan, whose raw counts they turn into reflectance; of
-            ``white`` also how bright the panel is (`White`), ``dark`` a list where each integration time has its own.
+        white: white reference scan, same reader options as the scan, whose raw counts it turns into reflectance; also
+            how bright the panel is (`White`).
+        dark: dark reference scan; a list where each integration time has its own.
         integration_ms: integration times, which win over those that the files state (`IntegrationMs`).
         object: what of a scan is no background (`Objects`), for every command that reads the card.
         pretreatment: what is done to physical values, in order (``[snv, sg1]``; :mod:`specfm.pretreatment.steps`), of

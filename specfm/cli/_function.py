@@ -32,6 +32,7 @@ def parameters_of(work: Callable[..., Any], plain: tuple[str, ...] = ("return",)
     """Its parameters with types in place of their text.
 
     Args:
+        work: the function.
         plain: annotations that stay text: they may name classes that are imported for types only.
     """
     kept = {name: work.__annotations__.pop(name) for name in plain if name in work.__annotations__}

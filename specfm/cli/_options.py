@@ -128,6 +128,7 @@ def spread(
 
     Args:
         command: it takes ``parameter``.
+        parameter: the name of that one.
         options: type (with its help) and default of each option, in the order of the help.
         make: from the values of all options to that of the parameter.
     """

@@ -150,7 +150,8 @@ class Report:
         path: of the page.
         sections: those that it has.
         left_out: (what, why) of everything left out.
-        results, scenes: how many result rows and scenes it shows.
+        results: how many result rows it shows.
+        scenes: how many scenes it shows.
     """
 
     path: Path

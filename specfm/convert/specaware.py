@@ -44,9 +44,11 @@ def convert_specaware(path: str | Path, out: str | Path, sentence_vectors: str |
     """Write the release folder ``out`` from a safetensors file of the published names.
 
     Args:
-        path: whole model or encoder alone. sentence_vectors: safetensors file with the frozen 384-d sentence vector of
-            each of :data:`specfm.models.embeddings.specaware.ATTRIBUTES`, which are not part of the release; without
-            it random ones stand for sensor names and levels.
+        path: whole model or encoder alone.
+        out: the release folder; must not exist.
+        sentence_vectors: safetensors file with the frozen 384-d sentence vector of each of
+            :data:`specfm.models.embeddings.specaware.ATTRIBUTES`, which are not part of the release; without it random
+            ones stand for sensor names and levels.
 
     Returns:
         Options of the encoder, and of ``objective.masked.decoder`` where the file has one (``None`` else).

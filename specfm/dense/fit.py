@@ -60,6 +60,7 @@ def fit_encoder(
     Args:
         encoder: changed in place.
         scenes: a Scene, an (H, W, C) array with its ``sensor``, an (array, sensor) pair, or several of these.
+        sensor: of arrays that say none themselves.
         shift: distance of the patches whose differences count as noise, pixels.
         power: 0 = every direction counts alike, 0.5 = by its signal-to-noise ratio.
         components: keep only so many directions; 0 = all.

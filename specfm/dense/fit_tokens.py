@@ -101,7 +101,8 @@ class Lattice:
     """Tokens of windows of one size.
 
     Attributes:
-        tokens_BND: row-major; undefined where not valid. valid_BN: all pixels of the patch, or the pixel, are valid.
+        tokens_BND: row-major; undefined where not valid.
+        valid_BN: all pixels of the patch, or the pixel, are valid.
         grid_hw: cells of a window.
     """
 

@@ -25,8 +25,10 @@ class DenseFeatures:
 
     Attributes:
         features_hwD: float32, NaN where a cell has no valid pixel.
-        rows_h, cols_w: pixel coordinates of the centres of cells in the scene.
-        x_w, y_h: map coordinates of the centres, None without a (north-up) geo reference.
+        rows_h: pixel rows of the centres of cells in the scene.
+        cols_w: pixel columns of them.
+        x_w: map coordinates of the centres, None without a (north-up) geo reference.
+        y_h: likewise.
     """
 
     features_hwD: np.ndarray
@@ -53,10 +55,14 @@ def embed_scene(
     each tile is encoded by itself and a patch sees its own tile only.
 
     Args:
+        encoder: in any mode and on any device; it is not changed.
         scene: a Scene, an (H, W, C) array or tensor with its ``sensor`` (a Sensor, a BandGrid or a known name), or what
             else says its bands itself (:func:`specfm.dense.given.as_scene`).
-        tile: side of a tile, pixels (default 8 patches). stride: step between tiles, pixels (default half a tile).
+        sensor: of an array; a Scene has its own.
+        tile: side of a tile, pixels (default 8 patches).
+        stride: step between tiles, pixels (default half a tile).
         level: ``scene`` divides by one level for the whole scene (no seams), ``sample`` by each tile's own.
+        batch_size: tiles encoded at once.
         pixels: a feature for every pixel, of an encoder with pixel tokens.
 
     Raises:

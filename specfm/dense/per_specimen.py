@@ -33,7 +33,9 @@ class SpecimenVectors:
     """Vectors of specimens.
 
     Attributes:
-        vectors_ND: float32. rows: of each specimen its ``COLUMNS``. facts: how they were made.
+        vectors_ND: float32.
+        rows: of each specimen its ``COLUMNS``.
+        facts: how they were made.
     """
 
     vectors_ND: NDArray[np.float32]
@@ -96,7 +98,9 @@ def embed_specimens(
         whole: see each specimen alone, the whole of it on so many pixels a side; the mean over its tokens. None walks
             over each scene in tiles as dense features do; the mean over the specimen's pixels, so that a patch counts
             by the share of it that lies on the specimen.
-        window, stride, level: of the tiles, as of :func:`specfm.dense.stream.embed_to_file`.
+        window: side of the tiles, pixels, as of :func:`specfm.dense.stream.embed_to_file`.
+        stride: between tiles, likewise.
+        level: of the features, likewise.
         batch_size: tiles, or views, in one forward call: memory and speed depend on it, vectors do not.
         facts: further facts to keep with the vectors.
 

@@ -31,7 +31,10 @@ class Survey:
     """Collects from the scenes of one acquisition.
 
     Args:
-        scenes: all that will be added. patches: most that are looked at, over all of them.
+        encoder: whose embedding is looked at.
+        scenes: all that will be added.
+        recipe: of the whitening to come.
+        patches: most that are looked at, over all of them.
 
     Attributes:
         moments: of the tokens before each stem.

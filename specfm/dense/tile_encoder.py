@@ -232,7 +232,10 @@ def patch_plan(
     """Tiles over the patches of a scene.
 
     Args:
-        window: side of a tile, pixels; 0 = 8 patches. stride: step between tiles, pixels; 0 = half a window.
+        scene: what is tiled.
+        patch: side of a patch, pixels.
+        window: side of a tile, pixels; 0 = 8 patches.
+        stride: step between tiles, pixels; 0 = half a window.
         called: what the user calls the window.
         cell: side of what has one feature, pixels (:func:`cell_side`); default a patch.
 

@@ -55,7 +55,8 @@ class Plan:
     """How many steps each stage has.
 
     Attributes:
-        costs: of a step of each stage, (processor) seconds if measured, else relative. steps: of each stage.
+        costs: of a step of each stage, (processor) seconds if measured, else relative.
+        steps: of each stage.
     """
 
     costs: tuple[float, ...]
@@ -98,10 +99,12 @@ class Curriculum(ABC):
     """The stages of one run; a subclass says what a stage does to a batch.
 
     Args:
-        config: stages and how to reduce. steps: of the run.
+        config: stages and how to reduce.
+        steps: of the run.
 
     Attributes:
-        stages: one by one. plan: steps of each; None before :meth:`begin` or :meth:`restore`.
+        stages: one by one.
+        plan: steps of each; None before :meth:`begin` or :meth:`restore`.
     """
 
     def __init__(self, config: CurriculumConfig, steps: int) -> None:

@@ -18,7 +18,9 @@ class StageConfig(Strict):
     """One stage: up to 1 a number is a share of what there is, above 1 it counts bands (components) or pixels.
 
     Attributes:
-        bands: of every sensor. size: side of the window. share: of the run's compute, relative to other stages.
+        bands: of every sensor.
+        size: side of the window.
+        share: of the run's compute, relative to other stages.
     """
 
     bands: Amount = 1.0
@@ -34,7 +36,8 @@ class CurriculumConfig(Strict):
         reducer: ``merge`` adjacent bands, a ``window`` of the spectrum, ``uniform`` (every n-th), ``regions`` (some of
             each), ``list``; or components, for networks with a stem of fixed channels: ``pca``, ``ica``, ``factors``.
         bands: of reducer ``list``: band numbers from 1, the most important first.
-        start_bands, start_size: see :class:`StageConfig`.
+        start_bands: ``bands`` of the first stage, see :class:`StageConfig`.
+        start_size: its ``size``.
         window: how a window gets smaller: ``shrink`` (mean over areas; networks of timm that classify windows),
             ``crop`` (its middle, or in pretraining any part), or ``auto``: shrink where that is possible.
         budget: share of ``steps`` that the run takes (beta of the paper); the learning rate's schedule shrinks with it.

@@ -95,7 +95,8 @@ class Keeper:
         A finite gradient can still make an update that overflows; such weights never become a checkpoint.
 
         Raises:
-            ReplicasDifferError: processes hold different weights. DivergedError: weights are not finite.
+            ReplicasDifferError: processes hold different weights.
+            DivergedError: weights are not finite.
             CheckpointWriteError: see above, or two in a row failed.
         """
         if self.folder is None:

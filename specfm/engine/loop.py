@@ -53,7 +53,9 @@ def run_task(
 
     Raises:
         UsageError: the folder is in use, or holds an earlier run and ``resume`` is false.
-        NoCheckpointError, DivergedError: exit codes 3 and 4. CheckpointWriteError: the disk does not take checkpoints.
+        NoCheckpointError: exit code 3.
+        DivergedError: exit code 4.
+        CheckpointWriteError: the disk does not take checkpoints.
     """
     config, sync = task.config, sync or AllReduce(task.world)
     guard = BadStepGuard(config.guard.bad_in_a_row, config.guard.bad_per_1000)

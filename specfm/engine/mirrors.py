@@ -28,7 +28,8 @@ class Mirror(ABC):
     """Gets every row of the record, in order; its first failure is a warning and the end of mirroring.
 
     Attributes:
-        name: for messages. client: what rows are sent to; None once mirroring has ended, or where it never began.
+        name: for messages.
+        client: what rows are sent to; None once mirroring has ended, or where it never began.
     """
 
     name = ""
@@ -65,7 +66,8 @@ def open_mirrors(config: RunConfig, folder: Path, resumed_step: int | None = Non
     """The mirrors that a configuration asks for.
 
     Args:
-        config: of the run. folder: of the run.
+        config: of the run.
+        folder: of the run.
         resumed_step: what was mirrored after this step is about to be done again.
     """
     found: list[Mirror] = [WandbMirror(config.wandb.mode, config.wandb.project, folder, to_dict(config))]

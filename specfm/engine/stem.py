@@ -27,7 +27,9 @@ class StemStages:
     """Mixtures of a backbone's bands, one matrix a stage.
 
     Args:
-        config: the curriculum. backbone: in training. optimizer: over its parameters.
+        config: the curriculum.
+        backbone: in training.
+        optimizer: over its parameters.
     """
 
     def __init__(self, config: CurriculumConfig, backbone: Backbone, optimizer: torch.optim.Optimizer) -> None:
@@ -41,7 +43,8 @@ class StemStages:
 
         Args:
             pixels: standardised ones of training data, [n, C] each (:meth:`specfm.models.Backbone.pixels`); looked at
-                for components only. seed: of components that are fitted by chance.
+                for components only.
+            seed: of components that are fitted by chance.
         """
         bands, stages = self.backbone.bands, self.config.listed()
         count = int(bands.valid.sum())

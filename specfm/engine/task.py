@@ -35,8 +35,9 @@ class Snapshot:
     """What a checkpoint holds of a task.
 
     Attributes:
-        write_model: writes the release folder at the path that it is given. tensors: further training state (heads,
-            optimiser). state: JSON-safe facts; a number ``score`` (larger is better) marks the best checkpoint.
+        write_model: writes the release folder at the path that it is given.
+        tensors: further training state (heads, optimiser).
+        state: JSON-safe facts; a number ``score`` (larger is better) marks the best checkpoint.
     """
 
     write_model: Callable[[Path], Any]
@@ -49,10 +50,12 @@ class Task(Protocol):
 
     Attributes:
         title: what the progress display calls it.
-        config: steps, optimiser schedule, checkpoints, guard. world: this process among all.
+        config: steps, optimiser schedule, checkpoints, guard.
+        world: this process among all.
         folder: where the run is kept; None keeps nothing (a short training in memory): no checkpoint, no record, and
             stop signals do what they always do.
-        modules: everything that is trained, by name. optimizer: over their parameters.
+        modules: everything that is trained, by name.
+        optimizer: over their parameters.
         batch_size: samples of a step over all processes.
     """
 

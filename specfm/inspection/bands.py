@@ -76,7 +76,8 @@ def band_statistics(
     """Statistics of a sample ``[r, W, C]``.
 
     Args:
-        stored, good: the numbers, and where they are valid.
+        stored: the numbers.
+        good: where they are valid.
         zero: values below count as negative.
         every_row: its rows are neighbours (row stripes need that).
     """

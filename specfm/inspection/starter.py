@@ -29,8 +29,11 @@ def starter_card(
     """The text of a card that lies at ``card`` and reads the file at ``path``.
 
     Args:
+        path: the file.
+        card: where the card will lie.
         reader: what the user said of the file, by the names of :func:`specfm.readers.read_scene`.
-        scene, inspection: what became of it; None where it could not be read without more.
+        scene: what became of it; None where it could not be read without more.
+        inspection: of the scene; None likewise.
     """
     stem = re.sub(r"\W+", "_", path.stem).strip("_").lower() or "scene"
     lines = [

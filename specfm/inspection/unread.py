@@ -22,7 +22,9 @@ def describe_unread(path: str | Path, variable: str | None = None, layout: str |
     """JSON-safe facts of the cube in a file; None where not even a cube is found in it.
 
     Args:
-        variable, layout: as of :func:`specfm.readers.read_scene`.
+        path: the file.
+        variable: as of :func:`specfm.readers.read_scene`.
+        layout: likewise.
     """
     try:
         found = find_cube(Path(path), variable, layout)

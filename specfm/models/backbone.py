@@ -42,7 +42,8 @@ class Backbone(HubMethods, TimmSurface, nn.Module):
     """A timm network for one list of bands. Build it with :func:`create_backbone`.
 
     Args:
-        net: the network without a classifier. bands: the usable ones are its C bands.
+        net: the network without a classifier.
+        bands: the usable ones are its C bands.
         mixtures: K, where the stem sees mixtures of the bands (see :meth:`set_channels`); None: the bands.
         patch_size: pixels of the image per position of the network's last map.
         level: ``none``: physical values are standardised as they are; ``sample``: after division by each sample's mean
@@ -50,8 +51,11 @@ class Backbone(HubMethods, TimmSurface, nn.Module):
         config: JSON description from which the same backbone can be built.
 
     Attributes:
-        card: facts about its training. blocks: the network, which counts as one block.
-        library, aligned, alignment: as of an encoder; a backbone has none of them.
+        card: facts about its training.
+        blocks: the network, which counts as one block.
+        library: as of an encoder; a backbone has none.
+        aligned: likewise.
+        alignment: likewise.
     """
 
     mean_C: Tensor
@@ -220,7 +224,8 @@ class Backbone(HubMethods, TimmSurface, nn.Module):
             bands: of all samples, or one per sample: bands of the backbone in any order. In training some may be
                 missing (views leave bands out); else all must be there.
             mask_BHW: True = valid pixel; None = all valid (non-finite values are always invalid).
-            keep_BK: None; a backbone sees whole images. level_B: used where ``level`` is ``sample``.
+            keep_BK: None; a backbone sees whole images.
+            level_B: used where ``level`` is ``sample``.
 
         Raises:
             SpecfmError: no bands given, other bands than the backbone's, or shapes that do not fit.
@@ -378,7 +383,8 @@ def create_backbone(
         bands: those it will see; unusable ones are left out. A dict is :meth:`BandGrid.to_dict`'s.
         stride: of the stem, pixels; a network made for images of 224 pixels and a stride of 4 would leave nothing of a
             window of 9. Of a transformer it is the side of its patch. None keeps what timm has.
-        level: ``none`` or ``sample``, see :class:`Backbone`. drop_path: as in timm.
+        level: ``none`` or ``sample``, see :class:`Backbone`.
+        drop_path: as in timm.
         mixtures: of bands, that the stem sees in place of them (:meth:`Backbone.set_channels`).
         options: further keyword arguments of ``timm.create_model``.
 

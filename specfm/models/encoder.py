@@ -55,14 +55,20 @@ class Encoder(HubMethods, TimmSurface, Front):
 
     Args:
         embedding: module from :class:`Patches` to tokens_BND.
-        patch_size, dim, depth, heads: of the trunk. mlp_ratio, drop_path: as in timm.
+        patch_size: side of a patch, pixels.
+        dim: width of the trunk.
+        depth: its blocks.
+        heads: of a block.
+        mlp_ratio: as in timm.
+        drop_path: as in timm.
         layer_scale: initial gain of each residual branch (timm's ``init_values``): the trunk starts close to handing
             its tokens through, so that training begins from what the embedding sees, not from a random mixture of it.
         level: input scaling, ``patch``, ``pixel``, ``sample`` or ``none`` (``level_B`` passes another than the
             sample's).
+        gsd_reference_m: ground sampling distance at which positions are one patch apart.
+        aligned: its trunk is trained on aligned tokens.
         normalise: what of the training data's statistics is taken off after that: ``none``, ``band`` or ``dataset``
             (:mod:`specfm.models.normaliser`, which tells the four ways apart).
-        gsd_reference_m: ground sampling distance at which positions are one patch apart.
         trunk: what stands before the blocks. ``stem``: a linear stem that can be whitened, and centred positions.
             ``mae``: as in published masked autoencoders of several sensors (Scale-MAE, SpecAware): a class token, no
             stem, positions in metres from the corner; with ``layer_scale`` 0 the blocks are theirs too.
@@ -71,7 +77,8 @@ class Encoder(HubMethods, TimmSurface, Front):
         config: JSON description from which the same encoder can be built.
 
     Attributes:
-        card: facts about its training. library: spectra like those it was pretrained on, None if not known.
+        card: facts about its training.
+        library: spectra like those it was pretrained on, None if not known.
         aligned: its trunk is trained on aligned tokens, so it is aligned whenever it has a library.
         alignment: see :meth:`align`.
     """
@@ -193,9 +200,13 @@ class Encoder(HubMethods, TimmSurface, Front):
         """Features after chosen blocks: the last ``n`` of them, or the listed ones in the order of the list.
 
         Args:
-            x, bands, mask_BHW, level_B, pixels: as in a call.
+            x: as in a call.
+            bands: as in a call.
+            mask_BHW: as in a call.
             n: how many of the last blocks (1 and up), or block numbers from 0, negative ones from the end.
             norm: through the final norm.
+            level_B: as in a call.
+            pixels: as in a call.
 
         Raises:
             UsageError: a block that the encoder does not have.

@@ -23,8 +23,8 @@ class Features:
         token_mask_BN: True = the token exists and has a valid pixel.
         grid_hw: token grid per part, (rows, cols).
         class_BD: the class token; None where the encoder has none.
-        pixel_BQD, pixel_mask_BQ: one feature per pixel asked for and whether it is valid, of an encoder with pixel
-            tokens; else None.
+        pixel_BQD: one feature per pixel asked for, of an encoder with pixel tokens; else None.
+        pixel_mask_BQ: whether it is valid; None likewise.
     """
 
     tokens_BND: Tensor

@@ -209,6 +209,11 @@ class Front(nn.Module):
         """Clean and cut a cube into patches on the encoder's device.
 
         Args:
+            x_BHWC: the cube as stored.
+            bands: a sensor for all samples or one of each, or their tensors.
+            mask_BHW: True = valid; None: all are.
+            keep_BK: tokens to keep, in row-major order; None keeps all.
+            level_B: what the input is divided by, in place of what ``level`` says.
             stem_B: which acquisition's stem they go through, of each sample; default by the names of the sensors.
         """
         tensors = bands if isinstance(bands, BandTensors) else BandTensors.from_sensors(bands)
@@ -260,6 +265,7 @@ class Front(nn.Module):
         """tokens_BND before the trunk: generated tokens through the stem, of one size, plus GSD-aware positions.
 
         Args:
+            patches: made by :meth:`prepare`.
             stem: that of pixel tokens; default that of patches.
         """
         stem = self.stem if stem is None else stem

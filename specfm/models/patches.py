@@ -29,9 +29,12 @@ class Patches:
         x_BCNP: float32, physical values divided by the sample's level; 0 in unusable bands and empty tokens. Invalid
             pixels of a partly valid patch hold the mean of its valid ones. In memory the bands come first if one grid
             serves all samples, else the samples.
-        pixels_BN: share of valid pixels per token (float32). token_mask_BN: True = token has a valid pixel.
-        position_BN2: (row, col) of each token in the token grid. grid_hw: its size.
-        bands: metadata, G = 1 or B. weights_GC: float32 quadrature weights.
+        pixels_BN: share of valid pixels per token (float32).
+        token_mask_BN: True = token has a valid pixel.
+        position_BN2: (row, col) of each token in the token grid.
+        grid_hw: its size.
+        bands: metadata, G = 1 or B.
+        weights_GC: float32 quadrature weights.
         log_level_B: natural log of the level that was divided out of the sample.
         log_patch_level_BN: the same of each patch, relative to its sample's; 0 unless ``level`` is ``patch``.
         stem_B: which of the encoder's stems of acquisitions; None where the names of the sensors decide.
@@ -66,7 +69,10 @@ def patchify(
     Tokens outside ``keep_BK`` are dropped before anything is computed, level included, so they cannot leak.
 
     Args:
-        x_BHWC: stored values, any numeric dtype. bands: G = 1 or B. mask_BHW: True = valid.
+        x_BHWC: stored values, any numeric dtype.
+        bands: G = 1 or B.
+        mask_BHW: True = valid.
+        patch_size: side of a patch, pixels.
         level: ``sample`` divides by the quadrature-weighted mean magnitude of the sample; ``patch`` also by that of
             each patch, relative to the sample's (its logarithm is kept); ``pixel`` by that of each pixel, so that the
             shape of its spectrum alone is left; ``none`` by 1.

@@ -41,8 +41,12 @@ def pixel_patches(
     """Q patches of one pixel each, repeated; places beyond the cube are invalid.
 
     Args:
-        x_BHWC, mask_BHW: the cube as stored, on the device of ``patches``.
-        patches: of the same cube, whose bands, level, grid and stems these share. level: the encoder's.
+        x_BHWC: the cube as stored, on the device of ``patches``.
+        mask_BHW: its valid pixels.
+        patches: of the same cube, whose bands, level, grid and stems these share.
+        place_Q2: row and column of each pixel.
+        patch_size: side of a patch, pixels.
+        level: the encoder's.
     """
     batch, height, width, channels = x_BHWC.shape
     p, count = patch_size, len(place_Q2)

@@ -39,7 +39,10 @@ def corner_positions(position_BN2: Tensor, gsd_m_G: Tensor, unknown_m: float, di
     clamped.
 
     Args:
+        position_BN2: row and column of each token.
+        gsd_m_G: ground sampling distance, metres; not finite where unknown.
         unknown_m: ground sampling distance where it is not known.
+        dim: width of the trunk, divisible by 4.
 
     Raises:
         ValueError: ``dim`` is not a multiple of 4 (a programmer's error).

@@ -70,7 +70,8 @@ def _brought(embedding: str) -> Callable[..., nn.Module]:
     """The class of an embedding that another package brings.
 
     Raises:
-        UsageError: none does. PluginError: it is none.
+        UsageError: none does.
+        PluginError: it is none.
     """
     found = plugin("specfm.embeddings", embedding, tuple(EMBEDDINGS))
     loaded = found.load()
@@ -83,8 +84,9 @@ def create_encoder(size: str = "nano", embedding: str = "hyper", patch_size: int
     """Build an encoder with random weights (torch's global generator; nothing is downloaded).
 
     Args:
-        size: one of :data:`SIZES`. patch_size: 1 and up.
+        size: one of :data:`SIZES`.
         embedding: one of :data:`EMBEDDINGS`, or one that an installed package brings (:mod:`specfm.plugins`).
+        patch_size: 1 and up.
         options: ``dim``, ``depth``, ``heads``, ``mlp_ratio``, ``drop_path``, ``layer_scale``, ``level``,
             ``normalise``, ``gsd_reference_m``, ``aligned``, ``brightness``, ``pixel`` and ``trunk`` go to the trunk,
             all others to the embedding.
@@ -130,6 +132,7 @@ def fresh_like(encoder: AnyEncoder, **changes: Any) -> AnyEncoder:
     """The same architecture with random weights, and what it knows of its training data beside weights.
 
     Args:
+        encoder: whose architecture is taken.
         changes: options that differ, such as ``drop_path``.
     """
     fresh = build_encoder({**encoder.config, **changes})

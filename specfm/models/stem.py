@@ -39,7 +39,8 @@ class Stems:
 
     Attributes:
         acquisitions: S of them.
-        weight_KSDD, bias_KSD: float32; K = 1, or 2 where pixel tokens have maps of their own.
+        weight_KSDD: float32; K = 1, or 2 where pixel tokens have maps of their own.
+        bias_KSD: float32.
     """
 
     acquisitions: tuple[Acquisition, ...]
@@ -149,6 +150,7 @@ class Stem(nn.Linear):
         """Mapped tokens.
 
         Args:
+            tokens_BND: generated tokens.
             row_G: for each sample, or one for all, which acquisition's map; -1 and None: the stem's own.
         """
         if row_G is None or self.weight_SDD is None or self.bias_SD is None:

@@ -24,6 +24,7 @@ def load_trunk(encoder: Encoder, source: str) -> None:
     """Copy blocks and final norm into the encoder; all or nothing. Gains that the source does not have become 1.
 
     Args:
+        encoder: changed in place.
         source: a ``.safetensors`` file with timm's names (``blocks.0.attn.qkv.weight``, ...; MAE's are the same), or
             ``timm:NAME`` for weights that Hugging Face's cache holds already.
 

@@ -26,10 +26,12 @@ class Moments:
     rounding, since values are taken about the mean of those before (Chan, Golub and LeVeque, 1983).
 
     Args:
-        width: of the vectors. device: where sums are kept.
+        width: of the vectors.
+        device: where sums are kept.
 
     Attributes:
-        count, pairs: vectors and differences added so far.
+        count: vectors added so far.
+        pairs: differences added so far.
         mean_D: of the vectors.
     """
 
@@ -59,7 +61,9 @@ class Moments:
 
         Args:
             vectors_BND: row-major; undefined where not ``valid_BN``.
-            grid_hw: cells of a window. step: cells, at least 1.
+            valid_BN: True = the vector counts.
+            grid_hw: cells of a window.
+            step: cells, at least 1.
         """
         self.add(vectors_BND[valid_BN])
         high, wide = grid_hw

@@ -47,6 +47,7 @@ def filter_matrix(
         derivative: 0 smooths; 1 and 2 give derivatives per nm and per nm^2.
         window: width in bands, or with ``in_nm`` in nm, from which each segment makes the nearest odd number of its
             own bands. At least ``degree`` + 1 bands, at most the segment.
+        in_nm: whether ``window`` is in nm.
         degree: of the polynomial.
 
     Returns:

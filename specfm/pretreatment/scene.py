@@ -133,6 +133,7 @@ def otherwise_taught(card: Mapping[str, Any] | None, scenes: Sequence[Scene]) ->
     Args:
         card: of the model, with its record of pretraining (``pretreatment``: of each kind of spectra :func:`told`;
             older ones, without it, are of spectra as measured). None, or one without a record: nothing is known.
+        scenes: those it is to be used on.
     """
     record = (card or {}).get("pretraining", card)
     if not isinstance(record, Mapping) or not any(key in record for key in ("scenes", "sensors", "domains")):

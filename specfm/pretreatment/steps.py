@@ -143,7 +143,8 @@ def pretreat_spectra(
         bands, and in all bands of a spectrum that has a value that is not finite, or no deviation to divide by (snv).
 
     Raises:
-        UsageError: see :func:`parse_steps`. SpecfmError: too few bands, or for a filter none that lie side by side.
+        UsageError: see :func:`parse_steps`.
+        SpecfmError: too few bands, or for a filter none that lie side by side.
     """
     known = parse_steps([str(step) for step in steps])
     x_NC = np.asarray(x_NC)

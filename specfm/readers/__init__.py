@@ -53,8 +53,9 @@ def read_scene(
         sensor: a Sensor, its bands or the name of a known one, for what the file does not say.
         wavelengths: CSV file with columns band, centre_nm, fwhm_nm, for a file without wavelengths.
         units: unit of the file's wavelengths where it does not say it (nm, um, cm-1).
-        quantity, scale, offset: radiometry, where the file is silent or wrong; these win over the file, over gains and
-            offsets of single bands too.
+        quantity: what the numbers are, where the file is silent or wrong; wins over the file.
+        scale: likewise, over gains of single bands too.
+        offset: likewise, over offsets of single bands too.
         nodata: stored value that means "not measured"; wins over the file.
         name: name of the scene; None = the file's.
 
@@ -178,7 +179,8 @@ def _read_by(brought: Plugin, path: Path, start: bytes) -> Found | None:
     """What the reader of another package made of a file; None where the file is not of its kind.
 
     Raises:
-        PluginError: it does not do what a reader does. SpecfmError: as the reader itself raises them.
+        PluginError: it does not do what a reader does.
+        SpecfmError: as the reader itself raises them.
     """
     reader = brought.load()
     try:

@@ -29,10 +29,12 @@ class BandList:
     """Centres as one place states them.
 
     Attributes:
-        place: for messages. file: that holds it, None = the cube's own.
+        place: for messages.
+        file: that holds it, None = the cube's own.
         centres_C: as written, in ``units`` (None = it does not say); None where widths alone are stated.
         half_ranges_C: half the ranges that names state, in the same units; None where centres were stated.
-        fwhm_C, fwhm_units: widths, in the units of the centres where ``fwhm_units`` is None.
+        fwhm_C: widths.
+        fwhm_units: their units; None where they are those of the centres.
     """
 
     place: str

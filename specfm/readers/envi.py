@@ -111,7 +111,8 @@ def read_envi(path: Path, header_path: Path | None = None, supplied: Callable[[]
     """Open an ENVI cube named by its header or by its data file; no pixel is read.
 
     Args:
-        path: header or data file. header_path: the header, where ``path`` is the data file.
+        path: header or data file.
+        header_path: the header, where ``path`` is the data file.
         supplied: tells how many bands the user's own list has, None = there is no such list. Lists of the header that
             cannot be this cube's then give way to it.
 

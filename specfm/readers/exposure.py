@@ -47,7 +47,8 @@ def state_exposure(found: Found, fields: Mapping[str, str], where: Path) -> None
 
     Args:
         found: what it is stated of.
-        fields: key -> raw text. where: the file that says it, for messages.
+        fields: key -> raw text.
+        where: the file that says it, for messages.
     """
     stated = found.scene_fields
     if stated.get("integration") is None:
@@ -60,7 +61,9 @@ def integration_time(fields: Mapping[str, str], count: int, where: Path) -> Inte
     """The integration time that a header states, None where it is silent; what cannot be used is told.
 
     Args:
-        fields: key -> raw text. count: bands of the cube. where: the file, for messages.
+        fields: key -> raw text.
+        count: bands of the cube.
+        where: the file, for messages.
     """
     plain = {_plain(key): (key, text.strip()) for key, text in fields.items()}
     both = _two_detectors(plain, count)

@@ -26,6 +26,7 @@ def read_hdf(path: Path, variable: str | None, layout: str | None, supplied: Sup
     """Open an HDF5 cube; no pixel is read.
 
     Args:
+        path: the file.
         variable: path of the cube inside the file; None: the layout's own, or the only array with three axes.
         layout: HWC, CHW or HCW, where the file does not show which axis holds the bands.
         supplied: length of the list of bands that the user supplies, None without one.

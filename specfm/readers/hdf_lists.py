@@ -90,8 +90,10 @@ def choose(kind: str, lists: Sequence[HdfList], cube: str, others: Collection[st
     """The lists that suit a cube best, best names first: one, or several that nothing tells apart.
 
     Args:
+        kind: what the lists hold, such as ``wavelengths``.
         lists: of lengths that fit.
-        cube, others: paths of the cube and of the other cubes of the file; a list named after one of them is not ours.
+        cube: path of the cube.
+        others: paths of the other cubes of the file; a list named after one of them is not ours.
     """
     ours, theirs = _telling(cube.rsplit("/", 1)[-1]), [_telling(other.rsplit("/", 1)[-1]) for other in others]
     own = [

@@ -71,6 +71,7 @@ def read_matlab(
     """Open a MATLAB cube.
 
     Args:
+        path: the file.
         variable: its name; None: the only variable that fits the layout.
         layout: one of HWC (default), CHW, HCW, bands_by_pixels:HxW, spectra.
         hdf: the file is v7.3.

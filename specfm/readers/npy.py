@@ -20,6 +20,7 @@ def read_npy(path: Path, layout: str | None, supplied: Callable[[], int | None] 
     """Open a numeric array; it carries no wavelengths, so the scene needs ``sensor`` or ``wavelengths``.
 
     Args:
+        path: the file.
         layout: HWC (default), CHW, HCW, spectra (N x C) or bands_by_pixels:HxW (pixels column by column).
         supplied: length of the list of bands that the user supplies, None without one.
 

@@ -81,7 +81,8 @@ class PageSource:
     """Pages of one TIFF, all of one size and type with one band each, as a cube ``[H, W, C]``.
 
     Args:
-        path: the file. pages: (C,) names of its pages, as GDAL names them.
+        path: the file.
+        pages: (C,) names of its pages, as GDAL names them.
     """
 
     def __init__(self, path: Path, pages: tuple[str, ...]):
@@ -107,7 +108,8 @@ def open_raster(path: Path, page: str | None = None) -> Iterator[Any]:
     """Open a raster by the driver that its first bytes ask for, so that no other one (VRT, say) is ever tried.
 
     Args:
-        path: the file. page: one of its pages, as GDAL names it.
+        path: the file.
+        page: one of its pages, as GDAL names it.
 
     Raises:
         SpecfmError: rasterio is missing, not a readable raster (whatever GDAL raises while the block reads it), or one

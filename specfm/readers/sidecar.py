@@ -27,6 +27,8 @@ def read_header_beside(path: Path, found: Found, supplied: Callable[[], int | No
     A header of another size describes something else, and is told.
 
     Args:
+        path: the data file.
+        found: what it states itself; changed in place.
         supplied: length of the list of bands that the user supplies, None without one.
 
     Raises:

@@ -34,6 +34,8 @@ def read_stac(path: Path, found: Found, needed: bool) -> tuple[BandList | None, 
     """What ``x.stac.json``, ``x.json`` or ``x.tif.json`` says of every band.
 
     Args:
+        path: the data file.
+        found: what it states itself; changed in place.
         needed: the file has no other list to offer.
 
     Returns:

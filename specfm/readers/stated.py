@@ -233,6 +233,8 @@ def describe_numbers(stated: Stated, found: Found, view: np.dtype[Any] | None = 
     """Take scale, offset and the values that are no measurements; say what else is stated.
 
     Args:
+        stated: what the file says of its numbers.
+        found: changed in place.
         view: what ``stated.view()`` gave.
     """
     factor, shift = stated.calibration()

@@ -125,7 +125,8 @@ def allocate(sizes: list[int], k: int) -> list[int]:
     """How many of k places each of several parts gets: as even as their sizes allow, larger ones first.
 
     Args:
-        sizes: of the parts; none gets more than its size. k: at most their sum.
+        sizes: of the parts; none gets more than its size.
+        k: at most their sum.
     """
     given = [0] * len(sizes)
     for _ in range(k):

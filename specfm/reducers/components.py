@@ -59,6 +59,7 @@ class Principal(Components):
     is as loud as signal. Each is divided by the fourth root of its variance, half-way between, relative to the first.
 
     Args:
+        bands: of the sensor.
         moments: of training pixels, any scale (the correlation matrix is used).
     """
 
@@ -83,8 +84,10 @@ class Fitted(Components):
     """Components of a linear scikit-learn transformer, fitted anew for each k: ``ica`` or ``factors``.
 
     Args:
-        kind: FastICA or FactorAnalysis. pixels_nc: standardised training pixels; a sample of them is taken. seed: of
-            sample and fit.
+        bands: of the sensor.
+        kind: FastICA or FactorAnalysis.
+        pixels_nc: standardised training pixels; a sample of them is taken.
+        seed: of sample and fit.
     """
 
     def __init__(self, bands: BandGrid, kind: str, pixels_nc: F64, seed: int = 0) -> None:

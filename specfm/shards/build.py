@@ -46,9 +46,13 @@ class ShardPlan:
     """One shard to be: its scenes, and after planning their windows.
 
     Attributes:
-        file: name in the folder. digest: of inputs and options.
+        file: name in the folder.
+        digest: of inputs and options.
         status: ``write``, ``keep`` (already complete), ``empty``.
-        samples, labelled, nbytes: what it holds. skipped: scene name -> why no window of it is kept.
+        samples: windows it holds.
+        labelled: those with a label.
+        nbytes: their size.
+        skipped: scene name -> why no window of it is kept.
     """
 
     file: str
@@ -105,9 +109,13 @@ def write_shards(
     Args:
         scenes: opened scenes; ``scene.domain`` names the domain (default: the sensor's name, else the scene's).
         out: folder; made if needed. A finished one is refused unless it holds exactly these shards, or ``overwrite``.
-        window, stride: pixels, one number or (rows, columns); a window of None is 32, and 1 where all scenes are lists
-            of spectra; stride defaults to half the window, at least 1.
-        min_valid, label, labelled_only, object_threshold, dark_objects: see :class:`WindowOptions`.
+        window: pixels, one number or (rows, columns); None is 32, and 1 where all scenes are lists of spectra.
+        stride: pixels, likewise; None is half the window, at least 1.
+        min_valid: see :class:`WindowOptions`.
+        label: see :class:`WindowOptions`.
+        labelled_only: see :class:`WindowOptions`.
+        object_threshold: see :class:`WindowOptions`.
+        dark_objects: see :class:`WindowOptions`.
         background_HW: True where a pixel is background; must fit every scene.
         whole: one window a specimen instead: the whole of it on so many pixels a side, its mask kept
             (:mod:`specfm.specimens`); windows are then of that size. Objects are told from background as above;
@@ -126,7 +134,8 @@ def write_shards(
         One JSON-safe row per shard (see :meth:`ShardPlan.row`).
 
     Raises:
-        UsageError: ``out`` exists, bad option. SpecfmError: no window is kept in any scene, unreadable scene.
+        UsageError: ``out`` exists, bad option.
+        SpecfmError: no window is kept in any scene, unreadable scene.
     """
     out = Path(out)
     sides = _pair(WINDOW if window is None else window)

@@ -17,7 +17,8 @@ class WindowOptions:
     """How windows are cut and kept.
 
     Attributes:
-        window, stride: (rows, columns) in pixels. The last window of a row or column lies flush with the border.
+        window: (rows, columns) in pixels.
+        stride: (rows, columns) in pixels. The last window of a row or column lies flush with the border.
         min_valid: least share of valid pixels (of object pixels, where objects are masked).
         label: ``centre`` (the centre pixel's) or ``majority`` (the most frequent class among labelled pixels).
         labelled_only: drop windows without a label.

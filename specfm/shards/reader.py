@@ -55,9 +55,24 @@ class ShardReader:
         verify: ``first`` or ``off`` (the caller verified already).
 
     Attributes:
-        window (H, W), shape (N, H, W, C), dtype, sensor, domain, label_names, scene_names, group_names (id -> name),
-        recipe, fingerprint (64 hex), label_N, group_N, instance_id_N, origin_N2, scene_id_N, valid_N, crc_N,
-        statistics (name -> [C]).
+        window: (H, W).
+        shape: (N, H, W, C).
+        dtype: of the cube as stored.
+        sensor: of all samples.
+        domain: what a mixture balances by.
+        label_names: names behind ``label_N``.
+        scene_names: names behind ``scene_id_N``.
+        group_names: id -> name, behind ``group_N``.
+        recipe: how the samples were made.
+        fingerprint: 64 hex digits over what the shard holds.
+        label_N: classes, -1 = unlabelled.
+        group_N: what splits keep together.
+        instance_id_N: what makes a negative false.
+        origin_N2: row and column of each window in its scene.
+        scene_id_N: scenes.
+        valid_N: number of valid pixels.
+        crc_N: checksums of the samples.
+        statistics: name -> [C].
 
     Raises:
         ShardError: truncated (with both sizes), incomplete, damaged index, foreign or newer format.

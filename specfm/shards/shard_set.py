@@ -30,13 +30,19 @@ class ShardSet:
     Args:
         paths: a folder written by ``specfm shard``, a shard file, or a list of them. A folder without its manifest is
             refused: it was not finished.
-        cache, verify: as in :class:`ShardReader`.
-        include, exclude: domain names to keep or to leave out (leave-one-sensor-out); unknown names are refused.
+        cache: as in :class:`ShardReader`.
+        verify: as in :class:`ShardReader`.
+        include: domain names to keep; unknown names are refused.
+        exclude: domain names to leave out (leave-one-sensor-out); unknown names are refused.
         bands: give these only (:mod:`specfm.band_selection`); ``importance`` is fitted on pixels of the shards kept.
 
     Attributes:
-        readers, sizes (per shard), domains (name per shard), domain_names (sorted), domain_ids (per shard),
-        fingerprint (64 hex).
+        readers: one per shard.
+        sizes: samples per shard.
+        domains: name per shard.
+        domain_names: sorted.
+        domain_ids: number per shard, into ``domain_names``.
+        fingerprint: 64 hex digits over those of the shards.
     """
 
     def __init__(

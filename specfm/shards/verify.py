@@ -19,8 +19,11 @@ class VerifyReport:
     """What was found.
 
     Attributes:
-        files, samples, nbytes: how much was checked.
-        problems: one sentence per bad file; bad_samples: file name -> ids whose CRC fails.
+        files: how many were checked.
+        samples: how many they hold.
+        nbytes: how much was read.
+        problems: one sentence per bad file.
+        bad_samples: file name -> ids whose CRC fails.
     """
 
     files: int = 0
@@ -49,7 +52,8 @@ def verify_shards(path: Path | str, progress: Callable[[int, int], None] | None 
         progress: called with (bytes done, bytes in all).
 
     Raises:
-        UsageError: no such path. ShardError: a folder without a readable manifest.
+        UsageError: no such path.
+        ShardError: a folder without a readable manifest.
     """
     path = Path(path)
     if not path.exists():

@@ -30,8 +30,13 @@ class ScenePlan:
     """The windows of one scene that are kept.
 
     Attributes:
-        origin_N2, label_N, group, instance_N: as stored. mask_HW: valid (object) pixels.
-        candidates: windows looked at. reason: why none is kept ("" if some are).
+        origin_N2: as stored.
+        label_N: as stored.
+        group: as stored.
+        instance_N: as stored.
+        mask_HW: valid (object) pixels.
+        candidates: windows looked at.
+        reason: why none is kept ("" if some are).
     """
 
     origin_N2: NDArray[np.int32]

@@ -85,9 +85,11 @@ class ShardWriter:
         sensor: the one sensor of the shard; C is its number of bands.
         dtype: type of the cube; kept as read where possible (:func:`specfm.shards.schema.stored_dtype`).
         domain: what the sampler mixes by (a data set, a sensor, a material).
-        count: number of samples N (HDF5 lays a contiguous data set out in advance).
         codec: one of :data:`specfm.shards.schema.CODECS`; None means ``none``.
-        label_names, scene_names, group_names: names behind the numbers (group_names: id -> name).
+        count: number of samples N (HDF5 lays a contiguous data set out in advance).
+        label_names: names behind the class numbers.
+        scene_names: names behind the scene numbers.
+        group_names: group id -> name.
         recipe: JSON-safe facts on how the samples were made; part of the fingerprint.
         overwrite: replace an existing file.
 

@@ -27,7 +27,10 @@ class Draws:
     """Uniform numbers of N samples, drawn one after the other; what is drawn later leaves the earlier as they are.
 
     Args:
-        seed, stream, step: of the key. numbers: N of them, repeats allowed.
+        seed: of the key.
+        stream: of the key.
+        step: of the key.
+        numbers: N of them, repeats allowed.
     """
 
     def __init__(self, seed: int, stream: int, step: int, numbers: Sequence[int]) -> None:

@@ -67,10 +67,14 @@ class Domain:
     """One collection of scans.
 
     Attributes:
-        name: of the domain. bands, low_nm, high_nm: of its camera, evenly spaced.
+        name: of the domain.
+        bands: of its camera, evenly spaced.
+        low_nm: centre of the first.
+        high_nm: centre of the last.
         materials: what is scanned, side by side in lots.
         radius: of an object, pixels; None: sheets that fill their lot.
-        gloss: share of objects with a highlight. relief: how much darker an object's rim is than its top.
+        gloss: share of objects with a highlight.
+        relief: how much darker an object's rim is than its top.
     """
 
     name: str

@@ -60,6 +60,7 @@ def simulate_scan(domain: Domain, shape: tuple[int, int], seed: int, number: int
         domain: what is scanned, and by which camera (:data:`specfm.simulate.lab_materials.DOMAINS`).
         shape: (H, W); 48 pixels a side at least, so that each lot holds objects.
         seed: decides everything, with ``number``, the scan's.
+        number: of the scan among those of the seed; lamp and camera stay.
 
     Returns:
         Raw counts (uint16, saturated at 4095): the scan with ``labels_HW`` (material, -1 = tray) and ``groups_HW`` (the
@@ -101,7 +102,9 @@ def write_laboratory(
     Args:
         out: folder to make; it must not exist.
         domains: by name; None = all seven.
-        seed: decides everything. scans: of each domain. size: (H, W) of each.
+        seed: decides everything.
+        scans: of each domain.
+        size: (H, W) of each.
         progress: called after each scan.
 
     Returns:

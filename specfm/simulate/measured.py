@@ -24,8 +24,9 @@ class MeasuredMaterial:
     """The mean spectrum of a class and the directions in which its spectra vary most, in their standard deviations.
 
     Attributes:
-        name: of the class. range_nm: where its spectra are known. basis_BL: (1 + V, L), as :meth:`basis` gives it;
-            beyond the range the values at its ends.
+        name: of the class.
+        range_nm: where its spectra are known.
+        basis_BL: (1 + V, L), as :meth:`basis` gives it; beyond the range the values at its ends.
     """
 
     name: str
@@ -41,8 +42,8 @@ def measured_materials(library: str, names: Sequence[str] | None = None) -> list
     """Classes of a library (see :mod:`specfm.simulate.spectra`) as materials.
 
     Args:
-        library: name, folder, file or card. names: of classes, or their ends (``soil`` for ``bare.soil``); None: all
-            that have five spectra.
+        library: name, folder, file or card.
+        names: of classes, or their ends (``soil`` for ``bare.soil``); None: all that have five spectra.
 
     Raises:
         UsageError: unknown library or class, a name that fits several classes, a class of fewer than five spectra.

@@ -44,13 +44,17 @@ class SurfacePairsConfig(Strict):
     Attributes:
         libraries: where spectra come from: ``earthlib`` (shipped), dataset cards, files, ECOSTRESS folders; see
             :mod:`specfm.simulate.spectra`.
-        sensors: known instruments; default all. exclude: those to leave out, to be tested on.
-        drawn: share of sensors that are drawn at random instead. drawn_sensors: how many there are of these.
+        sensors: known instruments; default all.
+        exclude: those to leave out, to be tested on.
+        drawn: share of sensors that are drawn at random instead.
+        drawn_sensors: how many there are of these.
         quantities: what both sides of a pair hold, drawn evenly.
-        window: side in pixels. slots: pairs of sensors in a step.
+        window: side in pixels.
+        slots: pairs of sensors in a step.
         siblings: samples in a row with one layout of patches and other materials.
-        errors: of sensors and light. water_error, haze_error: standard deviations of what an atmospheric correction
-            believes: relative of water vapour, optical depth of haze.
+        errors: of sensors and light.
+        water_error: what an atmospheric correction believes of water vapour, relative standard deviation.
+        haze_error: what it believes of haze, standard deviation of its optical depth.
     """
 
     libraries: tuple[str, ...] = Field(default=("earthlib",), min_length=1)
@@ -84,8 +88,11 @@ class Slot:
     """What the samples of a slot of a step share.
 
     Attributes:
-        first, second: indices of sensors. sensors: what each side tells: its usable bands, quantity, name.
-        views: of each side. pool: spectra that both see.
+        first: index of the sensor of the first views.
+        second: of the second views.
+        sensors: what each side tells: its usable bands, quantity, name.
+        views: of each side.
+        pool: spectra that both see.
     """
 
     first: int
@@ -99,13 +106,16 @@ class SurfacePairs:
     """Simulated pairs of windows; a sample is a function of (seed, step, slot's place in it, its own number).
 
     Args:
-        config: what is simulated. seed: of all of it.
+        config: what is simulated.
+        seed: of all of it.
 
     Attributes:
-        names: of sensors, those drawn at random ``drawn_00`` and on. bands: of each.
+        names: of sensors, those drawn at random ``drawn_00`` and on.
+        bands: of each.
 
     Raises:
-        UsageError: unknown library or sensor, a sensor whose range no library covers. SpecfmError: unreadable library.
+        UsageError: unknown library or sensor, a sensor whose range no library covers.
+        SpecfmError: unreadable library.
 
     Example:
         >>> pairs = SurfacePairs(SurfacePairsConfig(sensors=("emit", "sentinel2")), seed=0)
@@ -192,7 +202,9 @@ class SurfacePairs:
         """x_NHWC of the first and of the second sensor. Bands that are not valid are 0.
 
         Args:
-            step: of the run. slot: of that step. numbers: of the samples in the step, any of them, in any order.
+            step: of the run.
+            slot: of that step.
+            numbers: of the samples in the step, any of them, in any order.
         """
         side, given = self.config.window, list(numbers)
         surfaces = self.ground.make(slot.pool, self.seed, step, given)

@@ -28,7 +28,8 @@ class Responses:
         bands: ``valid`` is False too where the range does not cover a band.
         matrix_CL: float32 compressed rows; ``matrix_CL @ spectrum_L`` is exact for what is straight between fine
             wavelengths; rows of valid bands sum to 1, others are empty.
-        centre_nm_C, width_nm_C: float32, filled with any value where a band is not valid.
+        centre_nm_C: float32, filled with any value where a band is not valid.
+        width_nm_C: likewise.
     """
 
     bands: BandGrid

@@ -88,7 +88,8 @@ def simulate_scene(
             (:func:`specfm.simulate.measured.measured_materials`).
         shape: (H, W).
         seed: the same seed gives the same scene, byte for byte; the ground does not depend on the sensor.
-        name, group: of the scene; by default made of sensor and seed.
+        name: of the scene; by default made of sensor and seed.
+        group: of the scene; by default made likewise.
         **options: see `SimulationConfig`.
 
     Returns:

@@ -36,10 +36,12 @@ class SensorErrors(Strict):
     Attributes:
         snr: range of the signal-to-noise ratio of the median band at 30 % reflectance, drawn log-evenly. Noise of
             other bands and brightnesses follows from their light: photons and a floor.
-        gain: relative deviation of a calibration error that is smooth over wavelength. band_gain: the same of each
-            band for itself. stripes: the same of the columns of a push-broom scanner, each band for itself.
-        shadow: chance that a shadow falls into a window. light: relative deviation of a window's illumination, by
-            slope and height of the sun. relief: the same within a window.
+        gain: relative deviation of a calibration error that is smooth over wavelength.
+        band_gain: the same of each band for itself.
+        stripes: the same of the columns of a push-broom scanner, each band for itself.
+        shadow: chance that a shadow falls into a window.
+        light: relative deviation of a window's illumination, by slope and height of the sun.
+        relief: the same within a window.
     """
 
     snr: tuple[float, float] = (60.0, 600.0)
@@ -64,7 +66,8 @@ class Reference:
 
     Attributes:
         photons_C: variance of the noise per radiance, in units of that of the median band at the reference.
-        floor_C: radiance that is one such unit of light. bright_C: bool, the air is not dark there.
+        floor_C: radiance that is one such unit of light.
+        bright_C: bool, the air is not dark there.
         hats_CK: interpolates a smooth error from its knots.
     """
 
@@ -98,8 +101,10 @@ class View:
     """How one sensor sees samples of a step. All light is random, drawn by the side's own stream.
 
     Args:
-        seen_by: the sensor. quantity: radiance (W m-2 sr-1 um-1), toa_reflectance or surface_reflectance.
-        skies, believed: true and as the correction believes, in the same order.
+        seen_by: the sensor.
+        quantity: radiance (W m-2 sr-1 um-1), toa_reflectance or surface_reflectance.
+        skies: true ones.
+        believed: as the correction believes, in the same order.
         errors: of the sensor; None: neither noise nor errors, and light as it comes.
     """
 

@@ -40,9 +40,15 @@ class Conditions:
     """What a sky is made of; each (J,) float64.
 
     Attributes:
-        zenith_deg: of the sun. view_deg: of the sensor, from the nadir. below: share of the air below the sensor.
-        water_cm: precipitable water. ozone_atm_cm. pressure_pa: at the ground. day: of the year.
-        haze: optical depth of aerosol at 500 nm. exponent: of its Angstrom law. albedo: its single scattering albedo.
+        zenith_deg: of the sun.
+        view_deg: of the sensor, from the nadir.
+        below: share of the air below the sensor.
+        water_cm: precipitable water. ozone_atm_cm.
+        pressure_pa: at the ground.
+        day: of the year.
+        haze: optical depth of aerosol at 500 nm.
+        exponent: of its Angstrom law.
+        albedo: its single scattering albedo.
     """
 
     zenith_deg: NDArray[np.float64]
@@ -62,8 +68,10 @@ class Skies:
     """Products of sky and air at the fine wavelengths; each float32 (J, L), radiances in W m-2 sr-1 um-1.
 
     Attributes:
-        direct_JL, diffuse_JL: radiance of a white pixel lit by the sun alone, by the sky alone.
-        around_JL: radiance that white surroundings add through scattering. path_JL: that of the air.
+        direct_JL: radiance of a white pixel lit by the sun alone.
+        diffuse_JL: lit by the sky alone.
+        around_JL: radiance that white surroundings add through scattering.
+        path_JL: that of the air.
         bounce_JL: spherical albedo of the air.
         white_JL: radiance of a white surface without air under this sun: E0 cos(zenith) / pi.
         through_JL: transmittance of the beam, down and up.
@@ -104,8 +112,10 @@ def believed(true: Conditions, water: float, haze: float) -> Conditions:
     """Conditions as an atmospheric correction estimates them.
 
     Args:
-        true: as they are. water: relative error of water vapour, haze: error of the optical depth (standard deviations;
-            kinds of haze are taken for one in the middle of their range).
+        true: as they are.
+        water: relative error of water vapour, a standard deviation.
+        haze: error of the optical depth, a standard deviation; kinds of haze are taken for one in the middle of their
+            range.
     """
     from scipy.special import ndtri
     from scipy.stats import qmc

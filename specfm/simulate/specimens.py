@@ -43,9 +43,12 @@ class Species:
 
     Attributes:
         name: as in labels.
-        peak_nm: of the structural colour, seen from above. edge_nm: where its pigment stops absorbing.
-        melanin: optical depth of the wings' ground colour at 350 nm. spots: eyespots of a wing. band: place of the
-            structural band along the wing, 0 at the body, 1 at the tip. slim: width of the wings relative to length.
+        peak_nm: of the structural colour, seen from above.
+        edge_nm: where its pigment stops absorbing.
+        melanin: optical depth of the wings' ground colour at 350 nm.
+        spots: eyespots of a wing.
+        band: place of the structural band along the wing, 0 at the body, 1 at the tip.
+        slim: width of the wings relative to length.
     """
 
     name: str
@@ -150,8 +153,12 @@ def write_specimens(
 
     Args:
         out: folder to make; it must not exist.
-        species: the first so many of :data:`SPECIES`. specimens: of each, one scan and one group each.
-        size, seed, options: see :func:`simulate_specimen`. progress: called with (done, total).
+        species: the first so many of :data:`SPECIES`.
+        specimens: of each, one scan and one group each.
+        size: see :func:`simulate_specimen`.
+        seed: see :func:`simulate_specimen`.
+        progress: called with (done, total).
+        options: see :func:`simulate_specimen`.
 
     Returns:
         The card.

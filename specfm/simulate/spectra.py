@@ -126,7 +126,8 @@ def read_library(name: str) -> MaterialSpectra:
     """A library by name, folder, file or card; see the module.
 
     Raises:
-        UsageError: no such library. SpecfmError: a file that cannot be read, or no reflectance.
+        UsageError: no such library.
+        SpecfmError: a file that cannot be read, or no reflectance.
     """
     if name in SHIPPED:
         return _shipped(name)

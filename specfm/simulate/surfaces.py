@@ -28,8 +28,11 @@ class Pool:
     """Spectra that are known in all of a range, class by class.
 
     Attributes:
-        range_nm: low and high. index: into the spectra of all libraries, sorted by class.
-        chance: cumulative; a class weighs the square root of its size. first, size: of the class of each spectrum.
+        range_nm: low and high.
+        index: into the spectra of all libraries, sorted by class.
+        chance: cumulative; a class weighs the square root of its size.
+        first: index of the first spectrum of the class of each spectrum.
+        size: how many that class has.
     """
 
     range_nm: tuple[float, float]
@@ -60,8 +63,9 @@ class Surfaces:
     """N windows before any light.
 
     Attributes:
-        reflectance_NKL: float32, of the materials. weights_NPK: float32, share of a material in a pixel times its
-            brightness there. around_NL: float32, mean reflectance of what scatters into the window.
+        reflectance_NKL: float32, of the materials.
+        weights_NPK: float32, share of a material in a pixel times its brightness there.
+        around_NL: float32, mean reflectance of what scatters into the window.
     """
 
     reflectance_NKL: NDArray[np.float32]
@@ -73,8 +77,10 @@ class Ground:
     """Makes surfaces of the spectra of libraries.
 
     Args:
-        libraries: at least one. side: of a window, pixels. siblings: samples in a row that share their layout and
-            differ in what they are made of, so that the layout does not tell them apart.
+        libraries: at least one.
+        side: of a window, pixels.
+        siblings: samples in a row that share their layout and differ in what they are made of, so that the layout does
+            not tell them apart.
 
     Raises:
         UsageError: too few spectra.

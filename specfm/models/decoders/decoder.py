@@ -23,7 +23,8 @@ class Asked(Shown):
     """What is asked of the decoder for one part of a batch, and what was shown of it.
 
     Attributes:
-        code_GSE: codes of the bands to read. read_bT: indices of the tokens to read.
+        code_GSE: codes of the bands to read.
+        read_bT: indices of the tokens to read.
     """
 
     code_GSE: Tensor
@@ -34,8 +35,15 @@ class Decoder(TokenDecoder):
     """Visible and mask tokens through ViT blocks, read out by :class:`HyperLinear`.
 
     Args:
-        encoder_width: D. patch_size: of the encoder, pixels. width: W. depth, heads: of the blocks.
-        rank, code_width, dropout, start: of HyperLinear.
+        encoder_width: D.
+        patch_size: of the encoder, pixels.
+        width: W.
+        depth: blocks.
+        heads: of a block.
+        rank: of HyperLinear.
+        code_width: of HyperLinear.
+        dropout: of HyperLinear.
+        start: of HyperLinear.
         own_codes: make codes of bands here (:meth:`codes`); without, they must come from elsewhere.
     """
 
@@ -67,7 +75,8 @@ class Decoder(TokenDecoder):
 
         Args:
             features: of the visible tokens, the parts laid end to end and padded to the widest.
-            asked: by part. positions: of the encoder (:meth:`specfm.models.Encoder.positions`).
+            asked: by part.
+            positions: of the encoder (:meth:`specfm.models.Encoder.positions`).
         """
         z_BLW, exists_BL = self.tokens(features, asked, positions)
         first, found = int(features.class_BD is not None), []

@@ -28,7 +28,11 @@ class HyperLinear(nn.Module):
     ``m = MLP(ctx)``, ctx the tokens pooled by attention with their mean as the only query.
 
     Args:
-        width: W. patch_size: p, P = p*p. rank: R. code_width: E. dropout: of fusion and generators.
+        width: W.
+        patch_size: p, P = p*p.
+        rank: R.
+        code_width: E.
+        dropout: of fusion and generators.
         start: what every prediction starts at; None starts everything as published (all weights small, predictions 0).
     """
 
@@ -87,6 +91,8 @@ class HyperLinear(nn.Module):
 
         Args:
             z_BLW: all tokens of the decoder; undefined where not ``exists_BL``.
+            exists_BL: True = the token exists.
+            code_GSE: codes of the bands before the image is looked at.
         """
         z_BLW = torch.where(exists_BL[..., None], z_BLW, 0.0)
         count_B1 = exists_BL.sum(1, keepdim=True).clamp_min(1)

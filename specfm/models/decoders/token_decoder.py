@@ -27,7 +27,8 @@ class Shown:
     Attributes:
         keep_bK: indices of the visible tokens, in the order in which the encoder was given them; None = all N.
         exists_bN: True = the token has a valid pixel, visible or not.
-        grid_hw: token grid, N = h w, row-major. gsd_m_G: float32 metres, NaN unknown.
+        grid_hw: token grid, N = h w, row-major.
+        gsd_m_G: float32 metres, NaN unknown.
     """
 
     keep_bK: Tensor | None
@@ -40,7 +41,10 @@ class TokenDecoder(nn.Module):
     """``depth`` ViT blocks of ``width`` over visible and mask tokens with positions.
 
     Args:
-        encoder_width: D. width: W. depth, heads: of the blocks.
+        encoder_width: D.
+        width: W.
+        depth: blocks.
+        heads: of a block.
     """
 
     def __init__(self, encoder_width: int, width: int, depth: int, heads: int) -> None:
@@ -56,7 +60,8 @@ class TokenDecoder(nn.Module):
 
         Args:
             features: of the visible tokens, the parts laid end to end and padded to the widest.
-            shown: by part. positions: of the encoder (:meth:`specfm.models.Encoder.positions`).
+            shown: by part.
+            positions: of the encoder (:meth:`specfm.models.Encoder.positions`).
         """
         seen_BKW = self.embed(features.tokens_BND)
         longest = max(part.exists_bN.shape[1] for part in shown)

@@ -27,7 +27,10 @@ class BasisEmbedding(nn.Module):
     beyond 0.3 to 15 um count as the nearest end. The cheapest embedding that reads any grid; it ignores content.
 
     Args:
-        dim: D. patch_size: p. bases: K. hats: J, how finely the bases can vary over wavelength.
+        dim: D.
+        patch_size: p.
+        bases: K.
+        hats: J, how finely the bases can vary over wavelength.
     """
 
     claims = frozenset(range(1, 10))

@@ -108,7 +108,8 @@ class ContentCode(nn.Module):
     material no longer agree (measured on tree crowns, whitened tokens, kNN: mean recall .35 with it, .59 without).
 
     Args:
-        width: of the code. hidden: of the layer before it (default: the same).
+        width: of the code.
+        hidden: of the layer before it (default: the same).
     """
 
     def __init__(self, width: int, hidden: int | None = None):

@@ -24,7 +24,9 @@ class DofaEmbedding(nn.Module):
     """``token_n = sum_c K(lam_c) x_nc + b``: a plain sum over bands, so it grows with how finely they are sampled.
 
     Args:
-        dim: D. patch_size: p. code_width: E.
+        dim: D.
+        patch_size: p.
+        code_width: E.
     """
 
     claims = frozenset({1, 2, 4, 5, 6, 7, 8, 9})  # not 3: one band listed twice counts twice

@@ -21,7 +21,8 @@ class FixedEmbedding(nn.Module):
     """``token_n = W x_n + b``: a Conv2d stem as a matrix product. Band order is part of the weights.
 
     Args:
-        dim: D. patch_size: p.
+        dim: D.
+        patch_size: p.
         channels: C; any grid with as many bands is taken.
         grid: a :class:`BandGrid`'s dictionary instead; then only that grid is taken.
 

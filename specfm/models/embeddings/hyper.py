@@ -43,11 +43,14 @@ class HyperEmbedding(nn.Module):
     bands can go first and U need not be formed for every token (see ``contraction.contract``).
 
     Args:
-        dim: D. patch_size: p. hidden: K, a constant 1 included. code_width: E.
+        dim: D.
+        patch_size: p.
         rank: R. Measured: eight textures of two materials, patches of 8, three seeds, trained on the labels: accuracy
             .94 with rank 1, .98 with 4 and with 8. Pretrained with patches of 4, two seeds, and probed on tree species
             and on fields, 1, 4 and 8 are level (1-NN on OSBS .37, .40, .37); aligned to other sensors one seed of 4 is
             level with 8, the other .04 to .5 behind it. The embedding takes a fifth less time with 4, a third with 1.
+        hidden: K, a constant 1 included.
+        code_width: E.
         content: look at the sample's band content as well as at metadata. True: in the band codes, mixed across bands,
             so that U, V and bias are each sample's own. ``"light"``: codes stay those of the grid (computed once for
             all samples that share it); content shifts the hidden code of U, by band and by its mean over bands, and

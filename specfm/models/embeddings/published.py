@@ -68,6 +68,7 @@ def load_published(
     """Copy SpecAware's published weights into ``embedding``; all or nothing.
 
     Args:
+        embedding: changed in place.
         state_dict: of the whole model (only its ``patch_embed.`` part is read) or of the embedding alone.
         sentence_vectors: the frozen 384-d sentence vector of each of :data:`ATTRIBUTES`; not part of the state dict.
             Without them the fixed random vectors stay, so codes differ from the published ones by what sensor name and

@@ -33,7 +33,10 @@ class SpecAwareEmbedding(nn.Module):
     """``token_n = alpha (sum_c U_c V_c x_nc + b)``, U, V and b generated from metadata and band content.
 
     Args:
-        dim: D. patch_size: p (published: 8). image_size: side of the only image it can read, in pixels. rank: R.
+        dim: D.
+        patch_size: p (published: 8).
+        image_size: side of the only image it can read, in pixels.
+        rank: R.
     """
 
     # Zeroed bands are data (2, 6), bands are summed (3), the range is limited (5), content sees every patch (8).

@@ -29,7 +29,10 @@ class SpectralAttentionEmbedding(nn.Module):
     that depends on it starts at zero.
 
     Args:
-        dim: D. patch_size: p. bases: K heads. code_width: E.
+        dim: D.
+        patch_size: p.
+        bases: K heads.
+        code_width: E.
     """
 
     claims = frozenset(range(1, 10))

@@ -5,7 +5,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
-EXTRAS := geo viz tensorboard explain dev
+EXTRAS := geo viz tensorboard explain site dev
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.specfm-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
@@ -14,7 +14,7 @@ RUN := PYTHONPATH="$(CURDIR)" $(BIN)/python
 PACKAGES := specfm pretrain downstream
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-all browser lint format bench clean
+.PHONY: help setup demo site test test-fast test-all browser lint format bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1	/' | expand -t 12
@@ -40,6 +40,10 @@ $(STAMP):
 
 demo: $(STAMP)  ## run the whole road on simulated scenes; ends by printing its table and the path of report.html
 	$(RUN) -m specfm demo --out runs/demo --overwrite
+
+site: $(STAMP)  ## build guides, notebooks and the reference into runs/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	@echo "runs/site/index.html"
 
 test: lint $(STAMP)  ## lint, types, and every test that is not slow
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n $(WORKERS) -m "not slow"

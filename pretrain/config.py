@@ -177,7 +177,13 @@ class WhitenConfig(Strict):
 
 
 class ScheduleConfig(Strict):
-    """Strength of the views: a straight line over the first ``strength_steps``, constant after it."""
+    """Strength of the views: a straight line over the first ``strength_steps``, constant after it.
+
+    Attributes:
+        strength_start: of the views at the first step; 0 leaves samples as they are.
+        strength_end: from ``strength_steps`` on.
+        strength_steps: length of the straight line.
+    """
 
     strength_start: Annotated[float, Field(ge=0, le=1)] = 1.0
     strength_end: Annotated[float, Field(ge=0, le=1)] = 1.0
@@ -185,7 +191,11 @@ class ScheduleConfig(Strict):
 
 
 class OptimConfig(engine.OptimConfig):
-    """The optimiser of any run, and what a step holds at once."""
+    """The optimiser of any run, and what a step holds at once.
+
+    Attributes:
+        precision: ``bf16`` computes in half the memory; weights stay float32.
+    """
 
     precision: Literal["fp32", "bf16"] = "fp32"
     micro_batch: Positive | None = Field(
@@ -194,7 +204,11 @@ class OptimConfig(engine.OptimConfig):
 
 
 class MonitorConfig(Strict):
-    """What is watched besides the loss."""
+    """What is watched besides the loss.
+
+    Attributes:
+        k: neighbours of the kNN.
+    """
 
     every: NonNegative = Field(
         default=500, description="steps between evaluations by kNN and a linear probe; 0 switches them off"

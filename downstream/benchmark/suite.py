@@ -40,8 +40,9 @@ class DatasetConfig(Strict):
         seeds: override those of the suite.
         window: overrides that of the suite; point spectra without ground have windows of 1.
         max_per_class: at most so many pixels a class and group.
-        block: side of a spatial block, pixels.
         min_groups: classes found in fewer groups or blocks are left out.
+        min_samples: classes of fewer samples are left out.
+        block: side of a spatial block, pixels.
         group_by: as in ``specfm probe``.
         bands: use these bands of every scene only, as in ``specfm probe``.
         pretreatment: of spectra, in order, as in ``specfm probe``.

@@ -71,6 +71,12 @@ class SplitConfig(Strict):
             groups with at least tile - 1 pixels between the sides; ``random_pixels`` is for classification, and leaky.
         seeds: number of splits; each is trained anew.
         guard: pixels between the sides, default tile - 1.
+        block: side of a spatial block, pixels.
+        test_share: of all samples, for the test.
+        val_share: of the remaining ones, for validation.
+        min_groups: classes found in fewer groups or blocks are left out.
+        min_samples: classes of fewer samples are left out.
+        max_per_class: at most so many pixels a class and group.
         files: split files (`specfm probe --save-splits`) in place of a rule, one training each.
     """
 
@@ -87,7 +93,16 @@ class SplitConfig(Strict):
 
 
 class HeadConfig(Strict):
-    """The head. ``layers``: blocks it reads (default: the last, or four evenly spread ones for fpn and upernet)."""
+    """The head.
+
+    Attributes:
+        kind: one linear layer, or one of two decoders over several blocks.
+        layers: blocks it reads; default the last, or four evenly spread ones for ``fpn`` and ``upernet``.
+        channels: width of a decoder.
+        dropout: before the last layer.
+        fusion: of change: how the features of both dates are brought together.
+        pooling: of classification: how the tokens of a window become one vector.
+    """
 
     kind: Literal["linear", "fpn", "upernet"] = "linear"
     layers: Annotated[tuple[int, ...] | None, OneOrMore] = None
@@ -114,14 +129,24 @@ class OptimConfig(engine.OptimConfig):
 
 
 class CheckpointConfig(engine.CheckpointConfig):
-    """Every checkpoint is also an evaluation on validation; the best one is released."""
+    """Every checkpoint is also an evaluation on validation; the best one is released.
+
+    Attributes:
+        keep: newest valid checkpoints kept, besides the best by its score.
+    """
 
     every: Positive = Field(default=50, description="steps between evaluations and checkpoints")
     keep: Positive = 1
 
 
 class EvalConfig(Strict):
-    """Training stops after ``patience`` evaluations without gain; ``batch``: tiles at once; ``draws``: of intervals."""
+    """When training stops, and how results are worked out.
+
+    Attributes:
+        patience: training stops after so many evaluations without gain.
+        batch: tiles at once.
+        draws: of the bootstrap, for intervals.
+    """
 
     patience: Positive = 6
     batch: Positive = 64
@@ -132,11 +157,13 @@ class FinetuneConfig(engine.RunConfig):
     """One ``specfm finetune``: a method and its controls, each trained on every split.
 
     Attributes:
+        task: what is learnt; change takes a card with two dates.
         init: a release, checkpoint or run folder of an encoder, or ``random``: one as ``model`` says.
         encoder: ``timm:NAME``, a network of timm for the bands of the card in place of ``model`` (whose ``options`` are
             then those of specfm.create_backbone: ``stride``, ``level``, ``options``); trained from random weights.
         mode: what is trained besides the head: nothing (``frozen``), the last ``train_blocks`` blocks (``partial``), or
             everything (``full``; of an encoder pretrained with a whitened stem everything from the first block on).
+        train_blocks: how many, in mode ``partial``.
         fit: first fit the stem of the encoder, and of its untrained control, to the scenes in closed form, from all
             their pixels and no label (``encoder.fit``); it is held, and goes into the model.
         curriculum: fewer bands and smaller windows at first.

@@ -24,11 +24,13 @@ class NegativesConfig(Strict):
         near: pairs nearer than the radius that the pairing measured (``pairs.near``), where it measured one.
         within: ``domain``: only samples of the anchor's domain are negatives, so that domains need not be told apart.
         spectral: pairs whose raw mean spectra have a cosine above ``cosine`` on their common covered range.
+        cosine: from which spectra count as alike, see ``spectral``.
         min_common_share: how much common range a comparison of spectra needs, as a share of the smaller coverage; less,
             and spectra exclude nothing.
         min_common_bins: the same in bins of 4 % width.
         max_share: at most this share of an anchor's negatives is touched, the most certain and most similar first.
         mode: ``exclude`` or ``downweight`` (by ``weight``).
+        weight: of negatives that are downweighted, see ``mode``.
     """
 
     same_instance: bool = True
@@ -54,6 +56,8 @@ class ProjectionConfig(Strict):
     """Projection head (lightly's, without BatchNorm).
 
     Attributes:
+        hidden: width of hidden layers.
+        dim: width of what the loss compares.
         layers: 0 has no head: the loss is on the features that will be used. Default: 2 for two views of a sample,
             which differ in what features had better keep; 0 where partners are other samples, since a head then keeps
             what is learnt out of the features.
@@ -66,7 +70,12 @@ class ProjectionConfig(Strict):
 
 
 class NtXentConfig(Strict):
-    """NT-Xent and its negatives."""
+    """NT-Xent and its negatives.
+
+    Attributes:
+        weight: factor of the loss.
+        temperature: of the similarities; smaller looks at the nearest negatives more.
+    """
 
     weight: Annotated[float, Field(ge=0)] = 1.0
     temperature: Annotated[float, Field(ge=MIN_TEMPERATURE)] = 0.2
@@ -136,6 +145,7 @@ class MaskedConfig(Strict):
             whole patches, and ranges of those that are left.
         ratio: share of the patches hidden.
         range_share: share of the covered wavelengths hidden, in ``ranges`` ranges.
+        ranges: how many, see ``range_share``.
         target: ``plain`` values over the level of what is visible; each ``pixel``'s or ``patch``'s values less their
             mean, over their deviation; or ``whitened``: the spectrum over its level, whitened by the noise of its own
             acquisition (:mod:`specfm.models.whitening`, from pixels of the shards, before the first step).
@@ -167,7 +177,13 @@ class MaskedConfig(Strict):
 
 
 class PredictorConfig(Strict):
-    """The predictor, which only training needs: ViT blocks over visible and mask tokens."""
+    """The predictor, which only training needs: ViT blocks over visible and mask tokens.
+
+    Attributes:
+        width: of its blocks.
+        depth: how many.
+        heads: of a block.
+    """
 
     width: int = Field(default=96, ge=4, multiple_of=4)
     depth: int = Field(default=2, ge=1)

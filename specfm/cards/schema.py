@@ -88,7 +88,14 @@ Milliseconds = Annotated[float, Field(gt=0)]
 
 
 class LabelTable(Strict):
-    """A CSV that names the class of whole scenes."""
+    """A CSV that names the class of whole scenes.
+
+    Attributes:
+        path: the CSV.
+        key: column that names the scene.
+        value: column that names its class.
+        match: what of a scene stands in ``key``; filled in like ``group`` of a part.
+    """
 
     path: FilePath
     key: str
@@ -97,7 +104,12 @@ class LabelTable(Strict):
 
 
 class LabelRows(Strict):
-    """A CSV with one line per spectrum of a library, in its order; column ``value`` names the class."""
+    """A CSV with one line per spectrum of a library, in its order; column ``value`` names the class.
+
+    Attributes:
+        path: the CSV.
+        value: column that names the class.
+    """
 
     path: FilePath
     value: str
@@ -142,7 +154,14 @@ class Labels(Strict):
 
 
 class Groups(Strict):
-    """A raster of group numbers (crown ids, field ids); pixels of ``background`` get group -1."""
+    """A raster of group numbers (crown ids, field ids); pixels of ``background`` get group -1.
+
+    Attributes:
+        path: the raster; ``{stem}``, ``{parent}`` and the like are filled in.
+        variable: name of the array, where the file holds several.
+        order: how a flat raster runs: ``rows``, or ``columns`` as MATLAB does.
+        background: numbers that are no group.
+    """
 
     path: FilePath
     variable: str | None = None
@@ -159,6 +178,7 @@ class Objects(Strict):
         dark: they are darker instead.
         mask: in place of a threshold, a raster whose non-zero pixels are objects; ``{stem}`` and the like are filled
             in, and ``variable`` names the array where the file holds several.
+        variable: of ``mask``: name of the array, where the file holds several.
         fill_holes: pixels that objects enclose belong to them.
         smallest_px: pieces of fewer pixels are no objects (dust, letters of a scale bar).
     """
@@ -246,6 +266,7 @@ class Part(Strict):
             ending and its folder's; ``{match}``, the first bracket of ``group_match``, searched in the stem. A scene is
             called as its file's stem; where stems repeat, as its path below the folder they have in common
             (``scans/*/raw.hdr`` gives ``specimen_a/raw``), and where one file gives several scenes, by ``variable``.
+        group_match: regular expression, searched in the file's stem; its first bracket is ``{match}``.
         white: white reference scan, same reader options as the scan, whose raw counts it turns into reflectance; also
             how bright the panel is (`White`).
         dark: dark reference scan; a list where each integration time has its own.

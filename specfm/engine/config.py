@@ -16,7 +16,13 @@ Names = Annotated[tuple[str, ...], OneOrMore]
 
 
 class ModelConfig(Strict):
-    """A new encoder."""
+    """A new encoder.
+
+    Attributes:
+        size: of the trunk, see :func:`specfm.create_encoder`.
+        embedding: how a patch of any bands becomes a token (``hyper`` by default; the others are controls).
+        patch_size: side of a patch, pixels.
+    """
 
     size: str = "nano"
     embedding: str = "hyper"
@@ -33,7 +39,15 @@ class ModelConfig(Strict):
 
 
 class OptimConfig(Strict):
-    """AdamW with timm's parameter groups, warm-up and cosine."""
+    """AdamW with timm's parameter groups, warm-up and cosine.
+
+    Attributes:
+        lr: highest learning rate, reached after ``warmup_steps``.
+        min_lr: learning rate at the last step.
+        weight_decay: of AdamW; biases and norms have none.
+        betas: of AdamW.
+        warmup_steps: steps over which the learning rate rises.
+    """
 
     lr: Annotated[float, Field(gt=0)] = 1e-3
     min_lr: Annotated[float, Field(ge=0)] = 0.0
@@ -84,7 +98,11 @@ class GuardConfig(Strict):
 
 
 class WandbConfig(Strict):
-    """Mirror of metrics.jsonl."""
+    """Mirror of metrics.jsonl.
+
+    Attributes:
+        project: the project of wandb.
+    """
 
     mode: Literal["disabled", "offline", "online", "auto"] = Field(
         default="disabled", description="auto: online if this machine is logged in, else offline"
@@ -93,7 +111,13 @@ class WandbConfig(Strict):
 
 
 class RunConfig(Strict):
-    """What a training loop needs to know of any run; a run's own configuration extends it."""
+    """What a training loop needs to know of any run; a run's own configuration extends it.
+
+    Attributes:
+        seed: decides every random number of the run.
+        steps: steps of the optimiser.
+        device: ``auto`` takes CUDA where there is one.
+    """
 
     out: str = Field(description="run folder; must not exist unless resuming")
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0

@@ -42,6 +42,7 @@ class CurriculumConfig(Strict):
             ``crop`` (its middle, or in pretraining any part), or ``auto``: shrink where that is possible.
         budget: share of ``steps`` that the run takes (beta of the paper); the learning rate's schedule shrinks with it.
         cost: ``measured`` times a few steps of each stage first, ``formula`` is k^band_exponent * side^2.
+        band_exponent: how the cost of ``formula`` grows with the number of bands.
         repeats: steps timed at each stage.
     """
 

@@ -2,7 +2,7 @@
 
 A guide is run in an empty folder. A block of ``yaml`` or ``csv`` with a title is a file; blocks of ``bash`` and
 ``python`` are run; a block of ``text`` after one is (part of) what it printed, compared without its numbers. A line
-``<!-- not run: reason -->`` before a block leaves it out.
+``<!-- not run: reason -->`` before a block leaves it out, and ``<!-- fails -->`` says that it ends with an error.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ from specfm import cli
 ROOT = Path(__file__).resolve().parents[1]
 GUIDES = sorted((ROOT / "notebooks").glob("*.md"))
 BLOCK = re.compile(
-    r"^(?P<left><!-- not run: [^\n]+ -->\n)?```(?P<kind>\w+)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<text>.*?)^```$",
+    r"^(?:<!-- (?P<said>not run: [^\n]+|fails) -->\n)?"
+    r"```(?P<kind>\w+)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<text>.*?)^```$",
     flags=re.MULTILINE | re.DOTALL,
 )
 
 
-def blocks(path: Path) -> Iterator[tuple[str, str, str, bool]]:
-    """Kind, title, text of every block, and whether it is run."""
+def blocks(path: Path) -> Iterator[tuple[str, str, str, str]]:
+    """Kind, title, text of every block, and what is said before it."""
     for found in BLOCK.finditer(path.read_text(encoding="utf-8")):
-        yield found["kind"], found["title"] or "", found["text"], found["left"] is None
+        yield found["kind"], found["title"] or "", found["text"], found["said"] or ""
 
 
 def told(line: str) -> str:
@@ -61,19 +62,21 @@ def run_guide(path: Path, folder: Path) -> list[str]:
     work = folder / "work"
     work.mkdir()
     variables, printed, wrong = environment(folder), "", []
-    for kind, title, text, is_run in blocks(path):
-        if title and is_run:
+    for kind, title, text, said in blocks(path):
+        if said.startswith("not run"):
+            continue
+        if title:
             (work / title).parent.mkdir(parents=True, exist_ok=True)
             (work / title).write_text(text, encoding="utf-8")
-        elif kind in ("bash", "python") and is_run:
+        elif kind in ("bash", "python"):
             call = ["bash", "-euo", "pipefail", "-c", text] if kind == "bash" else [sys.executable, "-P", "-c", text]
             done = subprocess.run(
                 call, cwd=work, env=variables, timeout=600, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
             )
             printed = done.stdout
-            if done.returncode:
+            if (done.returncode != 0) != (said == "fails"):
                 wrong.append(f"{text.strip()} ends with {done.returncode}: {printed[-2000:]}")
-        elif kind == "text" and is_run:
+        elif kind == "text":
             lines = {told(line) for line in printed.splitlines()}
             shown = [line for line in text.splitlines() if line.strip() not in ("", "...")]
             wrong += [f"shown, but not printed: {line}" for line in shown if told(line) not in lines]

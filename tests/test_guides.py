@@ -19,6 +19,9 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from specfm import cli
+from specfm.cards.card import Card
+from specfm.config import build_config
+from specfm.documents import parse_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDES = sorted((ROOT / "notebooks").glob("*.md"))
@@ -96,6 +99,16 @@ def test_commands_of_guides_exist(path: Path) -> None:
         if kind == "bash":
             for name in re.findall(r"^(?:exec |srun )?specfm ([a-z-]+)", text, flags=re.MULTILINE):
                 assert name in cli.COMMANDS, f"{path.name}: specfm {name}"
+
+
+def test_cards_in_guides_are_cards() -> None:
+    seen = 0
+    for path in GUIDES:
+        for kind, _, text, _ in blocks(path):
+            if kind == "yaml" and text.startswith("name:"):
+                build_config(parse_yaml(text, path), Card, path.name)
+                seen += 1
+    assert seen > 5
 
 
 class Links(HTMLParser):

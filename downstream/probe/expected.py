@@ -23,11 +23,16 @@ def say_expected(
     """Say on stderr about how long features and trainings of a probe will take, where that is more than seconds.
 
     Args:
-        encoder: whose features; it is timed on a few windows. scenes: of the samples.
-        samples: labelled windows. window: their side, pixels. pooling: of the tokens.
+        encoder: whose features; it is timed on a few windows.
+        scenes: of the samples.
+        samples: labelled windows.
+        window: their side, pixels.
+        pooling: of the tokens.
         options: protocols, and how often trained ones are trained.
-        twins: untrained encoders beside it. views: conditions under which all windows are seen.
-        tables: how many sets of splits there are. trained: protocols that train it, where not all of the options do.
+        twins: untrained encoders beside it.
+        views: conditions under which all windows are seen.
+        tables: how many sets of splits there are.
+        trained: protocols that train it, where not all of the options do.
     """
     each = seconds_a_window(encoder, scenes, samples, window, pooling)
     encoders = (1 + twins) if options.frozen else 0

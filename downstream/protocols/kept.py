@@ -42,7 +42,9 @@ class KeptPredictions:
     Args:
         bank: where they are kept; None: nowhere.
         encoder: what is trained; it is not changed.
-        views: scenes by condition. samples: of them.
+        views: scenes by condition.
+        samples: of them.
+        options: how encoders are trained.
         told: what else decides: window, pooling, whether its weights count, how it is trained.
     """
 

@@ -42,7 +42,7 @@ demo: $(STAMP)  ## run the whole road on simulated scenes; ends by printing its 
 	$(RUN) -m specfm demo --out runs/demo --overwrite
 
 site: $(STAMP)  ## build guides, notebooks and the reference into runs/site; a warning is an error
-	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 	@echo "runs/site/index.html"
 
 test: lint $(STAMP)  ## lint, types, and every test that is not slow

@@ -31,7 +31,7 @@ DOCUMENTS = {
     "configs/pretrain/SEARCH.md": "project/search.md",
     "configs/downstream/RESULTS.md": "project/results.md",
 }
-LINK = re.compile(r"(?<!!)\[([^\]\n]+)\]\((?!https?:|mailto:|#)([^)#\s]+)(#[^)\s]*)?\)")
+LINK = re.compile(r"(?<!!)\[([^\]]+?)\]\((?!https?:|mailto:|#)([^)#\s]+)(#[^)\s]*)?\)")
 
 
 def generated() -> dict[str, str]:

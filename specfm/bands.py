@@ -306,8 +306,8 @@ def _vector(values: ArrayLike, name: str) -> F64:
 
 def _check_centres(centres: F64) -> None:
     if not np.all(np.isfinite(centres)):
-        bad = int(np.flatnonzero(~np.isfinite(centres))[0])
-        raise SpecfmError(f"wavelength of usable band {bad} (0-based) is not a number; mark the band bad or mend it")
+        bad = int(np.flatnonzero(~np.isfinite(centres))[0]) + 1
+        raise SpecfmError(f"wavelength {bad} of the usable bands is not a number; mark the band bad or mend it")
     if len(centres) and (centres.min() < MIN_NM or centres.max() > MAX_NM):
         low, high = centres.min(), centres.max()
         hint, likely = "", None

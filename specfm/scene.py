@@ -194,7 +194,7 @@ class Scene:
         Args:
             rows: a slice with positive step, a range, or a single index (which keeps its axis).
             cols: likewise.
-            bands: integer indices in the order wanted, a boolean mask of length C, a slice, or None for all.
+            bands: 0-based indices in the order wanted, a boolean mask of length C, a slice, or None for all.
 
         Returns:
             ``[h, w, c]``, native byte order; only what was asked for is read where the format allows it.

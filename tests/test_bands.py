@@ -244,3 +244,8 @@ def test_widths_in_wavenumbers_of_centres_in_any_unit() -> None:
         centres_nm = to_nm(centres, units)
         np.testing.assert_allclose(centres_nm, [800, 2500])
         np.testing.assert_allclose(widths_to_nm([100, 100], "cm-1", centres_nm), [6.4, 62.5])
+
+
+def test_people_count_bands_from_1() -> None:
+    with pytest.raises(SpecfmError, match="wavelength 2 of the usable bands is not a number"):
+        BandGrid([450.0, float("nan"), 550.0])

@@ -127,7 +127,10 @@ def tell_of_unread(words: Mapping[str, Any]) -> Iterator[None]:
 def command(
     found: Descriptions,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON (a list where PATH holds several scenes).")
+        bool,
+        typer.Option(
+            "--json", help="Print JSON (a list where PATH holds several scenes); lists of bands count from 0."
+        ),
     ] = False,
 ) -> None:
     """Print each scene, one fact a line."""
@@ -224,7 +227,7 @@ def render(row: dict[str, Any]) -> str:
     stored = f"{scene['dtype']}, {scene['bytes'] / 1e6:.3g} MB"
     lines = [
         f"{scene['name']}" + (f"  ({scene['path']})" if scene["path"] else ""),
-        f"  cube        {height} rows x {width} columns x {count} bands, {stored}",
+        f"  cube        {height} rows x {width} columns x {count} bands (numbered from 1), {stored}",
         f"  sensor      {', '.join(known)}; {physical}",
         f"  wavelengths {_span(coverage)}",
         f"  place       {_place(scene)}",

@@ -70,7 +70,7 @@ def unread_text(facts: dict[str, Any]) -> str:
     return "\n".join(
         (
             facts["path"],
-            f"  cube        {height} rows x {width} columns x {count} bands, {facts['dtype']}",
+            f"  cube        {height} rows x {width} columns x {count} bands (numbered from 1), {facts['dtype']}",
             f"  values      {values} (stored, {facts['sampled_rows']} of {height} rows)",
             f"  wavelengths {listed}; looked for in {facts['described_by']}",
             f"  sensor      {facts['sensor'] or 'not stated'}",

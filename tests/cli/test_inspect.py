@@ -35,7 +35,10 @@ def cube_file(tmp_path: Path) -> Path:
 def test_text(cube_file: Path) -> None:
     code, out, _ = run(cube_file)
     assert code == 0
-    assert "12 rows x 10 columns x 8 bands, uint16" in out and "430.0-710.0 nm, 8 of 8 bands usable" in out
+    assert (
+        "12 rows x 10 columns x 8 bands (numbered from 1), uint16" in out
+        and "430.0-710.0 nm, 8 of 8 bands usable" in out
+    )
     assert "the same value everywhere in band 4" in out
 
 
@@ -143,7 +146,7 @@ def test_bad_input_is_one_sentence_and_exit_1(tmp_path: Path, header: str, size:
     picture = tmp_path / "look.png"
     code, out, err = run(tmp_path / "x.hdr", "--quicklook", picture)
     assert code == 1 and err.startswith(ONE_LINE_ERROR) and err.count("\n") == 1 and words in err
-    assert out == "" or "cube        3 rows x 4 columns x 2 bands, int16" in out
+    assert out == "" or "cube        3 rows x 4 columns x 2 bands (numbered from 1), int16" in out
     assert not picture.exists()
 
 
@@ -155,7 +158,12 @@ def test_a_cube_without_wavelengths_is_described_and_its_card_begun(tmp_path: Pa
     card = tmp_path / "mine.yaml"
     code, out, err = run(tmp_path / "x.hdr", "--scale", "0.5", "--card", card)
     assert code == 1 and "no wavelengths in this file" in err
-    for said in ("3 rows x 4 columns x 2 bands, int16", "0 to 23", "none stated; looked for in", "x.hdr"):
+    for said in (
+        "3 rows x 4 columns x 2 bands (numbered from 1), int16",
+        "0 to 23",
+        "none stated; looked for in",
+        "x.hdr",
+    ):
         assert said in out, said
     code, out, _ = run(tmp_path / "x.hdr", "--json")
     facts = json.loads(out)

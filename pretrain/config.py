@@ -22,6 +22,7 @@ from specfm.config import Strict
 from specfm.engine import config as engine
 from specfm.engine.config import Names, NonNegative, Positive
 from specfm.engine.curriculum_config import CurriculumConfig
+from specfm.engine.sync.config import SyncConfig
 from specfm.whiten_recipe import WhitenRecipe
 
 
@@ -250,6 +251,7 @@ class PretrainConfig(engine.RunConfig):
         default=None, description="watch and release a running average of the encoder's weights; null releases the last"
     )
     optim: OptimConfig = OptimConfig()
+    sync: SyncConfig = Field(default=SyncConfig(), description="how processes keep their weights together")
     monitor: MonitorConfig = MonitorConfig()
 
     @model_validator(mode="after")

@@ -18,6 +18,7 @@ from pretrain.curriculum import BatchCurriculum
 from pretrain.loader import Loader
 from pretrain.monitor import Monitor
 from pretrain.objectives.collapse import feature_figures
+from pretrain.objectives.collect import all_gather
 from pretrain.pairs.pairing import PairedSampler, Pairs, joined
 from pretrain.release.card import release_card, write_model
 from pretrain.release.library import collect_library
@@ -32,6 +33,7 @@ from specfm.engine.distributed import World
 from specfm.engine.ema import follow, released, warmed_up
 from specfm.engine.loop import run_task
 from specfm.engine.run_folder import RunFolder
+from specfm.engine.sync.choose import make_sync
 from specfm.engine.task import Snapshot, Task
 from specfm.library import merge
 from specfm.shards import ShardSet
@@ -59,7 +61,8 @@ def train(config: PretrainConfig, resume: bool = False) -> Path:
         folder = RunFolder(config.out)
         if not resume:
             world.on_main(folder.refuse_existing)
-        run_task(Pretraining(config, world, folder), resume)
+        task = Pretraining(config, world, folder)
+        run_task(task, resume, sync=make_sync(config.sync, world, task.modules, config.seed))
         return folder.path
 
 
@@ -191,18 +194,20 @@ class Pretraining(Task):
             **({} if self.curriculum is None else self.curriculum.columns(number)),
         }
         if self._watches(number):
-            gather = self.world.gather_rows
-            pooled_BD = None if result.pooled_BD is None else gather(result.pooled_BD.float())
-            rows = {name: {key: gather(x) for key, x in each.items()} for name, each in result.rows.items()}
+            pooled_BD = None if result.pooled_BD is None else all_gather(result.pooled_BD.float())
+            rows = {name: {key: all_gather(x) for key, x in each.items()} for name, each in result.rows.items()}
             if self.world.is_main and not bad:
                 row |= {} if pooled_BD is None else feature_figures(pooled_BD)
                 for name, each in rows.items():
                     row |= self.objectives[name].watch(each)
         return row
 
-    def observe(self, number: int, last: bool) -> dict[str, Any]:
+    def evaluates(self, number: int) -> bool:
         every = self.config.monitor.every
-        if self.monitor is None or not (last or (every and number % every == 0)):
+        return every > 0 and number % every == 0
+
+    def observe(self, number: int, last: bool) -> dict[str, Any]:
+        if self.monitor is None or not (last or self.evaluates(number)):
             return {}
         return self.monitor(self.released)
 

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from pretrain.config import PretrainConfig
 from pretrain.objectives.base import MicroBatch, Objective, Rows, Surroundings
+from pretrain.objectives.collect import summed, world
 from pretrain.pairs.pairing import Pairs
 from pretrain.rng import mix64
 from specfm.engine import faults, task
@@ -166,12 +167,12 @@ class PretrainStep:
         return losses, figures
 
     def _totals(self, step: int, pairs: Pairs) -> dict[str, Tensor]:
-        """By objective: items of its separate loss in the whole global batch, per rank; they stay on the device."""
+        """By objective: items of its separate loss in the samples that meet, per rank; they stay on the device."""
         if not self._separate:
             return {}
         counts = [float(objective.count(pairs, step)) for objective in self._separate.values()]
-        found = self.world.sum(torch.tensor(counts, dtype=torch.float64, device=self.world.device))
-        return dict(zip(self._separate, found.clamp_min(1) / self.world.size, strict=True))
+        found = summed(torch.tensor(counts, dtype=torch.float64, device=self.world.device))
+        return dict(zip(self._separate, found.clamp_min(1) / world()[1], strict=True))
 
     def _weighted(self, losses: dict[str, Tensor], spoiled: str | None = None) -> Tensor:
         """The sum of losses, each times its weight; ``spoiled`` by a planned fault."""

@@ -1,4 +1,7 @@
-"""Gathering across ranks, the one place of the objectives that talks to the process group.
+"""Gathering across ranks, the one place of the objectives that talks to process groups.
+
+"All ranks" are those whose samples meet in the loss (:func:`specfm.engine.distributed.coupled`): every process of the
+run, or those of a group (``sync.negatives``).
 
 Shapes: B local samples, N = B * world samples over all ranks, rank-major.
 """
@@ -11,14 +14,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from specfm.engine.distributed import collective
+from specfm.engine.distributed import collective, coupled
 
 
 def world() -> tuple[int, int]:
-    """(rank, world size); (0, 1) without a process group."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
+    """(rank, number of ranks) among those whose samples meet; (0, 1) without a process group."""
+    rank, group = coupled()
+    return rank, group.size
 
 
 def all_gather(local: Tensor, dim: int = 0) -> Tensor:
@@ -26,15 +28,15 @@ def all_gather(local: Tensor, dim: int = 0) -> Tensor:
 
     Without a process group, or with one rank, the tensor itself is returned.
     """
-    size = world()[1]
-    if size == 1:
+    group = coupled()[1]
+    if group.size == 1:
         return local.detach()
     # gloo and NCCL move no bools, so they travel as bytes
     sent = local.detach().contiguous()
     sent = sent.to(torch.uint8) if local.dtype == torch.bool else sent
-    received = [torch.empty_like(sent) for _ in range(size)]
+    received = [torch.empty_like(sent) for _ in range(group.size)]
     with collective():
-        dist.all_gather(received, sent)
+        dist.all_gather(received, sent, group=group.handle)
     return torch.cat(received, dim).to(local.dtype)
 
 
@@ -50,15 +52,15 @@ def all_sum(local: Tensor) -> Tensor:
 class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, local: Tensor) -> Tensor:
-        return _summed(local)
+        return summed(local)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return _summed(grads[0])
+        return summed(grads[0])
 
 
-def _summed(local: Tensor) -> Tensor:
+def summed(local: Tensor) -> Tensor:
+    """Sum a tensor over ranks, without gradient; a new tensor."""
     total = local.detach().clone(memory_format=torch.contiguous_format)
-    with collective():
-        dist.all_reduce(total)
+    coupled()[1].begin_sum(total).wait()
     return total

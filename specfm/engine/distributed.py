@@ -1,6 +1,6 @@
 """One process or many: start, agree, reduce. The only place of the engine that touches ``torch.distributed``.
 
-Only JSON and tensors travel; nothing is pickled. How gradients are summed is in :mod:`specfm.engine.sync`.
+Only JSON and tensors travel; nothing is pickled. How weights are kept together is in :mod:`specfm.engine.sync`.
 
 One process that fails takes the others with it: their next collective fails too. What went wrong is told once, by the
 process it happened to (:func:`joined`), whichever rank that is.
@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -59,6 +59,76 @@ def has_nccl() -> bool:
 
 
 @dataclass(frozen=True)
+class Pending:
+    """A reduction on its way. ``work``: torch's handle, None where there is nothing to wait for."""
+
+    work: Any = None
+
+    def wait(self) -> None:
+        """Until its values are there (on CUDA: for what is computed next)."""
+        if self.work is not None:
+            with collective():
+                self.work.wait()
+
+
+@dataclass(frozen=True)
+class Group:
+    """Processes that reduce among themselves.
+
+    Attributes:
+        ranks: theirs, ascending. handle: torch's process group; None: the one of all processes.
+    """
+
+    ranks: tuple[int, ...]
+    handle: Any = None
+
+    @property
+    def size(self) -> int:
+        """Number of processes."""
+        return len(self.ranks)
+
+    def begin_sum(self, values: Tensor) -> Pending:
+        """Element-wise sum (in place), there after :meth:`Pending.wait`."""
+        return self._begin(values, dist.ReduceOp.SUM)
+
+    def begin_max(self, values: Tensor) -> Pending:
+        """Element-wise maximum (in place), there after :meth:`Pending.wait`."""
+        return self._begin(values, dist.ReduceOp.MAX)
+
+    def _begin(self, values: Tensor, op: Any) -> Pending:
+        if self.size == 1:
+            return Pending()
+        with collective():
+            return Pending(dist.all_reduce(values, op=op, group=self.handle, async_op=True))
+
+
+_groups: dict[tuple[int, ...], Group] = {}  # made so far, of which this process is a member
+_coupled: list[Group] = []  # the innermost last
+
+
+@contextmanager
+def coupling(group: Group) -> Iterator[None]:
+    """Let the samples of ``group`` alone meet in what is computed inside; without it those of all processes do.
+
+    The backward pass runs in threads of its own on CUDA, so this is known to the whole process, not to a thread.
+    """
+    _coupled.append(group)
+    try:
+        yield
+    finally:
+        _coupled.pop()
+
+
+def coupled() -> tuple[int, Group]:
+    """The processes whose samples meet in a loss, and this one's place among them."""
+    if _coupled:
+        return _coupled[-1].ranks.index(dist.get_rank() if dist.is_initialized() else 0), _coupled[-1]
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), Group(tuple(range(dist.get_world_size())))
+    return 0, Group((0,))
+
+
+@dataclass(frozen=True)
 class World:
     """This process among all of them.
 
@@ -76,6 +146,26 @@ class World:
     def is_main(self) -> bool:
         """True on rank 0."""
         return self.rank == 0
+
+    @property
+    def everyone(self) -> Group:
+        """All processes."""
+        return Group(tuple(range(self.size)))
+
+    def group(self, ranks: Sequence[int]) -> Group:
+        """A group of processes that this one belongs to; made when it is first asked for, by its members alone.
+
+        Members make the groups that they share in the same order.
+        """
+        key = tuple(ranks)
+        if len(key) in (1, self.size):
+            return Group(key)
+        if key not in _groups:
+            timeout = timedelta(seconds=FIRST_TIMEOUT_S)
+            with collective():
+                handle = dist.new_group(list(key), timeout=timeout, use_local_synchronization=True)
+            _groups[key] = Group(key, handle)
+        return _groups[key]
 
     def on_main(self, function: Callable[[], Any]) -> Any:
         """Run ``function`` on rank 0 and give its JSON-safe result, or its error, to every rank.
@@ -144,7 +234,8 @@ class World:
         try:
             from torch.distributed.distributed_c10d import _set_pg_timeout
 
-            _set_pg_timeout(timedelta(seconds=timeout_s), dist.group.WORLD)
+            for handle in (dist.group.WORLD, *(group.handle for group in _groups.values())):
+                _set_pg_timeout(timedelta(seconds=timeout_s), handle)
         except (ImportError, RuntimeError, ValueError) as error:
             log.warning(
                 "cannot lower the collective timeout (%s); a dead peer shows after %.0f s", error, FIRST_TIMEOUT_S
@@ -184,6 +275,7 @@ def start(device: str = "auto") -> World:
 def stop(world: World) -> None:
     """Leave the process group."""
     if world.size > 1 and dist.is_initialized():
+        _groups.clear()
         dist.destroy_process_group()
 
 

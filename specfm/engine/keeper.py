@@ -17,6 +17,8 @@ from specfm.engine.optimizer import optimizer_tensors
 from specfm.engine.record import MetricsLog
 from specfm.engine.replicas import alike, refuse_different
 from specfm.engine.run_folder import RunFolder
+from specfm.engine.sync.all_reduce import Sync
+from specfm.engine.sync.own_state import take_up_own, with_own
 from specfm.engine.task import Task
 
 log = logging.getLogger(__name__)
@@ -29,8 +31,8 @@ class Keeper:
         done: updates done so far, with those before a checkpoint that was taken up.
     """
 
-    def __init__(self, task: Task, guard: BadStepGuard) -> None:
-        self.task, self.world, self.folder, self.guard = task, task.world, task.folder, guard
+    def __init__(self, task: Task, guard: BadStepGuard, sync: Sync) -> None:
+        self.task, self.world, self.folder, self.guard, self.sync = task, task.world, task.folder, guard, sync
         self.done = 0
         self._records: list[MetricsLog | Mirror] = []
         if self.folder is not None:
@@ -55,6 +57,8 @@ class Keeper:
             return
         state = read_state(Path(checkpoint))
         self.task.restore(Path(checkpoint), state)
+        if (ranks := int(state.get("own_optimizers", 1))) > 1:
+            take_up_own(Path(checkpoint), self.world, self.sync, self.task, ranks)
         self.guard.restore(state["guard"])
         self.done = int(state["step"])
         self._refuse_different(state, f"after {checkpoint} was taken up")
@@ -110,15 +114,16 @@ class Keeper:
             )
         held = self.task.snapshot(number, row)
         state = {**held.state, "guard": self.guard.state()}
-        saved = self.world.on_main(
-            lambda: self._checkpointer.save(number, held.write_model, held.tensors, state) is not None
-        )
+        with with_own(held.write_model, self._checkpointer.folder, number, self.sync, self.task) as (write, own):
+            saved = self.world.on_main(
+                lambda: self._checkpointer.save(number, write, held.tensors, state | own) is not None
+            )
         if must and not saved:
             raise CheckpointWriteError(f"the checkpoint at step {number} could not be written; see the warnings")
 
     def _refuse_different(self, facts: dict[str, Any], when: str) -> None:
         modules = self.task.modules
-        held = alike(modules) | optimizer_tensors(self.task.optimizer, modules)
+        held = alike(modules) | (optimizer_tensors(self.task.optimizer, modules) if self.sync.equal else {})
         refuse_different(self.world, held, facts, when)
 
     def stop(self, signal_number: int) -> None:
@@ -136,7 +141,7 @@ class Keeper:
 
 
 @contextmanager
-def kept(task: Task, guard: BadStepGuard, resume: bool) -> Iterator[Keeper]:
+def kept(task: Task, guard: BadStepGuard, resume: bool, sync: Sync) -> Iterator[Keeper]:
     """Lock the folder, on ``resume`` take up the newest valid checkpoint, open the record; close it all at the end.
 
     A new run that fails before its first step has been done leaves no folder behind. Collective.
@@ -145,7 +150,7 @@ def kept(task: Task, guard: BadStepGuard, resume: bool) -> Iterator[Keeper]:
         UsageError: the folder is in use, or holds an earlier run and ``resume`` is false.
         NoCheckpointError: there are checkpoints and none is valid.
     """
-    keeper, folder, world = Keeper(task, guard), task.folder, task.world
+    keeper, folder, world = Keeper(task, guard, sync), task.folder, task.world
     if folder is None:
         yield keeper
         return

@@ -23,7 +23,7 @@ from specfm.engine.guard import BadStepGuard, StopSignals, Watchdog
 from specfm.engine.keeper import Keeper, kept
 from specfm.engine.optimizer import clip_gradients, set_lr
 from specfm.engine.schedule import warmup_cosine
-from specfm.engine.sync import AllReduce, GradientSync
+from specfm.engine.sync.all_reduce import AllReduce, Sync
 from specfm.engine.task import StepResult, Task
 from specfm.errors import SpecfmError
 from specfm.progress import progress
@@ -37,9 +37,7 @@ class Outcome:
     finished: bool
 
 
-def run_task(
-    task: Task, resume: bool = False, signals: StopSignals | None = None, sync: GradientSync | None = None
-) -> Outcome:
+def run_task(task: Task, resume: bool = False, signals: StopSignals | None = None, sync: Sync | None = None) -> Outcome:
     """All steps of a task that are not done yet, then its release.
 
     Under torchrun every process calls this. A stop signal ends the run early, in order: a checkpoint at the same step
@@ -49,7 +47,7 @@ def run_task(
         task: what is trained.
         resume: go on where the newest valid checkpoint in ``task.folder`` ends.
         signals: the caller's, where it has caught them already; else they are caught here (for a run in a folder).
-        sync: how gradients are summed over processes; default all with all.
+        sync: how processes keep their weights together; default: gradients are summed over all.
 
     Raises:
         UsageError: the folder is in use, or holds an earlier run and ``resume`` is false.
@@ -63,31 +61,34 @@ def run_task(
         # First, so that it ends last: where one rank has failed, torchrun signals the one that is still cleaning up.
         if signals is None:
             signals = StopSignals() if task.folder is None else stack.enter_context(StopSignals())
-        keeper = stack.enter_context(kept(task, guard, resume))
+        keeper = stack.enter_context(kept(task, guard, resume, sync))
         task.start(keeper.done)
         watchdog = stack.enter_context(_watchdog(task))
         shown = progress(task.title, config.steps, keeper.done, task.world.is_main, keep=task.folder is not None)
         advance = stack.enter_context(shown)
-        batches, stop = task.batches(keeper.done), False
+        batches = task.batches(keeper.done)
         with _collected_on_purpose():
-            while not (_over(task, keeper.done) or stop):
+            while not (_over(task, keeper.done) or sync.stopping):
                 number = keeper.done + 1
-                row, stop = _step(task, number, batches, sync, signals, watchdog, keeper)
+                row = _step(task, number, batches, sync, signals, watchdog, keeper)
+                due = _over(task, number) or number % config.checkpoint.every == 0 or task.evaluates(number)
                 try:
-                    guard.record(number, row["bad_step"], last=_over(task, number))
+                    for step, bad in sync.settle(number, due).items():
+                        row["bad_step"] |= bad and step == number
+                        guard.record(step, bad, last=step == number and _over(task, number))
                     watchdog.stage("evaluation")
-                    row |= task.observe(number, number == config.steps or stop)
+                    row |= task.observe(number, number == config.steps or sync.stopping)
                 finally:
                     keeper.write(row)
                 advance(note=f"loss {row['loss']:.4f}  {row['samples_per_s']:.0f} samples/s")
                 # A checkpoint is never written from a non-finite step, unless the run must end here: its weights are
                 # then those of the last good step.
-                must = _over(task, number) or stop
+                must = _over(task, number) or sync.stopping
                 if must or (number % config.checkpoint.every == 0 and not row["bad_step"]):
                     watchdog.stage("checkpoint")
                     keeper.save(number, row, must)
                     watchdog.stage("after checkpoint")
-        if stop and not _over(task, keeper.done):
+        if sync.stopping and not _over(task, keeper.done):
             keeper.stop(signals.received or 0)
             return Outcome(keeper.done, False)
         watchdog.stage("release")
@@ -100,22 +101,25 @@ def _over(task: Task, done: int) -> bool:
 
 
 def _step(
-    task: Task, number: int, batches: Iterator[Any], sync: GradientSync, signals: StopSignals, watchdog: Watchdog,
+    task: Task, number: int, batches: Iterator[Any], sync: Sync, signals: StopSignals, watchdog: Watchdog,
     keeper: Keeper,
-) -> tuple[dict[str, Any], bool]:  # fmt: skip
-    """One update; returns the step's row, and True when all ranks have agreed to stop."""
+) -> dict[str, Any]:  # fmt: skip
+    """One update; returns the step's row."""
     config, world, began = task.config, task.world, time.perf_counter()
     optim = config.optim
     faults.set_context(step=number)
     watchdog.stage("data")
     faults.hit("data.read")
     batch = next(batches)
+    watchdog.stage("weights of other processes")
+    sync.ready()
     watchdog.stage("forward and backward")
     lr = warmup_cosine(number - 1, config.steps, optim.warmup_steps, optim.lr, optim.min_lr)
     set_lr(task.optimizer, lr)
     try:
         faults.hit("step.forward")
-        result: StepResult = task.compute(number, batch)
+        with sync.coupled(number):
+            result: StepResult = task.compute(number, batch)
     except torch.OutOfMemoryError as error:
         raise SpecfmError(task.memory_advice(number, batch)) from error
     watchdog.stage("agreement between processes")
@@ -127,10 +131,9 @@ def _step(
     # One reduction tells every rank whether any of them saw a bad value or a stop signal, and the global means.
     names = sorted(result.scalars)
     finite = torch.isfinite(result.loss) & torch.isfinite(norm)
-    told = [float(signals.received is not None), *(result.scalars[name] / world.size for name in names)]
-    here = torch.stack([(~finite).double(), result.loss.double() / world.size])
-    numbers = torch.cat([here, torch.tensor(told, dtype=torch.float64, device=world.device)])
-    bad, loss, stop, *means = sync.agree(numbers).tolist()
+    here = torch.stack([(~finite).double(), result.loss.double()])
+    told = torch.tensor([result.scalars[name] for name in names], dtype=torch.float64, device=world.device)
+    bad, loss, *means = sync.agree(number, torch.cat([here, told]), signals.received is not None).tolist()
     if bad:
         scalars = {name: repr(value) for name, value in result.scalars.items()}
         seen = {"loss": repr(float(result.loss)), "gradient_norm": repr(float(norm)), "scalars": scalars}
@@ -138,21 +141,24 @@ def _step(
     else:
         task.optimizer.step()
         task.updated(number)
+    sync.updated(number)
     task.optimizer.zero_grad(set_to_none=True)
     if number == 1:
         world.tighten(config.guard.peer_timeout_s)
     if number % config.guard.collect_garbage_every == 0:
         gc.collect()
+    with sync.coupled(number):
+        columns = task.columns(number, result, bool(bad))
     row = {
         "step": number, "loss": loss, "lr": lr, "grad_norm": float(norm), "bad_step": bool(bad),
-        **dict(zip(names, means, strict=True)), **task.columns(number, result, bool(bad)),
+        **dict(zip(names, means, strict=True)), **columns,
     }  # fmt: skip
     seconds = time.perf_counter() - began
     row |= {
         "samples_per_s": task.batch_size / seconds, "seconds": seconds,
         "peak_memory_mb": _peak_memory_mb(world.device),
     }  # fmt: skip
-    return row, stop > 0
+    return row
 
 
 def _watchdog(task: Task) -> Watchdog:

@@ -87,6 +87,11 @@ class Task(Protocol):
         """Further numbers of the step's row. Collective."""
         return {}
 
+    def evaluates(self, number: int) -> bool:
+        """Whether :meth:`observe` reads the weights after this step, besides the last: alike on all ranks, which then
+        hold the same."""
+        return False
+
     def observe(self, number: int, last: bool) -> dict[str, Any]:
         """Evaluate where it is time to; the numbers join the step's row. ``last``: it is the
         last of ``config.steps``, or a stop was agreed."""

@@ -33,7 +33,7 @@ from pretrain.step import PretrainStep
 from specfm import create_encoder
 from specfm.batch import Batch
 from specfm.engine.distributed import World
-from specfm.engine.sync import AllReduce
+from specfm.engine.sync.all_reduce import AllReduce
 from tests.pretrain.samples import random_batch
 
 WORLD, COUNT, STEP = 2, 6, 3  # samples of each of two sensors

@@ -21,7 +21,7 @@ from specfm.engine.loop import Outcome, run_task
 from specfm.engine.optimizer import adamw, optimizer_tensors, restore_optimizer
 from specfm.engine.record import read_metrics
 from specfm.engine.run_folder import RunFolder
-from specfm.engine.sync import AllReduce
+from specfm.engine.sync.all_reduce import AllReduce
 from specfm.engine.task import Snapshot, StepResult, Task
 from specfm.files import atomic_write_text
 from specfm.locks import LockLostError

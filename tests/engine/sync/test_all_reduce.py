@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from specfm.engine.distributed import World
-from specfm.engine.sync import AllReduce
+from specfm.engine.sync.all_reduce import AllReduce
 
 
 def test_missing_gradients_are_zero_in_one_process_too():

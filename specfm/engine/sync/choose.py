@@ -1,0 +1,47 @@
+"""From settings and the number of processes to the way they keep their weights together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from torch import nn
+
+from specfm.engine.distributed import World
+from specfm.engine.sync.all_reduce import AllReduce, Sync
+from specfm.engine.sync.averaging import Averaging
+from specfm.engine.sync.config import SyncConfig
+from specfm.engine.sync.layouts import Hypercube, Layout, Periodic, RowsColumns, balanced_size
+
+log = logging.getLogger(__name__)
+Tell = Callable[..., None]
+
+
+def make_sync(config: SyncConfig, world: World, modules: nn.Module, seed: int = 0) -> Sync:
+    """The way that ``config`` asks for, as far as it goes with so many processes; what does not is told (rank 0).
+
+    Args:
+        config: the settings. world: this process among all. modules: everything that is trained.
+        seed: of the run, for groups that are shuffled.
+    """
+    layout = make_layout(config, world.size, seed, log.warning if world.is_main else log.debug)
+    return AllReduce(world) if layout is None else Averaging(world, modules, layout, config.negatives)
+
+
+def make_layout(config: SyncConfig, workers: int, seed: int, tell: Tell = log.warning) -> Layout | None:
+    """The groups of so many workers; None: gradients are summed over all of them."""
+    if workers == 1 or config.kind == "allreduce":
+        return None
+    if config.kind == "local_sgd":
+        return Periodic(workers, config.period)
+    if config.layout == "hypercube":
+        if workers & (workers - 1) == 0:
+            return Hypercube(workers)
+        tell("sync.layout=hypercube needs a power of two, not %d workers; rows and columns take its place", workers)
+    size = balanced_size(workers, config.group_size)
+    if size == workers and (config.group_size or 0) < workers:
+        tell("%d workers cannot be divided into equal groups, so gradients are summed over all (sync.kind)", workers)
+        return None
+    if config.group_size not in (None, size):
+        tell("sync.group_size=%d does not divide %d workers; groups of %d", config.group_size, workers, size)
+    return RowsColumns(workers, size, seed if config.layout == "shuffled" else None)

@@ -1,0 +1,50 @@
+"""How the processes of a run keep their weights together, as settings."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from specfm.config import Strict
+
+
+class SyncConfig(Strict):
+    """The way, and what it can be told; ``sync: ds_sync`` stands for ``sync: {kind: ds_sync}``.
+
+    Attributes:
+        kind: ``allreduce``: gradients are summed over all processes before every update. ``ds_sync``: every process
+            makes its own update, then weights are averaged in the group of the step (specfm/engine/sync/averaging.py).
+            ``local_sgd``: the same, over all processes every ``period`` steps.
+        layout: of ds_sync: ``rows_columns`` of a grid of any N = g x s; ``shuffled``: a grid dealt anew every two
+            steps, from the run's seed; ``hypercube``: pairs, for N a power of two.
+        group_size: of ds_sync's rows; a divisor of the number of workers, default near its root.
+        period: of local_sgd, steps.
+        negatives: whose samples a loss couples (NT-Xent's negatives, VICReg's covariances): those of the ``group`` that
+            averages after the step (local_sgd: each process's own), or of the whole ``world``, which costs a meeting
+            of all processes in every step.
+    """
+
+    kind: Literal["allreduce", "ds_sync", "local_sgd"] = "allreduce"
+    layout: Literal["rows_columns", "shuffled", "hypercube"] = "rows_columns"
+    group_size: Annotated[int, Field(ge=2)] | None = None
+    period: Annotated[int, Field(ge=1)] = 8
+    negatives: Literal["group", "world"] = "group"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, values: Any) -> Any:
+        return {"kind": values} if isinstance(values, str) else values
+
+    @model_validator(mode="after")
+    def _acts(self) -> SyncConfig:
+        # by value: a resolved configuration lists every key
+        owners = {"layout": "ds_sync", "group_size": "ds_sync", "period": "local_sgd"}
+        for key, owner in owners.items():
+            if getattr(self, key) != type(self).model_fields[key].default and self.kind != owner:
+                raise ValueError(f"{key} is of {owner}; set kind: {owner}, or leave it out")
+        if self.kind == "allreduce" and self.negatives != "group":
+            raise ValueError("negatives are always those of all processes with allreduce; leave it out")
+        if self.layout == "hypercube" and self.group_size not in (None, 2):
+            raise ValueError("the groups of a hypercube are pairs; leave group_size out, or take layout: rows_columns")
+        return self

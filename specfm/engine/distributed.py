@@ -102,7 +102,7 @@ class Group:
             return Pending(dist.all_reduce(values, op=op, group=self.handle, async_op=True))
 
 
-_groups: dict[tuple[int, ...], Group] = {}  # made so far, of which this process is a member
+_handles: list[Any] = []  # torch's, of the groups made so far
 _coupled: list[Group] = []  # the innermost last
 
 
@@ -152,20 +152,19 @@ class World:
         """All processes."""
         return Group(tuple(range(self.size)))
 
-    def group(self, ranks: Sequence[int]) -> Group:
-        """A group of processes that this one belongs to; made when it is first asked for, by its members alone.
+    def make_group(self, ranks: Sequence[int]) -> Group:
+        """A group of processes that this one belongs to. Every process calls this, each with the group of its own.
 
-        Members make the groups that they share in the same order.
+        Made by its members alone; torch names such a group by its members and by how many groups each has made, so all
+        must have made as many.
         """
-        key = tuple(ranks)
-        if len(key) in (1, self.size):
-            return Group(key)
-        if key not in _groups:
-            timeout = timedelta(seconds=FIRST_TIMEOUT_S)
-            with collective():
-                handle = dist.new_group(list(key), timeout=timeout, use_local_synchronization=True)
-            _groups[key] = Group(key, handle)
-        return _groups[key]
+        if len(ranks) in (1, self.size):
+            return Group(tuple(ranks))
+        timeout = timedelta(seconds=FIRST_TIMEOUT_S)
+        with collective():
+            handle = dist.new_group(list(ranks), timeout=timeout, use_local_synchronization=True)
+        _handles.append(handle)
+        return Group(tuple(ranks), handle)
 
     def on_main(self, function: Callable[[], Any]) -> Any:
         """Run ``function`` on rank 0 and give its JSON-safe result, or its error, to every rank.
@@ -234,7 +233,7 @@ class World:
         try:
             from torch.distributed.distributed_c10d import _set_pg_timeout
 
-            for handle in (dist.group.WORLD, *(group.handle for group in _groups.values())):
+            for handle in (dist.group.WORLD, *_handles):
                 _set_pg_timeout(timedelta(seconds=timeout_s), handle)
         except (ImportError, RuntimeError, ValueError) as error:
             log.warning(
@@ -275,7 +274,7 @@ def start(device: str = "auto") -> World:
 def stop(world: World) -> None:
     """Leave the process group."""
     if world.size > 1 and dist.is_initialized():
-        _groups.clear()
+        _handles.clear()
         dist.destroy_process_group()
 
 

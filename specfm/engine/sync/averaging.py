@@ -54,8 +54,8 @@ class Averaging:
         self.flags = Flags(layout.spread)
         self._coming: list[Bucket] = []
         self._told: tuple[int, Tensor, Pending] | None = None
-        for number in range(layout.cycle):  # now, while all are there, and under the timeout of the start
-            self.group(number)
+        # made now, while all are there, and under the timeout of the start
+        self._groups = [world.make_group(self._members(number)) for number in range(layout.cycle)]
 
     @property
     def stopping(self) -> bool:
@@ -64,7 +64,10 @@ class Averaging:
 
     def group(self, number: int) -> Group:
         """The processes that average with this one after step ``number``."""
-        return self.world.group(next(group for group in self.layout.groups(number) if self.world.rank in group))
+        return self._groups[number % self.layout.cycle]
+
+    def _members(self, number: int) -> tuple[int, ...]:
+        return next(group for group in self.layout.groups(number) if self.world.rank in group)
 
     def ready(self) -> None:
         """Take in the averages that are on their way."""
@@ -81,8 +84,7 @@ class Averaging:
         """See ``negatives``."""
         if self.negatives == "world":
             return distributed.coupling(self.world.everyone)
-        alone = self.world.group((self.world.rank,))
-        return distributed.coupling(self.group(number) if self.layout.couples else alone)
+        return distributed.coupling(self.group(number) if self.layout.couples else Group((self.world.rank,)))
 
     def gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Those of the mean over this process's own samples; nothing is sent."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -165,6 +166,15 @@ class World:
             handle = dist.new_group(list(ranks), timeout=timeout, use_local_synchronization=True)
         _handles.append(handle)
         return Group(tuple(ranks), handle)
+
+    def peak_memory_mb(self) -> float:
+        """The most memory that this process has held so far where it computes, MiB."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**20
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
     def on_main(self, function: Callable[[], Any]) -> Any:
         """Run ``function`` on rank 0 and give its JSON-safe result, or its error, to every rank.

@@ -19,7 +19,7 @@ from specfm.engine.replicas import alike, refuse_different
 from specfm.engine.run_folder import RunFolder
 from specfm.engine.sync.all_reduce import Sync
 from specfm.engine.sync.own_state import take_up_own, with_own
-from specfm.engine.task import Task
+from specfm.engine.task import StepResult, Task
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +86,11 @@ class Keeper:
         for record in self._records:
             record.write(row)
 
-    def dump(self, number: int, facts: dict[str, Any]) -> None:
+    def dump(self, number: int, batch: Any, result: StepResult, norm: float) -> None:
         """Keep what is known of a bad step, and say where."""
+        scalars = {name: repr(value) for name, value in result.scalars.items()}
+        seen = {"loss": repr(float(result.loss)), "gradient_norm": repr(norm), "scalars": scalars}
+        facts = {"step": number, "rank": self.world.rank, **seen, **self.task.describe(batch, result)}
         text = f"step {number}: loss {facts['loss']}, gradient norm {facts['gradient_norm']}; update skipped"
         if self.folder is not None:
             text += f", see {self.folder.dump_bad_step(number, self.world.rank, facts)}"

@@ -8,7 +8,6 @@ faults); step ``n`` uses batch ``n - 1``.
 from __future__ import annotations
 
 import gc
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -135,9 +134,7 @@ def _step(
     told = torch.tensor([result.scalars[name] for name in names], dtype=torch.float64, device=world.device)
     bad, loss, *means = sync.agree(number, torch.cat([here, told]), signals.received is not None).tolist()
     if bad:
-        scalars = {name: repr(value) for name, value in result.scalars.items()}
-        seen = {"loss": repr(float(result.loss)), "gradient_norm": repr(float(norm)), "scalars": scalars}
-        keeper.dump(number, {"step": number, "rank": world.rank, **seen, **task.describe(batch, result)})
+        keeper.dump(number, batch, result, float(norm))
     else:
         task.optimizer.step()
         task.updated(number)
@@ -156,7 +153,7 @@ def _step(
     seconds = time.perf_counter() - began
     row |= {
         "samples_per_s": task.batch_size / seconds, "seconds": seconds,
-        "peak_memory_mb": _peak_memory_mb(world.device),
+        "peak_memory_mb": world.peak_memory_mb(),
     }  # fmt: skip
     return row
 
@@ -175,12 +172,3 @@ def _collected_on_purpose() -> Iterator[None]:
         yield
     finally:
         gc.enable()
-
-
-def _peak_memory_mb(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

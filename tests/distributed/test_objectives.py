@@ -34,6 +34,9 @@ from specfm import create_encoder
 from specfm.batch import Batch
 from specfm.engine.distributed import World
 from specfm.engine.sync.all_reduce import AllReduce
+from specfm.engine.sync.averaging import Averaging
+from specfm.engine.sync.layouts import Layout, Periodic, RowsColumns
+from tests.distributed.ranks import on_ranks
 from tests.pretrain.samples import random_batch
 
 WORLD, COUNT, STEP = 2, 6, 3  # samples of each of two sensors
@@ -90,8 +93,10 @@ def objectives_of(name: str, around: Surroundings) -> dict[str, Objective]:
     return make_objectives({each: SETTINGS[each] for each in chosen}, around)
 
 
-def step_of(name: str, world: World, micro: int | None) -> dict[str, np.ndarray]:
-    """One step on this rank's equal share of every part."""
+def step_of(
+    name: str, world: World, micro: int | None, raw: Batch | None = None, layout: Layout | None = None, **settings: Any
+) -> dict[str, np.ndarray]:
+    """One step on this rank's equal share of every part; by :class:`Averaging` where there is a ``layout``."""
     config = PretrainConfig.model_validate(
         {"out": "-", "data": {"shards": "-"}, "views": {"crop": 6}, "optim": {"micro_batch": micro}}
     )
@@ -101,10 +106,15 @@ def step_of(name: str, world: World, micro: int | None) -> dict[str, np.ndarray]
     objectives = objectives_of(name, around)
     heads = {key: head for each in objectives.values() for key, head in each.heads.items()}
     modules = nn.ModuleDict({"encoder": encoder, **heads})
-    raw = random_batch(COUNT)
+    raw = raw or random_batch(COUNT)
     mine = Batch(tuple(p.select(torch.arange(len(p)).chunk(world.size)[world.rank]) for p in raw))
-    result = PretrainStep(encoder, objectives, config, world)(STEP, Pairs.of(mine))
-    AllReduce(world).gradients(modules.parameters())
+    sync = AllReduce(world) if layout is None else Averaging(world, modules, layout, **settings)
+    with sync.coupled(STEP):
+        result = PretrainStep(encoder, objectives, config, world)(STEP, Pairs.of(mine))
+    sync.gradients(modules.parameters())
+    if isinstance(sync, Averaging):  # nothing has been summed yet
+        loss = {"loss": result.loss.double().numpy()}
+        return loss | {f"grad/{key}": p.grad.numpy() for key, p in modules.named_parameters() if p.grad is not None}
     numbers = {"loss": result.loss.double(), **{k: torch.tensor(v).double() for k, v in result.scalars.items()}}
     found = {key: (world.sum(value) / world.size).numpy() for key, value in sorted(numbers.items())}
     return found | {f"grad/{key}": p.grad.numpy() for key, p in modules.named_parameters() if p.grad is not None}
@@ -160,3 +170,34 @@ def test_the_micro_batch_changes_nothing(name: str, micro: int) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_the_number_of_ranks_changes_nothing(ranks: Path, name: str, micro: int | None) -> None:
     assert_same(dict(np.load(ranks / f"{name}-{micro}.npz", allow_pickle=False)), step_of(name, World(0, 1, CPU), None))
+
+
+MANY = 4  # of each sensor, per step of four ranks
+
+
+def in_groups(world: World, name: str) -> dict[str, dict[str, np.ndarray]]:
+    raw, rows = random_batch(2 * MANY), RowsColumns(4, 2)
+    ways: dict[str, tuple[Layout, Any]] = {
+        "group": (rows, "group"), "world": (rows, "world"), "own": (Periodic(4, 2), "group"),
+    }  # fmt: skip
+    return {
+        f"{way}-{micro}": step_of(name, world, micro, raw, layout, negatives=negatives)
+        for way, (layout, negatives) in ways.items()
+        for micro in (None, 3)
+    }
+
+
+@pytest.mark.parametrize("name", ["nt_xent", "uneven", pytest.param("all", marks=pytest.mark.slow)])
+def test_samples_meet_in_the_group_or_in_the_whole_world(name: str) -> None:
+    """The mean of a group's own updates is that of one process with the samples of the group, for every objective."""
+    ranks, raw = on_ranks(4, in_groups, name), random_batch(2 * MANY)
+    meeting = {"group": [(0, 2), (1, 3)], "world": [(0, 1, 2, 3)], "own": [(0,), (1,), (2,), (3,)]}  # in step 3
+    for way, groups in meeting.items():
+        for group in groups:
+            theirs = [torch.cat([torch.arange(len(p)).chunk(4)[rank] for rank in group]) for p in raw]
+            share = Batch(tuple(p.select(each) for p, each in zip(raw, theirs, strict=True)))
+            wanted = step_of(name, World(0, 1, CPU), None, share)
+            for micro in (None, 3):
+                found = [ranks[rank][f"{way}-{micro}"] for rank in group]
+                mean = {key: np.mean([each[key] for each in found], 0) for key in found[0]}
+                assert_same(mean, {key: value for key, value in wanted.items() if key in mean})

@@ -131,7 +131,7 @@ def walked(
 
 
 def untrained() -> dict[str, np.ndarray]:
-    return held(Walk(World(0, 1, torch.device("cpu"))))
+    return held(Walk(World(0, 1, torch.device("cpu")), plain=True))
 
 
 def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
@@ -159,13 +159,16 @@ def rounds(world: World, layout: Layout, numbers: list[int]) -> dict[str, Any]:
     return {"states": states, "sent": sent}
 
 
+MORE = [(RowsColumns(6, 3, 5), [4, 5]), (Hypercube(8), [3, 4, 5]), (Periodic(3, 2), [2])]
+
+
 @pytest.mark.parametrize(
     ("layout", "numbers"),
     [
-        (RowsColumns(4, 4), [1]), (RowsColumns(6, 2), [2, 3]), (RowsColumns(6, 3, 5), [4, 5]),
-        (Hypercube(4), [1, 2]), (Hypercube(8), [3, 4, 5]), (Periodic(3, 2), [2]),
+        (RowsColumns(4, 4), [1]), (RowsColumns(6, 2), [2, 3]), (Hypercube(4), [1, 2]),
+        *(pytest.param(layout, numbers, marks=pytest.mark.slow) for layout, numbers in MORE),
     ],
-    ids=["whole", "6 by 2", "6 by 3 shuffled", "4 pairs", "8 pairs", "local SGD"],
+    ids=["whole", "6 by 2", "4 pairs", "6 by 3 shuffled", "8 pairs", "local SGD"],
 )  # fmt: skip
 def test_rounds_keep_the_mean_and_mix_everything(layout, numbers):
     """s = N is full averaging; rows and columns, or all bits of a hypercube, leave rounding alone between ranks."""
@@ -192,28 +195,32 @@ def test_rounds_keep_the_mean_and_mix_everything(layout, numbers):
 def ways(world: World, folder: str) -> dict[str, Any]:
     """Runs on four processes, one after the other."""
     rows = RowsColumns(4, 2)
-    home = Path(folder)
-    found = {
+    return {
         "summed": walked(world, None, plain=True),
         "whole": walked(world, RowsColumns(4, 4), plain=True),
-        "ds": walked(world, rows, home / "ds"),
+        "ds": walked(world, rows, Path(folder) / "ds"),
         "bad": walked(world, rows, bad=(3, 5) if world.rank == 2 else ()),
-        "diverging": walked(world, rows, home / "diverging", bad=(5, 6, 7, 8, 9) if world.rank == 1 else ()),
-        "stopped": walked(world, rows, home / "stopped", stop=7 if world.rank == 3 else 0),
         "late": walked(world, rows, stop=7 if world.rank == 3 else 0, **SELDOM),
         "local": walked(world, Periodic(4, 5), stop=6 if world.rank == 1 else 0, **SELDOM),
+    }
+
+
+def disturbed(world: World, folder: str) -> dict[str, Any]:
+    """Runs that end otherwise than planned, and what is taken up of them."""
+    rows, home = RowsColumns(4, 2), Path(folder)
+    found = {
+        "ds": walked(world, rows, home / "ds"),
+        "diverging": walked(world, rows, home / "diverging", bad=(5, 6, 7, 8, 9) if world.rank == 1 else ()),
+        "stopped": walked(world, rows, home / "stopped", stop=7 if world.rank == 3 else 0),
     }
     os.environ["SPECFM_FAULTS"] = "ckpt.mid_payload:enospc@step=8" if world.rank == 2 else ""
     found["full disk"] = walked(world, rows, home / "full")
     del os.environ["SPECFM_FAULTS"]
-    for name, step in (("ds", 8), ("stopped", 8)):
-        path = home / name / "checkpoints"
-        found[f"{name} kept"] = sorted(p.name for p in path.iterdir())
-        if world.is_main:
-            for later in path.glob("step-*"):
-                if int(later.name[-8:]) > step:
-                    later.rename(home / f"{name}-{later.name}")
-        world.sum(torch.zeros(1))
+    if world.is_main:
+        (home / "ds" / "checkpoints" / "step-00000012").rename(home / "step-00000012")
+    world.sum(torch.zeros(1))
+    for name in ("ds", "stopped"):
+        found[f"{name} kept"] = sorted(p.name for p in (home / name / "checkpoints").iterdir())
         found[f"{name} again"] = walked(world, rows, home / name, resume=True)
     return found
 
@@ -222,6 +229,12 @@ def ways(world: World, folder: str) -> dict[str, Any]:
 def four(tmp_path_factory) -> tuple[Path, list[dict[str, Any]]]:
     home = tmp_path_factory.mktemp("four")
     return home, on_ranks(4, ways, str(home))
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory) -> tuple[Path, list[dict[str, Any]]]:
+    home = tmp_path_factory.mktemp("ended")
+    return home, on_ranks(4, disturbed, str(home))
 
 
 def every(four: tuple[Path, list[dict[str, Any]]], name: str) -> list[dict[str, Any]]:
@@ -268,10 +281,11 @@ def test_a_rank_that_leaves_out_a_bad_step_still_joins(four):
     assert all(np.isfinite(value).all() for value in runs[0]["weights"].values())
 
 
-def test_bad_steps_of_one_rank_are_known_to_all_who_give_up_together(four):
+@pytest.mark.slow
+def test_bad_steps_of_one_rank_are_known_to_all_who_give_up_together(ended):
     """Rank 1 is bad from step 5 on; more than 3 in a row end the run: after step 8, a checkpoint, where all know."""
-    home, _ = four
-    runs = every(four, "diverging")
+    home, _ = ended
+    runs = every(ended, "diverging")
     assert len({run["outcome"] for run in runs}) == 1 and "4 steps in a row, up to step 8" in runs[0]["outcome"]
     assert [row["step"] for row in read_metrics(home / "diverging")] == list(range(1, 9))
     assert [row["bad_step"] for row in read_metrics(home / "diverging")] == [False] * 5 + [
@@ -286,34 +300,37 @@ def test_bad_steps_of_one_rank_are_known_to_all_who_give_up_together(four):
 
 
 def test_a_signal_to_one_rank_stops_all_at_the_same_step(four):
-    """It comes in step 7 and is told in the meetings after 7 and 8; step 8 ends in a meeting of all anyway."""
-    home, _ = four
-    runs = every(four, "stopped")
-    assert [run["outcome"] for run in runs] == [Outcome(8, False)] * 4
-    assert all(run["released"] == 0 and same(run["weights"], runs[0]["weights"]) for run in runs)
-    assert every(four, "stopped kept")[0] == ["step-00000004", "step-00000008"]
-    # otherwise it is decided upon in step 9; with local SGD, a signal of step 6 is told when all meet after step 10
+    """One of step 7 is told in the meetings after 7 and 8; with local SGD, one of step 6 when all meet after 10."""
     for name, last in (("late", 9), ("local", 11)):
         runs = every(four, name)
         assert [run["outcome"] for run in runs] == [Outcome(last, False)] * 4
-        assert all(same(run["weights"], runs[0]["weights"]) for run in runs)
+        assert all(run["released"] == 0 and same(run["weights"], runs[0]["weights"]) for run in runs)
 
 
-def test_a_run_taken_up_ends_in_the_same_bits_with_moments_of_every_rank(four):
+@pytest.mark.slow
+def test_a_stop_before_a_checkpoint_waits_for_nothing_else(ended):
+    """The signal of step 7 is known to all after step 8, where all meet anyway."""
+    assert [run["outcome"] for run in every(ended, "stopped")] == [Outcome(8, False)] * 4
+    assert every(ended, "stopped kept")[0] == ["step-00000004", "step-00000008"]
+
+
+@pytest.mark.slow
+def test_a_run_taken_up_ends_in_the_same_bits_with_moments_of_every_rank(ended):
     """From step 8 on, after a kill of all (later checkpoints are gone); the stopped run was stopped where it saved."""
-    home, _ = four
+    home, _ = ended
     files = sorted(p.name for p in (home / "ds" / "checkpoints" / "step-00000008" / "ranks").iterdir())
     assert files == [f"{rank:05d}.safetensors" for rank in (1, 2, 3)]
-    for whole, again in zip(every(four, "ds"), every(four, "ds again"), strict=True):
+    for whole, again in zip(every(ended, "ds"), every(ended, "ds again"), strict=True):
         assert again["restored"] == 8 and again["losses"] == whole["losses"][8:]
         assert same(again["weights"], whole["weights"]) and same(again["moments"], whole["moments"])
-    for whole, again in zip(every(four, "ds"), every(four, "stopped again"), strict=True):
+    for whole, again in zip(every(ended, "ds"), every(ended, "stopped again"), strict=True):
         assert again["restored"] == 8 and again["losses"] == whole["losses"][8:]
 
 
-def test_a_disk_that_is_full_for_one_rank_costs_a_checkpoint_and_not_the_run(four):
-    home, _ = four
-    runs = every(four, "full disk")
+@pytest.mark.slow
+def test_a_disk_that_is_full_for_one_rank_costs_a_checkpoint_and_not_the_run(ended):
+    home, _ = ended
+    runs = every(ended, "full disk")
     assert [run["outcome"] for run in runs] == [Outcome(STEPS, True)] * 4
     assert sorted(p.name for p in (home / "full" / "checkpoints").iterdir()) == ["step-00000004", "step-00000012"]
 
@@ -329,11 +346,17 @@ def elsewhere(world: World, folder: str) -> dict[str, Any]:
     return {"kind": type(sync).__name__, "outcome": outcome, "restored": task.seen["restored"], "weights": weights}
 
 
-@pytest.mark.parametrize(("size", "kind"), [(1, "AllReduce"), (3, "AllReduce"), (6, "Averaging")])
+@pytest.mark.parametrize(
+    ("size", "kind"),
+    [
+        (3, "AllReduce"), pytest.param(1, "AllReduce", marks=pytest.mark.slow),
+        pytest.param(6, "Averaging", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_a_run_goes_on_with_another_number_of_processes(four, tmp_path, size, kind):
     """Also of a prime number, of which there are no groups, and of one."""
     shutil.copytree(
-        four[0] / "stopped" / "checkpoints" / "step-00000008", tmp_path / "run" / "checkpoints" / "step-00000008"
+        four[0] / "ds" / "checkpoints" / "step-00000008", tmp_path / "run" / "checkpoints" / "step-00000008"
     )
     found = on_ranks(size, elsewhere, str(tmp_path / "run"))
     assert all(each["kind"] == kind and each["restored"] == 8 for each in found)
@@ -346,9 +369,9 @@ def test_a_run_goes_on_with_another_number_of_processes(four, tmp_path, size, ki
 def beside_torch(world: World) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     from torch.distributed.algorithms.model_averaging.averagers import PeriodicModelAverager
 
-    ours = walked(world, Periodic(world.size, 3), plain=True)["weights"]
+    ours = walked(world, Periodic(world.size, 3), plain=True, **SELDOM)["weights"]
     task = Walk(world, plain=True)
-    averager = PeriodicModelAverager(period=3, warmup_steps=1)  # its step 0 is our step 1: it averages at 3, 6, 9, 12
+    averager = PeriodicModelAverager(period=3, warmup_steps=2)  # its step 2 is our step 3
     for number, batch in zip(range(1, STEPS + 1), task.batches(0), strict=False):
         task.compute(number, batch)
         for group in task.optimizer.param_groups:
@@ -356,11 +379,12 @@ def beside_torch(world: World) -> tuple[dict[str, np.ndarray], dict[str, np.ndar
         for parameter in task.modules["model"].parameters():
             parameter.grad *= world.size
         task.optimizer.step()
+        averager.average_parameters(list(task.modules["model"].parameters()))
         task.optimizer.zero_grad()
-        averager.average_parameters(task.modules["model"].parameters())
     return ours, held(task)
 
 
+@pytest.mark.slow
 def test_local_sgd_is_that_of_torch():
     for ours, theirs in on_ranks(4, beside_torch):
         for name in ("model.0.weight", "model.2.bias"):

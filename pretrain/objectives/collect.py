@@ -1,6 +1,6 @@
 """Gathering across ranks, the one place of the objectives that talks to process groups.
 
-"All ranks" are those whose samples meet in the loss (:func:`specfm.engine.distributed.coupled`): every process of the
+"All ranks" are those whose samples meet in the loss (:func:`specfm.engine.groups.coupled`): every process of the
 run, or those of a group (``sync.negatives``).
 
 Shapes: B local samples, N = B * world samples over all ranks, rank-major.
@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from specfm.engine.distributed import collective, coupled
+from specfm.engine.groups import collective, coupled
 
 
 def world() -> tuple[int, int]:

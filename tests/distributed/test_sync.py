@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from specfm.engine.checkpointing import read_tensors
 from specfm.engine.config import RunConfig
-from specfm.engine.distributed import World, coupled
+from specfm.engine.distributed import World
+from specfm.engine.groups import coupled
 from specfm.engine.guard import DivergedError, StopSignals
 from specfm.engine.loop import Outcome, run_task
 from specfm.engine.optimizer import adamw, optimizer_tensors, restore_optimizer

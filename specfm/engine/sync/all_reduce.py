@@ -36,7 +36,7 @@ class Sync(Protocol):
         """Before the forward pass: wait until the weights are those to go on with."""
 
     def coupled(self, number: int) -> AbstractContextManager[None]:
-        """Around step ``number``'s loss: whose samples meet in it (:func:`specfm.engine.distributed.coupled`)."""
+        """Around step ``number``'s loss: whose samples meet in it (:func:`specfm.engine.groups.coupled`)."""
         ...
 
     def gradients(self, parameters: Iterable[nn.Parameter]) -> None:

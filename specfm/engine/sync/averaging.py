@@ -25,8 +25,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from specfm.engine import distributed
-from specfm.engine.distributed import Group, Pending, World
+from specfm.engine import groups
+from specfm.engine.distributed import World
+from specfm.engine.groups import Group, Pending
 from specfm.engine.replicas import tensor_digest
 from specfm.engine.sync.all_reduce import zero_missing
 from specfm.engine.sync.buckets import Bucket, cut
@@ -83,8 +84,8 @@ class Averaging:
     def coupled(self, number: int) -> AbstractContextManager[None]:
         """See ``negatives``."""
         if self.negatives == "world":
-            return distributed.coupling(self.world.everyone)
-        return distributed.coupling(self.group(number) if self.layout.couples else Group((self.world.rank,)))
+            return groups.coupling(self.world.everyone)
+        return groups.coupling(self.group(number) if self.layout.couples else Group((self.world.rank,)))
 
     def gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Those of the mean over this process's own samples; nothing is sent."""

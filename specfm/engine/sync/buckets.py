@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from specfm.engine.distributed import Group
+from specfm.engine.groups import Group
 
 BUCKET_ELEMENTS = 1 << 24  # 64 MiB of fp32 per reduction
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import socket
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 
 from pretrain.config import PretrainConfig
@@ -123,27 +119,19 @@ def step_of(
 CASES = [*SETTINGS, "all", "uneven"]
 
 
-def worker(rank: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=WORLD, timeout=timedelta(seconds=60)
-    )
+def worker(world: World, folder: str) -> None:
     for name in CASES:
         for micro in (None, 4):
-            found = step_of(name, World(rank, WORLD, CPU), micro)
-            if rank == 0:
+            found = step_of(name, world, micro)
+            if world.is_main:
                 np.savez(Path(folder) / f"{name}-{micro}.npz", **found)  # type: ignore[arg-type]
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes found; they are started once for the whole file."""
     folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(worker, (port, str(folder)), nprocs=WORLD)
+    on_ranks(WORLD, worker, str(folder), seconds=120)
     return folder
 
 

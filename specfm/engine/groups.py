@@ -5,9 +5,11 @@ A group is a name for ranks and torch's handle of them; :class:`specfm.engine.di
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -41,15 +43,15 @@ def collective() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Pending:
-    """A reduction on its way. ``work``: torch's handle, None where there is nothing to wait for."""
+    """A reduction on its way. ``arrive`` waits for it; None where there is nothing to wait for."""
 
-    work: Any = None
+    arrive: Callable[[], Any] | None = None
 
     def wait(self) -> None:
         """Until its values are there (on CUDA: for what is computed next)."""
-        if self.work is not None:
+        if self.arrive is not None:
             with collective():
-                self.work.wait()
+                self.arrive()
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Group:
         if self.size == 1:
             return Pending()
         with collective():
-            return Pending(dist.all_reduce(values, op=op, group=self.handle, async_op=True))
+            return Pending(dist.all_reduce(values, op=op, group=self.handle, async_op=True).wait)
 
 
 _coupled: list[Group] = []  # the innermost last
@@ -106,3 +108,51 @@ def coupled() -> tuple[int, Group]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), Group(tuple(range(dist.get_world_size())))
     return 0, Group((0,))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodesGroup(Group):
+    """All processes of some nodes, which sum in three parts, so that between nodes every number travels once a node.
+
+    A part each inside the node (reduce-scatter), that part with its like in the other nodes (all-reduce), and all parts
+    inside the node again (all-gather).
+
+    Attributes:
+        inside: the processes of this process's node. across: in each node of the group, the one of this one's place.
+    """
+
+    inside: Group
+    across: Group
+
+    def begin_sum(self, values: Tensor) -> Pending:
+        """Element-wise sum (in place), there after :meth:`Pending.wait`; the parts follow each other meanwhile."""
+        if values.device.type == "cuda":
+            stream = _stream(values.device)
+            stream.wait_stream(torch.cuda.current_stream(values.device))
+            with torch.cuda.stream(stream):
+                self._sum(values)
+            values.record_stream(stream)
+            return Pending(lambda: torch.cuda.current_stream(values.device).wait_stream(stream))
+        return Pending(_follow().submit(self._sum, values).result)
+
+    @torch.no_grad()
+    def _sum(self, values: Tensor) -> None:
+        size = self.inside.size
+        padded = torch.nn.functional.pad(values, (0, -len(values) % size))
+        part = padded.new_empty(len(padded) // size)
+        dist.reduce_scatter_tensor(part, padded, group=self.inside.handle)
+        if self.across.size > 1:
+            dist.all_reduce(part, group=self.across.handle)
+        dist.all_gather_into_tensor(padded, part, group=self.inside.handle)
+        values.copy_(padded[: len(values)])
+
+
+@cache
+def _follow() -> ThreadPoolExecutor:
+    """One thread, so that sums follow each other in the same order everywhere."""
+    return ThreadPoolExecutor(1, thread_name_prefix="specfm-nodes")
+
+
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from itertools import product
+from collections.abc import Iterator
+from itertools import groupby, product
+from operator import itemgetter
 from typing import Any
 
 from tests.benchmarks.network import Network, NoNetworkError, network

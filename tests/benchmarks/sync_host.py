@@ -1,8 +1,8 @@
 """What one host of :mod:`tests.benchmarks.bench_sync` runs: the engine's loop around a step of known cost.
 
 ``python -m tests.benchmarks.sync_host CASES`` (JSON) under torchrun's variables; rank 0 prints a line of JSON for each.
-The computation of a step is a sleep, so that hosts that share a processor do not wait for it: what is measured is the loop,
-the collectives and the network. Every rank's gradients are its own, so that nothing is cheaper than in a training.
+The computation of a step is a sleep, so that hosts that share a processor do not wait for it: what is measured is the
+loop, the collectives and the network. Every rank's gradients are its own, so that nothing is cheaper than in training.
 """
 
 from __future__ import annotations

@@ -142,14 +142,14 @@ def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
 # --- rounds of averaging ---
 
 
-def rounds(world: World, layout: Layout, numbers: list[int]) -> dict[str, Any]:
+def rounds(world: World, layout: Layout, numbers: list[int], node: int = 1) -> dict[str, Any]:
     """Weights that differ by rank, averaged in some rounds without a step in between."""
     task = Walk(world)
     generator = torch.Generator().manual_seed(world.rank)
     with torch.no_grad():
         for tensor in moving(task.modules):
             tensor.copy_(torch.randn(tensor.shape, generator=generator))
-    sync = Averaging(world, task.modules, layout)
+    sync = Averaging(world, task.modules, layout, ranks_per_node=node)
     states, sent = [held(task)], []
     for number in numbers:
         sync.agree(number, torch.zeros(1), False)
@@ -188,6 +188,18 @@ def test_rounds_keep_the_mean_and_mix_everything(layout, numbers):
                 np.testing.assert_allclose(values[group[0], turn + 1], wanted, atol=1e-6)
         assert np.abs(values[:, -1] - mean).max() < 1e-6
     assert all(all(each["sent"]) for each in found)
+
+
+def test_nodes_of_two_processes_are_workers():
+    """Two rounds over four nodes mix eight processes; a group is all processes of its nodes."""
+    found = on_ranks(8, rounds, RowsColumns(4, 2), [2, 3], 2)
+    name = "model.0.weight"  # of 12 numbers, and a flat bucket of an odd length: padded, and cut again
+    values = np.array([[state[name].astype(np.float64) for state in each["states"]] for each in found])
+    for turn, groups in enumerate([((0, 1, 2, 3), (4, 5, 6, 7)), ((0, 1, 4, 5), (2, 3, 6, 7))]):
+        for group in map(list, groups):
+            np.testing.assert_allclose(values[group, turn + 1] - values[group, turn].mean(0), 0, atol=1e-6)
+            assert all(np.array_equal(values[rank, turn + 1], values[group[0], turn + 1]) for rank in group)
+    assert np.abs(values[:, -1] - values[:, 0].mean(0)).max() < 1e-6
 
 
 # --- whole runs ---

@@ -83,6 +83,15 @@ def test_every_way_trains(tmp_path, shards, keys):
 
 
 @pytest.mark.slow
+def test_nodes_of_two_processes_train_and_go_on(tmp_path, shards):
+    out, keys = tmp_path / "run", (*KEYS, "data.divisor=8", "sync={kind: ds_sync, ranks_per_node: 2}")
+    codes, text = run(out, shards, *keys, faults="data.read:kill@step=7", world=8)
+    assert codes == [-9] * 8, text
+    text = resumed(out, shards, *keys, world=8)
+    assert steps_done(out) == 10 and "goes on otherwise" not in text
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("negatives", "spoiled"), [("group", [0, 2]), ("world", [0, 1, 2, 3])])
 def test_a_bad_step_is_left_out_by_those_whose_samples_met(tmp_path, shards, negatives, spoiled):
     """Rank 2 meets rank 0 in step 5; the others step on, and all go on with what they have."""

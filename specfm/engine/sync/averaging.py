@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from specfm.engine import groups
 from specfm.engine.distributed import World
-from specfm.engine.groups import Group, Pending
+from specfm.engine.groups import Group, NodesGroup, Pending
 from specfm.engine.replicas import tensor_digest
 from specfm.engine.sync.all_reduce import zero_missing
 from specfm.engine.sync.buckets import Bucket, cut
@@ -38,25 +38,30 @@ Negatives = Literal["group", "world"]
 
 
 class Averaging:
-    """Weights averaged in groups, one process a worker.
+    """Weights averaged in groups of workers; a worker is one process, or all those of a node.
 
     Args:
         world: this process among all.
         modules: everything that is trained; looked through anew each time, so parameters may be replaced.
-        layout: the groups.
+        layout: the groups, of workers. ranks_per_node: processes that are one worker; they have successive ranks.
         negatives: whose samples meet in a loss that couples samples: those of the ``group`` that averages after the
             step (with local SGD: this process's own), or of the whole ``world``, which then meets in every step.
     """
 
     equal = False
 
-    def __init__(self, world: World, modules: nn.Module, layout: Layout, negatives: Negatives = "group") -> None:
+    def __init__(
+        self, world: World, modules: nn.Module, layout: Layout, negatives: Negatives = "group", ranks_per_node: int = 1
+    ) -> None:
         self.world, self.modules, self.layout, self.negatives = world, modules, layout, negatives
         self.flags = Flags(layout.spread)
         self._coming: list[Bucket] = []
         self._told: tuple[int, Tensor, Pending] | None = None
         # made now, while all are there, and under the timeout of the start
-        self._groups = [world.make_group(self._members(number)) for number in range(layout.cycle)]
+        self._node, self._place = divmod(world.rank, ranks_per_node)
+        node = range(self._node * ranks_per_node, (self._node + 1) * ranks_per_node)
+        inside = world.make_group(node)
+        self._groups = [self._make_group(number, inside) for number in range(layout.cycle)]
 
     @property
     def stopping(self) -> bool:
@@ -67,8 +72,14 @@ class Averaging:
         """The processes that average with this one after step ``number``."""
         return self._groups[number % self.layout.cycle]
 
-    def _members(self, number: int) -> tuple[int, ...]:
-        return next(group for group in self.layout.groups(number) if self.world.rank in group)
+    def _make_group(self, number: int, inside: Group) -> Group:
+        size = inside.size
+        nodes = next(group for group in self.layout.groups(number) if self._node in group)
+        group = self.world.make_group([node * size + place for node in nodes for place in range(size)])
+        if size == 1:
+            return group
+        across = self.world.make_group([node * size + self._place for node in nodes])
+        return NodesGroup(group.ranks, group.handle, inside=inside, across=across)
 
     def ready(self) -> None:
         """Take in the averages that are on their way."""

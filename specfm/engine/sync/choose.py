@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 
 from torch import nn
@@ -24,8 +25,25 @@ def make_sync(config: SyncConfig, world: World, modules: nn.Module, seed: int = 
         config: the settings. world: this process among all. modules: everything that is trained.
         seed: of the run, for groups that are shuffled.
     """
-    layout = make_layout(config, world.size, seed, log.warning if world.is_main else log.debug)
-    return AllReduce(world) if layout is None else Averaging(world, modules, layout, config.negatives)
+    tell = log.warning if world.is_main else log.debug
+    node = ranks_per_node(config, world.size, tell)
+    layout = make_layout(config, world.size // node, seed, tell)
+    return AllReduce(world) if layout is None else Averaging(world, modules, layout, config.negatives, node)
+
+
+def ranks_per_node(config: SyncConfig, processes: int, tell: Tell = log.warning) -> int:
+    """How many of the processes are one worker."""
+    if config.kind != "ds_sync":
+        return 1
+    local = config.ranks_per_node or int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if processes % local:
+        tell(
+            "%d processes are no nodes of %d each, so every process is a worker (sync.ranks_per_node)", processes, local
+        )
+        return 1
+    if local == processes > 1:
+        tell("all %d processes are on one node, where gradients are summed (sync.ranks_per_node=1 divides it)", local)
+    return local
 
 
 def make_layout(config: SyncConfig, workers: int, seed: int, tell: Tell = log.warning) -> Layout | None:

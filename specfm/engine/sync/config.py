@@ -23,6 +23,8 @@ class SyncConfig(Strict):
         negatives: whose samples a loss couples (NT-Xent's negatives, VICReg's covariances): those of the ``group`` that
             averages after the step (local_sgd: each process's own), or of the whole ``world``, which costs a meeting
             of all processes in every step.
+        ranks_per_node: of ds_sync: processes that are one worker, since they share a fast link; default: as many as
+            torchrun starts on a node. 1 makes every process a worker.
     """
 
     kind: Literal["allreduce", "ds_sync", "local_sgd"] = "allreduce"
@@ -30,6 +32,7 @@ class SyncConfig(Strict):
     group_size: Annotated[int, Field(ge=2)] | None = None
     period: Annotated[int, Field(ge=1)] = 8
     negatives: Literal["group", "world"] = "group"
+    ranks_per_node: Annotated[int, Field(ge=1)] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -39,7 +42,7 @@ class SyncConfig(Strict):
     @model_validator(mode="after")
     def _acts(self) -> SyncConfig:
         # by value: a resolved configuration lists every key
-        owners = {"layout": "ds_sync", "group_size": "ds_sync", "period": "local_sgd"}
+        owners = {"layout": "ds_sync", "group_size": "ds_sync", "ranks_per_node": "ds_sync", "period": "local_sgd"}
         for key, owner in owners.items():
             if getattr(self, key) != type(self).model_fields[key].default and self.kind != owner:
                 raise ValueError(f"{key} is of {owner}; set kind: {owner}, or leave it out")

@@ -7,7 +7,7 @@ import logging
 import numpy as np
 import pytest
 
-from specfm.engine.sync.choose import make_layout
+from specfm.engine.sync.choose import make_layout, ranks_per_node
 from specfm.engine.sync.config import SyncConfig
 from specfm.engine.sync.layouts import Hypercube, Layout, Periodic, RowsColumns, balanced_size
 
@@ -107,6 +107,22 @@ def test_what_a_number_of_workers_allows(settings, workers, found, said, caplog)
         layout = make_layout(SyncConfig(**settings), workers, 0)
     assert (type(layout).__name__ if layout else "None") == found
     assert said in caplog.text and bool(said) == bool(caplog.text)
+
+
+@pytest.mark.parametrize(
+    ("asked", "torchrun", "found", "said"),
+    [
+        (None, None, 1, ""), (None, "2", 2, ""), (1, "2", 1, ""), (4, None, 4, ""),
+        (None, "3", 1, "no nodes of 3 each"), (None, "8", 8, "all 8 processes are on one node"),
+    ],
+)  # fmt: skip
+def test_processes_of_a_node_are_one_worker(asked, torchrun, found, said, monkeypatch, caplog):
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if torchrun:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", torchrun)
+    assert ranks_per_node(SyncConfig(kind="ds_sync", ranks_per_node=asked), 8) == found
+    assert said in caplog.text and bool(said) == bool(caplog.text)
+    assert ranks_per_node(SyncConfig(kind="local_sgd"), 8) == 1
 
 
 def test_settings_by_name_and_settings_that_would_not_act():

@@ -9,8 +9,9 @@ Ring reductions, as gloo makes them (with trees, as NCCL has them, hops grow wit
     t(n, M) = 2 (n - 1) (a + k d) + 2 (n - 1) / n * M * (8 / r + c)
 
 d and r are the link's latency and rate; a (what a hop costs beside), k (messages that a hop waits for: gloo's sender
-asks first), c (what a byte costs beside) and b (what a step costs beside its computation) are fitted. All-reduce: gradients, then 24 bytes of agreement, by all. DS-Sync: weights in
-the group of the step, flags beside them; a worker goes on when its own group is done. Local SGD: all, every H steps.
+asks first), c (what a byte costs beside) and b (what a step costs beside its computation) are fitted. All-reduce:
+gradients, then 24 bytes of agreement, by all. DS-Sync: weights in the group of the step, flags beside them; a worker
+goes on when its own group is done. Local SGD: all, every H steps.
 """
 
 from __future__ import annotations

@@ -15,7 +15,9 @@ class SyncConfig(Strict):
     Attributes:
         kind: ``allreduce``: gradients are summed over all processes before every update. ``ds_sync``: every process
             makes its own update, then weights are averaged in the group of the step (specfm/engine/sync/averaging.py).
-            ``local_sgd``: the same, over all processes every ``period`` steps.
+            ``local_sgd``: the same, over all processes every ``period`` steps. With these two, loss and figures in the
+            record are those of rank 0's own samples, and optimiser moments are saved for every process: a run taken
+            up by as many goes on exactly, by others it goes on and says that it differs.
         layout: of ds_sync: ``rows_columns`` of a grid of any N = g x s; ``shuffled``: a grid dealt anew every two
             steps, from the run's seed; ``hypercube``: pairs, for N a power of two.
         group_size: of ds_sync's rows; a divisor of the number of workers, default near its root.

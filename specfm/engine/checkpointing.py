@@ -3,12 +3,13 @@
     checkpoints/step-00000123/model/                release folder (`specfm.load` takes it)
     checkpoints/step-00000123/training.safetensors  heads, optimiser moments
     checkpoints/step-00000123/state.json            step, guard, data fingerprint, configuration, versions
+    checkpoints/step-00000123/ranks/                moments of the other ranks, where each has its own (sync/own_state.py)
     checkpoints/step-00000123/MANIFEST.json         name, size, sha256 of every file; written last
 
 Checkpoints are searched from the newest to the oldest and verified, and every rejection is logged with its reason. Old
 ones are deleted only after the new one has been verified. A link is no checkpoint: what it points to belongs to another
-run, and is neither read nor deleted. All state is replicated, so rank 0 writes; sampler, views and
-schedules are pure functions of the step, so there is no stream of random numbers to save.
+run, and is neither read nor deleted. What is replicated is written by rank 0; sampler, views and schedules are pure
+functions of the step, so there is no stream of random numbers to save.
 """
 
 from __future__ import annotations

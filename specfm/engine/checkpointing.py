@@ -3,7 +3,7 @@
     checkpoints/step-00000123/model/                release folder (`specfm.load` takes it)
     checkpoints/step-00000123/training.safetensors  heads, optimiser moments
     checkpoints/step-00000123/state.json            step, guard, data fingerprint, configuration, versions
-    checkpoints/step-00000123/ranks/                moments of the other ranks, where each has its own (sync/own_state.py)
+    checkpoints/step-00000123/ranks/                optimiser moments of other ranks, where each has its own (sync/)
     checkpoints/step-00000123/MANIFEST.json         name, size, sha256 of every file; written last
 
 Checkpoints are searched from the newest to the oldest and verified, and every rejection is logged with its reason. Old

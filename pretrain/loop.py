@@ -238,7 +238,7 @@ class Pretraining(Task):
         self.world.on_main(lambda: self._publish(done))
 
     def _publish(self, done: int) -> None:
-        from pretrain.summary import plot_losses
+        from pretrain.summary import plot_losses, watched_scores
         from specfm.checkpoint import load
         from specfm.files import keep_aside
 
@@ -248,6 +248,7 @@ class Pretraining(Task):
                 return
             keep_aside(self.folder.model, f"model.until-step-{steps}")
         card = release_card(self.config, self.shards, done, self.encoder.card)
+        card |= {"scores": scores} if (scores := watched_scores(self.folder.path)) else {}
         write_model(self.modules, self.folder.model, card, whole=False)
         plot_losses(self.folder.path)
 

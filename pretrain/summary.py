@@ -22,6 +22,12 @@ def last_values(folder: Path, keys: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
+def watched_scores(folder: Path) -> dict[str, float]:
+    """The last accuracies of the monitor, and what they are to be held against: the encoder before its first step and
+    the majority class. Empty without labels."""
+    return {key: round(value, 4) for key, value in last_values(folder, _WATCHED).items() if value is not None}
+
+
 def summary_rows(folder: Path) -> list[tuple[str, str]]:
     """Label and text of each line of the closing table."""
     keys = (

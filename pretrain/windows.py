@@ -6,6 +6,7 @@ in all of them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 from pretrain.config import PretrainConfig
@@ -13,6 +14,8 @@ from pretrain.objectives.base import Objective
 from specfm.engine.curriculum import side_of
 from specfm.errors import UsageError
 from specfm.shards import ShardSet
+
+log = logging.getLogger(__name__)
 
 
 def refuse_small_windows(
@@ -23,6 +26,7 @@ def refuse_small_windows(
     Raises:
         UsageError: there are such.
     """
+    _say_large_crop(config, shards)
     needy = next((name for name, each in objectives.items() if each.compares_patches), None)
     for where, least in _shown(config, shards, patch_size):
         if needy is not None and all(side <= patch_size for side in least):
@@ -40,6 +44,19 @@ def refuse_small_windows(
                 f"{'x'.join(map(str, least))} of {'x'.join(map(str, reader.window))} pixels may not show; set "
                 f"views.crop and stages of a curriculum to at least {max(needed)} pixels, or leave them out"
             )
+
+
+def _say_large_crop(config: PretrainConfig, shards: ShardSet) -> None:
+    """Of windows smaller than ``views.crop`` all views show the whole."""
+    small = {reader.window for reader in shards.readers if min(reader.window) < (config.views.crop or 0)}
+    if small:
+        sides = ", ".join(f"{height} x {width}" for height, width in sorted(small))
+        log.warning(
+            "views.crop %d is larger than windows of %s pixels, which views then show whole; cut wider windows "
+            "(specfm shard --window), or leave views.crop out",
+            config.views.crop,
+            sides,
+        )
 
 
 def _shown(config: PretrainConfig, shards: ShardSet, patch_size: int) -> Iterator[tuple[str, tuple[int, int]]]:

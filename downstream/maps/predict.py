@@ -75,8 +75,14 @@ def as_taught(scene: Scene, card: dict[str, Any]) -> Scene:
     """The bands of a scene that a model learnt from, pretreated as it was taught; ``card`` tells of its training.
 
     Raises:
-        UsageError: it is pretreated otherwise, or lacks these bands.
+        UsageError: another kind of measurement, pretreated otherwise, or without these bands.
     """
+    learnt_from, holds = card.get("quantities") or [], scene.sensor.quantity
+    if learnt_from and holds and _kind(holds) not in map(_kind, learnt_from):
+        raise UsageError(
+            f"{scene.where}: holds {holds}, and the model learnt from {', '.join(learnt_from)}; name a scan as its "
+            "card gives it (CARD:SCENE), or give its references: specfm --white FILE --dark FILE predict ..."
+        )
     wanted, has = tuple(card.get("pretreatment", ())), scene.sensor.pretreatment
     if has not in ((), wanted):
         learnt = ", ".join(wanted) or "spectra as measured"
@@ -84,6 +90,11 @@ def as_taught(scene: Scene, card: dict[str, Any]) -> Scene:
     if taught := card.get("bands"):
         scene = selected_again(scene, taught["selection"], taught["wavelengths_nm"])
     return scene if has == wanted else pretreat(scene, wanted)
+
+
+def _kind(quantity: str) -> str:
+    """Of a quantity: reflectance above the air or below it is one kind, counts and radiance are others."""
+    return quantity.rpartition("_")[2]
 
 
 def fit_to(model: TaskModel, scenes: Sequence[Scene]) -> dict[str, Any]:

@@ -145,7 +145,10 @@ def _group(rows: list[Row]) -> dict[str, Any]:
     if rows[0].get("task"):
         wanted = [r for r in rows if r["kind"] != "majority"]
     else:
-        wanted = [r for r in rows if r["protocol"] == "linear"] or [r for r in rows if is_own(r)] or rows
+        linear = [r for r in rows if r["protocol"] == "linear"]
+        own = [r for r in rows if is_own(r)]
+        shown_own = [r for r in own if r in linear] or own  # whatever protocols ran, the encoder is there
+        wanted = [r for r in rows if r in linear or r in shown_own] or rows
     columns = [f"{row['method']} {row['protocol']}" for row in wanted]
     names = rows[0]["classes"]
     left = list(dict.fromkeys(name for row in rows for name in row.get("held_out") or {}))

@@ -27,6 +27,8 @@ from specfm.engine.run_folder import RunFolder
 from specfm.engine.task import StepResult, Task
 from specfm.models.backbone import AnyEncoder
 
+STILL_RISING = 0.01  # of the validation score, from the best evaluation to a last one: training has not converged
+
 
 class Labelled(Protocol):
     """Part of a batch: tiles of one band grid, a view per date, and their labels.
@@ -72,6 +74,15 @@ class EarlyStop:
     def stale(self, step: float) -> bool:
         """Whether by ``step`` the best evaluation is ``patience`` steps ago (never before the first)."""
         return step - self.best[0] >= self.patience
+
+
+def unsettled(history: Sequence[Sequence[float]]) -> str:
+    """Why the ``[step, score]`` of a whole training do not show that it has converged; "" if they do, or are none."""
+    if len(history) == 1:
+        return f"validation was looked at once, after step {history[0][0]:.0f}"
+    if history and history[-1][1] - max(score for _, score in history[:-1]) > STILL_RISING:
+        return f"validation still rose at the last step, {history[-1][0]:.0f}"
+    return ""
 
 
 class Supervised(Task):

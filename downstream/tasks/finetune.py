@@ -25,6 +25,7 @@ from downstream.results.files import write_rows
 from downstream.results.leakage import leakage_score
 from downstream.results.runs import Kind, Runs
 from downstream.supervised.folder import load_task, save_task
+from downstream.supervised.trainer import unsettled
 from downstream.tasks import simple
 from downstream.tasks.config import FinetuneConfig, Mode
 from downstream.tasks.data import Place, content_digest, make_samples, open_places
@@ -265,6 +266,7 @@ def _conclude(
     if (folder.path / RESULTS).is_file():
         return
     trained: dict[tuple[str, str, str], Runs] = {}
+    doubts: dict[str, list[str]] = {}
     for member in listed:
         path = folder.path / "runs" / member.folder
         report = read_json(path / TEST)
@@ -274,10 +276,17 @@ def _conclude(
         runs.calibration_SUI3.append(np.asarray(report["calibration"], np.float64))
         runs.splits.append(data.splits[member.number])
         runs.wall_s += report["wall_s"]
+        if why := unsettled(report["validation"]):
+            doubts.setdefault(why, []).append(f"{member.method} {member.protocol}")
     pixels = simple.pixel_features(data.places, data.samples)
     leaks = [leakage_score(split, data.samples, None if pixels is None else pixels.X_ND) for split in data.splits]
     all_runs = [*trained.values(), *_controls(config, data, source, name, pixels)]
-    rows = task_rows(config, all_runs, listed[0], source, data, leaks)
+    notices = [
+        f"{', '.join(dict.fromkeys(who))}: {why}, so training may not have converged; give more steps than "
+        f"steps={config.steps}"
+        for why, who in doubts.items()
+    ]
+    rows = task_rows(config, all_runs, listed[0], source, data, leaks, notices)
     first = folder.path / "runs" / listed[0].folder
     if not folder.model.exists():
         save_task(load_task(first), folder.model)

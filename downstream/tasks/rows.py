@@ -35,6 +35,7 @@ def task_rows(
     source: AnyEncoder,
     data: TaskData,
     leaks: Sequence[Leakage],
+    notices: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """One row per method: the scores of every probe, of segmentation the IoU, of change F1 and IoU of *changed*.
 
@@ -45,13 +46,14 @@ def task_rows(
         source: its encoder before training.
         data: scenes, samples, splits.
         leaks: per split.
+        notices: of the training.
     """
     scenes = [scene for place in data.places for scene in place.dates]
     told = {key: value for key, value in to_dict(config).items() if key not in WHERE}
     about = Comparison(
         data.samples, data.splits, leaks, config.data.tile, config.head.pooling, config.head.layers or (),
         config.data.card, data.digest, digest_json(told), EncoderFacts.of(source, first.pretrained, scenes),
-        config.evaluation.draws,
+        config.evaluation.draws, notices,
     )  # fmt: skip
     rows = result_rows(all_runs, about)
     for row, runs in zip(rows, all_runs, strict=True):

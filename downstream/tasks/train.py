@@ -290,6 +290,7 @@ class Finetuning(Supervised):
             "sensors": sorted({s.sensor.name or s.sensor.digest for s in scenes}),
             "domains": sorted({s.domain for s in scenes}),
             "bands": None if self.config.data.bands is None else _taken(self.config.data.bands, scenes),
+            "quantities": sorted({s.sensor.quantity for s in scenes if s.sensor.quantity}),
             "pretreatment": list(scenes[0].sensor.pretreatment),
             "split": self.split.digest,
             "data": self.data.digest,

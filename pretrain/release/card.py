@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def release_card(config: PretrainConfig, shards: ShardSet, step: int, before: di
     def all_seen(key: str, names: Iterable[str]) -> list[str]:
         return sorted({*before.get(key, ()), *names})
 
-    simulated, sides = config.data.simulated, [reader.window[0] for reader in shards.readers]
+    simulated = config.data.simulated
     return {
         "trained_by": f"specfm {__version__} pretrain",
         "steps": step,
@@ -40,13 +41,21 @@ def release_card(config: PretrainConfig, shards: ShardSet, step: int, before: di
         "whiten": {"per": config.whiten.per, **config.whiten.recipe.to_dict()},
         # a stem that is taken over stays what it was
         **({} if config.whiten.on else {key: before[key] for key in ("whiten", "fitted") if key in before}),
-        "window": min(sides) if config.views.crop is None else min(config.views.crop, max(sides)),
+        "window": _window(config, shards),
         "samples": len(shards),
         "data_fingerprint": shards.fingerprint,
         "config_digest": digest(config),
         "config": to_dict(config),
         "weights": f"running average over steps, decay {ema.decay}" if (ema := config.ema) else "of the last step",
     }
+
+
+def _window(config: PretrainConfig, shards: ShardSet) -> int:
+    """Side of what most samples were seen as, pixels: a crop is never larger than the window that it is cut from."""
+    samples: Counter[int] = Counter()
+    for reader in shards.readers:
+        samples[min(config.views.crop or reader.window[0], reader.window[0])] += len(reader)
+    return max(samples, key=lambda side: (samples[side], side))
 
 
 def _contents(reader: ShardReader) -> list[str]:

@@ -63,7 +63,7 @@ def inspect(
     drawn: set[str] = set()
     with progress("inspect", None) as advance, reader_notes(lambda record: notes.append(record.getMessage())):
         for scene, given in _told(path, reader, refused, single, card):
-            inspection = inspect_scene(scene)
+            inspection = inspect_scene(scene, given=given)
             made = None if given is scene else inspect_given(given)
             if card is not None:
                 _begin_card(path, card, reader, scene, inspection)

@@ -51,6 +51,13 @@ def predict(
         typer.echo(
             f"notice: the model learnt from {', '.join(map(str, known))}; this scene is of another sensor", err=True
         )
+    if cube.sensor.quantity is None and (learnt := loaded.card.get("quantities")):
+        typer.echo(
+            f"notice: {cube.where} does not say what was measured, and the model learnt from {', '.join(learnt)}: of "
+            "counts its map would mean nothing; say it with --quantity, or name the scan as its card gives it "
+            "(CARD:SCENE)",
+            err=True,
+        )
     shares = predict_to_file(
         loaded, [cube], out, probabilities=probabilities, layout=Layout(stride, halo), batch_size=batch_size,
         preview=not no_preview, overwrite=overwrite,

@@ -67,10 +67,15 @@ def search(
 
 
 @printed(search)
-def command(found: SimilarityMap) -> None:
-    """Print the best places."""
+def command(found: SimilarityMap, top: int) -> None:
+    """Print the best places, and why they are fewer than were asked for."""
     height, width = found.scene.shape[:2]
     typer.echo(f"{found.path}: cosine similarity, {height} x {width} pixels")
     for place in found.rows:
         where = "" if place["x"] is None else f"  x {place['x']:.2f} y {place['y']:.2f}"
         typer.echo(f"  {place['similarity']:+.3f}  at {place['row']},{place['col']}{where}")
+    if len(found.rows) < top:
+        typer.echo(
+            f"{len(found.rows)} of {top} places: no other pixel with data lies far enough from these and from the "
+            "examples; a smaller --apart finds more"
+        )

@@ -59,7 +59,8 @@ class Group:
     """Processes that reduce among themselves.
 
     Attributes:
-        ranks: theirs, ascending. handle: torch's process group; None: the one of all processes.
+        ranks: theirs, ascending.
+        handle: torch's process group; None: the one of all processes.
     """
 
     ranks: tuple[int, ...]
@@ -118,7 +119,8 @@ class NodesGroup(Group):
     inside the node again (all-gather).
 
     Attributes:
-        inside: the processes of this process's node. across: in each node of the group, the one of this one's place.
+        inside: the processes of this process's node.
+        across: in each node of the group, the one of this one's place.
     """
 
     inside: Group

@@ -7,7 +7,7 @@ Shapes: r sampled rows, W columns, C bands.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -50,12 +50,14 @@ class Inspection:
         return _json_safe(asdict(self))
 
 
-def inspect_scene(scene: Scene, sample_bytes: int = SAMPLE_BYTES) -> Inspection:
+def inspect_scene(scene: Scene, sample_bytes: int = SAMPLE_BYTES, given: Scene | None = None) -> Inspection:
     """Describe a scene and look for trouble.
 
     Args:
         scene: any scene.
         sample_bytes: how much of it is read at most (at least one row is).
+        given: what a card makes of it. Stripes are looked for after its calibration, which takes those of a detector
+            off, and where it tells objects from background in the background: edges of objects are no stripes.
     """
     height, width, count = scene.shape
     rows = sample_rows(scene.shape, scene.dtype.itemsize, sample_bytes)
@@ -67,6 +69,9 @@ def inspect_scene(scene: Scene, sample_bytes: int = SAMPLE_BYTES) -> Inspection:
     fills = undeclared_fills(stored, good, usable)
     measured = good & ~np.logical_or.reduce([*fills.values(), np.zeros(good.shape[:2], bool)])[..., None]
     statistics = band_statistics(stored, measured, zero, every_row=rows.step == 1)
+    if given is not None and given is not scene:
+        seen = _beneath_objects(given, rows, rows.step == 1)
+        statistics = replace(statistics, column_stripes_C=seen.column_stripes_C, row_stripes_C=seen.row_stripes_C)
     pixel_mask = scene.mask_of(stored[:, :, usable])
     findings = [
         *_grid_findings(scene),
@@ -104,6 +109,19 @@ def inspect_scene(scene: Scene, sample_bytes: int = SAMPLE_BYTES) -> Inspection:
         },
         findings=tuple(findings),
     )
+
+
+def _beneath_objects(given: Scene, rows: range, every_row: bool) -> BandStatistics:
+    """Statistics of a scene before its pretreatment, of its background where objects are told from it."""
+    scene = untreated(given)
+    objects = scene.source
+    if isinstance(objects, ObjectSource):
+        scene = scene.replace(source=objects.under)
+    stored = scene.read(rows=rows)
+    good = scene.good_of(stored)
+    if isinstance(objects, ObjectSource):
+        good = good & ~objects.mask_HW[rows][..., None]
+    return band_statistics(stored, good, every_row=every_row)
 
 
 def inspect_given(scene: Scene, sample_bytes: int = SAMPLE_BYTES) -> dict[str, Any]:

@@ -57,6 +57,14 @@ def scene(folder: Path, name: str = FIRST, bands: int = 10) -> list[str | Path]:
     return [folder / name, "--wavelengths", folder / f"bands{bands}.csv"]
 
 
+def test_search_says_why_places_are_fewer(folder: Path, tmp_path: Path) -> None:
+    words = ["search", folder / "encoder", *scene(folder), "--like", "10,10", "--out", tmp_path / "s.npy"]
+    done = call(*words, "--top", "500")
+    count = sum(" at " in line for line in done.stdout.splitlines())
+    assert 0 < count < 500 and f"{count} of 500 places: " in done.stdout and "--apart" in done.stdout
+    assert " places: " not in call(*words, "--top", "1", "--overwrite").stdout
+
+
 def test_cluster(folder: Path, tmp_path: Path) -> None:
     done = call("cluster", folder / "encoder", *scene(folder), "--out", tmp_path / "c.npy", "--classes", "3")
     assert done.exit_code == 0, done.output

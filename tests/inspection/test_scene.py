@@ -15,6 +15,7 @@ from specfm import BandGrid, Scene, Sensor
 from specfm.errors import SpecfmError, UsageError
 from specfm.inspection.bands import sample_rows
 from specfm.inspection.scene import inspect_scene, runs
+from specfm.objects import on_objects
 from specfm.rasters.quicklook import png_bytes, quicklook, quicklook_bands, write_quicklook
 
 CENTRES = 400.0 + 20.0 * np.arange(20)
@@ -243,3 +244,19 @@ def test_quicklook_is_stretched_enlarged_and_transparent(tmp_path: Path) -> None
 def test_quicklook_of_a_large_scene_is_thinned() -> None:
     scene = scene_of(np.ones((3000, 10, 3), np.uint8), np.array([450.0, 550.0, 650.0]))
     assert max(quicklook(scene)[0].shape[:2]) <= 1024
+
+
+def test_stripes_are_those_of_the_detector_not_edges_of_objects() -> None:
+    cube = 0.05 + 0.005 * np.random.default_rng(3).standard_normal((64, 60, 20)).astype(np.float32)
+    objects = np.zeros((64, 60), bool)
+    for left in (6, 20, 37, 49):
+        objects[:, left : left + 5] = True
+    cube[objects] += 0.5
+    scene = scene_of(cube.astype(np.float32))
+    assert "column_stripes" in found(scene)
+    kinds = {finding.kind for finding in inspect_scene(scene, given=on_objects(scene, objects)).findings}
+    assert not {"column_stripes", "row_stripes"} & kinds
+    cube *= 1 + 0.1 * np.random.default_rng(4).standard_normal(60).astype(np.float32)[None, :, None]
+    striped = scene_of(cube.astype(np.float32))
+    kinds = {finding.kind for finding in inspect_scene(striped, given=on_objects(striped, objects)).findings}
+    assert "column_stripes" in kinds

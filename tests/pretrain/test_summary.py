@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pretrain.summary import plot_losses, summary_rows
+from pretrain.summary import plot_losses, summary_rows, watched_scores
 
 
 def record(folder: Path, **last: Any) -> Path:
@@ -23,6 +23,7 @@ def test_a_score_stands_beside_what_it_is_held_against(tmp_path: Path) -> None:
     shown = dict(summary_rows(record(tmp_path, **watched)))
     assert shown["kNN accuracy"] == "0.7100 (untrained 0.6600, majority 0.4000)"
     assert shown["linear accuracy"] == "0.8000 (untrained 0.7500, majority 0.4000)"
+    assert watched_scores(tmp_path) == watched  # in the model's card too
     assert shown["final loss"] == "2.0000" and shown["samples/s (median)"] == "20.0000"
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pretrain.loop import Pretraining, train
+from pretrain.release.card import release_card
 from pretrain.windows import _around_middle
 from specfm.engine.distributed import World
 from specfm.engine.run_folder import RunFolder
@@ -63,3 +64,13 @@ def test_the_least_side_is_that_of_the_smallest_crop_that_always_holds_the_middl
         all(middle <= set(range(start, start + cut)) for start in range(side - cut + 1)) for cut in range(1, side + 1)
     ]
     assert _around_middle(side, patch) == holds.index(True) + 1
+
+
+def test_a_crop_wider_than_its_windows_is_said_and_the_card_names_what_was_seen(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shards, world = [str(write_plots(tmp_path / "a.h5", window=6))], World(0, 1, torch.device("cpu"))
+    config = debug_config(tmp_path / "run", shards, "model.patch_size=3", "views.crop=9")
+    run = Pretraining(config, world, RunFolder(tmp_path / "run"))
+    assert "views.crop 9 is larger than windows of 6 x 6 pixels" in caplog.text
+    assert release_card(config, run.shards, 1, {})["window"] == 6

@@ -46,8 +46,9 @@ class Sync(Protocol):
         """What is said of a step, before its update.
 
         Args:
-            number: of the step. stop: whether this process has received a stop signal.
+            number: of the step.
             numbers: first whether the step is bad (1 or 0), then figures, which are averaged.
+            stop: whether this process has received a stop signal.
 
         Returns:
             The same numbers; more than 0 in the first: the update is left out here.
@@ -61,8 +62,9 @@ class Sync(Protocol):
         """Steps of which all processes know by now whether they were bad, in order; each is told once.
 
         Args:
-            number: the step that is done. due: all processes are to hold the same after it, and to know all of it:
-                before an evaluation, a checkpoint, the end.
+            number: the step that is done.
+            due: all processes are to hold the same after it, and to know all of it: before an evaluation, a checkpoint,
+                the end.
         """
         ...
 

@@ -43,9 +43,10 @@ class Averaging:
     Args:
         world: this process among all.
         modules: everything that is trained; looked through anew each time, so parameters may be replaced.
-        layout: the groups, of workers. ranks_per_node: processes that are one worker; they have successive ranks.
+        layout: the groups, of workers.
         negatives: whose samples meet in a loss that couples samples: those of the ``group`` that averages after the
             step (with local SGD: this process's own), or of the whole ``world``, which then meets in every step.
+        ranks_per_node: processes that are one worker; they have successive ranks.
     """
 
     equal = False

@@ -22,7 +22,9 @@ def make_sync(config: SyncConfig, world: World, modules: nn.Module, seed: int = 
     """The way that ``config`` asks for, as far as it goes with so many processes; what does not is told (rank 0).
 
     Args:
-        config: the settings. world: this process among all. modules: everything that is trained.
+        config: the settings.
+        world: this process among all.
+        modules: everything that is trained.
         seed: of the run, for groups that are shuffled.
     """
     tell = log.warning if world.is_main else log.debug

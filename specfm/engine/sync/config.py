@@ -25,7 +25,7 @@ class SyncConfig(Strict):
         negatives: whose samples a loss couples (NT-Xent's negatives, VICReg's covariances): those of the ``group`` that
             averages after the step (local_sgd: each process's own), or of the whole ``world``, which costs a meeting
             of all processes in every step.
-        ranks_per_node: of ds_sync: processes that are one worker, since they share a fast link; default: as many as
+        ranks_per_node: of ds_sync: processes that are one worker, since they share a fast link; else as many as
             torchrun starts on a node. 1 makes every process a worker.
     """
 

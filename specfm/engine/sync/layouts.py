@@ -47,7 +47,8 @@ class RowsColumns:
     Mean of rows, then mean of columns, is the mean of all: two steps mix everything.
 
     Args:
-        workers: N. group_size: s, a divisor of N; N itself meets as one group in every step.
+        workers: N.
+        group_size: s, a divisor of N; N itself meets as one group in every step.
         seed: places in the grid are dealt anew every two steps, from this seed; None leaves them in order. There are
             :data:`DEALS` deals, taken in turn: every group has connections of its own, so they must not be without end.
     """
@@ -108,7 +109,8 @@ class Periodic:
     """Local SGD: all meet at every ``period``-th step, and nobody in between.
 
     Args:
-        workers: N. period: H.
+        workers: N.
+        period: H.
     """
 
     couples = False

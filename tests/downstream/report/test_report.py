@@ -17,7 +17,7 @@ from downstream.probe.run import probe
 from downstream.report import Embedding, build_report, embed_scenes
 from downstream.report.embedding import pca_plane
 from downstream.report.scenes import _accumulate, class_spectra
-from downstream.report.tables import leaderboard
+from downstream.report.tables import accuracy, leaderboard
 from downstream.results.files import append_rows
 from specfm.errors import SpecfmError, UsageError
 from specfm.rasters.class_map import ClassMapWriter, Legend
@@ -117,6 +117,17 @@ def test_everything_on_one_page_and_nothing_outside(rows: list[dict], tmp_path: 
     assert set(done.sections) == {"groups", "curves", "scenes", "spectra", "scatters", "facts"}
     assert {what for what, _ in done.left_out} >= {"leaderboard", "robustness", "maps"}
     assert all(why in page.text for _, why in done.left_out)
+
+
+def test_recall_per_class_shows_the_encoder_whatever_protocols_ran(rows: list[dict]) -> None:
+    own = [row for row in rows if row["kind"] == "encoder"]
+    only_knn = [row for row in rows if row not in own] + [{**own[0], "protocol": "knn"}]
+    (group,) = accuracy(only_knn)
+    assert f"{own[0]['method']} knn" in group["class_columns"]
+    assert any(name.endswith("linear") for name in group["class_columns"])
+    (group,) = accuracy(rows)
+    assert f"{own[0]['method']} linear" in group["class_columns"]
+    assert not any(name.endswith("knn") for name in group["class_columns"])
 
 
 def test_text_of_others_is_escaped(rows: list[dict], tmp_path: Path) -> None:

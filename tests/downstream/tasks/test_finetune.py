@@ -18,6 +18,7 @@ import specfm
 from downstream.maps.predict import as_taught, predict_to_file
 from downstream.results.files import comparable, read_rows
 from downstream.supervised.folder import load_task
+from downstream.supervised.trainer import unsettled
 from downstream.tasks.config import FinetuneConfig
 from downstream.tasks.finetune import finetune
 from specfm.band_selection import select_scenes
@@ -413,3 +414,21 @@ def test_bands_are_found_again_or_chosen_anew_or_refused() -> None:
     for selection in ("importance:3", "sample:4,21,8"):
         with pytest.raises(UsageError, match=f"coarse: lacks bands that {selection} took of the training data .3 from"):
             bands_of(coarse, selection, few[:1])
+
+
+def test_another_kind_of_measurement_is_refused() -> None:
+    labels = np.zeros((6, 6), int)
+    counts = scene(labels, FINE.replace(quantity="dn"), name="scan")
+    card = {"quantities": ["surface_reflectance"]}
+    with pytest.raises(UsageError, match="scan: holds dn, and the model learnt from surface_reflectance; .*CARD:SCENE"):
+        as_taught(counts, card)
+    for near in ("toa_reflectance", None):  # above the air, or nobody knows
+        as_taught(scene(labels, FINE.replace(quantity=near)), card)
+    as_taught(counts, {})  # models of before say nothing of it
+
+
+def test_trainings_that_have_not_converged_say_so() -> None:
+    for settled in ([], [[50, 0.9], [100, 0.905]], [[50, 0.9], [100, 0.7]]):
+        assert unsettled(settled) == ""
+    assert unsettled([[14, 0.4]]) == "validation was looked at once, after step 14"
+    assert unsettled([[50, 0.5], [100, 0.8]]) == "validation still rose at the last step, 100"

@@ -65,7 +65,7 @@ class BandGrid:
                 raise SpecfmError(f"{count} wavelengths but {len(vector)} {name} values; give one per band")
         fwhm_C[fwhm_C == 0] = np.nan
         centres_C[~valid_C & ~(np.isfinite(centres_C) & (centres_C >= MIN_NM) & (centres_C <= MAX_NM))] = np.nan
-        _check_centres(centres_C[valid_C])
+        _check_centres(centres_C, valid_C)
         _check_fwhm(centres_C[valid_C], fwhm_C[valid_C])
         fwhm_C[~(fwhm_C > 0)] = np.nan  # whatever an unusable band says about its width is dropped
         for vector in (centres_C, fwhm_C, valid_C):
@@ -254,7 +254,7 @@ def band_index(bands: ArrayLike | slice, count: int, where: str = "") -> NDArray
     index = np.atleast_1d(index).astype(np.int64)
     index = np.where(index < 0, index + count, index)
     if index.min() < 0 or index.max() >= count:
-        raise SpecfmError(f"{where}band index {bands!r} lies outside 0..{count - 1}")
+        raise SpecfmError(f"{where}band index {bands!r} lies outside 0..{count - 1} (Python counts bands from 0)")
     return index
 
 
@@ -304,10 +304,13 @@ def _vector(values: ArrayLike, name: str) -> F64:
     return vector
 
 
-def _check_centres(centres: F64) -> None:
+def _check_centres(centres_C: F64, valid_C: NDArray[np.bool_]) -> None:
+    centres = centres_C[valid_C]
     if not np.all(np.isfinite(centres)):
-        bad = int(np.flatnonzero(~np.isfinite(centres))[0]) + 1
-        raise SpecfmError(f"wavelength {bad} of the usable bands is not a number; mark the band bad or mend it")
+        bad = int(np.flatnonzero(valid_C & ~np.isfinite(centres_C))[0]) + 1
+        raise SpecfmError(
+            f"wavelength of band {bad} of {len(centres_C)} (from 1) is not a number; mark the band bad or mend it"
+        )
     if len(centres) and (centres.min() < MIN_NM or centres.max() > MAX_NM):
         low, high = centres.min(), centres.max()
         hint, likely = "", None

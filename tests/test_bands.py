@@ -93,8 +93,8 @@ def test_units(values: list[float], units: str, fwhm: list[float]) -> None:
     (
         (([0.5, 0.6],), "micrometres.*units"),
         (([500_000, 600_000],), "units"),
-        (([500, NAN],), "band 1 .*not a number"),
-        (([500, float("inf")],), "band 1"),
+        (([500, NAN],), "band 2 of .*not a number"),
+        (([500, float("inf")],), "band 2 of 2"),
         (([],), "empty"),
         ((["red", "green"],), "numbers"),
         (([500, 600], [10]), "2 wavelengths but 1 FWHM"),
@@ -246,6 +246,6 @@ def test_widths_in_wavenumbers_of_centres_in_any_unit() -> None:
         np.testing.assert_allclose(widths_to_nm([100, 100], "cm-1", centres_nm), [6.4, 62.5])
 
 
-def test_people_count_bands_from_1() -> None:
-    with pytest.raises(SpecfmError, match="wavelength 2 of the usable bands is not a number"):
-        BandGrid([450.0, float("nan"), 550.0])
+def test_errors_number_bands_from_one_in_the_whole_list() -> None:
+    with pytest.raises(SpecfmError, match="wavelength of band 4 of 5 .from 1. is not a number"):
+        BandGrid([500, 510, 520, np.nan, 540], valid=[True, False, True, True, True])

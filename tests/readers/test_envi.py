@@ -121,7 +121,7 @@ def test_conventions_of_a_header(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("wavelength", "message"),
-    [("{400, nan, 600}", "band 1 .0-based. is not a number"), ("{400, 500, -600}", "-600-500 nm are outside")],
+    [("{400, nan, 600}", "band 2 of 3 .from 1. is not a number"), ("{400, 500, -600}", "-600-500 nm are outside")],
 )
 def test_what_is_no_wavelength_is_refused_unless_its_band_is_bad(tmp_path: Path, wavelength: str, message: str) -> None:
     path = make.envi(tmp_path, make.cube((2, 2, 3)), wavelength=wavelength)

@@ -31,7 +31,7 @@ def test_cameras_are_those_of_the_study() -> None:
     materials = [material.name for domain in DOMAINS.values() for material in domain.materials]
     assert len(materials) == len(set(materials)) == 21
     for domain in DOMAINS.values():
-        assert domain.grid.wavelengths_nm[[0, -1]].tolist() == pytest.approx([domain.low_nm, domain.high_nm])
+        assert domain.grid.wavelengths_nm[[0, -1]].tolist() == pytest.approx(domain.range_nm)
 
 
 def test_raw_counts_have_the_lamp_and_the_dark_in_them(scan) -> None:

@@ -113,7 +113,7 @@ def test_a_saturation_told_on_the_way_is_that_of_counts_not_of_reflectance(tmp_p
     np.save(tmp_path / "white.npy", np.full((3, 30, 4), 1000, np.uint16))
     np.save(tmp_path / "dark.npy", np.full((3, 30, 4), 5, np.uint16))
     path = card(tmp_path, object={"threshold": "otsu"}, white="white.npy", dark="dark.npy")
-    (plain,), (told,) = (list(open_scenes([str(path)], saturation=level)) for level in (None, 60000))
+    (plain,), (told,) = (list(open_scenes([str(path)], {"saturation": level})) for level in (None, 60000))
     assert plain.saturation is None and told.saturation is None and told.sensor.quantity == "surface_reflectance"
     np.testing.assert_array_equal(plain.mask(), scan()[1])
     identity = scene_identity(plain)

@@ -225,9 +225,9 @@ def test_resampling_keeps_gaps_and_bad_pixels_out() -> None:
 
 def test_files_read_back_as_simulated(tmp_path: Path) -> None:
     cards = write_simulation(
-        tmp_path / "sim", ["emit", "aviris", "fx10", "s2"], seed=5, scenes=2, size=(20, 16), nodata=0.1, stripes=0.005
+        tmp_path / "sim", ["emit", "aviris", "casi", "s2"], seed=5, scenes=2, size=(20, 16), nodata=0.1, stripes=0.005
     )
-    assert [path.stem for path in cards] == ["emit", "aviris_classic_2010s", "specim_fx10", "sentinel2_msi"]
+    assert [path.stem for path in cards] == ["emit", "aviris_classic_2010s", "casi_1500", "sentinel2_msi"]
     for path in cards:
         scenes = list(load_card(path).scenes())
         assert len(scenes) == 2 and scenes[0].group != scenes[1].group

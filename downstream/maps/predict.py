@@ -81,7 +81,7 @@ def as_taught(scene: Scene, card: dict[str, Any]) -> Scene:
     if learnt_from and holds and _kind(holds) not in map(_kind, learnt_from):
         raise UsageError(
             f"{scene.where}: holds {holds}, and the model learnt from {', '.join(learnt_from)}; name a scan as its "
-            "card gives it (CARD:SCENE), or give its references: specfm --white FILE --dark FILE predict ..."
+            "card gives it (CARD:SCENE), or give its references: --white FILE --dark FILE"
         )
     wanted, has = tuple(card.get("pretreatment", ())), scene.sensor.pretreatment
     if has not in ((), wanted):

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from specfm.calibration import CalibratedSource, calibrate
+from specfm.cards.loose_files import FileReader
 from specfm.errors import SpecfmError, UsageError
-from specfm.pretreatment import beneath, untreated
 from specfm.scene import Scene
-
-# files that lie beside cubes and are none
-_BESIDE = {
-    *(".csv", ".txt", ".md", ".json", ".yaml", ".yml", ".xml", ".png", ".jpg", ".pdf", ".wkt", ".ovr", ".shp", ".aux"),
-}
 
 
 def open_scenes(
-    names: Sequence[str],
-    reader: dict[str, Any] | None = None,
-    white: Path | None = None,
-    dark: Path | Sequence[Path] | None = None,
-    saturation: float | None = None,
-    domain: str | None = None,
-    reflectance: float | Path = 1.0,
+    names: Sequence[str], reader: Mapping[str, Any] | None = None, domain: str | None = None
 ) -> Iterator[Scene]:
     """Scenes of cards (by name or path) and of files or folders of files; no pixel is read.
 
@@ -35,124 +21,68 @@ def open_scenes(
 
     Args:
         names: what the user wrote.
-        reader: arguments of :func:`specfm.readers.read_scene` for files.
-        white: white reference for files (cards name their own); see :func:`specfm.calibration.calibrate`.
-        dark: dark references for files.
-        saturation: raw saturation level, for calibration and masks.
+        reader: of files, arguments of :func:`specfm.readers.read_scene`, and the references ``white``,
+            ``white_reflectance`` and ``dark`` that make reflectance of them (cards name their own); also
+            ``saturation``, the stored value from which a pixel is saturated, which goes before a card's.
         domain: replaces the domain of every scene. A file's default: its sensor's name, else its folder's and its
             number of bands (a folder of scans of one sensor is a domain).
-        reflectance: how bright the panel of ``white`` is.
 
     Raises:
-        UsageError: unknown card, one reference without the other.
+        UsageError: unknown card, one reference without the other, options of files beside a card.
         SpecfmError: unreadable file, files without names of their own.
     """
     from specfm.cards.names import scene_names
 
-    darks = [] if dark is None else [dark] if isinstance(dark, Path) else list(dark)
-    if (white is None) != (not darks):
-        raise UsageError("calibration needs both --white and --dark")
-    if white is None and reflectance != 1.0:
-        raise UsageError("--white-reflectance is of a white reference; give --white and --dark")
-    references = None if white is None else _References(white, darks, reflectance, dict(reader or {}))
-    seen: set[Path] = set()
-    scenes = [scene for name in names for scene in _open(name, dict(reader or {}), references, saturation, seen)]
-    files = {i: scene.path for i, scene in enumerate(scenes) if not scene.dataset and scene.path is not None}
-    own = scene_names(list(files.values()), [scenes[i].name for i in files])
-    for i, name in zip(files, own, strict=True):
+    told = dict(reader or {})
+    files, seen = FileReader.of(told), set[Path]()
+    scenes = [scene for name in names for scene in _open(name, told, files, seen)]
+    loose = {i: scene.path for i, scene in enumerate(scenes) if not scene.dataset and scene.path is not None}
+    own = scene_names(list(loose.values()), [scenes[i].name for i in loose])
+    for i, name in zip(loose, own, strict=True):
         scenes[i] = scenes[i].replace(name=name)
-    for scene in scenes:
-        if saturation is not None and not _is_calibrated(scene):
-            scene = beneath(scene, lambda counts: counts.replace(saturation=saturation))
-        yield scene if domain is None else scene.replace(domain=domain)
+    yield from scenes if domain is None else (scene.replace(domain=domain) for scene in scenes)
 
 
-@dataclass
-class _References:
-    """White and dark references of files, opened once for all of them."""
-
-    white: Path
-    darks: list[Path]
-    reflectance: float | Path
-    reader: dict[str, Any]
-
-    @property
-    def paths(self) -> list[Path]:
-        return [self.white, *self.darks]
-
-    @cached_property
-    def scenes(self) -> list[Scene]:
-        from specfm.readers import read_scene
-
-        return [read_scene(path, **self.reader) for path in self.paths]
-
-
-def _open(
-    name: str,
-    reader: dict[str, Any],
-    references: _References | None,
-    saturation: float | None,
-    seen: set[Path],
-) -> Iterator[Scene]:
+def _open(name: str, told: Mapping[str, Any], files: FileReader, seen: set[Path]) -> Iterator[Scene]:
     from specfm.cards import load_card
-    from specfm.readers import read_scene
 
     path = Path(name)
-    if _is_card(name):
-        _refuse_options(name, {**reader, "white": references})
-        yield from load_card(name).scenes(saturation=saturation)
+    if is_card(name):
+        refuse_options(name, told)
+        yield from load_card(name).scenes(saturation=files.saturation)
         return
     if not path.exists():
         raise SpecfmError(f"{name}: no such file, folder or card")
-    no_scans = set() if references is None else {each.resolve().with_suffix("") for each in references.paths}
-    for file in folder_files(path) if path.is_dir() else [path]:
-        if path.is_dir() and file.resolve().with_suffix("") in no_scans:
-            continue  # the references of a folder of scans are no scans
-        scene = read_scene(file, **reader)
+    for file in files.files(path):
+        scene = files.measured(file)
         if scene.path is not None and scene.path.resolve() in seen:
             continue  # named twice: `folder/*` of a shell gives an ENVI header and its data file
         if scene.path is not None:
             seen.add(scene.path.resolve())
         if not scene.domain:
             scene = scene.replace(domain=scene.sensor.name or f"{file.resolve().parent.name}-{scene.shape[2]}")
-        if references is not None:
-            white, *darks = references.scenes
-            scene = calibrate(scene, white, darks, saturation, references.reflectance)
-        yield scene
+        yield files.calibrated(scene)
 
 
-def _is_calibrated(scene: Scene) -> bool:
-    source: Any = untreated(scene).source
-    while (under := getattr(source, "under", None)) is not None:
-        source = under
-    return isinstance(source, CalibratedSource)
-
-
-def _is_card(name: str) -> bool:
+def is_card(name: str) -> bool:
+    """Whether a user means a card by this: by its path, or by a name that no file has."""
     path = Path(name)
     return path.suffix.lower() in (".yaml", ".yml") or not (path.exists() or path.suffix or len(path.parts) > 1)
 
 
-def _refuse_options(card: str, options: dict[str, Any]) -> None:
-    if any(value is not None for value in options.values()):
-        raise UsageError(f"{card} is a card, which describes its files itself; give reader options with files only")
+def refuse_options(card: str, told: Mapping[str, Any]) -> None:
+    """A card describes its files itself: of all options of files only ``saturation`` goes with it.
 
-
-def folder_files(folder: Path) -> list[Path]:
-    """The cubes of a folder: plain files, without side files and without the data files of ENVI headers."""
-    from specfm.readers.envi import describes_only_a_raster
-
-    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-    files = [p for p in files if p.suffix.lower() != ".hdr" or not describes_only_a_raster(p)]
-    headers = {p.with_suffix("") for p in files if p.suffix.lower() == ".hdr"}
-    cubes = [
-        p
-        for p in files
-        if p.suffix.lower() not in _BESIDE and (p.suffix.lower() == ".hdr" or not {p, p.with_suffix("")} & headers)
-    ]
-    if not cubes:
-        raise SpecfmError(f"{folder}: no cube files in this folder")
-    return cubes
+    Raises:
+        UsageError: another one is given; names it.
+    """
+    given = [key for key, value in told.items() if value is not None and key != "saturation"]
+    if given:
+        options = ", ".join(f"--{key.replace('_', '-')}" for key in given)
+        raise UsageError(
+            f"{card} is a card, which describes its files itself; write in it what {options} would say, or name the "
+            "files in place of the card"
+        )
 
 
 def open_scene(name: str, **reader: Any) -> Scene:
@@ -160,7 +90,7 @@ def open_scene(name: str, **reader: Any) -> Scene:
 
     Args:
         name: what the user wrote; SCENE is the scene's name within the card, which is mostly the stem of its file.
-        reader: options of :func:`specfm.readers.read_scene`, for a file.
+        reader: of a file, as of :func:`open_scenes`.
 
     Of a card no other scene is opened.
 
@@ -173,17 +103,17 @@ def open_scene(name: str, **reader: Any) -> Scene:
     card, colon, wanted = name.rpartition(":")
     if not colon or Path(name).exists() or (not card.endswith((".yaml", ".yml")) and Path(card).parent != Path(".")):
         card, wanted = name, ""
-    if not _is_card(card):
+    if not is_card(card):
         scenes = list(open_scenes([card], reader))
         inner = [scene.name for scene in scenes]
         if len(scenes) == 1:
             return scenes[0]
     else:
-        _refuse_options(card, reader)
+        refuse_options(card, reader)
         inner = (opened := load_card(card)).names()
         chosen = [own for own in inner if wanted in ("", own)]
         if len(chosen) == 1:
-            return next(opened.scenes(only=chosen[0].__eq__))
+            return next(opened.scenes(only=chosen[0].__eq__, saturation=reader.get("saturation")))
     names = ", ".join(inner[:6]) + (", ..." if len(inner) > 6 else "")
     problem = f"has no scene {wanted!r}" if wanted else f"holds {len(inner)} scenes"
     raise UsageError(f"{card} {problem}; name one of them as {card}:SCENE ({names})")

@@ -71,6 +71,8 @@ class PartScenes:
             saturation: of the counts, in place of the card's.
         """
         scene = self._measured(path, name)
+        if saturation is not None:
+            scene = scene.replace(saturation=saturation)
         given = self._on_objects(self._calibrated(scene, saturation), path, name)
         return scene, pretreat(given, self.part.pretreatment)
 

@@ -94,7 +94,24 @@ READER: dict[str, Any] = {
     "scale": Annotated[float | None, typer.Option(help="physical = stored * scale + offset; wins over the file.")],
     "offset": Annotated[float | None, typer.Option(help="physical = stored * scale + offset; wins over the file.")],
     "nodata": Annotated[float | None, typer.Option(help="Stored value of pixels not measured; wins over the file.")],
-}  # options of specfm.readers.read_scene
+    "white": Annotated[
+        Path | None,
+        typer.Option(help="White reference scan of a laboratory camera; with --dark. In a card: white and dark."),
+    ],
+    "white_reflectance": Annotated[
+        str | None,
+        typer.Option(
+            help="What the white panel reflects: a share or a CSV (wavelength_nm, reflectance).", show_default="1"
+        ),
+    ],
+    "dark": Annotated[
+        list[Path] | None,
+        typer.Option(help="Dark reference scan; with --white. Repeatable: one of each integration time."),
+    ],
+    "saturation": Annotated[
+        float | None, typer.Option(help="Stored value from which a pixel is saturated; also beside a card.")
+    ],
+}  # what specfm.cards.opening is told of files
 
 
 def number(text: str | None) -> float | str | None:

@@ -64,7 +64,7 @@ def inspect(
     with progress("inspect", None) as advance, reader_notes(lambda record: notes.append(record.getMessage())):
         for scene, given in _told(path, reader, refused, single, card):
             inspection = inspect_scene(scene, given=given)
-            made = None if given is scene else inspect_given(given)
+            made = None if given is scene else inspect_given(scene, given)
             if card is not None:
                 _begin_card(path, card, reader, scene, inspection)
             result = {**inspection.to_dict(), "given": made, "notes": list(dict.fromkeys(notes))}
@@ -91,7 +91,7 @@ def _title(scene: Scene, drawn: set[str]) -> str:
 def _held(path: str) -> int:
     """How many scenes a folder or a card holds; none is opened."""
     from specfm.cards import load_card
-    from specfm.cards.opening import folder_files
+    from specfm.cards.loose_files import folder_files
 
     return len(folder_files(Path(path))) if Path(path).is_dir() else len(load_card(path).names())
 
@@ -181,35 +181,30 @@ def _begin_card(
 
 def _scenes(path: str, reader: dict[str, Any], refused: list[str]) -> Iterator[tuple[Scene, Scene]]:
     """The scenes behind PATH, as measured and as given; what is not read of a folder is noted in ``refused``."""
-    from specfm.cards.opening import folder_files
-    from specfm.errors import UsageError
-    from specfm.readers import read_scene
-
-    place = Path(path)
-    if place.is_file() and place.suffix.lower() not in (".yaml", ".yml"):
-        scene = read_scene(place, **reader)
-        yield scene, scene
-        return
-    if place.is_dir():
-        for entry in folder_files(place):
-            try:
-                scene = read_scene(entry, **reader)
-            except SpecfmError as error:
-                refused.append(str(error))
-                continue
-            yield scene, scene
-        return
-    if place.suffix and place.suffix.lower() not in (".yaml", ".yml"):
-        raise SpecfmError(f"{place}: no such file")
-    told = [f"--{key}" for key, value in reader.items() if value is not None]
-    if told:
-        raise UsageError(f"a dataset card says how its files are read; leave out {', '.join(told)}")
     from specfm.cards import load_card
+    from specfm.cards.loose_files import FileReader
+    from specfm.cards.opening import is_card, refuse_options
 
-    card = load_card(path)
-    if card.task == "change":
-        card.pairs()  # refused here, not by the first training on it
-    yield from card.scans()  # references are looked at for their notes; saturated counts show in what was measured
+    place, files = Path(path), FileReader.of(reader)
+    if is_card(path):
+        refuse_options(path, reader)
+        card = load_card(path)
+        if card.task == "change":
+            card.pairs()  # refused here, not by the first training on it
+        yield from card.scans(saturation=files.saturation)  # saturated counts show in what was measured
+        return
+    if not place.exists():
+        raise SpecfmError(f"{place}: no such file")
+    for entry in files.files(place):
+        try:
+            scene = files.measured(entry)
+            given = files.calibrated(scene)
+        except SpecfmError as error:
+            if not place.is_dir():
+                raise
+            refused.append(str(error))
+            continue
+        yield scene, given
 
 
 def render(row: dict[str, Any]) -> str:
@@ -236,6 +231,7 @@ def render(row: dict[str, Any]) -> str:
     ]
     if made is not None:
         lines.append(f"  given as    {_made(made)}")
+        lines.extend(f"{'':14}{_both(band)}" for band in made["bands"])
     if scene["labels"] is not None:
         shown = ", ".join(f"{name} {number}" for name, number in list(scene["labels"].items())[:12])
         lines.append(f"  labels      {shown}" + (" ..." if len(scene["labels"]) > 12 else ""))
@@ -282,7 +278,7 @@ def _masks(masks: dict[str, Any]) -> str:
 
 
 def _made(made: dict[str, Any]) -> str:
-    """What a card makes of a scan."""
+    """What references or a card make of a scan."""
     words = made["quantity"] or "unknown quantity"
     if made["pretreatment"]:
         words += f" after {', '.join(made['pretreatment'])}"
@@ -291,6 +287,11 @@ def _made(made: dict[str, Any]) -> str:
     if objects is not None:
         words += f"; objects on {objects['share']:.1%} of pixels, in {objects['pieces']} pieces"
     return words
+
+
+def _both(band: dict[str, Any]) -> str:
+    """A band before and after."""
+    return f"band {band['number']}, {band['nm']:.0f} nm: {_values(band['stored'])} -> {_values(band['given'])}"
 
 
 def _values(values: dict[str, Any]) -> str:

@@ -52,18 +52,6 @@ def shard(
         ),
     ] = None,
     bands: options.Bands = None,
-    white: Annotated[Path | None, typer.Option(help="White reference scan, for files; with --dark.")] = None,
-    white_reflectance: Annotated[
-        str | None,
-        typer.Option(
-            help="What the white panel reflects: a share or a CSV (wavelength_nm, reflectance).", show_default="1"
-        ),
-    ] = None,
-    dark: Annotated[
-        list[Path] | None,
-        typer.Option(help="Dark reference scan, for files; with --white. Repeatable: one of each integration time."),
-    ] = None,
-    saturation: Annotated[float | None, typer.Option(help="Stored value from which a pixel is saturated.")] = None,
     codec: Annotated[str, typer.Option(help="none, chunks, blosc-zstd, lz4 or gzip.")] = CODEC,
     workers: Annotated[
         int | None, typer.Option(help="Reading processes.", show_default=f"cores, at most {MOST_WORKERS}; 1 for little")
@@ -96,8 +84,7 @@ def shard(
         background = np.asarray(set_pixels.any(-1)) if set_pixels.ndim == 3 else set_pixels
 
     def scenes() -> Iterator[Scene]:
-        panel = _panel(white_reflectance)
-        for scene in open_scenes(inputs, reader, white, dark, saturation, domain, panel):
+        for scene in open_scenes(inputs, reader, domain):
             if background_mask is not None and raster.grid is not None:
                 require_one_grid(Grid.of(scene), raster.grid)
             yield scene
@@ -151,8 +138,3 @@ def command(
     total = sum(row["samples"] for row in rows)
     verb = "would be written to" if dry_run else "in"
     shown.print(f"{total} samples {verb} {found.path}", highlight=False)
-
-
-def _panel(text: str | None) -> float | Path:
-    share = options.number(text)
-    return 1.0 if share is None else Path(share) if isinstance(share, str) else share

@@ -24,6 +24,7 @@ CLIPPED_PILE = 3.0  # ... and so many times as frequent as the next lower value:
 NEGATIVE_SHARE = 0.01
 BRIGHT_REFLECTANCE = 2.0
 GAP_SPACINGS = 4.0
+SHOWN = (0.05, 0.35, 0.65, 0.95)  # which of the usable bands are shown before and after calibration
 
 
 @dataclass(frozen=True)
@@ -124,22 +125,37 @@ def _beneath_objects(given: Scene, rows: range, every_row: bool) -> BandStatisti
     return band_statistics(stored, good, every_row=every_row)
 
 
-def inspect_given(scene: Scene, sample_bytes: int = SAMPLE_BYTES) -> dict[str, Any]:
-    """What a card makes of a scan: its physical values, and where objects are told from background, their share."""
-    rows = sample_rows(scene.shape, scene.dtype.itemsize, sample_bytes)
-    physical = scene.values(rows=rows, bands=np.flatnonzero(scene.sensor.bands.valid))
+def inspect_given(measured: Scene, given: Scene, sample_bytes: int = SAMPLE_BYTES) -> dict[str, Any]:
+    """What references or a card make of a scan: its physical values, those at a few bands beside the stored ones, and
+    where objects are told from background, their share."""
+    rows = sample_rows(given.shape, given.dtype.itemsize, sample_bytes)
+    usable_c = np.flatnonzero(given.sensor.bands.valid)
+    physical = given.values(rows=rows, bands=usable_c)
     found: dict[str, Any] = {
-        "quantity": scene.sensor.quantity,
-        "pretreatment": list(scene.sensor.pretreatment),
-        "low": _reduce(np.min, physical),
-        "high": _reduce(np.max, physical),
-        "mean": _reduce(np.mean, physical),
+        "quantity": given.sensor.quantity,
+        "pretreatment": list(given.sensor.pretreatment),
+        **_values(physical),
+        "bands": [],
         "objects": None,
     }
-    source = untreated(scene).source
+    if given.shape == measured.shape and len(usable_c):
+        shown_s = np.unique(np.rint(np.array(SHOWN) * (len(usable_c) - 1)).astype(int))
+        stored_hWs = measured.read(rows=rows, bands=usable_c[shown_s])
+        good_hWs = measured.good_of(stored_hWs)
+        for number, place in enumerate(shown_s):
+            counts = _values(stored_hWs[..., number][good_hWs[..., number]])
+            band, nm = int(usable_c[place]), float(given.sensor.bands.wavelengths_nm[usable_c[place]])
+            found["bands"].append(
+                {"number": band + 1, "nm": nm, "stored": counts, "given": _values(physical[..., place])}
+            )
+    source = untreated(given).source
     if isinstance(source, ObjectSource):
         found["objects"] = {"share": float(source.mask_HW.mean()), "pieces": pieces(source.mask_HW)}
     return _json_safe(found)
+
+
+def _values(values: NDArray[Any]) -> dict[str, float | None]:
+    return {"low": _reduce(np.min, values), "high": _reduce(np.max, values), "mean": _reduce(np.mean, values)}
 
 
 def _coverage(scene: Scene) -> dict[str, Any]:

@@ -9,14 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from specfm.calibration.beside import references_beside
+from specfm.cards.loose_files import panel_of
 from specfm.inspection.scene import Inspection, runs
 from specfm.scene import Scene
 
-TOLD = ("variable", "layout", "sensor", "wavelengths", "units", "quantity", "scale", "offset", "nodata")
+TOLD = (
+    *("variable", "layout", "sensor", "wavelengths", "units", "quantity", "scale", "offset", "nodata", "saturation"),
+)
 ASKED = """\
 # citation: ""                     # whom to cite; also licence, obtain, title
 # bad_bands: 1-3,220               # bands to mark unusable, numbered from 1
-# white: white.hdr                 # reference scans of a laboratory camera; then also dark: dark.hdr
 # labels: {path: labels.tif, unlabelled: [0]}   # class numbers; also masks, table, rows, constant
 # label_names: [first class, second class]
 # group: "{stem}"                  # what splits keep together; default one group a scene
@@ -62,7 +65,33 @@ def starter_card(
         lines.append("# scale: 0.0001                    # physical = stored * scale + offset")
     if "nodata" not in told and (scene is None or scene.nodata is None):
         lines.append("# nodata: -9999                    # stored value of pixels not measured")
+    lines += _references(path, card, reader)
     return "\n".join(lines) + "\n" + ASKED
+
+
+def _references(path: Path, card: Path, reader: Mapping[str, Any]) -> list[str]:
+    """White, dark and panel: as the user named them, else as comments, with what seems to lie beside the scan."""
+    if reader.get("white") is not None:
+        darks = [_relative(Path(each), card) for each in reader["dark"]]
+        white: dict[str, Any] = {"path": _relative(Path(reader["white"]), card)}
+        if (panel := reader.get("white_reflectance")) is not None:
+            share = panel_of(panel)
+            white["reflectance"] = share if isinstance(share, float) else _relative(share, card)
+        return [f"white: {json.dumps(white, ensure_ascii=False)}", f"dark: {json.dumps(darks, ensure_ascii=False)}"]
+    found = references_beside(path)
+    if found is None:
+        return [
+            "# white: {path: white.hdr, reflectance: 0.99}   # reference scan of a laboratory camera; what its panel",
+            "#                                    reflects: a share, or a CSV with columns wavelength_nm, reflectance",
+            "# dark: dark.hdr                   # the other reference; both or neither",
+        ]
+    panel = "0.99" if found.panel is None else _plain(_relative(found.panel, card))
+    return [
+        "# References seem to lie beside the scan; without # they make reflectance of its counts. reflectance is the",
+        "# panel's: a share, or a CSV with columns wavelength_nm, reflectance.",
+        f"# white: {{path: {_plain(_relative(found.white, card))}, reflectance: {panel}}}",
+        f"# dark: {_plain(_relative(found.dark, card))}",
+    ]
 
 
 def _stated(scene: Scene, inspection: Inspection | None) -> list[str]:

@@ -20,6 +20,7 @@ from specfm.simulate.materials import (
     Feature,
     Knots,
     Material,
+    SceneMaterial,
 )
 
 TRAY = Material("tray", ((340, 0.03), (900, 0.035), (2600, 0.05)), ())  # black felt
@@ -62,36 +63,45 @@ def _dimmed(knots: Knots, factor: float) -> Knots:
     return tuple((nm, factor * level) for nm, level in knots)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Domain:
     """One collection of scans.
 
     Attributes:
         name: of the domain.
-        bands: of its camera, evenly spaced.
-        low_nm: centre of the first.
-        high_nm: centre of the last.
+        grid: bands of its camera.
         materials: what is scanned, side by side in lots.
         radius: of an object, pixels; None: sheets that fill their lot.
         gloss: share of objects with a highlight.
         relief: how much darker an object's rim is than its top.
+        camera: name of the camera.
+        least: side that a scan must have, pixels.
     """
 
     name: str
-    bands: int
-    low_nm: float
-    high_nm: float
-    materials: tuple[Material, ...]
+    grid: BandGrid
+    materials: tuple[SceneMaterial, ...]
     radius: float | None
     gloss: float = 0.0
     relief: float = 0.4
+    camera: str = ""
+    least: int = 48
 
     @property
-    def grid(self) -> BandGrid:
-        """Its camera's bands, as wide as 1.3 steps."""
-        step = (self.high_nm - self.low_nm) / (self.bands - 1)
-        centres = [self.low_nm + step * i for i in range(self.bands)]
-        return BandGrid(centres, [1.3 * step] * self.bands)
+    def bands(self) -> int:
+        """How many its camera has."""
+        return len(self.grid)
+
+    @property
+    def range_nm(self) -> tuple[float, float]:
+        """Its lowest and highest centre."""
+        return float(self.grid.wavelengths_nm.min()), float(self.grid.wavelengths_nm.max())
+
+
+def _even(bands: int, low_nm: float, high_nm: float) -> BandGrid:
+    """Bands from centre to centre, as wide as 1.3 steps."""
+    step = (high_nm - low_nm) / (bands - 1)
+    return BandGrid([low_nm + step * i for i in range(bands)], [1.3 * step] * bands)
 
 
 _COFFEE = (
@@ -130,15 +140,16 @@ _TWIGS = (
     Material("lichen", _dimmed(_BARK, 1.3), (*_times(CHLOROPHYLL, 0.35), *_times(CELLULOSE, 0.4), *_MOIST)),
 )
 _ALL = (
-    Domain("coffee", 256, 935.0, 1700.0, _COFFEE, 6.0),
-    Domain("grapes", 160, 400.0, 1000.0, _GRAPES, 8.0, gloss=0.6),
-    Domain("pottery", 256, 400.0, 1000.0, _POTTERY, 15.0, relief=0.25),
-    Domain("sugar", 256, 935.0, 1700.0, _SUGARS, None, relief=0.0),
-    Domain("paper", 288, 950.0, 2500.0, _PAPERS, None, relief=0.0),
-    Domain("archaeology", 256, 400.0, 1000.0, _FINDS, 12.0, gloss=0.1),
-    Domain("branches", 160, 400.0, 1000.0, _TWIGS, 9.0, relief=0.5),
+    Domain("coffee", _even(256, 935.0, 1700.0), _COFFEE, 6.0),
+    Domain("grapes", _even(160, 400.0, 1000.0), _GRAPES, 8.0, gloss=0.6),
+    Domain("pottery", _even(256, 400.0, 1000.0), _POTTERY, 15.0, relief=0.25),
+    Domain("sugar", _even(256, 935.0, 1700.0), _SUGARS, None, relief=0.0),
+    Domain("paper", _even(288, 950.0, 2500.0), _PAPERS, None, relief=0.0),
+    Domain("archaeology", _even(256, 400.0, 1000.0), _FINDS, 12.0, gloss=0.1),
+    Domain("branches", _even(160, 400.0, 1000.0), _TWIGS, 9.0, relief=0.5),
 )
 DOMAINS: dict[str, Domain] = {domain.name: domain for domain in _ALL}
+LAB_MATERIALS: dict[str, SceneMaterial] = {each.name: each for domain in _ALL for each in domain.materials}
 
 
 def get_domains(names: tuple[str, ...] | None = None) -> list[Domain]:

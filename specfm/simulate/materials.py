@@ -10,7 +10,7 @@ Shapes: L fine wavelengths, K materials, V directions of variation.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -160,23 +160,29 @@ _ALL = (
     Material("blue_metal", _BLUE, ((1730, 25, 0.12), (2310, 30, 0.18))),
     Material("water", _WATER, ()),
 )
-MATERIALS: dict[str, Material] = {material.name: material for material in _ALL}
+MATERIALS: dict[str, SceneMaterial] = {material.name: material for material in _ALL}
 
 
-def get_materials(given: Sequence[str | SceneMaterial] | None = None) -> list[SceneMaterial]:
+def get_materials(
+    given: Sequence[str | SceneMaterial] | None = None, named: Mapping[str, SceneMaterial] = MATERIALS
+) -> list[SceneMaterial]:
     """Materials as they are or by name (all named ones by default), in the order asked for.
+
+    Args:
+        given: materials, or names out of ``named``.
+        named: those that have a name.
 
     Raises:
         UsageError: an unknown or repeated name.
     """
     if given is None:
-        return list(MATERIALS.values())
+        return list(named.values())
     found: list[SceneMaterial] = []
     for each in given:
-        if isinstance(each, str) and each not in MATERIALS:
-            near = difflib.get_close_matches(each, MATERIALS, n=3, cutoff=0.4) or list(MATERIALS)
+        if isinstance(each, str) and each not in named:
+            near = difflib.get_close_matches(each, named, n=3, cutoff=0.4) or list(named)
             raise UsageError(f"unknown material {each!r}; did you mean {' or '.join(near)}?")
-        found.append(MATERIALS[each] if isinstance(each, str) else each)
+        found.append(named[each] if isinstance(each, str) else each)
     names = [material.name for material in found]
     if len(set(names)) != len(names) or not names:
         raise UsageError(f"name each material once, at least one; got {', '.join(names) or 'none'}")

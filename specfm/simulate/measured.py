@@ -50,7 +50,7 @@ def measured_materials(library: str, names: Sequence[str] | None = None) -> list
     """
     spectra = read_library(library)
     low_nm, high_nm = spectra.range_nm
-    whole_N = spectra.known_NL[:, (low_nm <= GRID_NM) & (high_nm >= GRID_NM)].all(1)
+    whole_N = whole(spectra)
     counts = np.bincount(spectra.class_N[whole_N], minlength=len(spectra.classes))
     if names is None:
         chosen = [index for index, count in enumerate(counts) if count >= FEWEST_SPECTRA]
@@ -70,6 +70,12 @@ def measured_materials(library: str, names: Sequence[str] | None = None) -> list
         )
         for index in chosen
     ]
+
+
+def whole(spectra: MaterialSpectra) -> NDArray[np.bool_]:
+    """(N,) True for spectra that are known all over the library's range."""
+    low_nm, high_nm = spectra.range_nm
+    return np.asarray(spectra.known_NL[:, (low_nm <= GRID_NM) & (high_nm >= GRID_NM)].all(1))
 
 
 def _class(spectra: MaterialSpectra, name: str, library: str) -> int:

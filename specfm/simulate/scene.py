@@ -40,7 +40,7 @@ FULL_WELL = 4095.0  # counts at which the 12-bit sensor of form "dn" saturates
 
 
 class SimulationConfig(Strict):
-    """How a scene is made.
+    """How a scene is made. Scans of a laboratory (`write_simulation`) read ``quantity`` and ``variability`` alone.
 
     Attributes:
         quantity: what is stored; None takes what the instrument's products usually hold (reflectance if unknown).

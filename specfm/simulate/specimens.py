@@ -28,8 +28,8 @@ from specfm.errors import UsageError
 from specfm.files import atomic_write_text, staged_folder
 from specfm.scene import Scene
 from specfm.sensor_table import get_row
+from specfm.simulate.envi import write_envi_scene
 from specfm.simulate.fields import smooth_field
-from specfm.simulate.write import write_envi_scene
 
 SENSOR = "specimen_408"
 SCALE = 1e-4  # uint16 reflectance

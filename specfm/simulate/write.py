@@ -1,5 +1,8 @@
 """Simulated scenes as files: ENVI cubes, label and blob rasters and one dataset card per sensor.
 
+What flies looks at a ground under sun and air; what stands in a laboratory looks at a tray under a lamp, and has white
+and dark references (:mod:`specfm.simulate.laboratory`).
+
 What is written goes back in through the ordinary readers and cards, so the whole pipeline can be run from files.
 """
 
@@ -11,16 +14,18 @@ from typing import Any
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 
-from specfm.files import atomic_write_bytes, atomic_write_text, staged_folder
+from specfm.config import build_config
+from specfm.errors import UsageError
+from specfm.files import atomic_write_text, staged_folder
 from specfm.scene import Scene
-from specfm.sensor_table import get_row
+from specfm.sensor_table import SensorRow, get_row
+from specfm.simulate.envi import AXES, write_envi_scene
+from specfm.simulate.laboratory import sensor_domain, write_scans
 from specfm.simulate.materials import SceneMaterial, get_materials
-from specfm.simulate.scene import simulate_scene
+from specfm.simulate.scene import SimulationConfig, simulate_scene
 
-ENVI_TYPES = {"uint8": 1, "int16": 2, "int32": 3, "float32": 4, "float64": 5, "uint16": 12, "uint32": 13, "int64": 14}
-AXES = {"bsq": (2, 0, 1), "bil": (0, 2, 1), "bip": (0, 1, 2)}
+IN_LABORATORY = ("quantity", "variability")  # what of `SimulationConfig` scans of a laboratory read
 
 
 def write_simulation(
@@ -44,22 +49,42 @@ def write_simulation(
         size: (H, W) of each.
         materials: names out of ``MATERIALS`` (None = all of them), or materials of a library
             (:func:`specfm.simulate.measured.measured_materials`).
-        same_ground: let all sensors look at the same ground (else each has its own).
+        same_ground: let all sensors look at the same ground (else each has its own), those of a laboratory too.
         progress: called with (done, total) after each scene.
         **options: see `SimulationConfig`.
 
     Returns:
-        The card of each sensor.
+        The card of each sensor. Sensors of a laboratory are written as raw counts, which their card calibrates, unless
+        ``quantity`` is another than ``dn`` or ``same_ground`` is set: then they look at a ground as the others do.
 
     Raises:
-        UsageError: ``out`` exists, or an unknown sensor, material or option.
+        UsageError: ``out`` exists, an unknown sensor, material or option, or an option that no sensor reads.
     """
+    config = build_config(options, SimulationConfig, "write_simulation")
     names = list(dict.fromkeys(get_row(sensor).name for sensor in sensors))
     chosen = get_materials(materials)
     classes = [material.name for material in chosen]
+    in_laboratory = {name for name in names if _in_laboratory(get_row(name), config, same_ground)}
+    if in_laboratory.issuperset(names) and (unread := [key for key in options if key not in IN_LABORATORY]):
+        raise UsageError(
+            f"{', '.join(unread)}: scans on a tray ({', '.join(names)}) read {' and '.join(IN_LABORATORY)} alone; "
+            "leave it out, or add quantity=surface_reflectance for scenes of a ground"
+        )
     total, done = len(names) * scenes, 0
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, total)
+
     with staged_folder(Path(out)) as folder:
         for place, name in enumerate(names):
+            head = {"name": f"simulated_{name}", "title": f"Simulated {get_row(name).title} (seed {seed})"}
+            if name in in_laboratory:
+                domain = sensor_domain(get_row(name).sensor, chosen)
+                write_scans(folder, domain, seed, scenes, size, head, variability=config.variability, progress=advance)
+                continue
             # interleaves differ between sensors, as they do between providers
             interleave = tuple(AXES)[place % len(AXES)]
             for number in range(scenes):
@@ -67,67 +92,19 @@ def write_simulation(
                 state = int(np.random.SeedSequence(key).generate_state(1)[0])
                 scene = simulate_scene(name, chosen, size, state, name=f"{name}_{number:02d}", **options)
                 write_envi_scene(scene, folder / f"{name}_{number:02d}.{interleave}", interleave)
-                done += 1
-                if progress is not None:
-                    progress(done, total)
-            card = _card(scene, name, classes, interleave, seed)
+                advance()
+            card = {**head, **_card(scene, name, classes, interleave)}
             text = yaml.safe_dump(card, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
             atomic_write_text(folder / f"{name}.yaml", f"# Simulated scenes of {get_row(name).title}\n{text}")
     return [Path(out) / f"{name}.yaml" for name in names]
 
 
-def write_envi_scene(scene: Scene, path: Path, interleave: str = "bil") -> None:
-    """Write a scene as an ENVI cube with a full header; beside it ``*_labels.img`` and ``*_blobs.img`` if it has them.
-
-    Args:
-        scene: read as stored, whole.
-        path: data file; its header gets the same name with ``.hdr``.
-        interleave: ``bsq``, ``bil`` or ``bip``.
-    """
-    height, width, count = scene.shape
-    cube_HWC = scene.read()
-    sensor = scene.sensor
-    bands = sensor.bands
-    usable = bands.wavelengths_nm[bands.valid]
-    fields: dict[str, Any] = {
-        "description": f"{{{scene.name}: simulated, materials known}}",
-        "samples": width,
-        "lines": height,
-        "bands": count,
-        "header offset": 0,
-        "file type": "ENVI Standard",
-        "data type": ENVI_TYPES[cube_HWC.dtype.name],
-        "interleave": interleave,
-        "sensor type": sensor.name or "unknown",
-        "byte order": 0,
-        "wavelength units": "Nanometers",
-        "wavelength": _braced(np.where(np.isfinite(bands.wavelengths_nm), bands.wavelengths_nm, 0.0), "{:.4f}"),
-        "bbl": _braced(bands.valid.astype(int), "{:d}"),
-        "default bands": _braced(
-            [int(np.argmin(np.abs(bands.wavelengths_nm - nm))) + 1 for nm in _shown(usable)], "{:d}"
-        ),
-    }
-    if np.isfinite(bands.fwhm_nm).any():
-        fields["fwhm"] = _braced(np.nan_to_num(bands.fwhm_nm), "{:.4f}")
-    if scene.nodata is not None:
-        fields["data ignore value"] = f"{scene.nodata:g}"
-    if sensor.quantity in ("surface_reflectance", "toa_reflectance"):
-        fields["reflectance scale factor"] = f"{1 / sensor.scale:g}"
-    else:
-        fields["data gain values"] = _braced([sensor.scale] * count, "{:g}")
-        fields["data offset values"] = _braced([sensor.offset] * count, "{:g}")
-    _write_envi(path, cube_HWC.transpose(AXES[interleave]), fields)
-    if scene.labels_HW is not None:
-        classes = ["unlabelled", *scene.label_names]
-        _write_raster(path.with_name(f"{path.stem}_labels.img"), (scene.labels_HW + 1).astype(np.uint8), classes)
-    if scene.groups_HW is not None:
-        _write_raster(path.with_name(f"{path.stem}_blobs.img"), scene.groups_HW.astype(np.int32))
+def _in_laboratory(row: SensorRow, config: SimulationConfig, same_ground: bool) -> bool:
+    return row.platform == "laboratory" and config.quantity in (None, "dn") and not same_ground
 
 
-def _card(scene: Scene, name: str, classes: list[str], interleave: str, seed: int) -> dict[str, Any]:
+def _card(scene: Scene, name: str, classes: list[str], interleave: str) -> dict[str, Any]:
     return {
-        "name": f"simulated_{name}",
-        "title": f"Simulated {get_row(name).title} (seed {seed})",
         "domain": name,
         "task": "classification",
         "licence": "made by specfm, free",
@@ -144,38 +121,3 @@ def _card(scene: Scene, name: str, classes: list[str], interleave: str, seed: in
         "groups": {"path": "{stem}_blobs.img", "background": [-1]},
         "label_names": classes,
     }
-
-
-def _write_raster(path: Path, raster_HW: NDArray[Any], classes: list[str] | None = None) -> None:
-    fields: dict[str, Any] = {
-        "samples": raster_HW.shape[1],
-        "lines": raster_HW.shape[0],
-        "bands": 1,
-        "header offset": 0,
-        "file type": "ENVI Classification" if classes else "ENVI Standard",
-        "data type": ENVI_TYPES[raster_HW.dtype.name],
-        "interleave": "bsq",
-        "byte order": 0,
-    }
-    if classes:
-        fields["classes"] = len(classes)
-        fields["class names"] = _braced(classes, "{}")
-    _write_envi(path, raster_HW, fields)
-
-
-def _write_envi(path: Path, data: NDArray[Any], fields: dict[str, Any]) -> None:
-    little = np.ascontiguousarray(data, dtype=data.dtype.newbyteorder("<"))
-    atomic_write_bytes(path, little.tobytes())
-    lines = ["ENVI", *(f"{key} = {value}" for key, value in fields.items())]
-    atomic_write_text(path.with_suffix(".hdr"), "\n".join(lines) + "\n")
-
-
-def _braced(values: Any, form: str) -> str:
-    return "{" + ", ".join(form.format(value) for value in values) + "}"
-
-
-def _shown(usable_nm: NDArray[np.float64]) -> list[float]:
-    """Red, green and blue where the sensor sees them, else thirds of its range."""
-    if usable_nm.min() < 480 and usable_nm.max() > 640:
-        return [650.0, 550.0, 470.0]
-    return [float(np.quantile(usable_nm, share)) for share in (0.8, 0.5, 0.2)]

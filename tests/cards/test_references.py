@@ -116,11 +116,12 @@ def test_cards_and_options_of_files_give_the_same_numbers(tmp_path: Path, lab: L
     """One mechanism: ``shard`` on files, commands that map one scene, and cards."""
     (card,) = load_card(write_card(tmp_path, white={"path": "white.raw", "reflectance": 0.9})).scenes()
     white, dark = tmp_path / "white.raw", tmp_path / "dark.raw"
-    (file,) = open_scenes([str(tmp_path / "scan.raw")], white=white, dark=dark, reflectance=0.9)
+    told = {"white": white, "dark": [dark], "white_reflectance": "0.9"}
+    (file,) = open_scenes([str(tmp_path / "scan.raw")], told)
     np.testing.assert_array_equal(file.read(), card.read())
     np.testing.assert_array_equal(open_scene(str(tmp_path / "lab.yaml")).read(), card.read())
     with pytest.raises(UsageError, match="--white-reflectance is of a white reference"):
-        list(open_scenes([str(tmp_path / "scan.raw")], reflectance=0.9))
+        list(open_scenes([str(tmp_path / "scan.raw")], {"white_reflectance": 0.9}))
 
 
 def test_shard_and_inspect_tell_what_they_found(tmp_path: Path, lab: Lab) -> None:
@@ -152,7 +153,7 @@ def test_references_are_opened_and_averaged_once_for_all_scans(
     monkeypatch.setattr(apply, "read_reference", lambda *a, **b: averaged.append(a[0].name) or read_reference(*a, **b))
     for scenes in (
         load_card(write_card(tmp_path, path="scan*.raw")).scenes(),
-        open_scenes([str(tmp_path)], {}, white=tmp_path / "white.raw", dark=[tmp_path / "dark.raw"]),
+        open_scenes([str(tmp_path)], {"white": tmp_path / "white.raw", "dark": [tmp_path / "dark.raw"]}),
     ):
         opened.clear()
         averaged.clear()
@@ -163,3 +164,48 @@ def test_references_are_opened_and_averaged_once_for_all_scans(
     opened.clear()
     assert CliRunner().invoke(app, ["inspect", str(write_card(tmp_path, path="scan*.raw"))]).exit_code == 0
     assert sorted(opened) == ["dark", "scan", "scan2", "scan3", "white"]
+
+
+def test_every_command_that_takes_files_takes_their_references() -> None:
+    """Those without them take cards alone, which name their own."""
+    from specfm import change, cluster, embed, inspect, predict, search, shard
+
+    for command in (change, cluster, embed, inspect, predict, search, shard):
+        options = {each.name for each in command.options}  # type: ignore[attr-defined]
+        assert {"white", "white_reflectance", "dark", "saturation"} <= options, command.__name__
+
+
+def test_features_of_a_file_with_references_are_those_of_its_card(tmp_path: Path, lab: Lab) -> None:
+    import specfm
+
+    specfm.save(specfm.create_encoder("nano", patch_size=4, dim=48, depth=1, heads=3), tmp_path / "encoder")
+    card = write_card(tmp_path, white={"path": "white.raw", "reflectance": 0.5})
+    white, dark, scan = (tmp_path / f"{name}.raw" for name in ("white", "dark", "scan"))
+    told = {"white": white, "dark": dark, "white_reflectance": 0.5}
+    specfm.embed(tmp_path / "encoder", card, out=tmp_path / "card.npy")
+    specfm.embed(tmp_path / "encoder", scan, out=tmp_path / "file.npy", **told)
+    np.testing.assert_array_equal(np.load(tmp_path / "file.npy"), np.load(tmp_path / "card.npy"))
+    specfm.embed(tmp_path / "encoder", scan, out=tmp_path / "raw.npy")
+    assert not np.array_equal(np.load(tmp_path / "raw.npy"), np.load(tmp_path / "card.npy"))
+    with pytest.raises(UsageError, match=r"is a card, .* write in it what --white, --white-reflectance, --dark would"):
+        specfm.embed(tmp_path / "encoder", card, out=tmp_path / "both.npy", **told)
+
+
+def test_inspect_shows_values_before_and_after_calibration_side_by_side(tmp_path: Path, lab: Lab) -> None:
+    from specfm import inspect
+
+    options = {"white": tmp_path / "white.raw", "dark": tmp_path / "dark.raw"}
+    results = inspect(tmp_path / "scan.raw", **options), inspect(write_card(tmp_path)), inspect(tmp_path, **options)
+    for found in results:
+        (row,) = found.rows
+        bands = row["given"]["bands"]
+        assert [band["number"] for band in bands] == [1, 3, 4, 6]
+        stored = open_scene(str(tmp_path / "scan.raw")).read()
+        for band in bands:
+            of_band = stored[..., band["number"] - 1], lab.truth_HWC[..., band["number"] - 1]
+            for which, expected in zip(("stored", "given"), of_band, strict=True):
+                for key, value in (("low", expected.min()), ("high", expected.max()), ("mean", expected.mean())):
+                    assert band[which][key] == pytest.approx(value, abs=2e-3), (band["number"], which, key)
+    shown = CliRunner().invoke(app, ["inspect", str(write_card(tmp_path))])
+    first = results[0].rows[0]["given"]["bands"][0]
+    assert f"band 1, {first['nm']:.0f} nm: {first['stored']['low']:.6g} to " in shown.stdout

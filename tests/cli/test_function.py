@@ -131,7 +131,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     root = tmp_path_factory.mktemp("scenes")
     done = CliRunner().invoke(
-        app, ["simulate", "--out", str(root / "sim"), "--sensors", "specim_fx10", "--size", "24", "--scenes", "3"]
+        app, ["simulate", "--out", str(root / "sim"), "--sensors", "rosis", "--size", "24", "--scenes", "3"]
     )
     assert done.exit_code == 0, done.output
     torch.manual_seed(0)

@@ -165,7 +165,7 @@ def test_saturation_of_counts_is_not_one_of_what_was_made_of_them(tmp_path: Path
     np.save(tmp_path / "scan.npy", cube)
     lines = ["name: c", "domain: lab", "wavelength_trust: high", "path: scan.npy", "linear_nm: [450, 900, 40]"]
     (tmp_path / "c.yaml").write_text("\n".join([*lines, "quantity: dn", "pretreatment: snv", ""]))
-    (scene,) = open_scenes([str(tmp_path / "c.yaml")], saturation=4095)
+    (scene,) = open_scenes([str(tmp_path / "c.yaml")], {"saturation": 4095})
     assert np.argwhere(~scene.mask()).tolist() == [[2, 3]]
 
 

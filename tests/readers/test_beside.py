@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from specfm.cards.opening import folder_files
+from specfm.cards.loose_files import folder_files
 from specfm.errors import SpecfmError
 from specfm.readers import read_scene
 from tests.readers import make

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from pretrain.loader import Loader
 from pretrain.sampler import MixtureSampler
-from specfm.cards.opening import folder_files, open_scenes
+from specfm.cards.loose_files import folder_files
+from specfm.cards.opening import open_scenes
 from specfm.cli import app
 from specfm.errors import SpecfmError, UsageError
 from specfm.readers.own import save_scene
@@ -221,7 +222,7 @@ def test_folder_of_scans_is_one_domain_and_its_references_are_no_scans(tmp_path:
     rng = np.random.default_rng(0)
     for name, low, high in (("one", 200, 4000), ("two", 200, 4000), ("white", 5000, 5001), ("dark", 100, 101)):
         envi(folder, rng.integers(low, high, (12, 9, 7)).astype("u2"), "bil", name=f"{name}.raw")
-    found = list(open_scenes([str(folder)], white=folder / "white.hdr", dark=folder / "dark.raw"))
+    found = list(open_scenes([str(folder)], {"white": folder / "white.hdr", "dark": folder / "dark.raw"}))
     assert [(s.name, s.domain, s.dtype.name) for s in found] == [
         ("one", "coffee-7", "int16"),
         ("two", "coffee-7", "int16"),

@@ -288,7 +288,7 @@ class Backbone(HubMethods, TimmSurface, nn.Module):
         """
         tensors = bands if isinstance(bands, BandTensors) else BandTensors.from_sensors(bands)
         x_BHWM, tensors = x_BHWM.to(self.device), tensors.to(self.device)
-        if x_BHWM.ndim != 4 or x_BHWM.shape[-1] != tensors.channels or len(tensors) not in (1, len(x_BHWM)):
+        if x_BHWM.ndim != 4 or x_BHWM.shape[-1] != tensors.channels or len(tensors) not in (1, x_BHWM.shape[0]):
             raise SpecfmError(
                 f"a cube of shape {tuple(x_BHWM.shape)} does not go with {len(tensors)} grids of {tensors.channels} "
                 "bands; give (batch, rows, cols, bands) and the bands of the cube"
@@ -495,5 +495,5 @@ def _as_map(found: Tensor, net: Any, grid: tuple[int, int] | None) -> Tensor:
     if found.ndim == 3:
         assert grid is not None
         tokens = found[:, int(getattr(net, "num_prefix_tokens", 0)) :]
-        return tokens.mT.reshape(len(found), -1, *grid)
+        return tokens.mT.reshape(found.shape[0], -1, *grid)
     return found if found.shape[1] == net.num_features else found.movedim(-1, 1)

@@ -293,10 +293,11 @@ class Backbone(HubMethods, TimmSurface, nn.Module):
                 f"a cube of shape {tuple(x_BHWM.shape)} does not go with {len(tensors)} grids of {tensors.channels} "
                 "bands; give (batch, rows, cols, bands) and the bands of the cube"
             )
-        index_GC, there_GC = self._match(tensors)
+        index_GC, there_GC = tensors.once("match", lambda: self._match(tensors))
         if len(tensors) == 1:
             index_C = index_GC[0]
-            whole = len(index_C) == tensors.channels and bool((index_C[1:] > index_C[:-1]).all())
+            whole = len(index_C) == tensors.channels and not torch.compiler.is_exporting()
+            whole = whole and bool((index_C[1:] > index_C[:-1]).all())
             x_BHWC = (x_BHWM if whole else x_BHWM[..., index_C]).to(torch.float32)
         else:
             x_BHWC = x_BHWM.to(torch.float32).gather(3, index_GC[:, None, None].expand(*x_BHWM.shape[:3], -1))

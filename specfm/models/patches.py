@@ -197,8 +197,8 @@ def _some(mask: Tensor) -> bool:
 
 
 def _blocks(x_BCNP: Tensor, weights_GC: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Some bands at a time, or their magnitudes would be a copy of the whole cube; all where their number is free."""
-    step = BAND_BLOCK if isinstance(x_BCNP.shape[1], int) else x_BCNP.shape[1]
+    """Some bands at a time, or their magnitudes would be a copy of the whole cube; in a graph all, however many."""
+    step = x_BCNP.shape[1] if torch.compiler.is_exporting() else BAND_BLOCK
     return zip(x_BCNP.split(step, 1), weights_GC.split(step, 1), strict=True)
 
 

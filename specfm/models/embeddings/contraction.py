@@ -22,7 +22,9 @@ def contract(x_BCNP: Tensor, basis_GCRP: Tensor, hidden_GCK: Tensor, generator_K
     batch, channels, tokens, _ = x_BCNP.shape
     hidden, rank, dim = generator_KRD.shape
     seen_BCNR = _seen(x_BCNP.to(basis_GCRP.dtype), basis_GCRP)
-    if bands_go_first(batch, hidden_GCK.shape[0], channels, tokens, hidden, dim):
+    # a graph for any number of samples takes each for itself, one for any number of bands these first
+    counted = (batch, hidden_GCK.shape[0]) if isinstance(batch, int) else (1, 1)
+    if not isinstance(channels, int) or bands_go_first(*counted, channels, tokens, hidden, dim):
         summed_BKM = hidden_GCK.expand(batch, -1, -1).transpose(1, 2) @ seen_BCNR.flatten(2)
         summed_BKNR = summed_BKM.unflatten(2, (tokens, rank))
         return summed_BKNR.transpose(1, 2).flatten(2) @ generator_KRD.flatten(0, 1)

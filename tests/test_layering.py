@@ -53,7 +53,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("readers", "shards", "simulate", "cards", "rasters", "inspection"),
     ("models", "dense"),  # Encoder.embed is dense.memory.embed_scene
     ("model_card",),
-    ("checkpoint",),
+    ("checkpoint", "deploy"),
     ("hub",),
     ("convert",),
     ("engine",),
@@ -71,7 +71,7 @@ ROOMS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("baselines",),
         ("probe", "tasks"),
         ("robustness", "benchmark", "maps"),
-        ("report",),
+        ("report", "deploy"),
         ("explain",),
     ),
     "pretrain": (
@@ -105,6 +105,10 @@ AT_TOP = {
         "specfm.dense.memory",
         "specfm.dense.survey",
         "specfm.dense.tile_encoder",
+        "specfm.deploy.bake",
+        "specfm.deploy.encoder",
+        "specfm.deploy.graph",
+        "specfm.deploy.write",
         "specfm.checkpoint",
         "specfm.engine",
         "downstream",

@@ -40,6 +40,7 @@ class MapModel:
         level: ``scene``: all tiles are divided by one brightness level; ``sample``: each by its own.
         threshold: probability above which a pixel counts as changed (change only).
         whole_windows: a window gets one class that says nothing of its parts: a map takes one window a pixel.
+        colours_K3: of the classes; None: the usual ones.
     """
 
     task: str
@@ -49,11 +50,13 @@ class MapModel:
     level: str = "scene"
     threshold: float | None = None
     whole_windows: bool = False
+    colours_K3: NDArray[np.uint8] | None = None
 
     @property
     def legend(self) -> Legend:
         """Names and colours of its maps."""
-        return Legend.of(self.classes, CHANGE_COLOURS if self.task == "change" else None)
+        own = CHANGE_COLOURS if self.task == "change" and self.colours_K3 is None else self.colours_K3
+        return Legend.of(self.classes, own)
 
     def decide(self, probabilities_K: NDArray[Any]) -> NDArray[np.int64]:
         """Class per pixel of ``[..., K]`` probabilities; -1 invalid."""

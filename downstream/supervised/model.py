@@ -264,9 +264,13 @@ class TaskModel(nn.Module):
         was_training = self.training
         self.eval()
         try:
-            scores = self.dense_scores(view, second)
+            return self.probabilities(view, second)
         finally:
             self.train(was_training)
+
+    def probabilities(self, view: View, second: View | None = None) -> Tensor:
+        """Of every class at every pixel, ``[B, H, W, K]``, zeros where a pixel is invalid (at either date)."""
+        scores = self.dense_scores(view, second)
         valid_BHW = valid_pixels(view).to(scores.device)
         if second is not None:
             valid_BHW = valid_BHW & valid_pixels(second).to(scores.device)

@@ -1,0 +1,51 @@
+"""8-bit integers in place of the weights of matrix products (ONNX Runtime, dynamic quantisation)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from specfm.deploy.facts import KEY, Facts
+from specfm.files import publish_file, refuse_existing, temporary_sibling
+
+OPERATIONS = ("MatMul", "Gemm")
+# What comes before the trunk stays float32: whitened stems amplify what is small, and rounding with it.
+KEPT = ("embedding.", "stem.", "pixel_stem.", "brightness.", "known.")
+
+
+def quantise(source: Path, out: Path, facts: Facts, overwrite: bool) -> None:
+    """Write the same model with int8 weights, one scale a channel; activations are scaled as they come.
+
+    Args:
+        source: an ONNX file that specfm exported. facts: to be written in it.
+
+    Raises:
+        UsageError: ``out`` exists.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    refuse_existing(out, overwrite)
+    model = onnx.load(str(source))
+    kept = [node.name for node in model.graph.node if node.op_type in OPERATIONS and _of_front(node, model.graph)]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_sibling(out)
+    try:
+        quantize_dynamic(
+            model, str(temporary), op_types_to_quantize=list(OPERATIONS), per_channel=True,
+            weight_type=QuantType.QInt8, nodes_to_exclude=kept,
+        )  # fmt: skip
+        small = onnx.load(str(temporary))
+        del small.metadata_props[:]
+        entry = small.metadata_props.add()
+        entry.key, entry.value = KEY, facts.to_json()
+        temporary.write_bytes(small.SerializeToString())
+        publish_file(temporary, out, overwrite)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _of_front(node: Any, graph: Any) -> bool:
+    """Whether a node multiplies by weights of what comes before the trunk."""
+    held = {each.name for each in graph.initializer}
+    return any(each in held and any(part in each for part in KEPT) for each in node.input)

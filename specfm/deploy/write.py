@@ -1,0 +1,90 @@
+"""A graph written in the format asked for, then run from its file and compared with the model it was made of.
+
+Shapes: B tiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from specfm.deploy.facts import Facts
+from specfm.deploy.graph import traced, write_onnx, write_pt2
+from specfm.deploy.int8 import quantise
+from specfm.deploy.runtime import Deployed
+from specfm.errors import SpecfmError, UsageError
+from specfm.files import refuse_existing, temporary_sibling
+
+MOST_OFF = 1e-3  # of the largest output: a float32 graph that differs by more than this is not the model
+
+
+def write(
+    module: nn.Module,
+    example: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    out: Path,
+    facts: Facts,
+    *,
+    form: str,
+    int8: bool = False,
+    overwrite: bool = False,
+) -> float:
+    """Write a module; the largest difference of its first output to the module's, as a share of the largest value.
+
+    Args:
+        example: inputs by name; their first axis is the batch, which stays free. outputs: names.
+        form: onnx or pt2. int8: weights of matrix products as 8-bit integers (ONNX).
+
+    Raises:
+        UsageError: ``out`` exists, or int8 of another format. SpecfmError: a part of the module cannot be exported, or
+            what was written answers otherwise than the module (it is then removed).
+    """
+    if int8 and form != "onnx":
+        raise UsageError(f"--int8 is for ONNX Runtime, not for {form}; leave it out or choose --format onnx")
+    refuse_existing(out, overwrite)
+    batch = torch.export.Dim("batch", min=1)
+    program = traced(module, example, {name: {0: batch} for name in example})
+    if form == "pt2":
+        write_pt2(program, out, facts, overwrite)
+    elif int8:
+        whole = temporary_sibling(out)
+        try:
+            write_onnx(program, list(example), outputs, whole, facts, overwrite=False)
+            quantise(whole, out, replace(facts, precision="int8"), overwrite)
+        finally:
+            whole.unlink(missing_ok=True)
+    else:
+        write_onnx(program, list(example), outputs, out, facts, overwrite)
+    off = max(_off(out, form, module, given) for given in (example, _three(example)))
+    if not int8 and not off <= MOST_OFF:
+        out.unlink()
+        raise SpecfmError(f"{out}: the exported graph differs from the model by {off:.1e}, so it was removed")
+    return off
+
+
+def _three(example: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Another number of tiles."""
+    return {name: torch.cat([given, given[:1]]) for name, given in example.items()}
+
+
+def _off(out: Path, form: str, module: nn.Module, example: Mapping[str, Tensor]) -> float:
+    with torch.no_grad():
+        wanted = module(*example.values())
+        wanted = (wanted if isinstance(wanted, tuple) else (wanted,))[0].numpy()
+        if form == "pt2":
+            found = torch.export.load(out).module()(*example.values())
+            return difference((found if isinstance(found, tuple) else (found,))[0].numpy(), wanted)
+    deployed = Deployed(out, threads=1)
+    given = {name: tensor.numpy() for name, tensor in example.items()}
+    return difference(deployed(given)[deployed.outputs[0]], wanted)
+
+
+def difference(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
+    """Largest absolute difference over the largest absolute value wanted."""
+    return float(np.abs(found - wanted).max() / max(float(np.abs(wanted).max()), 1e-30))

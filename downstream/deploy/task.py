@@ -96,11 +96,8 @@ def task_facts(model: TaskModel, sensors: Sequence[Sensor], weights: str, versio
     told = map_model(model)
     level = model.level if model.encoder.level != "none" or model.level == "sample" else "none"
     red_green_blue = tuple((int(r), int(g), int(b)) for r, g, b in told.legend.colours_K3)
-    spans = [
-        span
-        for card in (model.card, model.card.get("pretraining") or {})
-        if (span := trained_range(model.encoder, card))
-    ]
+    cards = (model.card, model.card.get("pretraining") or {})
+    spans = [span for card in cards if (span := trained_range(model.encoder, card))]
     return Facts(
         model.task, tuple(sensors), model.tile, told.patch, level, weights, version,
         classes=told.classes, palette=red_green_blue, threshold=model.threshold, whole_windows=told.whole_windows,

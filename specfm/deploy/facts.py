@@ -141,7 +141,7 @@ def outside(sensors: Sequence[Sensor], trained_nm: tuple[float, float] | None) -
     if not len(strange):
         return None
     return (
-        f"{len(strange)} of {len(nm)} bands ({strange.min():.0f} to {strange.max():.0f} nm) lie outside the wavelengths "
-        f"that the model was trained on ({trained_nm[0]:.0f} to {trained_nm[1]:.0f} nm); what it makes of them is not "
-        "known"
+        f"{len(strange)} of {len(nm)} bands ({strange.min():.0f} to {strange.max():.0f} nm) lie outside the "
+        f"wavelengths that the model was trained on ({trained_nm[0]:.0f} to {trained_nm[1]:.0f} nm); what it makes of "
+        "them is not known"
     )

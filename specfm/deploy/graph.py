@@ -5,6 +5,7 @@ The batch stays free, everything else is as in the example. In ONNX a mask may b
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import logging
@@ -21,7 +22,6 @@ from specfm.errors import SpecfmError, UsageError
 from specfm.files import publish_file, refuse_existing, temporary_sibling
 
 FORMATS = ("onnx", "pt2")
-FOLDED = 64 << 20  # bytes: largest constant that is worked out while a file is made
 MASKS = "mask"  # names of inputs that may be left out begin so
 
 
@@ -50,7 +50,7 @@ def traced(module: nn.Module, example: Mapping[str, Tensor], free: Mapping[str, 
     """
     shapes = (tuple(free.get(name) for name in example),)
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             return torch.export.export(module.eval(), tuple(example.values()), dynamic_shapes=shapes, strict=False)
     except Exception as error:
         raise SpecfmError(f"the model has a part that cannot be exported: {_first_line(error)}") from error
@@ -65,20 +65,23 @@ def write_onnx(
         UsageError: ``out`` exists. SpecfmError: an operation without an ONNX form.
     """
     import onnx
+    from onnx_ir.passes.common import DeduplicateInitializersPass
 
     refuse_existing(out, overwrite)
     try:
-        with _quiet():
+        with quiet():
             made = torch.onnx.export(
                 program, dynamo=True, input_names=list(names), output_names=list(outputs), verbose=False
             )
-        assert made is not None
+            assert made is not None
+            DeduplicateInitializersPass()(made.model)  # both dates of a change model share their trunk
         proto = made.model_proto
     except Exception as error:
         raise SpecfmError(f"the model has a part without a form in ONNX: {_first_line(error)}") from error
     for name in names:
         if name.startswith(MASKS):
             _optional_mask(proto.graph, name, names[0] if name == "mask_BHW" else "x2_BHWC")
+    _plain_names(proto.graph)
     proto.producer_name, proto.producer_version = "specfm", facts.version
     entry = proto.metadata_props.add()
     entry.key, entry.value = KEY, facts.to_json()
@@ -99,7 +102,7 @@ def write_pt2(program: Any, out: Path, facts: Facts, overwrite: bool) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_sibling(out).with_suffix(".pt2")
     try:
-        with _quiet():
+        with quiet():
             torch.export.save(program, temporary, extra_files={f"{KEY}.json": facts.to_json()})
         publish_file(temporary, out, overwrite)
     finally:
@@ -123,8 +126,20 @@ def _optional_mask(graph: Any, name: str, cube: str) -> None:
     graph.node.insert(0, helper.make_node("Shape", [cube], [f"{name}_shape"], start=0, end=3))
 
 
+def _plain_names(graph: Any) -> None:
+    """Nodes called by the part of the model they are of; what the exporter notes of source lines goes."""
+    for number, node in enumerate(graph.node):
+        told = {each.key: each.value for each in node.metadata_props}
+        scopes = ast.literal_eval(told.get("pkg.torch.onnx.name_scopes", "[]"))
+        node.name = "/".join([*scopes[-2:-1], f"{node.op_type}_{number}"])
+    for each in (*graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output, graph):
+        if hasattr(each, "metadata_props"):
+            del each.metadata_props[:]
+        each.doc_string = ""
+
+
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """What exporters tell of themselves is for their makers."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from specfm.deploy.facts import KEY, Facts
+from specfm.deploy.graph import quiet
 from specfm.files import publish_file, refuse_existing, temporary_sibling
 
 OPERATIONS = ("MatMul", "Gemm")
-# What comes before the trunk stays float32: whitened stems amplify what is small, and rounding with it.
-KEPT = ("embedding.", "stem.", "pixel_stem.", "brightness.", "known.")
+# Only the trunk: whitened stems before it amplify what is small, and rounding with it; heads behind it are small.
+TRUNK = ".blocks."
 
 
 def quantise(source: Path, out: Path, facts: Facts, overwrite: bool) -> None:
@@ -27,14 +27,15 @@ def quantise(source: Path, out: Path, facts: Facts, overwrite: bool) -> None:
 
     refuse_existing(out, overwrite)
     model = onnx.load(str(source))
-    kept = [node.name for node in model.graph.node if node.op_type in OPERATIONS and _of_front(node, model.graph)]
+    chosen = [node.name for node in model.graph.node if node.op_type in OPERATIONS and TRUNK in f".{node.name}"]
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_sibling(out)
     try:
-        quantize_dynamic(
-            model, str(temporary), op_types_to_quantize=list(OPERATIONS), per_channel=True,
-            weight_type=QuantType.QInt8, nodes_to_exclude=kept,
-        )  # fmt: skip
+        with quiet():
+            quantize_dynamic(
+                model, str(temporary), op_types_to_quantize=list(OPERATIONS), per_channel=True,
+                weight_type=QuantType.QInt8, nodes_to_quantize=chosen,
+            )  # fmt: skip
         small = onnx.load(str(temporary))
         del small.metadata_props[:]
         entry = small.metadata_props.add()
@@ -43,9 +44,3 @@ def quantise(source: Path, out: Path, facts: Facts, overwrite: bool) -> None:
         publish_file(temporary, out, overwrite)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _of_front(node: Any, graph: Any) -> bool:
-    """Whether a node multiplies by weights of what comes before the trunk."""
-    held = {each.name for each in graph.initializer}
-    return any(each in held and any(part in each for part in KEPT) for each in node.input)

@@ -107,6 +107,7 @@ AT_TOP = {
         "specfm.dense.tile_encoder",
         "specfm.deploy.bake",
         "specfm.deploy.encoder",
+        "specfm.deploy.free",
         "specfm.deploy.graph",
         "specfm.deploy.write",
         "specfm.checkpoint",

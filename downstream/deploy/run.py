@@ -26,12 +26,12 @@ def tile_predictor(deployed: Deployed, scenes: Sequence[Scene]) -> TilePredictor
     """
     facts = deployed.facts
     taught = [as_taught(scene, facts.taught) for scene in scenes]
-    rescale = [fitting(scene, sensor, str(deployed.path)) for scene, sensor in zip(taught, facts.sensors, strict=True)]
+    rescale = [fitting(scene, facts.sensor(date), str(deployed.path)) for date, scene in enumerate(taught)]
 
     def probabilities(dates: Sequence[Date]) -> NDArray[np.float32]:
         given: dict[str, Any] = {}
         for number, (date, put) in enumerate(zip(dates, rescale, strict=True), 1):
-            given |= deployed.date(number, put(date.x_BTTC), date.mask_BTT, date.level)
+            given |= deployed.date(number, put(date.x_BTTC), date.mask_BTT, date.level, date.scene.sensor)
         return deployed(given)["probabilities_BHWK"]
 
     return TilePredictor(taught, facts.level == "scene", probabilities)

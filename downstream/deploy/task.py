@@ -19,6 +19,7 @@ from downstream.supervised.views import View
 from specfm.deploy.bake import KnownBands, bake, with_own_parts
 from specfm.deploy.encoder import example_of, trained_range
 from specfm.deploy.facts import Facts
+from specfm.deploy.free import FreeBands
 from specfm.scene import Scene
 from specfm.sensors import Sensor
 
@@ -44,22 +45,32 @@ class _PerDate(nn.Module):
 
 
 class TaskGraph(nn.Module):
-    """A baked task model with plain tensors in and out."""
+    """A task model with plain tensors in and out.
 
-    def __init__(self, model: TaskModel, sensors: Sequence[Sensor]) -> None:
+    Args:
+        sensors: that it is baked for, one a date; None: bands are inputs.
+    """
+
+    def __init__(self, model: TaskModel, sensors: Sequence[Sensor | None]) -> None:
         super().__init__()
-        baked = [bake(model.encoder, sensor) for sensor in sensors]
+        self.scene_level = model.level == "scene" and model.encoder.level != "none"
         self.model = with_own_parts(model).eval()
-        self.model.encoder = baked[0][0] if len(baked) == 1 else _PerDate(baked)  # type: ignore[assignment]
-        self.known = nn.ModuleList(known for _, known in baked)
+        baked = [bake(model.encoder, sensor) for sensor in sensors if sensor is not None]
+        if len(baked) == 1:
+            self.model.encoder = baked[0][0]
+        elif baked:
+            self.model.encoder = _PerDate(baked)  # type: ignore[assignment]
+        self.known = (
+            nn.ModuleList(known for _, known in baked) if baked else nn.ModuleList(FreeBands() for _ in sensors)
+        )
 
     def forward(self, *given: Tensor) -> Tensor:
-        """``[B, H, W, K]`` from x_BHWC, mask_BHW and, where the scene has one, level_B of each date."""
-        each = len(given) // len(self.known)
-        views = [
-            View(given[i * each], known.tensors(), *given[i * each + 1 : (i + 1) * each])  # type: ignore[operator]
-            for i, known in enumerate(self.known)
-        ]
+        """``[B, H, W, K]`` from x_BHWC, mask_BHW, level_B of the scene, and free bands, of each date."""
+        each, views = len(given) // len(self.known), []
+        for date, known in enumerate(self.known):
+            x_BHWC, mask_BHW, *more = given[date * each : (date + 1) * each]
+            level_B = more.pop(0) if self.scene_level else None
+            views.append(View(x_BHWC, known.tensors(*more), mask_BHW, level_B))  # type: ignore[operator]
         return self.model.probabilities(*views)
 
 
@@ -73,25 +84,25 @@ def taught_sensor(sensor: Sensor, card: dict[str, Any]) -> Sensor:
     return as_taught(Scene.from_array(nothing, sensor, name=sensor.name or "the sensor"), card).sensor
 
 
-def task_graph(model: TaskModel, sensors: Sequence[Sensor]) -> tuple[nn.Module, dict[str, Tensor]]:
+def task_graph(model: TaskModel, sensors: Sequence[Sensor | None]) -> tuple[nn.Module, dict[str, Tensor]]:
     """A module to export, and an example of its inputs.
 
     Args:
-        sensors: one a date, as taught (:func:`taught_sensor`).
+        sensors: one a date, as taught (:func:`taught_sensor`); None: bands are inputs.
     """
     graph = TaskGraph(model, sensors)
-    level = model.level == "scene" and model.encoder.level != "none"
     example: dict[str, Tensor] = {}
     for number, sensor in enumerate(sensors, 1):
-        example |= example_of(sensor, model.tile, level, "" if number == 1 else str(number))
+        example |= example_of(sensor, model.tile, graph.scene_level, "" if number == 1 else str(number))
     with torch.no_grad():
         graph.eval()(*example.values())
     for known in graph.known:
-        known.recording = False  # type: ignore[assignment]
+        if isinstance(known, KnownBands):
+            known.recording = False
     return graph, example
 
 
-def task_facts(model: TaskModel, sensors: Sequence[Sensor], weights: str, version: str) -> Facts:
+def task_facts(model: TaskModel, sensors: Sequence[Sensor | None], weights: str, version: str) -> Facts:
     """What is written beside the graph of a task model."""
     told = map_model(model)
     level = model.level if model.encoder.level != "none" or model.level == "sample" else "none"
@@ -99,7 +110,7 @@ def task_facts(model: TaskModel, sensors: Sequence[Sensor], weights: str, versio
     cards = (model.card, model.card.get("pretraining") or {})
     spans = [span for card in cards if (span := trained_range(model.encoder, card))]
     return Facts(
-        model.task, tuple(sensors), model.tile, told.patch, level, weights, version,
+        model.task, tuple(each for each in sensors if each is not None), model.tile, told.patch, level, weights, version,
         classes=told.classes, palette=red_green_blue, threshold=model.threshold, whole_windows=told.whole_windows,
         taught={name: model.card[name] for name in TAUGHT if model.card.get(name)},
         trained_nm=(min(low for low, _ in spans), max(high for _, high in spans)) if spans else None,

@@ -27,7 +27,9 @@ def export(
         str | None,
         typer.Option(
             help="Whose bands are baked in: a scene (a file that tells its bands, CARD or CARD:SCENE), scale and "
-            "quantity included, or a known sensor (see specfm sensors), of values as measured."
+            "quantity included, or a known sensor (see specfm sensors), of values as measured. Without it bands are "
+            "inputs of the file, which then takes any sensor and more time.",
+            show_default=False,
         ),
     ] = None,
     sensor_after: Annotated[
@@ -76,7 +78,7 @@ def export(
 def command(found: Exported) -> None:
     """Say what was written, and how well it agrees."""
     facts = found.facts
-    bands = " and ".join(f"{len(each.bands)} bands" for each in facts.sensors)
+    bands = " and ".join(f"{len(each.bands)} bands" for each in facts.sensors) or "any bands"
     typer.echo(f"{found.path}: {facts.kind}, {bands}, tiles of {facts.tile} pixels, {found.size / 1e6:.2f} MB")
     typer.echo(f"  differs from the model by {found.difference:.1e} of its largest output")
 
@@ -119,17 +121,18 @@ def _task(
         raise UsageError(f"--level {level}: {model} was trained with level {loaded.level}; leave it out")
     if sensor_after is not None and loaded.task != "change":
         raise UsageError(f"--sensor-after is for change models, and {model} is for {loaded.task}; leave it out")
-    seen = [taught_sensor(_sensor(sensor, loaded.encoder, model), loaded.card)]
-    if loaded.task == "change":
-        after = seen[0] if sensor_after is None else _sensor(sensor_after, loaded.encoder, model, "--sensor-after")
-        seen.append(after if sensor_after is None else taught_sensor(after, loaded.card))
+    if sensor_after is not None and sensor is None:
+        raise UsageError("--sensor-after is the second of two sensors; name the first with --sensor")
+    names = [sensor] if loaded.task != "change" else [sensor, sensor_after or sensor]
+    seen = [each and taught_sensor(each, loaded.card) for each in (_sensor(n, loaded.encoder, model) for n in names)]
     graph, example = task_graph(loaded, seen)
     return graph, example, OUTPUTS, task_facts(loaded, seen, *told)
 
 
-def _sensor(name: str | None, encoder: Any, model: str, option: str = "--sensor") -> Sensor:
-    """The sensor meant: of a scene, a known one, or the one that a backbone was built for."""
+def _sensor(name: str | None, encoder: Any, model: str) -> Sensor | None:
+    """The sensor meant: of a scene, a known one, or the one that a backbone was built for; None: any."""
     from specfm.cards.opening import open_scene
+    from specfm.deploy.free import require_free
     from specfm.errors import UsageError
     from specfm.models.backbone import Backbone
     from specfm.sensor_table import get_sensor
@@ -138,7 +141,8 @@ def _sensor(name: str | None, encoder: Any, model: str, option: str = "--sensor"
     if name is None:
         if isinstance(encoder, Backbone):
             return Sensor(encoder.bands)
-        raise UsageError(f"{model} reads any bands, and a file is made for those of one sensor; name it with {option}")
+        require_free(encoder, model)
+        return None
     try:
         return get_sensor(name)
     except UsageError as error:
@@ -146,4 +150,4 @@ def _sensor(name: str | None, encoder: Any, model: str, option: str = "--sensor"
     try:
         return open_scene(name).sensor
     except UsageError as error:
-        raise UsageError(f"{option}: {unknown}, or a scene: {error}") from None
+        raise UsageError(f"--sensor: {unknown}, or a scene: {error}") from None

@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from specfm.bands import BandGrid
 from specfm.deploy.bake import KnownBands, bake
 from specfm.deploy.facts import ENCODER, Facts
+from specfm.deploy.free import FreeBands, band_example
 from specfm.models.backbone import AnyEncoder
 from specfm.sensor_table import known_sensors
 from specfm.sensors import Sensor
@@ -21,52 +23,70 @@ OUTPUTS = ("tokens_BND", "pooled_BD", "valid_BN")
 
 
 class EncoderGraph(nn.Module):
-    """A baked encoder with plain tensors in and out."""
+    """An encoder with plain tensors in and out.
 
-    def __init__(self, encoder: AnyEncoder, known: KnownBands) -> None:
+    Args:
+        encoder, known: baked, with its bands; or one for any bands.
+        scene_level: whether the level of the scene is an input.
+    """
+
+    def __init__(self, encoder: AnyEncoder, known: KnownBands | FreeBands, scene_level: bool) -> None:
         super().__init__()
-        self.encoder, self.known = encoder, known
+        self.encoder, self.known, self.scene_level = encoder, known, scene_level
 
     def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
-        """Features as :data:`OUTPUTS` names them, from x_BHWC, mask_BHW and, where the scene has one, level_B."""
-        x_BHWC, mask_BHW, *level = given
-        found = self.encoder(x_BHWC, self.known.tensors(), mask_BHW, level_B=level[0] if level else None)
+        """Features as :data:`OUTPUTS` names them, from x_BHWC, mask_BHW, level_B of the scene, and free bands."""
+        x_BHWC, mask_BHW, *more = given
+        level_B = more.pop(0) if self.scene_level else None
+        found = self.encoder(x_BHWC, self.known.tensors(*more), mask_BHW, level_B=level_B)
         return found.tokens_BND, found.pooled_BD, found.token_mask_BN
 
 
 def encoder_graph(
-    encoder: AnyEncoder, sensor: Sensor, tile: int, scene_level: bool
+    encoder: AnyEncoder, sensor: Sensor | None, tile: int, scene_level: bool
 ) -> tuple[nn.Module, dict[str, Tensor]]:
     """A module to export, and an example of its inputs.
 
     Args:
-        tile: side of a tile, pixels. scene_level: tiles are divided by a level that is an input.
+        sensor: None: bands are inputs. tile: side of a tile, pixels.
+        scene_level: tiles are divided by a level that is an input.
     """
-    graph = EncoderGraph(*bake(encoder, sensor))
+    baked, known = (encoder.eval(), FreeBands()) if sensor is None else bake(encoder, sensor)
+    graph = EncoderGraph(baked, known, scene_level)
     example = example_of(sensor, tile, scene_level)
     with torch.no_grad():
         graph.eval()(*example.values())
-    graph.known.recording = False
+    if isinstance(known, KnownBands):
+        known.recording = False
     return graph, example
 
 
-def example_of(sensor: Sensor, tile: int, scene_level: bool, turn: str = "") -> dict[str, Tensor]:
-    """Two tiles of smooth spectra with noise, as this sensor stores them, by the names of a graph's inputs."""
+def example_of(sensor: Sensor | None, tile: int, scene_level: bool, turn: str = "") -> dict[str, Tensor]:
+    """Two tiles of smooth spectra with noise by the names of a graph's inputs.
+
+    Args:
+        sensor: as it stores them; None: of a sensor of 24 bands in physical units, which is among the inputs.
+        turn: ``2`` for the second date.
+    """
     rng = np.random.default_rng(0)
-    shape = (2, tile, tile, len(sensor.bands))
+    seen = sensor or Sensor(BandGrid(np.linspace(450, 1100, 24), np.full(24, 12.0)))
+    shape = (2, tile, tile, len(seen.bands))
     physical = 0.3 + 0.1 * np.sin(np.arange(shape[3]) / 9.0) + 0.02 * rng.standard_normal(shape)
     found = {
-        f"x{turn}_BHWC": torch.from_numpy(((physical - sensor.offset) / sensor.scale).astype(np.float32)),
+        f"x{turn}_BHWC": torch.from_numpy(((physical - seen.offset) / seen.scale).astype(np.float32)),
         f"mask{turn}_BHW": torch.from_numpy(rng.random(shape[:3]) > 0.05),
     }
-    return found | ({f"level{turn}_B": torch.full((2,), 0.3)} if scene_level else {})
+    found |= {f"level{turn}_B": torch.full((2,), 0.3)} if scene_level else {}
+    return found | (band_example(seen, turn) if sensor is None else {})
 
 
-def encoder_facts(encoder: AnyEncoder, sensor: Sensor, tile: int, level: str, weights: str, version: str) -> Facts:
+def encoder_facts(
+    encoder: AnyEncoder, sensor: Sensor | None, tile: int, level: str, weights: str, version: str
+) -> Facts:
     """What is written beside the graph of an encoder."""
     return Facts(
         ENCODER,
-        (sensor,),
+        () if sensor is None else (sensor,),
         tile,
         encoder.patch_size,
         level,

@@ -63,6 +63,10 @@ class Facts:
         told = {"format": FORMAT, **asdict(self), "sensors": [sensor.to_dict() for sensor in self.sensors]}
         return json.dumps(told, allow_nan=False)
 
+    def sensor(self, date: int) -> Sensor | None:
+        """What a date (from 0) is baked for, None where bands are inputs."""
+        return self.sensors[date] if self.sensors else None
+
     @classmethod
     def from_json(cls, text: str, where: object) -> Facts:
         """Read what stands in a file.
@@ -100,15 +104,18 @@ class Rescale:
             return (x * np.float32(self.factor) + np.float32(self.shift)).astype(np.float32, copy=False)
 
 
-def fitting(scene: Scene, sensor: Sensor, model: str) -> Rescale:
+def fitting(scene: Scene, sensor: Sensor | None, model: str) -> Rescale:
     """How a scene's numbers become those of the sensor that a model was baked for.
 
     Args:
+        sensor: None: bands are inputs of the graph, and values physical.
         model: what the user calls it, for messages.
 
     Raises:
         UsageError: the scene has other bands, other usable bands, or another quantity.
     """
+    if sensor is None:
+        return Rescale(scene.sensor.scale, scene.sensor.offset)
     has, baked = scene.sensor.bands, sensor.bands
     remedy = f"export for this scene: specfm export ... --sensor {scene.where}"
     if len(has) != len(baked):
@@ -134,7 +141,7 @@ def fitting(scene: Scene, sensor: Sensor, model: str) -> Rescale:
 
 def outside(sensors: Sequence[Sensor], trained_nm: tuple[float, float] | None) -> str | None:
     """A sentence where bands lie outside the wavelengths of training."""
-    if trained_nm is None:
+    if trained_nm is None or not sensors:
         return None
     nm = np.concatenate([sensor.bands.wavelengths_nm[sensor.bands.valid] for sensor in sensors])
     strange = nm[(nm < trained_nm[0]) | (nm > trained_nm[1])]

@@ -46,7 +46,7 @@ def features_to_file(
         UsageError: bands that the encoder is not baked for, an odd stride, or an output that exists.
     """
     known = deployed.facts
-    patch, rescale = known.patch, fitting(scene, known.sensors[0], str(deployed.path))
+    patch, rescale = known.patch, fitting(scene, known.sensor(0), str(deployed.path))
     asked = patch_plan(scene, patch, known.tile, stride, called="tile")
     height, width = asked.shape
     plan = TilePlan((max(height, asked.side), max(width, asked.side)), asked.side, asked.stride)
@@ -61,7 +61,7 @@ def features_to_file(
 
     def encode(tiles: Sequence[Tile]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         x_BTTC, mask_BTT = read(tiles)
-        found = deployed(deployed.date(1, rescale(x_BTTC), mask_BTT, level))
+        found = deployed(deployed.date(1, rescale(x_BTTC), mask_BTT, level, scene.sensor))
         grid = (len(tiles), plan.side, plan.side)
         return found["tokens_BND"].reshape(*grid, depth), found["valid_BN"].reshape(grid)
 

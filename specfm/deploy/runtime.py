@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from specfm.deploy.facts import KEY, Facts
 from specfm.errors import SpecfmError
+from specfm.sensors import LEVELS, QUANTITIES, Sensor
 
 
 class Deployed:
@@ -58,10 +59,25 @@ class Deployed:
         """All outputs by name; a mask may be left out."""
         return dict(zip(self.outputs, self.session.run(None, dict(given)), strict=True))
 
-    def date(self, number: int, x_BTTC: NDArray[Any], mask_BTT: NDArray[Any], level: float | None) -> dict[str, Any]:
-        """Inputs of one date (from 1)."""
+    def date(
+        self, number: int, x_BTTC: NDArray[Any], mask_BTT: NDArray[Any], level: float | None, sensor: Sensor
+    ) -> dict[str, Any]:
+        """Inputs of one date (from 1); of the sensor's bands, where these are inputs."""
         turn = "" if number == 1 else str(number)
         found: dict[str, Any] = {f"x{turn}_BHWC": x_BTTC, f"mask{turn}_BHW": mask_BTT}
         if level is not None:
             found[f"level{turn}_B"] = np.full(len(x_BTTC), level, np.float32)
-        return found
+        return found if self.facts.sensors else found | band_inputs(sensor, turn)
+
+
+def band_inputs(sensor: Sensor, turn: str = "") -> dict[str, NDArray[Any]]:
+    """What a graph for any bands is told of a sensor, beside values in physical units."""
+    bands = sensor.bands
+    quantity = None if sensor.pretreatment else sensor.quantity  # pretreated values are of none
+    return {
+        f"wavelengths{turn}_nm_C": np.where(bands.valid, bands.wavelengths_nm, np.nan),
+        f"fwhm{turn}_nm_C": bands.fwhm_nm.copy(),
+        f"quantity{turn}_G": np.array([-1 if quantity is None else QUANTITIES.index(quantity)]),
+        f"processing{turn}_G": np.array([-1 if sensor.level is None else LEVELS.index(sensor.level)]),
+        f"gsd{turn}_m_G": np.array([np.nan if sensor.gsd_m is None else sensor.gsd_m], np.float32),
+    }

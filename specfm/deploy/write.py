@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from specfm.deploy.facts import Facts
+from specfm.deploy.free import free_axes
 from specfm.deploy.graph import traced, write_onnx, write_pt2
 from specfm.deploy.int8 import quantise
 from specfm.deploy.runtime import Deployed
@@ -38,7 +39,7 @@ def write(
     """Write a module; the largest difference of its first output to the module's, as a share of the largest value.
 
     Args:
-        example: inputs by name; their first axis is the batch, which stays free. outputs: names.
+        example: inputs by name, of which batch and bands stay free. outputs: names.
         form: onnx or pt2. int8: weights of matrix products as 8-bit integers (ONNX).
 
     Raises:
@@ -48,8 +49,7 @@ def write(
     if int8 and form != "onnx":
         raise UsageError(f"--int8 is for ONNX Runtime, not for {form}; leave it out or choose --format onnx")
     refuse_existing(out, overwrite)
-    batch = torch.export.Dim("batch", min=1)
-    program = traced(module, example, {name: {0: batch} for name in example})
+    program = traced(module, example, free_axes(example, torch.export.Dim("batch", min=1)))
     if form == "pt2":
         write_pt2(program, out, facts, overwrite)
     elif int8:
@@ -70,7 +70,8 @@ def write(
 
 def _three(example: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Another number of tiles."""
-    return {name: torch.cat([given, given[:1]]) for name, given in example.items()}
+    tiles = [name for name, axes in free_axes(example, "batch").items() if axes[0] == "batch"]
+    return {name: torch.cat([given, given[:1]]) if name in tiles else given for name, given in example.items()}
 
 
 def _off(out: Path, form: str, module: nn.Module, example: Mapping[str, Tensor]) -> float:

@@ -6,7 +6,7 @@ A cut cube before its tokens and pixels are flat: rows r and cols c of tokens, r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -196,10 +196,11 @@ def _some(mask: Tensor) -> bool:
     return mask.device.type != "cpu" or torch.compiler.is_exporting() or bool(mask.any())
 
 
-def _blocks(x_BCNP: Tensor, weights_GC: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _blocks(x_BCNP: Tensor, weights_GC: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
     """Some bands at a time, or their magnitudes would be a copy of the whole cube; in a graph all, however many."""
-    step = x_BCNP.shape[1] if torch.compiler.is_exporting() else BAND_BLOCK
-    return zip(x_BCNP.split(step, 1), weights_GC.split(step, 1), strict=True)
+    if torch.compiler.is_exporting():
+        return [(x_BCNP, weights_GC)]
+    return zip(x_BCNP.split(BAND_BLOCK, 1), weights_GC.split(BAND_BLOCK, 1), strict=True)
 
 
 def _magnitude(x_BCNP: Tensor, pixel_BNP: Tensor, weights_GC: Tensor) -> Tensor:

@@ -109,8 +109,9 @@ def task_facts(model: TaskModel, sensors: Sequence[Sensor | None], weights: str,
     red_green_blue = tuple((int(r), int(g), int(b)) for r, g, b in told.legend.colours_K3)
     cards = (model.card, model.card.get("pretraining") or {})
     spans = [span for card in cards if (span := trained_range(model.encoder, card))]
+    known = tuple(each for each in sensors if each is not None)
     return Facts(
-        model.task, tuple(each for each in sensors if each is not None), model.tile, told.patch, level, weights, version,
+        model.task, known, model.tile, told.patch, level, weights, version,
         classes=told.classes, palette=red_green_blue, threshold=model.threshold, whole_windows=told.whole_windows,
         taught={name: model.card[name] for name in TAUGHT if model.card.get(name)},
         trained_nm=(min(low for low, _ in spans), max(high for _, high in spans)) if spans else None,

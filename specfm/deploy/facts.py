@@ -81,6 +81,7 @@ class Facts:
             told["sensors"] = tuple(Sensor.from_dict(each) for each in told["sensors"])
             told["palette"] = tuple((int(r), int(g), int(b)) for r, g, b in told["palette"])
             told["classes"] = tuple(str(name) for name in told["classes"])
+            told["trained_nm"] = told["trained_nm"] and (float(told["trained_nm"][0]), float(told["trained_nm"][1]))
             for name in ("tile", "patch"):
                 if not isinstance(told[name], int) or told[name] < 1:
                     raise ValueError(f"{name} is {told[name]!r}")

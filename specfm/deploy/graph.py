@@ -1,6 +1,7 @@
 """From a module to a file that another runtime runs: ONNX, or a torch program (pt2).
 
-The batch stays free, and the bands where they are inputs; everything else is as in the example. In ONNX a mask may be left out (all pixels are then valid).
+The batch stays free, and the bands where they are inputs; everything else is as in the example. In ONNX a mask may be
+left out (all pixels are then valid).
 """
 
 from __future__ import annotations

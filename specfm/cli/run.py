@@ -18,10 +18,10 @@ from specfm.cli._scene import say_map, say_no_data
 def run(
     model: Annotated[str, typer.Argument(help="FILE.onnx that specfm export wrote.")],
     scene: options.SceneName,
-    after: Annotated[str | None, typer.Argument(help="Change model: the second date, on the same grid.")] = None,
     out: Annotated[
         Path, typer.Option("--out", help="FILE.tif, FILE.hdr (ENVI) or FILE.npy: the map, or an encoder's features.")
-    ] = ...,  # type: ignore[assignment]
+    ],
+    after: Annotated[str | None, typer.Argument(help="Change model: the second date, on the same grid.")] = None,
     probabilities: Annotated[Path | None, typer.Option(help="Map: also write one band per class here.")] = None,
     stride: Annotated[
         int,

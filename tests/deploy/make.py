@@ -41,7 +41,7 @@ def encoder(kind: str, **options: Any) -> AnyEncoder:
     if kind in BACKBONES:
         made: AnyEncoder = create_backbone(kind, SENSOR, **BACKBONES[kind])
     else:
-        made = create_encoder("nano", patch_size=PATCH, dim=24, depth=1, heads=2, **{**KINDS[kind], **options})
+        made = create_encoder("nano", patch_size=PATCH, **{"dim": 24, "depth": 1, "heads": 2, **KINDS[kind], **options})
         with torch.no_grad():
             for parameter in made.parameters():
                 if parameter.ndim and not parameter.any():

@@ -40,7 +40,7 @@ class _PerDate(nn.Module):
         """Those of the encoder that was baked for these bands."""
         for encoder, known in zip(self.encoders, self._known, strict=True):
             if known.gave(bands):
-                return encoder.get_intermediate_layers(x, bands, *given, **options)
+                return encoder.get_intermediate_layers(x, bands, *given, **options)  # type: ignore[operator]
         raise AssertionError("bands that no encoder was baked for")
 
 

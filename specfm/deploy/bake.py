@@ -145,7 +145,7 @@ def _stem_of(stem: Stem, bands: BandTensors | None, move: tuple[Tensor, Tensor] 
     """The map (float64) of a stem that these bands go through, and of the alignment behind it."""
     row_G = None if bands is None or move is not None else stem.rows_of(bands.names)
     row = -1 if row_G is None else int(row_G[0])
-    weight_DD, bias_D = stem.weight, stem.bias
+    weight_DD, bias_D = stem.weight.detach(), stem.bias.detach()
     if row >= 0 and stem.weight_SDD is not None and stem.bias_SD is not None:
         weight_DD, bias_D = stem.weight_SDD[row], stem.bias_SD[row]
     weight_DD, bias_D = weight_DD.double(), bias_D.double()

@@ -5,6 +5,7 @@ Shapes: C bands of a call, G = 1 grid.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -57,7 +58,7 @@ def band_example(sensor: Sensor, turn: str) -> dict[str, Tensor]:
     return {name: torch.from_numpy(value) for name, value in band_inputs(sensor, turn).items()}
 
 
-def free_axes(example: dict[str, Tensor], batch: Any) -> dict[str, dict[int, Any]]:
+def free_axes(example: Mapping[str, Tensor], batch: Any) -> dict[str, dict[int, Any]]:
     """Which axes of a graph's inputs may have any size: the batch, and the bands of each date where they are inputs."""
     found: dict[str, dict[int, Any]] = {}
     for turn in ("", "2"):

@@ -47,7 +47,8 @@ def encoder(kind: str, **options: Any) -> AnyEncoder:
                 if parameter.ndim and not parameter.any():
                     torch.nn.init.normal_(parameter, std=0.05)
             if made.trunk == "stem":
-                made.stem.set(torch.eye(24) + 0.3 * torch.randn(24, 24), torch.randn(24))
+                width = made.num_features
+                made.stem.set(torch.eye(width) + 0.3 * torch.randn(width, width), torch.randn(width))
     return made.eval()
 
 

@@ -1,4 +1,4 @@
-"""A task model as a graph: from tiles of one date, or of two from two sensors, to the probabilities of every pixel.
+"""A task model as a graph: from tiles of one date, or of two from two sensors, to scores and probabilities of pixels.
 
 Shapes: B tiles, H W pixels, C bands, K classes.
 """
@@ -23,7 +23,7 @@ from specfm.deploy.free import FreeBands
 from specfm.scene import Scene
 from specfm.sensors import Sensor
 
-OUTPUTS = ("probabilities_BHWK",)
+OUTPUTS = ("probabilities_BHWK", "scores_BKHW")
 TAUGHT = ("pretreatment", "bands")  # what of a card is done to a scene before the model sees it
 
 
@@ -64,14 +64,15 @@ class TaskGraph(nn.Module):
             nn.ModuleList(known for _, known in baked) if baked else nn.ModuleList(FreeBands() for _ in sensors)
         )
 
-    def forward(self, *given: Tensor) -> Tensor:
-        """``[B, H, W, K]`` from x_BHWC, mask_BHW, level_B of the scene, and free bands, of each date."""
+    def forward(self, *given: Tensor) -> tuple[Tensor, Tensor]:
+        """As :data:`OUTPUTS` names them, from x_BHWC, mask_BHW, level_B of the scene and free bands of each date."""
         each, views = len(given) // len(self.known), []
         for date, known in enumerate(self.known):
             x_BHWC, mask_BHW, *more = given[date * each : (date + 1) * each]
             level_B = more.pop(0) if self.scene_level else None
             views.append(View(x_BHWC, known.tensors(*more), mask_BHW, level_B))  # type: ignore[operator]
-        return self.model.probabilities(*views)
+        scores_BKHW = self.model.dense_scores(*views)
+        return self.model.probabilities(scores_BKHW, *views), scores_BKHW
 
 
 def taught_sensor(sensor: Sensor, card: dict[str, Any]) -> Sensor:

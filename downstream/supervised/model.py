@@ -264,13 +264,12 @@ class TaskModel(nn.Module):
         was_training = self.training
         self.eval()
         try:
-            return self.probabilities(view, second)
+            return self.probabilities(self.dense_scores(view, second), view, second)
         finally:
             self.train(was_training)
 
-    def probabilities(self, view: View, second: View | None = None) -> Tensor:
-        """Of every class at every pixel, ``[B, H, W, K]``, zeros where a pixel is invalid (at either date)."""
-        scores = self.dense_scores(view, second)
+    def probabilities(self, scores: Tensor, view: View, second: View | None = None) -> Tensor:
+        """``[B, H, W, K]`` of dense scores ``[B, K, H, W]``; zeros where a pixel is invalid (at either date)."""
         valid_BHW = valid_pixels(view).to(scores.device)
         if second is not None:
             valid_BHW = valid_BHW & valid_pixels(second).to(scores.device)

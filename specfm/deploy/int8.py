@@ -6,6 +6,7 @@ from pathlib import Path
 
 from specfm.deploy.facts import KEY, Facts
 from specfm.deploy.graph import quiet
+from specfm.errors import UsageError
 from specfm.files import publish_file, refuse_existing, temporary_sibling
 
 OPERATIONS = ("MatMul", "Gemm")
@@ -20,7 +21,7 @@ def quantise(source: Path, out: Path, facts: Facts, overwrite: bool) -> None:
         source: an ONNX file that specfm exported. facts: to be written in it.
 
     Raises:
-        UsageError: ``out`` exists.
+        UsageError: ``out`` exists, or the trunk has no matrix products (a convolutional network).
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -28,6 +29,10 @@ def quantise(source: Path, out: Path, facts: Facts, overwrite: bool) -> None:
     refuse_existing(out, overwrite)
     model = onnx.load(str(source))
     chosen = [node.name for node in model.graph.node if node.op_type in OPERATIONS and TRUNK in f".{node.name}"]
+    if not chosen:
+        raise UsageError(
+            f"{out}: the trunk of this model has no matrix products, which are what --int8 makes small; leave it out"
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_sibling(out)
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ def write(
     int8: bool = False,
     overwrite: bool = False,
 ) -> float:
-    """Write a module; the largest difference of its first output to the module's, as a share of the largest value.
+    """Write a module; the largest difference of any output to the module's, as a share of its largest value.
 
     Args:
         example: inputs by name, of which batch and bands stay free. outputs: names.
@@ -76,16 +77,15 @@ def _three(example: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _off(out: Path, form: str, module: nn.Module, example: Mapping[str, Tensor]) -> float:
     with torch.no_grad():
-        wanted = module(*example.values())
-        wanted = (wanted if isinstance(wanted, tuple) else (wanted,))[0].numpy()
+        wanted = [each.numpy() for each in module(*example.values())]
         if form == "pt2":
-            found = torch.export.load(out).module()(*example.values())
-            return difference((found if isinstance(found, tuple) else (found,))[0].numpy(), wanted)
-    deployed = Deployed(out, threads=1)
-    given = {name: tensor.numpy() for name, tensor in example.items()}
-    return difference(deployed(given)[deployed.outputs[0]], wanted)
+            found = [each.numpy() for each in torch.export.load(out).module()(*example.values())]
+        else:
+            found = list(Deployed(out, threads=1)({name: given.numpy() for name, given in example.items()}).values())
+    return max(difference(*pair) for pair in zip(found, wanted, strict=True))
 
 
-def difference(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
-    """Largest absolute difference over the largest absolute value wanted."""
+def difference(found: NDArray[Any], wanted: NDArray[Any]) -> float:
+    """Largest absolute difference over the largest absolute value wanted; of masks, 1 where any differs."""
+    found, wanted = found.astype(np.float64), wanted.astype(np.float64)
     return float(np.abs(found - wanted).max() / max(float(np.abs(wanted).max()), 1e-30))

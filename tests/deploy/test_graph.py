@@ -78,6 +78,12 @@ def test_a_file_says_what_it_is_and_nothing_of_where_it_was_made(plain: Path, re
     assert (model.producer_name, model.producer_version) == ("specfm", "1.0")
 
 
+def test_inspect_tells_of_a_file(plain: Path) -> None:
+    [told] = specfm.inspect(plain).rows
+    assert (told["kind"], told["bands"], told["tile"]) == ("an exported encoder", ["12 (450-1100 nm)"], TILE)
+    assert told["next"] == f"specfm run {plain} SCENE --out features.npy"
+
+
 def test_what_exists_is_kept(plain: Path) -> None:
     before = plain.read_bytes()
     with pytest.raises(UsageError, match="exists; choose another --out or pass --overwrite"):
@@ -174,3 +180,6 @@ def test_int8_is_smaller_and_close(tmp_path: Path) -> None:
     assert 1e-6 < off(*found[::-1]) < 0.05
     with pytest.raises(UsageError, match="--int8 is for ONNX Runtime"):
         exported(made, SENSOR, tmp_path / "x.pt2", int8=True)
+    with pytest.raises(UsageError, match="no matrix products"):
+        exported(encoder("timm:resnet10t"), SENSOR, tmp_path / "x.onnx", int8=True)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["small.onnx", "whole.onnx"]

@@ -108,6 +108,7 @@ class BandTensors:
 
         Args:
             what: its name, one for each use in a model.
+            compute: gives a tensor or a tuple of them.
         """
         return compute() if self.folded is None else self.folded(what, compute)
 

@@ -48,6 +48,7 @@ class TaskGraph(nn.Module):
     """A task model with plain tensors in and out.
 
     Args:
+        model: is not changed.
         sensors: that it is baked for, one a date; None: bands are inputs.
     """
 
@@ -89,6 +90,7 @@ def task_graph(model: TaskModel, sensors: Sequence[Sensor | None]) -> tuple[nn.M
     """A module to export, and an example of its inputs.
 
     Args:
+        model: is not changed.
         sensors: one a date, as taught (:func:`taught_sensor`); None: bands are inputs.
     """
     graph = TaskGraph(model, sensors)

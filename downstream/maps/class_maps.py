@@ -35,8 +35,10 @@ class MapModel:
     """What a map needs to know of a model.
 
     Attributes:
-        task: classification, segmentation or change. classes: names of the K classes.
-        tile: side of the tiles it was trained on, pixels. patch: of its encoder, pixels.
+        task: classification, segmentation or change.
+        classes: names of the K classes.
+        tile: side of the tiles it was trained on, pixels.
+        patch: of its encoder, pixels.
         level: ``scene``: all tiles are divided by one brightness level; ``sample``: each by its own.
         threshold: probability above which a pixel counts as changed (change only).
         whole_windows: a window gets one class that says nothing of its parts: a map takes one window a pixel.
@@ -68,7 +70,10 @@ class Date:
     """Tiles of one scene as a model is given them.
 
     Attributes:
-        x_BTTC: float32, as stored. mask_BTT: valid pixels. level: of the scene, None where each tile has its own.
+        scene: that they are of.
+        x_BTTC: float32, as stored.
+        mask_BTT: valid pixels.
+        level: of the scene, None where each tile has its own.
     """
 
     scene: Scene
@@ -178,6 +183,7 @@ def classes_to_file(
     """Write the map of a model on the scene's own pixels.
 
     Args:
+        model: what is known of it.
         predict: probabilities of tiles, such as a :class:`TilePredictor`.
         scenes: one scene, or two dates on one grid for a change model (see ``downstream.maps.change``).
         out: ``.tif``, ``.hdr`` (ENVI Classification) or ``.npy``; 0 = no data, 1.. = the model's classes in order.

@@ -26,7 +26,8 @@ class EncoderGraph(nn.Module):
     """An encoder with plain tensors in and out.
 
     Args:
-        encoder, known: baked, with its bands; or one for any bands.
+        encoder: baked, or one for any bands.
+        known: its bands.
         scene_level: whether the level of the scene is an input.
     """
 
@@ -48,7 +49,9 @@ def encoder_graph(
     """A module to export, and an example of its inputs.
 
     Args:
-        sensor: None: bands are inputs. tile: side of a tile, pixels.
+        encoder: is not changed.
+        sensor: None: bands are inputs.
+        tile: side of a tile, pixels.
         scene_level: tiles are divided by a level that is an input.
     """
     baked, known = (encoder.eval(), FreeBands()) if sensor is None else bake(encoder, sensor)
@@ -66,6 +69,8 @@ def example_of(sensor: Sensor | None, tile: int, scene_level: bool, turn: str = 
 
     Args:
         sensor: as it stores them; None: of a sensor of 24 bands in physical units, which is among the inputs.
+        tile: side of a tile, pixels.
+        scene_level: whether the level of the scene is an input.
         turn: ``2`` for the second date.
     """
     rng = np.random.default_rng(0)

@@ -33,11 +33,15 @@ class Facts:
         kind: one of :data:`KINDS`.
         sensors: that the model is baked for, one a date: bands (nm), quantity, and the scale and offset of its input;
             empty where bands are inputs of the graph.
-        tile: side of its input, pixels. patch: of the encoder, pixels.
+        tile: side of its input, pixels.
+        patch: of the encoder, pixels.
         level: ``scene``: the graph takes the level of the scene; ``sample``: it divides each tile by its own; ``none``.
-        weights: digest of the release it was made of. version: of specfm.
+        weights: digest of the release it was made of.
+        version: of specfm.
         precision: fp32 or int8.
-        classes: names of the K classes. palette: their colours. threshold: for *changed*.
+        classes: names of the K classes.
+        palette: their colours.
+        threshold: for *changed*.
         whole_windows: a map takes one window a pixel.
         taught: of the card, what is done to a scene first: pretreatment and selection of bands.
         trained_nm: lowest and highest wavelength of its training, where known.
@@ -109,6 +113,7 @@ def fitting(scene: Scene, sensor: Sensor | None, model: str) -> Rescale:
     """How a scene's numbers become those of the sensor that a model was baked for.
 
     Args:
+        scene: as the model was taught.
         sensor: None: bands are inputs of the graph, and values physical.
         model: what the user calls it, for messages.
 

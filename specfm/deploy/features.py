@@ -34,8 +34,13 @@ def features_to_file(
     """Write one feature vector per patch of a scene.
 
     Args:
+        deployed: an encoder.
+        scene: read tile by tile.
         out: ``.npy`` (with a ``.json`` of coordinates beside), ``.hdr`` (ENVI) or ``.tif``; NaN without a valid pixel.
         stride: step between tiles, pixels, a multiple of the patch; 0 = half a tile.
+        batch_size: tiles per call.
+        overwrite: replace existing files.
+        facts: further facts to keep with the file.
 
     A scene smaller than the tile, which is part of the graph, is padded with pixels that count as invalid.
 

@@ -43,7 +43,8 @@ def traced(module: nn.Module, example: Mapping[str, Tensor], free: Mapping[str, 
     """A torch ExportedProgram of a module in evaluation.
 
     Args:
-        module: its ``forward`` takes ``*given``, the inputs in this order. example: inputs by name.
+        module: its ``forward`` takes ``*given``, the inputs in the order of the example.
+        example: inputs by name.
         free: axes of inputs that may have any size, and the ``torch.export.Dim`` of each.
 
     Raises:
@@ -63,7 +64,8 @@ def write_onnx(
     """Write an ExportedProgram as one ONNX file, facts in its metadata.
 
     Raises:
-        UsageError: ``out`` exists. SpecfmError: an operation without an ONNX form.
+        UsageError: ``out`` exists.
+        SpecfmError: an operation without an ONNX form.
     """
     import onnx
     from onnx_ir.passes.common import DeduplicateInitializersPass

@@ -18,7 +18,10 @@ def quantise(source: Path, out: Path, facts: Facts, overwrite: bool) -> None:
     """Write the same model with int8 weights, one scale a channel; activations are scaled as they come.
 
     Args:
-        source: an ONNX file that specfm exported. facts: to be written in it.
+        source: an ONNX file that specfm exported.
+        out: to be written.
+        facts: to be written in it.
+        overwrite: replace ``out``.
 
     Raises:
         UsageError: ``out`` exists, or the trunk has no matrix products (a convolutional network).

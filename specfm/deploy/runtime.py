@@ -21,13 +21,18 @@ class Deployed:
     """An exported model, loaded.
 
     Attributes:
-        path: the file. facts: what stands in it.
+        path: the file.
+        facts: what stands in it.
+        session: of the runtime.
+        inputs: their names.
+        outputs: their names.
     """
 
     def __init__(self, path: str | Path, threads: int = 0) -> None:
         """Load a file.
 
         Args:
+            path: of the file.
             threads: of the runtime; 0 = one a core.
 
         Raises:

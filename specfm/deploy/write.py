@@ -40,12 +40,19 @@ def write(
     """Write a module; the largest difference of any output to the module's, as a share of its largest value.
 
     Args:
-        example: inputs by name, of which batch and bands stay free. outputs: names.
-        form: onnx or pt2. int8: weights of matrix products as 8-bit integers (ONNX).
+        module: its ``forward`` takes ``*given``, the inputs in the order of the example.
+        example: inputs by name, of which batch and bands stay free.
+        outputs: their names.
+        out: to be written.
+        facts: to be written in it.
+        form: onnx or pt2.
+        int8: weights of matrix products as 8-bit integers (ONNX).
+        overwrite: replace ``out``.
 
     Raises:
-        UsageError: ``out`` exists, or int8 of another format. SpecfmError: a part of the module cannot be exported, or
-            what was written answers otherwise than the module (it is then removed).
+        UsageError: ``out`` exists, or int8 of another format.
+        SpecfmError: a part of the module cannot be exported, or what was written answers otherwise than the module (it
+            is then removed).
     """
     if int8 and form != "onnx":
         raise UsageError(f"--int8 is for ONNX Runtime, not for {form}; leave it out or choose --format onnx")

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import specfm
+from specfm.dense.tile_reader import TileReader, scene_level
 from specfm.deploy.encoder import OUTPUTS, encoder_facts, encoder_graph
 from specfm.deploy.facts import Facts
 from specfm.deploy.graph import format_of, traced
@@ -16,6 +17,7 @@ from specfm.deploy.runtime import Deployed
 from specfm.deploy.write import write
 from specfm.errors import SpecfmError, UsageError
 from specfm.sensors import Sensor
+from specfm.tiles import Tile
 from tests.deploy.make import BACKBONES, KINDS, SENSOR, TILE, encoder, off, tiles
 
 pytest.importorskip("onnx")
@@ -130,6 +132,24 @@ def test_every_encoder_in_the_runtime(kind: str, tmp_path: Path) -> None:
     level = kind != "no-level"
     assert exported(made, SENSOR, tmp_path / "encoder.onnx", level) < 1e-5
     check(made, tmp_path / "encoder.onnx", level=0.6 if level else None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [*FREE, "fixed", "specaware"])
+def test_real_pixels(kind: str, data_root: Path, tmp_path: Path) -> None:
+    scene = next(iter(specfm.load_card("salinas_a").scenes()))
+    options = {"fixed": {"channels": scene.shape[2]}, "specaware": {"image_size": 6, "rank": 4}}.get(kind, {})
+    made = encoder(kind, **options)
+    exported(made, scene.sensor, tmp_path / "encoder.onnx")
+    x_BTTC, mask_BTT = TileReader(scene, 1)([Tile(row, col, TILE, TILE) for row in (0, 33, 70) for col in (2, 40)])
+    level = scene_level(scene)
+    with torch.no_grad():
+        wanted = made(
+            torch.from_numpy(x_BTTC), scene.sensor, torch.from_numpy(mask_BTT), level_B=torch.full((6,), level)
+        )
+    deployed = Deployed(tmp_path / "encoder.onnx", threads=1)
+    found = deployed(deployed.date(1, x_BTTC, mask_BTT, level, scene.sensor))
+    assert off(found["tokens_BND"], wanted.tokens_BND) < 1e-5 and off(found["pooled_BD"], wanted.pooled_BD) < 1e-5
 
 
 @pytest.mark.slow

@@ -45,6 +45,8 @@ _PUBLIC = {
             "search",
             "change",
             "embed",
+            "export",
+            "run",
             "report",
         )
     },

@@ -5,9 +5,9 @@ Shapes: B samples of a part, H W pixels, C bands (padded to the widest), G = 1 w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from specfm.errors import SpecfmError
 from specfm.sensor_table import as_sensor
 from specfm.sensors import LEVELS, QUANTITIES, Sensor
 
+Found = TypeVar("Found", bound=Tensor | tuple[Tensor, ...])
 FILLER_NM = 1000.0  # stands where a padded or unusable band has no centre; never enters a result
 
 
@@ -34,6 +35,7 @@ class BandTensors:
         level_G: int64 index into :data:`LEVELS`; -1 unknown.
         gsd_m_G: float32 metres, NaN unknown.
         names: G instrument names.
+        folded: what :meth:`once` asks, of bands that a model is baked for (``specfm.deploy``); else None.
     """
 
     wavelengths_nm_GC: Tensor
@@ -45,6 +47,7 @@ class BandTensors:
     level_G: Tensor
     gsd_m_G: Tensor
     names: tuple[str | None, ...]
+    folded: Callable[[str, Callable[[], Any]], Any] | None = field(default=None, compare=False)
 
     @classmethod
     def from_sensors(
@@ -93,12 +96,21 @@ class BandTensors:
         return self.wavelengths_nm_GC.shape[1]
 
     def _map(self, function: Any, names: tuple[str | None, ...]) -> BandTensors:
-        tensors = {f.name: function(getattr(self, f.name)) for f in fields(self) if f.name != "names"}
+        tensors = {f.name: function(getattr(self, f.name)) for f in fields(self) if f.name not in ("names", "folded")}
         return BandTensors(**tensors, names=names)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> BandTensors:
         """Move every tensor."""
-        return self._map(lambda t: t.to(device, non_blocking=non_blocking), self.names)
+        return self._map(lambda t: t.to(device, non_blocking=non_blocking), self.names).replace(folded=self.folded)
+
+    def once(self, what: str, compute: Callable[[], Found]) -> Found:
+        """What follows from the bands alone: computed, or looked up where a model is baked for these bands.
+
+        Args:
+            what: its name, one for each use in a model.
+            compute: gives a tensor or a tuple of them.
+        """
+        return compute() if self.folded is None else self.folded(what, compute)
 
     def expand(self, batch: int) -> BandTensors:
         """One row per sample (views, no copy) when the part shares one grid; itself when it already has ``batch``."""

@@ -22,7 +22,7 @@ from downstream.features.encoders import encoder_device
 from downstream.features.extract import iterate_windows
 from downstream.features.pooling import encode
 from downstream.splits.samples import Samples
-from specfm.dense.tile_encoder import fitting_batch
+from specfm.dense.tile_reader import fitting_batch
 from specfm.errors import UsageError
 from specfm.progress import progress
 

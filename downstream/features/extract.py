@@ -17,7 +17,7 @@ from downstream.features.bank import gather
 from downstream.features.encoders import encoder_device
 from downstream.features.pooling import chosen_layers, encode, pooling_parts
 from downstream.splits.samples import Samples, collect_samples
-from specfm.dense.tile_encoder import fitting_batch
+from specfm.dense.tile_reader import fitting_batch
 from specfm.errors import SpecfmError, UsageError
 from specfm.models.backbone import side_multiple
 from specfm.progress import progress

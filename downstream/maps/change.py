@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from downstream.features.standardise import Standardiser
 from downstream.maps.paint import fitting_sample, paint, unit_rows
-from specfm.dense.tile_encoder import TileEncoder, fitting_batch, patch_plan
+from specfm.dense.tile_encoder import TileEncoder
+from specfm.dense.tile_reader import fitting_batch, patch_plan
 from specfm.grids import Grid, require_one_grid
 from specfm.models.backbone import AnyEncoder
 from specfm.objects import otsu

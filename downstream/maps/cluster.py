@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from downstream.features.standardise import Standardiser
 from downstream.maps.paint import fitting_sample, paint
-from specfm.dense.tile_encoder import TileEncoder, cell_side, copies, fitting_batch, patch_plan
+from specfm.dense.tile_encoder import TileEncoder, cell_side, copies
+from specfm.dense.tile_reader import fitting_batch, patch_plan
 from specfm.errors import UsageError
 from specfm.models.backbone import AnyEncoder
 from specfm.progress import progress

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from downstream.features.standardise import Standardiser
 from downstream.maps.paint import fitting_sample, paint, unit_rows
-from specfm.dense.tile_encoder import TileEncoder, cell_side, copies, fitting_batch, patch_plan
+from specfm.dense.tile_encoder import TileEncoder, cell_side, copies
+from specfm.dense.tile_reader import fitting_batch, patch_plan
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import atomic_write_bytes, refuse_existing
 from specfm.models.backbone import AnyEncoder

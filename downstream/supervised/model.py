@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from downstream.features.pooling import pixel_tokens, pool, pooling_parts
 from downstream.features.standardise import Standardiser
+from downstream.supervised.decide import decide
 from downstream.supervised.heads import ON_WINDOWS, Fusion, Standardise, make_head
 from downstream.supervised.views import View, valid_pixels
 from specfm.errors import SpecfmError, UsageError
@@ -263,9 +264,12 @@ class TaskModel(nn.Module):
         was_training = self.training
         self.eval()
         try:
-            scores = self.dense_scores(view, second)
+            return self.probabilities(self.dense_scores(view, second), view, second)
         finally:
             self.train(was_training)
+
+    def probabilities(self, scores: Tensor, view: View, second: View | None = None) -> Tensor:
+        """``[B, H, W, K]`` of dense scores ``[B, K, H, W]``; zeros where a pixel is invalid (at either date)."""
         valid_BHW = valid_pixels(view).to(scores.device)
         if second is not None:
             valid_BHW = valid_BHW & valid_pixels(second).to(scores.device)
@@ -273,12 +277,8 @@ class TaskModel(nn.Module):
         return torch.where(valid_BHW[..., None], probabilities, 0.0)
 
     def decide(self, probabilities_K: np.ndarray) -> np.ndarray:
-        """Class per pixel of ``[..., K]`` probabilities: the largest, or *changed* above the threshold; -1 invalid."""
-        if self.task == "change":
-            found = (probabilities_K[..., 1] > (0.5 if self.threshold is None else self.threshold)).astype(np.int64)
-        else:
-            found = probabilities_K.argmax(-1)
-        return np.where(probabilities_K.sum(-1) > 0, found, -1)
+        """Class per pixel of ``[..., K]`` probabilities; -1 invalid."""
+        return decide(self.task, self.threshold, probabilities_K)
 
     @torch.no_grad()
     def settle_batch_norm(self, *dates: Sequence[View]) -> None:

@@ -23,7 +23,7 @@ from downstream.supervised.views import TURNS, View, turned_batch, turns_about_i
 from downstream.tasks.config import FinetuneConfig
 from specfm.band_selection import select_scenes
 from specfm.batch import BandTensors
-from specfm.dense.tile_encoder import scene_level
+from specfm.dense.tile_reader import scene_level
 from specfm.digests import digest_parts
 from specfm.errors import SpecfmError, UsageError
 from specfm.grids import Grid, require_one_grid

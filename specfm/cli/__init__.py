@@ -42,6 +42,8 @@ COMMANDS: dict[str, str] = {
     "search": "specfm.cli.search",
     "predict": "specfm.cli.predict",
     "change": "specfm.cli.change",
+    "export": "specfm.cli.export",
+    "run": "specfm.cli.run",
     "report": "specfm.cli.report",
 }
 INTERRUPTED = 130  # the shell's code for a process ended by SIGINT

@@ -29,6 +29,8 @@ def recognise(path: Path) -> dict[str, Any] | None:
         return None
     if path.suffix.lower() in RESULTS and path.is_file():
         return _results(path)
+    if path.suffix.lower() == ".onnx" and path.is_file():
+        return _exported(path)
     return _shards(path) if path.is_file() and _is_shard(path) else None
 
 
@@ -108,6 +110,25 @@ def _model(path: Path) -> dict[str, Any]:
         "readme": str(folder / "README.md"),
         "next": f"specfm probe {path} --data CARD" if task is None else f"specfm predict {path} SCENE --out map.tif",
     }
+
+
+def _exported(path: Path) -> dict[str, Any]:
+    from specfm.deploy.runtime import Deployed
+
+    facts = Deployed(path).facts
+    spans = []
+    for sensor in facts.sensors:
+        nm = sensor.bands.wavelengths_nm[sensor.bands.valid]
+        spans.append(f"{len(sensor.bands)} ({nm.min():.0f}-{nm.max():.0f} nm)")
+    encoder = facts.kind == "encoder"
+    last = "--out features.npy" if encoder else "AFTER --out map.tif" if facts.kind == "change" else "--out map.tif"
+    return {
+        "path": str(path), "kind": f"an exported {'encoder' if encoder else f'model for {facts.kind}'}",
+        "bands": spans or "any, given with the pixels",
+        "input": [f"stored * {s.scale:g} + {s.offset:g} = {s.quantity or 'values'}" for s in facts.sensors],
+        "tile": facts.tile, "level": facts.level, "precision": facts.precision, "classes": list(facts.classes),
+        "made_of": facts.weights, "next": f"specfm run {path} SCENE {last}",
+    }  # fmt: skip
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from downstream.benchmark.leaderboard import Board
+    from specfm.deploy.facts import Facts
     from specfm.scene import Scene
 
 
@@ -81,6 +82,26 @@ class FeatureMap(Raster):
     """
 
     facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model as one file.
+
+    Attributes:
+        path: the file, for :func:`specfm.run` where it is ONNX.
+        facts: what travels in it: kind, sensors, tile, classes, palette, digest of the weights.
+        difference: of what the file answers to what the model does, as a share of the largest output.
+    """
+
+    path: Path
+    facts: Facts
+    difference: float
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self.path.stat().st_size
 
 
 @dataclass(frozen=True)

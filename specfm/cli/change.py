@@ -47,7 +47,8 @@ def change(
 ) -> ClassMap:
     """Write which pixels changed from BEFORE to AFTER: 1 unchanged, 2 changed, 0 no data at one of the dates."""
     from downstream.maps.change import distance_to_file
-    from downstream.maps.predict import Layout, predict_to_file
+    from downstream.maps.class_maps import Layout
+    from downstream.maps.predict import predict_to_file
     from downstream.supervised.folder import load_task
     from specfm.cards.opening import open_scene
     from specfm.checkpoint import TASK, find_release, load, release_digest

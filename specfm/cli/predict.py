@@ -36,7 +36,8 @@ def predict(
     overwrite: options.Overwrite = False,
 ) -> ClassMap:
     """Write the class of every pixel of SCENE, of any size, in bounded memory; 0 = no data."""
-    from downstream.maps.predict import Layout, as_taught, fit_to, predict_to_file
+    from downstream.maps.class_maps import Layout, as_taught
+    from downstream.maps.predict import fit_to, predict_to_file
     from downstream.supervised.folder import load_task
     from specfm.cards.opening import open_scene
     from specfm.checkpoint import release_digest

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from specfm.bands import BandGrid
 from specfm.dense.given import as_scene
-from specfm.dense.tile_encoder import DenseEncoder, TileEncoder, cell_side, copies, fitting_batch, patch_plan
+from specfm.dense.tile_encoder import DenseEncoder, TileEncoder, cell_side, copies
+from specfm.dense.tile_reader import fitting_batch, patch_plan
 from specfm.scene import Scene
 from specfm.sensors import Sensor
 from specfm.tiles import blended_rows

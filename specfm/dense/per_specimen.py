@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specfm.dense.tile_encoder import DenseEncoder, TileEncoder, fitting_batch, patch_plan
+from specfm.dense.tile_encoder import DenseEncoder, TileEncoder
+from specfm.dense.tile_reader import fitting_batch, patch_plan
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import atomic_write_bytes, atomic_write_text, refuse_existing
 from specfm.models.backbone import side_multiple

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specfm.dense.tile_encoder import DenseEncoder, TileEncoder, cell_side, copies, fitting_batch, patch_plan
+from specfm.dense.tile_encoder import DenseEncoder, TileEncoder, cell_side, copies
+from specfm.dense.tile_reader import fitting_batch, patch_plan
 from specfm.errors import UsageError
 from specfm.progress import progress
 from specfm.rasters.writers import open_raster, refuse_shared_name, scaled_geo

@@ -16,7 +16,7 @@ import torch
 from specfm.batch import BandTensors
 from specfm.dense.fit_tokens import FitEncoder, add_lattices, empty_moments, lattices, window_side
 from specfm.dense.home import HomeSpectra
-from specfm.dense.tile_encoder import fitting_batch, refuse_odd_numbers
+from specfm.dense.tile_reader import fitting_batch, refuse_odd_numbers
 from specfm.digests import digest_parts
 from specfm.errors import UsageError
 from specfm.scene import Scene

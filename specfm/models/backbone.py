@@ -288,15 +288,16 @@ class Backbone(HubMethods, TimmSurface, nn.Module):
         """
         tensors = bands if isinstance(bands, BandTensors) else BandTensors.from_sensors(bands)
         x_BHWM, tensors = x_BHWM.to(self.device), tensors.to(self.device)
-        if x_BHWM.ndim != 4 or x_BHWM.shape[-1] != tensors.channels or len(tensors) not in (1, len(x_BHWM)):
+        if x_BHWM.ndim != 4 or x_BHWM.shape[-1] != tensors.channels or len(tensors) not in (1, x_BHWM.shape[0]):
             raise SpecfmError(
                 f"a cube of shape {tuple(x_BHWM.shape)} does not go with {len(tensors)} grids of {tensors.channels} "
                 "bands; give (batch, rows, cols, bands) and the bands of the cube"
             )
-        index_GC, there_GC = self._match(tensors)
+        index_GC, there_GC = tensors.once("match", lambda: self._match(tensors))
         if len(tensors) == 1:
             index_C = index_GC[0]
-            whole = len(index_C) == tensors.channels and bool((index_C[1:] > index_C[:-1]).all())
+            whole = len(index_C) == tensors.channels and not torch.compiler.is_exporting()
+            whole = whole and bool((index_C[1:] > index_C[:-1]).all())
             x_BHWC = (x_BHWM if whole else x_BHWM[..., index_C]).to(torch.float32)
         else:
             x_BHWC = x_BHWM.to(torch.float32).gather(3, index_GC[:, None, None].expand(*x_BHWM.shape[:3], -1))
@@ -495,5 +496,5 @@ def _as_map(found: Tensor, net: Any, grid: tuple[int, int] | None) -> Tensor:
     if found.ndim == 3:
         assert grid is not None
         tokens = found[:, int(getattr(net, "num_prefix_tokens", 0)) :]
-        return tokens.mT.reshape(len(found), -1, *grid)
+        return tokens.mT.reshape(found.shape[0], -1, *grid)
     return found if found.shape[1] == net.num_features else found.movedim(-1, 1)

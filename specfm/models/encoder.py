@@ -262,11 +262,11 @@ class Encoder(HubMethods, TimmSurface, Front):
             masks = [m.gather(1, keep) for m, keep in zip(masks, then_keep, strict=True)]
         tokens_BTD, mask_BN = one_below_the_other(tokens, masks)
         if self.class_token is not None:
-            first_B1D = self.class_token.expand(len(tokens_BTD), -1, -1).to(tokens_BTD.dtype)
+            first_B1D = self.class_token.expand(tokens_BTD.shape[0], -1, -1).to(tokens_BTD.dtype)
             tokens_BTD = torch.cat([first_B1D, tokens_BTD], 1)
         seen = [part.pixel_mask_BQ for part in parts if part.pixel_mask_BQ is not None]
         if not seen:
-            seen = [mask_BN.new_zeros(len(mask_BN), 0)]
+            seen = [mask_BN.new_zeros(mask_BN.shape[0], 0)]
         else:
             pixels = [part.pixel_BQD for part in parts if part.pixel_BQD is not None]
             tokens_BTD = torch.cat([tokens_BTD, torch.cat(pixels)], 1)

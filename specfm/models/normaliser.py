@@ -97,15 +97,19 @@ class Normaliser(nn.Module):
         Raises:
             SpecfmError: the statistics were never fitted.
         """
+        mean_GC, deviation_GC = patches.bands.once("normaliser", lambda: self._statistics(patches))
+        x_BCNP = (patches.x_BCNP - mean_GC[:, :, None, None]) / deviation_GC[:, :, None, None]
+        here = patches.bands.valid_GC[:, :, None, None] & patches.token_mask_BN[:, None, :, None]
+        return replace(patches, x_BCNP=torch.where(here, x_BCNP, 0.0))
+
+    def _statistics(self, patches: Patches) -> tuple[Tensor, Tensor]:
+        """Mean and deviation at the bands (G, C)."""
         if not self.fitted:
             raise SpecfmError(
                 f"this encoder is made with normalise={self.kind} and has no statistics of training data yet; pretrain "
                 "it (specfm pretrain fits them), or call encoder.fit_normaliser(batches)"
             )
-        mean_GC, deviation_GC = (self._at(values_L, patches) for values_L in (self.mean_L, self.deviation_L))
-        x_BCNP = (patches.x_BCNP - mean_GC[:, :, None, None]) / deviation_GC[:, :, None, None]
-        here = patches.bands.valid_GC[:, :, None, None] & patches.token_mask_BN[:, None, :, None]
-        return replace(patches, x_BCNP=torch.where(here, x_BCNP, 0.0))
+        return self._at(self.mean_L, patches), self._at(self.deviation_L, patches)
 
     def _at(self, values_L: Tensor, patches: Patches) -> Tensor:
         """Values at the bands (G, C), interpolated between knots."""

@@ -6,6 +6,7 @@ A cut cube before its tokens and pixels are flat: rows r and cols c of tokens, r
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,7 +128,7 @@ def patchify(
         pixel_BNP = pixel_BNP.gather(1, take.expand(-1, -1, pixel_BNP.shape[2]))
         position_BN2 = position_BN2.gather(1, take.expand(-1, -1, 2))
 
-    weights_GC = quadrature_weights(bands).to(torch.float32)
+    weights_GC = bands.once("quadrature", lambda: quadrature_weights(bands).to(torch.float32))
     x_BCNP, pixel_BNP, holes = _clean(x_BrcpqC, pixel_BNP, bands)
     magnitude_BN = _magnitude(x_BCNP, pixel_BNP, weights_GC)
     count_BN = pixel_BNP.sum(-1)
@@ -162,8 +163,9 @@ def patchify(
 def sample_level(x_BHWC: Tensor, bands: BandTensors, mask_BHW: Tensor | None = None) -> Tensor:
     """level_B: weighted mean magnitude (physical units) over valid pixels and bands; 1 where there is none."""
     pixel_BHW = torch.ones_like(x_BHWC[..., 0], dtype=torch.bool) if mask_BHW is None else mask_BHW
+    weights_GC = bands.once("quadrature", lambda: quadrature_weights(bands).to(torch.float32))
     x_BCNP, pixel_BNP, _ = _clean(x_BHWC.unsqueeze(1), pixel_BHW.flatten(1).unsqueeze(1), bands)
-    return _mean_level(_magnitude(x_BCNP, pixel_BNP, quadrature_weights(bands).float()), pixel_BNP.sum(-1))
+    return _mean_level(_magnitude(x_BCNP, pixel_BNP, weights_GC), pixel_BNP.sum(-1))
 
 
 def _clean(x_BN__C: Tensor, pixel_BNP: Tensor, bands: BandTensors) -> tuple[Tensor, Tensor, bool]:
@@ -189,26 +191,33 @@ def _clean(x_BN__C: Tensor, pixel_BNP: Tensor, bands: BandTensors) -> tuple[Tens
 
 
 def _some(mask: Tensor) -> bool:
-    """False if nothing is marked. Not asked of a GPU, which would have to be waited for: there it is always True."""
-    return mask.device.type != "cpu" or bool(mask.any())
+    """False if nothing is marked. Not asked of a GPU, which would have to be waited for, nor of a graph that is being
+    exported, which must serve all cubes: there it is always True."""
+    return mask.device.type != "cpu" or torch.compiler.is_exporting() or bool(mask.any())
+
+
+def _blocks(x_BCNP: Tensor, weights_GC: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+    """Some bands at a time, or their magnitudes would be a copy of the whole cube; in a graph all, however many."""
+    if torch.compiler.is_exporting():
+        return [(x_BCNP, weights_GC)]
+    return zip(x_BCNP.split(BAND_BLOCK, 1), weights_GC.split(BAND_BLOCK, 1), strict=True)
 
 
 def _magnitude(x_BCNP: Tensor, pixel_BNP: Tensor, weights_GC: Tensor) -> Tensor:
     """Quadrature-weighted mean magnitude of each patch over its valid pixels; 0 where there is none."""
-    total_BN = x_BCNP.new_zeros(len(x_BCNP), x_BCNP.shape[2])
+    total_BN = x_BCNP.new_zeros(x_BCNP.shape[0], x_BCNP.shape[2])
     # Outside autocast: in bf16 the level, which divides everything, would be off by up to 0.4 %.
     with torch.autocast(x_BCNP.device.type, enabled=False):
-        # some bands at a time, or their magnitudes would be a copy of the whole cube
-        for x_BcNP, weights_Gc in zip(x_BCNP.split(BAND_BLOCK, 1), weights_GC.split(BAND_BLOCK, 1), strict=True):
+        for x_BcNP, weights_Gc in _blocks(x_BCNP, weights_GC):
             total_BN = total_BN + (x_BcNP.abs().sum(-1) * weights_Gc[..., None]).sum(1)
     return total_BN / pixel_BNP.sum(-1).clamp_min(1)
 
 
 def _pixel_magnitude(x_BCNP: Tensor, weights_GC: Tensor) -> Tensor:
     """Quadrature-weighted mean magnitude of each pixel, [B, N, P]; 0 of one that is not valid."""
-    total_BNP = x_BCNP.new_zeros(len(x_BCNP), *x_BCNP.shape[2:])
+    total_BNP = x_BCNP.new_zeros(x_BCNP.shape[0], *x_BCNP.shape[2:])
     with torch.autocast(x_BCNP.device.type, enabled=False):
-        for x_BcNP, weights_Gc in zip(x_BCNP.split(BAND_BLOCK, 1), weights_GC.split(BAND_BLOCK, 1), strict=True):
+        for x_BcNP, weights_Gc in _blocks(x_BCNP, weights_GC):
             total_BNP = total_BNP + (x_BcNP.abs() * weights_Gc[..., None, None]).sum(1)
     return total_BNP
 

@@ -77,5 +77,5 @@ def attention_mask(mask_BN: Tensor, pixels: int) -> Tensor:
         return allowed_B11N
     itself_TQ = torch.eye(pixels, dtype=torch.bool, device=mask_BN.device)
     itself_TQ = torch.nn.functional.pad(itself_TQ, (0, 0, mask_BN.shape[1], 0))
-    batch, tokens = len(mask_BN), len(itself_TQ)
+    batch, tokens = mask_BN.shape[0], itself_TQ.shape[0]
     return torch.cat([allowed_B11N.expand(-1, -1, tokens, -1), itself_TQ.expand(batch, 1, -1, -1)], dim=-1)

@@ -37,8 +37,7 @@ def quadrature_weights(bands: BandTensors) -> Tensor:
     valid_GC = bands.valid_GC
     centres_GC = torch.where(valid_GC, bands.wavelengths_nm_GC, torch.inf)
     order_GC = centres_GC.sort(dim=1).values
-    first_GC = torch.searchsorted(order_GC, centres_GC)
-    past_GC = torch.searchsorted(order_GC, centres_GC, right=True)
+    first_GC, past_GC = _places(order_GC, centres_GC)
     edge_G1 = order_GC.new_full((len(bands), 1), torch.inf)
     padded_GC = torch.cat([-edge_G1, order_GC, edge_G1], dim=1)
     left_GC = (centres_GC - padded_GC.gather(1, first_GC)) / 2
@@ -55,6 +54,15 @@ def quadrature_weights(bands: BandTensors) -> Tensor:
     total_G1 = cell_GC.sum(1, keepdim=True)
     alone_GC = valid_GC / valid_GC.sum(1, keepdim=True).clamp_min(1).double()  # one distinct centre: nothing to weigh
     return torch.where(total_G1 > 0, cell_GC / total_G1.clamp_min(1e-300), alone_GC)
+
+
+def _places(order_GC: Tensor, centres_GC: Tensor) -> tuple[Tensor, Tensor]:
+    """How many of the ordered centres lie below each centre, and how many below or at it."""
+    if torch.compiler.is_exporting():  # no runtime has a binary search; C x C comparisons cost little there
+        below_GCC = order_GC[:, None] < centres_GC[..., None]
+        upto_GCC = order_GC[:, None] <= centres_GC[..., None]
+        return below_GCC.sum(-1), upto_GCC.sum(-1)
+    return torch.searchsorted(order_GC, centres_GC), torch.searchsorted(order_GC, centres_GC, right=True)
 
 
 def safe_wavelengths_nm(bands: BandTensors) -> Tensor:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from specfm import BandGrid, Encoder, Scene, Sensor, SpecfmError
-from specfm.dense.tile_encoder import scene_level
+from specfm.dense.tile_reader import scene_level
 from specfm.scene import Geo
 from tests.properties.cases import build, comb, cube
 

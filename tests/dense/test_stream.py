@@ -10,7 +10,7 @@ import pytest
 
 import specfm
 from specfm.dense.stream import embed_to_file
-from specfm.dense.tile_encoder import TileReader
+from specfm.dense.tile_reader import TileReader
 from specfm.errors import UsageError
 from specfm.scene import Geo, Scene
 from specfm.sensors import Sensor

@@ -34,6 +34,7 @@ class BasisEmbedding(nn.Module):
     """
 
     claims = frozenset(range(1, 10))
+    linear_in_patches = True  # once the bands are known
     centre_J: Tensor
 
     def __init__(self, dim: int, patch_size: int, bases: int = 16, hats: int = 64):

@@ -132,7 +132,7 @@ class ContentCode(nn.Module):
 def _asinh(x: Tensor) -> Tensor:
     """``torch.asinh`` in operations that CPUs take many numbers at a time for: eight times faster."""
     size = x.abs().clamp_max(1e18)  # whose square float32 still holds
-    return torch.log1p(size + size.square() / (1 + (1 + size.square()).sqrt())).copysign(x)
+    return torch.log1p(size + size.square() / (1 + (1 + size.square()).sqrt())) * x.sign()
 
 
 def content_statistics(patches: Patches) -> Tensor:

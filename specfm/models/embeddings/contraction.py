@@ -22,7 +22,9 @@ def contract(x_BCNP: Tensor, basis_GCRP: Tensor, hidden_GCK: Tensor, generator_K
     batch, channels, tokens, _ = x_BCNP.shape
     hidden, rank, dim = generator_KRD.shape
     seen_BCNR = _seen(x_BCNP.to(basis_GCRP.dtype), basis_GCRP)
-    if bands_go_first(batch, len(hidden_GCK), channels, tokens, hidden, dim):
+    # a graph for any number of samples takes each for itself, one for any number of bands these first
+    counted = (batch, hidden_GCK.shape[0]) if isinstance(batch, int) else (1, 1)
+    if not isinstance(channels, int) or bands_go_first(*counted, channels, tokens, hidden, dim):
         summed_BKM = hidden_GCK.expand(batch, -1, -1).transpose(1, 2) @ seen_BCNR.flatten(2)
         summed_BKNR = summed_BKM.unflatten(2, (tokens, rank))
         return summed_BKNR.transpose(1, 2).flatten(2) @ generator_KRD.flatten(0, 1)
@@ -32,9 +34,9 @@ def contract(x_BCNP: Tensor, basis_GCRP: Tensor, hidden_GCK: Tensor, generator_K
 
 def _seen(x_BCNP: Tensor, basis_GCRP: Tensor) -> Tensor:
     """``V_c x_nc``: seen_BCNR, in the memory order of the patches: neither the cube nor the result is copied."""
-    if len(basis_GCRP) == 1:  # all samples in one product per band; its gradient needs no sum over samples
+    if basis_GCRP.shape[0] == 1:  # all samples in one product per band; its gradient needs no sum over samples
         x_CMP = x_BCNP.transpose(0, 1).flatten(1, 2)
-        return _product(x_CMP, basis_GCRP[0]).unflatten(1, (len(x_BCNP), -1)).transpose(0, 1)
+        return _product(x_CMP, basis_GCRP[0]).unflatten(1, (x_BCNP.shape[0], -1)).transpose(0, 1)
     if x_BCNP.stride(0) < x_BCNP.stride(1):
         return _product(x_BCNP.transpose(0, 1), basis_GCRP.transpose(0, 1)).transpose(0, 1)
     return _product(x_BCNP, basis_GCRP)
@@ -77,5 +79,5 @@ def bands_go_first(batch: int, grids: int, channels: int, tokens: int, hidden: i
 
 def per_band_sum(kernel_GCDP: Tensor, x_BCNP: Tensor) -> Tensor:
     """``sum_c kernel_c x_nc`` the textbook way, with every band's own token formed ([B, N, C, D]); slow, for tests."""
-    kernel_BCDP = kernel_GCDP.expand(len(x_BCNP), -1, -1, -1)
+    kernel_BCDP = kernel_GCDP.expand(x_BCNP.shape[0], -1, -1, -1)
     return torch.einsum("bcdp,bcnp->bncd", kernel_BCDP, x_BCNP.to(kernel_GCDP.dtype)).sum(2)

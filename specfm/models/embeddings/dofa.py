@@ -30,6 +30,7 @@ class DofaEmbedding(nn.Module):
     """
 
     claims = frozenset({1, 2, 4, 5, 6, 7, 8, 9})  # not 3: one band listed twice counts twice
+    linear_in_patches = True  # once the bands are known
     frequency_F: Tensor
 
     def __init__(self, dim: int, patch_size: int, code_width: int = 128):
@@ -88,7 +89,7 @@ class _KernelGenerator(nn.Module):
         self.bias_token = nn.Parameter(0.02 * torch.randn(1, width))
 
     def forward(self, wave_GCE: Tensor, valid_GC: Tensor) -> tuple[Tensor, Tensor]:
-        grids = len(wave_GCE)
+        grids = wave_GCE.shape[0]
         learned = [tokens.expand(grids, -1, -1) for tokens in (self.weight_tokens, self.bias_token)]
         code = torch.cat([learned[0], wave_GCE, learned[1]], dim=1)
         hidden = nn.functional.pad(~valid_GC, (WEIGHT_TOKENS, 1))  # unusable bands are not attended to

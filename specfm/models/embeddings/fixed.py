@@ -32,6 +32,7 @@ class FixedEmbedding(nn.Module):
 
     # An absent band (2), other samplings (3), other band counts (5) and mixed grids (6) are what it cannot have.
     claims = frozenset({4, 7, 8, 9})
+    linear_in_patches = True  # once the bands are known
 
     def __init__(self, dim: int, patch_size: int, channels: int | None = None, grid: dict[str, Any] | None = None):
         super().__init__()

@@ -60,6 +60,11 @@ class HyperEmbedding(nn.Module):
 
     claims = frozenset(range(1, 10))
 
+    @property
+    def linear_in_patches(self) -> bool:
+        """Whether tokens are one linear map of the patches once the bands are known."""
+        return self.content is None and self.shift is None
+
     def __init__(
         self,
         dim: int,
@@ -107,25 +112,34 @@ class HyperEmbedding(nn.Module):
 
     def codes(self, patches: Patches) -> Tensor:
         """code_GCE: one per band; per sample with content, per grid without."""
-        code = self.meta(patches.bands)
-        if self.content is not None and self.fuse is not None:
+        if self.content is None or self.fuse is None:
+            code = self.meta(patches.bands)
+        else:
+            code = patches.bands.once("codes", lambda: self.meta(patches.bands))
             code = code + self.fuse(code + self.content(patches))
-        return self.mixer(code, patches.weights_GC.expand(len(code), -1))
+        return self.mixer(code, patches.weights_GC.expand(code.shape[0], -1))
 
     def factors(self, patches: Patches) -> tuple[Tensor, Tensor, Tensor]:
         """V_GCRP, weighted hidden codes g_GCK (the constant 1 last) and bias_GD."""
-        code = self.codes(patches)
-        weights_GC = patches.weights_GC.expand(len(code), -1).to(code.dtype)
-        basis_GCRP = self.spatial(code).unflatten(-1, (self.rank, self.pixels))
-        hidden = self.semantic[:-1](code)
-        bias_GD = self.bias(torch.einsum("gce,gc->ge", code, weights_GC))
+        if self.content is None:
+            basis_GCRP, hidden, bias_GD = patches.bands.once("factors", lambda: self._generated(patches))
+        else:
+            basis_GCRP, hidden, bias_GD = self._generated(patches)
+        weights_GC = patches.weights_GC.expand(hidden.shape[0], -1).to(hidden.dtype)
         if self.shift is not None and self.context is not None:
             shift = self.shift(patches)
-            mean_BK = (weights_GC[:, None].expand(len(shift), -1, -1).to(shift.dtype) @ shift).squeeze(1)
+            mean_BK = (weights_GC[:, None].expand(shift.shape[0], -1, -1).to(shift.dtype) @ shift).squeeze(1)
             everywhere_BK, more_BD = self.context(mean_BK).split((self.hidden - 1, self.dim), dim=-1)
             hidden, bias_GD = hidden + shift + everywhere_BK[:, None], bias_GD + more_BD
         hidden = nn.functional.pad(self.semantic[-1](hidden), (0, 1), value=1.0) * weights_GC[..., None]
         return basis_GCRP, hidden, bias_GD
+
+    def _generated(self, patches: Patches) -> tuple[Tensor, Tensor, Tensor]:
+        """V_GCRP, hidden codes before their last nonlinearity, and bias_GD: what the band codes alone say."""
+        code = self.codes(patches)
+        weights_GC = patches.weights_GC.expand(code.shape[0], -1).to(code.dtype)
+        basis_GCRP = self.spatial(code).unflatten(-1, (self.rank, self.pixels))
+        return basis_GCRP, self.semantic[:-1](code), self.bias(torch.einsum("gce,gc->ge", code, weights_GC))
 
     def forward(self, patches: Patches) -> Tensor:
         """tokens_BND; neither U nor any [B, N, C, D] tensor is formed (see :func:`contract`)."""

@@ -83,8 +83,8 @@ class SpecAwareEmbedding(nn.Module):
                 f"embedding 'specaware' was built for {self.tokens} patches and was given {found}; its content module "
                 "reads one image size and every patch of it, set image_size to yours"
             )
-        meta_GCE = self.band_codes(patches.bands)
-        return self.fusion(meta_GCE.expand(len(patches.x_BCNP), -1, -1), self.content(patches.x_BCNP)) + meta_GCE
+        meta_GCE = patches.bands.once("codes", lambda: self.band_codes(patches.bands))
+        return self.fusion(meta_GCE.expand(patches.x_BCNP.shape[0], -1, -1), self.content(patches.x_BCNP)) + meta_GCE
 
     def forward(self, patches: Patches) -> Tensor:
         """tokens_BND; U's last layer is linear, so the sum over bands goes before it (see :func:`contract`)."""

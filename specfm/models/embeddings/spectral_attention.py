@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from specfm.batch import BandTensors
 from specfm.models.embeddings.codes import SpectralFourier
 from specfm.models.embeddings.contraction import per_band_sum
 from specfm.models.embeddings.stem_scale import conv_stem_ratio
@@ -56,19 +57,23 @@ class SpectralAttentionEmbedding(nn.Module):
 
     def attention(self, patches: Patches) -> Tensor:
         """weights_BKC (float32): what each head sees of every band; rows sum to 1, 0 in unusable bands."""
-        bands, batch = patches.bands, len(patches.x_BCNP)
+        bands, batch = patches.bands, patches.x_BCNP.shape[0]
         # in float32: logits that are compared over hundreds of bands
         with torch.autocast(patches.x_BCNP.device.type, enabled=False):
-            wave_GCF = self.fourier(safe_wavelengths_nm(bands), effective_fwhm_nm(bands))
-            code_GCE = torch.tanh(self.code(wave_GCF))
+            code_GCE, seen_GCK = bands.once("attention", lambda: self._of_bands(bands))
             told_BC2 = self._content(patches)
             both = torch.cat([code_GCE.expand(batch, -1, -1), told_BC2], dim=-1)
-            logit_BCK = self.heads(code_GCE) + self.content(both)
+            logit_BCK = seen_GCK + self.content(both)
             share_GC = patches.weights_GC.float()
             nothing_G1 = ~(share_GC > 0).any(1, keepdim=True)
             logit_BCK = logit_BCK + torch.where(nothing_G1, 0.0, share_GC.log())[..., None]
             weight_BCK = torch.where((share_GC > 0)[..., None], logit_BCK.softmax(dim=1), 0.0)
         return weight_BCK.transpose(1, 2)
+
+    def _of_bands(self, bands: BandTensors) -> tuple[Tensor, Tensor]:
+        """code_GCE, and the part of the logits that content does not change (G, C, K)."""
+        code_GCE = torch.tanh(self.code(self.fourier(safe_wavelengths_nm(bands), effective_fwhm_nm(bands))))
+        return code_GCE, self.heads(code_GCE)
 
     def forward(self, patches: Patches) -> Tensor:
         """tokens_BND."""

@@ -11,7 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-from downstream.maps.predict import Layout, predict_to_file
+from downstream.maps.class_maps import Layout
+from downstream.maps.predict import predict_to_file
 from downstream.supervised.folder import load_task
 from specfm.readers import read_scene
 

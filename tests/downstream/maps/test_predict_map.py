@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from downstream.maps.predict import Layout, TilePredictor, predict_to_file
+from downstream.maps.class_maps import Layout, TilePredictor
+from downstream.maps.predict import predict_to_file, tile_predictor
 from downstream.supervised.model import TaskModel
 from specfm.errors import UsageError
 from specfm.scene import Scene
@@ -38,7 +39,7 @@ def reference(model: TaskModel, scene: Scene) -> NDArray[np.int64]:
 def codes_of(model: TaskModel, scene: Scene, layout: Layout, batch_size: int = 8) -> NDArray[np.int64]:
     height, width = scene.shape[:2]
     plan = layout.plan((height, width), model.tile, model.encoder.patch_size)
-    rows = [rows for _, rows in blended_rows(plan, TilePredictor(model, [scene]), batch_size)]
+    rows = [rows for _, rows in blended_rows(plan, tile_predictor(model, [scene]), batch_size)]
     return model.decide(np.nan_to_num(np.concatenate(rows)[:height, :width])) + 1
 
 
@@ -91,7 +92,7 @@ def test_seams_carry_no_more_edges_than_the_rest(model: TaskModel) -> None:
 
 def test_the_seam_test_sees_seams(model: TaskModel) -> None:
     wide = make_scene(make_labels((60, 900), seed=5), seed=6)
-    predict = TilePredictor(model, [wide])
+    predict = tile_predictor(model, [wide])
     plan = Layout(stride=TILE, halo=0).plan((60, 900), TILE, PATCH)
 
     def biased(tiles: list) -> tuple[NDArray, NDArray]:

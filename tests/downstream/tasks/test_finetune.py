@@ -15,7 +15,8 @@ import torch
 from typer.testing import CliRunner
 
 import specfm
-from downstream.maps.predict import as_taught, predict_to_file
+from downstream.maps.class_maps import as_taught
+from downstream.maps.predict import predict_to_file
 from downstream.results.files import comparable, read_rows
 from downstream.supervised.folder import load_task
 from downstream.supervised.trainer import unsettled

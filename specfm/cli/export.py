@@ -1,0 +1,153 @@
+"""`specfm export`: an encoder or a task model as one file that ONNX Runtime or torch alone runs."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from specfm.cli import _options as options
+from specfm.cli._function import function, printed
+from specfm.cli._results import Exported
+
+if TYPE_CHECKING:
+    from specfm.sensors import Sensor
+
+log = logging.getLogger(__name__)
+
+
+@function
+def export(
+    model: Annotated[str, typer.Argument(help="Folder of an encoder or a task model, its run, or a name.")],
+    out: Annotated[Path, typer.Option("--out", help="FILE.onnx or FILE.pt2.")],
+    format: Annotated[str | None, typer.Option("--format", help="onnx or pt2.", show_default="by the suffix")] = None,
+    sensor: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose bands are baked in: a scene (a file that tells its bands, CARD or CARD:SCENE), scale and "
+            "quantity included, or a known sensor (see specfm sensors), of values as measured. Without it bands are "
+            "inputs of the file, which then takes any sensor and more time.",
+            show_default=False,
+        ),
+    ] = None,
+    sensor_after: Annotated[
+        str | None,
+        typer.Option(help="Change model: the same of the second date.", show_default="that of the first"),
+    ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Weights of matrix products as 8-bit integers (ONNX): a quarter of the size.")
+    ] = False,
+    tile: Annotated[
+        int, typer.Option(min=0, help="Encoder: side of its input, pixels; 0 = 8 patches. A model keeps its own.")
+    ] = 0,
+    level: Annotated[
+        str | None,
+        typer.Option(help="Encoder: scene (its brightness level is an input) or sample.", show_default="scene"),
+    ] = None,
+    overwrite: options.Overwrite = False,
+) -> Exported:
+    """Write MODEL as one file for one sensor: what follows from its bands alone is worked out; then check the file."""
+    from specfm import __version__
+    from specfm.checkpoint import TASK, find_release, release_digest
+    from specfm.deploy.facts import outside
+    from specfm.deploy.graph import format_of
+    from specfm.errors import UsageError
+    from specfm.files import read_manifest, refuse_existing
+
+    form = format_of(out, format)
+    if int8 and form != "onnx":
+        raise UsageError(f"--int8 is for ONNX Runtime, not for {form}; leave it out or choose --format onnx")
+    refuse_existing(out, overwrite)
+    is_task = read_manifest(find_release(model)).get("kind") == TASK
+    told = (release_digest(model), __version__)
+    if is_task:
+        graph, example, outputs, facts = _task(model, sensor, sensor_after, tile, level, told)
+    else:
+        graph, example, outputs, facts = _encoder(model, sensor, sensor_after, tile, level, told)
+    if said := outside(facts.sensors, facts.trained_nm):
+        log.warning("%s", said)
+    from specfm.deploy.write import write
+
+    off = write(graph, example, outputs, out, facts, form=form, int8=int8, overwrite=overwrite)
+    return Exported(out, facts, off)
+
+
+@printed(export)
+def command(found: Exported) -> None:
+    """Say what was written, and how well it agrees."""
+    facts = found.facts
+    bands = " and ".join(f"{len(each.bands)} bands" for each in facts.sensors) or "any bands"
+    typer.echo(f"{found.path}: {facts.kind}, {bands}, tiles of {facts.tile} pixels, {found.size / 1e6:.2f} MB")
+    typer.echo(f"  differs from the model by {found.difference:.1e} of its largest output")
+
+
+def _encoder(
+    model: str, sensor: str | None, sensor_after: str | None, tile: int, level: str | None, told: tuple[str, str]
+) -> tuple[Any, Any, Any, Any]:
+    from specfm.checkpoint import load
+    from specfm.dense.tile_reader import WINDOW_PATCHES
+    from specfm.deploy.encoder import OUTPUTS, encoder_facts, encoder_graph
+    from specfm.errors import UsageError
+
+    if sensor_after is not None:
+        raise UsageError(f"--sensor-after is for change models, and {model} is an encoder; leave it out")
+    level = "scene" if level is None else level
+    if level not in ("scene", "sample"):
+        raise UsageError(f"--level is {level!r}; give scene or sample")
+    encoder = load(model)
+    patch = encoder.patch_size
+    tile = tile or WINDOW_PATCHES * patch
+    if tile % patch:
+        raise UsageError(f"--tile {tile} is not a multiple of the encoder's patch of {patch} pixels")
+    level = "none" if encoder.level == "none" else level
+    seen = _sensor(sensor, encoder, model)
+    graph, example = encoder_graph(encoder, seen, tile, level == "scene")
+    return graph, example, OUTPUTS, encoder_facts(encoder, seen, tile, level, *told)
+
+
+def _task(
+    model: str, sensor: str | None, sensor_after: str | None, tile: int, level: str | None, told: tuple[str, str]
+) -> tuple[Any, Any, Any, Any]:
+    from downstream.deploy.task import OUTPUTS, task_facts, task_graph, taught_sensor
+    from downstream.supervised.folder import load_task
+    from specfm.errors import UsageError
+
+    loaded = load_task(model)
+    if tile not in (0, loaded.tile):
+        raise UsageError(f"--tile {tile}: {model} was trained on tiles of {loaded.tile} pixels; leave it out")
+    if level not in (None, loaded.level):
+        raise UsageError(f"--level {level}: {model} was trained with level {loaded.level}; leave it out")
+    if sensor_after is not None and loaded.task != "change":
+        raise UsageError(f"--sensor-after is for change models, and {model} is for {loaded.task}; leave it out")
+    if sensor_after is not None and sensor is None:
+        raise UsageError("--sensor-after is the second of two sensors; name the first with --sensor")
+    names = [sensor] if loaded.task != "change" else [sensor, sensor_after or sensor]
+    seen = [each and taught_sensor(each, loaded.card) for each in (_sensor(n, loaded.encoder, model) for n in names)]
+    graph, example = task_graph(loaded, seen)
+    return graph, example, OUTPUTS, task_facts(loaded, seen, *told)
+
+
+def _sensor(name: str | None, encoder: Any, model: str) -> Sensor | None:
+    """The sensor meant: of a scene, a known one, or the one that a backbone was built for; None: any."""
+    from specfm.cards.opening import open_scene
+    from specfm.deploy.free import require_free
+    from specfm.errors import UsageError
+    from specfm.models.backbone import Backbone
+    from specfm.sensor_table import get_sensor
+    from specfm.sensors import Sensor
+
+    if name is None:
+        if isinstance(encoder, Backbone):
+            return Sensor(encoder.bands)
+        require_free(encoder, model)
+        return None
+    try:
+        return get_sensor(name)
+    except UsageError as error:
+        unknown = error
+    try:
+        return open_scene(name).sensor
+    except UsageError as error:
+        raise UsageError(f"--sensor: {unknown}, or a scene: {error}") from None

@@ -1,0 +1,98 @@
+"""A graph written in the format asked for, then run from its file and compared with the model it was made of.
+
+Shapes: B tiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from specfm.deploy.facts import Facts
+from specfm.deploy.free import free_axes
+from specfm.deploy.graph import traced, write_onnx, write_pt2
+from specfm.deploy.int8 import quantise
+from specfm.deploy.runtime import Deployed
+from specfm.errors import SpecfmError, UsageError
+from specfm.files import refuse_existing, temporary_sibling
+
+MOST_OFF = 1e-3  # of the largest output: a float32 graph that differs by more than this is not the model
+
+
+def write(
+    module: nn.Module,
+    example: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    out: Path,
+    facts: Facts,
+    *,
+    form: str,
+    int8: bool = False,
+    overwrite: bool = False,
+) -> float:
+    """Write a module; the largest difference of any output to the module's, as a share of its largest value.
+
+    Args:
+        module: its ``forward`` takes ``*given``, the inputs in the order of the example.
+        example: inputs by name, of which batch and bands stay free.
+        outputs: their names.
+        out: to be written.
+        facts: to be written in it.
+        form: onnx or pt2.
+        int8: weights of matrix products as 8-bit integers (ONNX).
+        overwrite: replace ``out``.
+
+    Raises:
+        UsageError: ``out`` exists, or int8 of another format.
+        SpecfmError: a part of the module cannot be exported, or what was written answers otherwise than the module (it
+            is then removed).
+    """
+    if int8 and form != "onnx":
+        raise UsageError(f"--int8 is for ONNX Runtime, not for {form}; leave it out or choose --format onnx")
+    refuse_existing(out, overwrite)
+    program = traced(module, example, free_axes(example, torch.export.Dim("batch", min=1)))
+    if form == "pt2":
+        write_pt2(program, out, facts, overwrite)
+    elif int8:
+        whole = temporary_sibling(out)
+        try:
+            write_onnx(program, list(example), outputs, whole, facts, overwrite=False)
+            quantise(whole, out, replace(facts, precision="int8"), overwrite)
+        finally:
+            whole.unlink(missing_ok=True)
+    else:
+        write_onnx(program, list(example), outputs, out, facts, overwrite)
+    off = max(_off(out, form, module, given) for given in (example, _three(example)))
+    if not int8 and not off <= MOST_OFF:
+        out.unlink()
+        raise SpecfmError(f"{out}: the exported graph differs from the model by {off:.1e}, so it was removed")
+    return off
+
+
+def _three(example: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Another number of tiles."""
+    tiles = [name for name, axes in free_axes(example, "batch").items() if axes[0] == "batch"]
+    return {name: torch.cat([given, given[:1]]) if name in tiles else given for name, given in example.items()}
+
+
+def _off(out: Path, form: str, module: nn.Module, example: Mapping[str, Tensor]) -> float:
+    with torch.no_grad():
+        wanted = [each.numpy() for each in module(*example.values())]
+        if form == "pt2":
+            found = [each.numpy() for each in torch.export.load(out).module()(*example.values())]
+        else:
+            found = list(Deployed(out, threads=1)({name: given.numpy() for name, given in example.items()}).values())
+    return max(difference(*pair) for pair in zip(found, wanted, strict=True))
+
+
+def difference(found: NDArray[Any], wanted: NDArray[Any]) -> float:
+    """Largest absolute difference over the largest absolute value wanted; of masks, 1 where any differs."""
+    found, wanted = found.astype(np.float64), wanted.astype(np.float64)
+    return float(np.abs(found - wanted).max() / max(float(np.abs(wanted).max()), 1e-30))

@@ -43,10 +43,19 @@ class Network:
     def __init__(self, hosts: Sequence[str]) -> None:
         self.hosts = list(hosts)
         self.addresses = [f"{_SUBNET}.{number + 1}" for number in range(len(hosts))]
+        self._started: list[subprocess.Popen[bytes]] = []
 
     def start(self, host: int, command: Sequence[str], **keywords: Any) -> subprocess.Popen[bytes]:
-        """A process on a host."""
-        return subprocess.Popen(["ip", "netns", "exec", self.hosts[host], *command], **keywords)
+        """A process on a host; it is ended with the network."""
+        process = subprocess.Popen(["ip", "netns", "exec", self.hosts[host], *command], **keywords)
+        self._started.append(process)
+        return process
+
+    def end(self) -> None:
+        """Ask what still runs to end."""
+        for process in self._started:
+            if process.poll() is None:
+                process.terminate()
 
     def limit(self, rate_mbit: float) -> None:
         """Let every host send so much, from now on."""
@@ -79,6 +88,7 @@ def network(hosts: int, rate_mbit: float, delay_ms: float) -> Iterator[Network]:
         switch.start()
         yield found
     finally:
+        found.end()
         if switch is not None:
             switch.kill()
             switch.join()

@@ -23,6 +23,7 @@ from specfm.readers.found import Found
 from specfm.readers.hdf_common import HdfSource, numbers, open_hdf
 from specfm.readers.layouts import LAYOUTS, apply_layout, check_layout, layout_shape
 from specfm.readers.matlab5 import stored_type
+from specfm.readers.matlab_tags import check_tags
 
 log = logging.getLogger(__name__)
 
@@ -273,13 +274,13 @@ def _load_v5(path: Path, name: str, plain: bool = True) -> NDArray[Any]:
 
 
 class _readable:
-    """Turn whatever a damaged v5 stream raises into one sentence."""
+    """Turn whatever a damaged v5 stream raises into one sentence, and what would end the process too."""
 
     def __init__(self, path: Path):
         self.path = path
 
     def __enter__(self) -> None:
-        return None
+        check_tags(self.path)
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, Exception) and not isinstance(error, SpecfmError):

@@ -9,6 +9,8 @@ from typing import Any
 from specfm.cards.loose_files import FileReader
 from specfm.errors import SpecfmError, UsageError
 from specfm.scene import Scene
+from specfm.sensor_table import get_sensor
+from specfm.sensors import Sensor
 
 
 def open_scenes(
@@ -83,6 +85,27 @@ def refuse_options(card: str, told: Mapping[str, Any]) -> None:
             f"{card} is a card, which describes its files itself; write in it what {options} would say, or name the "
             "files in place of the card"
         )
+
+
+def open_sensor(name: str, option: str) -> Sensor:
+    """A known sensor by any of its names, or that of a scene.
+
+    Args:
+        name: what the user wrote: an instrument, a file, a card that holds one scene, or ``CARD:SCENE``.
+        option: that it was written for.
+
+    Raises:
+        UsageError: neither a sensor nor a scene.
+        SpecfmError: unreadable file.
+    """
+    try:
+        return get_sensor(name)
+    except UsageError as error:
+        unknown = error
+    try:
+        return open_scene(name).sensor
+    except UsageError as error:
+        raise UsageError(f"{option}: {unknown}, or a scene: {error}") from None
 
 
 def open_scene(name: str, **reader: Any) -> Scene:

@@ -68,6 +68,7 @@ def embed(
 ) -> FeatureMap | Vectors:
     """Write one feature vector per patch of SCENE (or pixel), with coordinates, in bounded memory, or per specimen."""
     from specfm.band_selection import select_scenes
+    from specfm.cards.opening import open_sensor
     from specfm.checkpoint import load, release_digest
     from specfm.dense.align import aligned
     from specfm.dense.per_specimen import check_out
@@ -94,7 +95,7 @@ def embed(
         raise UsageError("--align-with asks for what --no-align refuses; leave one out")
     if specimens:
         check_out(out, overwrite)
-    others = [_sensor(name) for name in align_with or ()]
+    others = [open_sensor(name, "--align-with") for name in align_with or ()]
     encoder = load(checkpoint, device=device)
     cubes = select_scenes(_open(scenes, reader, specimens), bands)
     say_taught(encoder, cubes)
@@ -163,19 +164,3 @@ def _per_specimen(
     found = specimens_of(scenes, lambda scene: valid_pixels(scene, objects))
     vectors = embed_specimens(encoder, found, **how)
     return Vectors(vectors.write(out, overwrite), vectors.rows, vectors.vectors_ND)
-
-
-def _sensor(name: str) -> Any:
-    """A known sensor by any of its names, or that of a scene."""
-    from specfm.cards.opening import open_scene
-    from specfm.errors import UsageError
-    from specfm.sensor_table import get_sensor
-
-    try:
-        return get_sensor(name)
-    except UsageError as error:
-        unknown = error
-    try:
-        return open_scene(name).sensor
-    except UsageError as error:
-        raise UsageError(f"--align-with: {unknown}, or a scene: {error}") from None

@@ -131,11 +131,9 @@ def _task(
 
 def _sensor(name: str | None, encoder: Any, model: str) -> Sensor | None:
     """The sensor meant: of a scene, a known one, or the one that a backbone was built for; None: any."""
-    from specfm.cards.opening import open_scene
+    from specfm.cards.opening import open_sensor
     from specfm.deploy.free import require_free
-    from specfm.errors import UsageError
     from specfm.models.backbone import Backbone
-    from specfm.sensor_table import get_sensor
     from specfm.sensors import Sensor
 
     if name is None:
@@ -143,11 +141,4 @@ def _sensor(name: str | None, encoder: Any, model: str) -> Sensor | None:
             return Sensor(encoder.bands)
         require_free(encoder, model)
         return None
-    try:
-        return get_sensor(name)
-    except UsageError as error:
-        unknown = error
-    try:
-        return open_scene(name).sensor
-    except UsageError as error:
-        raise UsageError(f"--sensor: {unknown}, or a scene: {error}") from None
+    return open_sensor(name, "--sensor")

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from specfm.deploy.facts import KEY, Facts
 from specfm.errors import SpecfmError, UsageError
-from specfm.files import publish_file, refuse_existing, temporary_sibling
 
 FORMATS = ("onnx", "pt2")
 MASKS = "mask"  # names of inputs that may be left out begin so
@@ -58,19 +57,15 @@ def traced(module: nn.Module, example: Mapping[str, Tensor], free: Mapping[str, 
         raise SpecfmError(f"the model has a part that cannot be exported: {_first_line(error)}") from error
 
 
-def write_onnx(
-    program: Any, names: Sequence[str], outputs: Sequence[str], out: Path, facts: Facts, overwrite: bool
-) -> None:
+def write_onnx(program: Any, names: Sequence[str], outputs: Sequence[str], out: Path, facts: Facts) -> None:
     """Write an ExportedProgram as one ONNX file, facts in its metadata.
 
     Raises:
-        UsageError: ``out`` exists.
         SpecfmError: an operation without an ONNX form.
     """
     import onnx
     from onnx_ir.passes.common import DeduplicateInitializersPass
 
-    refuse_existing(out, overwrite)
     try:
         with quiet():
             made = torch.onnx.export(
@@ -90,26 +85,13 @@ def write_onnx(
     entry.key, entry.value = KEY, facts.to_json()
     if proto.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
         raise SpecfmError("the model is larger than one ONNX file may be (2 GB); export it with --format pt2")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_sibling(out)
-    try:
-        temporary.write_bytes(proto.SerializeToString())
-        publish_file(temporary, out, overwrite)
-    finally:
-        temporary.unlink(missing_ok=True)
+    out.write_bytes(proto.SerializeToString())
 
 
-def write_pt2(program: Any, out: Path, facts: Facts, overwrite: bool) -> None:
+def write_pt2(program: Any, out: Path, facts: Facts) -> None:
     """Write an ExportedProgram for ``torch.export.load``; facts are its extra file ``specfm.json``."""
-    refuse_existing(out, overwrite)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_sibling(out).with_suffix(".pt2")
-    try:
-        with quiet():
-            torch.export.save(program, temporary, extra_files={f"{KEY}.json": facts.to_json()})
-        publish_file(temporary, out, overwrite)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with quiet():
+        torch.export.save(program, out, extra_files={f"{KEY}.json": facts.to_json()})
 
 
 def _optional_mask(graph: Any, name: str, cube: str) -> None:

@@ -21,7 +21,7 @@ from specfm.deploy.graph import traced, write_onnx, write_pt2
 from specfm.deploy.int8 import quantise
 from specfm.deploy.runtime import Deployed
 from specfm.errors import SpecfmError, UsageError
-from specfm.files import refuse_existing, temporary_sibling
+from specfm.files import publish_file, refuse_existing, temporary_sibling
 
 MOST_OFF = 1e-3  # of the largest output: a float32 graph that differs by more than this is not the model
 
@@ -51,28 +51,31 @@ def write(
 
     Raises:
         UsageError: ``out`` exists, or int8 of another format.
-        SpecfmError: a part of the module cannot be exported, or what was written answers otherwise than the module (it
-            is then removed).
+        SpecfmError: a part of the module cannot be exported, or the graph answers otherwise than the module (nothing is
+            then written, and what stood there stays).
     """
     if int8 and form != "onnx":
         raise UsageError(f"--int8 is for ONNX Runtime, not for {form}; leave it out or choose --format onnx")
     refuse_existing(out, overwrite)
     program = traced(module, example, free_axes(example, torch.export.Dim("batch", min=1)))
-    if form == "pt2":
-        write_pt2(program, out, facts, overwrite)
-    elif int8:
-        whole = temporary_sibling(out)
-        try:
-            write_onnx(program, list(example), outputs, whole, facts, overwrite=False)
-            quantise(whole, out, replace(facts, precision="int8"), overwrite)
-        finally:
-            whole.unlink(missing_ok=True)
-    else:
-        write_onnx(program, list(example), outputs, out, facts, overwrite)
-    off = max(_off(out, form, module, given) for given in (example, _three(example)))
-    if not int8 and not off <= MOST_OFF:
-        out.unlink()
-        raise SpecfmError(f"{out}: the exported graph differs from the model by {off:.1e}, so it was removed")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # under hidden names until it has been looked at: what stood at ``out`` stays if the new one is not the model
+    made, whole = (temporary_sibling(out).with_suffix(f".{form}") for _ in range(2))
+    try:
+        if form == "pt2":
+            write_pt2(program, made, facts)
+        elif int8:
+            write_onnx(program, list(example), outputs, whole, facts)
+            quantise(whole, made, replace(facts, precision="int8"))
+        else:
+            write_onnx(program, list(example), outputs, made, facts)
+        off = max(_off(made, form, module, given) for given in (example, _three(example)))
+        if not int8 and not off <= MOST_OFF:
+            raise SpecfmError(f"{out}: not written, since the exported graph differs from the model by {off:.1e}")
+        publish_file(made, out, overwrite)
+    finally:
+        for each in (made, whole):
+            each.unlink(missing_ok=True)
     return off
 
 

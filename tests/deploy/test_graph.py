@@ -203,3 +203,15 @@ def test_int8_is_smaller_and_close(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no matrix products"):
         exported(encoder("timm:resnet10t"), SENSOR, tmp_path / "x.onnx", int8=True)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["small.onnx", "whole.onnx"]
+
+
+def test_a_graph_that_is_not_the_model_replaces_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from specfm.deploy import write as room
+
+    out = tmp_path / "encoder.pt2"
+    out.write_bytes(b"the one before")
+    monkeypatch.setattr(room, "_off", lambda *given: 0.5)
+    with pytest.raises(SpecfmError, match=r"encoder.pt2: not written, .* differs from the model by 5.0e-01"):
+        exported(encoder("hyper-metadata"), SENSOR, out, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["encoder.pt2"]
+    assert out.read_bytes() == b"the one before"

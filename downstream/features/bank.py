@@ -128,6 +128,20 @@ class Bank:
         self.folder, self.flush_s, self.strict = Path(folder), flush_s, strict
         self.hits = self.misses = 0
 
+    def open(self) -> None:
+        """Make the folder.
+
+        Raises:
+            SpecfmError: it cannot be made (``strict``).
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if self.strict:
+                raise SpecfmError(
+                    f"features cannot be kept in {self.folder} ({error}); choose another --cache"
+                ) from None
+
     def features(
         self, encoder: Any, scenes: Sequence[Scene], samples: Samples, view: dict[str, Any], compute: Batches,
         data_digest: str | None = None,

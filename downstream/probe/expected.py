@@ -1,13 +1,19 @@
-"""What a probe will cost, said before it begins."""
+"""What a probe refuses at once, and what it will cost, said before it begins."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from downstream.features.bank import Bank
 from downstream.features.cost import seconds_a_window
-from downstream.protocols.options import ProtocolOptions, TrainOptions
+from downstream.features.extract import check_window
+from downstream.features.pooling import chosen_layers
+from downstream.probe.options import ProbeOptions
+from downstream.protocols.options import TrainOptions
 from downstream.splits.samples import Samples
+from specfm.models.backbone import side_multiple
 from specfm.progress import expect, words_of
 
 if TYPE_CHECKING:
@@ -16,35 +22,57 @@ if TYPE_CHECKING:
 TRAINING = 3.0  # a step of training takes so many times the forward pass of its windows
 
 
+@dataclass(frozen=True)
+class Counts:
+    """How often windows are looked at.
+
+    Attributes:
+        passes: times that features of all samples are worked out: encoders, each under so many conditions.
+        trainings: times that an encoder is trained on the labels.
+    """
+
+    passes: int
+    trainings: int
+
+
+def refuse_early(encoder: Any, window: int, options: ProbeOptions, bank: Bank | None) -> None:
+    """Refuse before any work what could not be worked out in the end.
+
+    Raises:
+        UsageError: a window that the encoder cannot see, blocks that it does not have.
+        SpecfmError: features cannot be kept where they are to be.
+    """
+    if options.frozen:
+        check_window(side_multiple(encoder), window)
+        if options.layers:
+            chosen_layers(encoder, options.layers)
+        if bank is not None:
+            bank.open()
+
+
 def say_expected(
-    encoder: Any, scenes: Sequence[Scene], samples: Samples, window: int, pooling: str, options: ProtocolOptions,
-    twins: int = 0, views: int = 1, tables: int = 1, trained: int | None = None,
-) -> None:  # fmt: skip
+    encoder: Any, scenes: Sequence[Scene], samples: Samples, window: int, options: ProbeOptions, counts: Counts
+) -> None:
     """Say on stderr about how long features and trainings of a probe will take, where that is more than seconds.
 
     Args:
-        encoder: whose features; it is timed on a few windows.
+        encoder: timed on a few windows.
         scenes: of the samples.
         samples: labelled windows.
         window: their side, pixels.
-        pooling: of the tokens.
-        options: protocols, and how often trained ones are trained.
-        twins: untrained encoders beside it.
-        views: conditions under which all windows are seen.
-        tables: how many sets of splits there are.
-        trained: protocols that train it, where not all of the options do.
+        options: pooling, and how encoders are trained.
+        counts: how often that happens.
     """
-    each = seconds_a_window(encoder, scenes, samples, window, pooling)
-    encoders = (1 + twins) if options.frozen else 0
-    features = each * len(samples) * encoders * views
-    trainings = (len(options.trained) if trained is None else trained) * options.trained_seeds * tables
-    training = trainings * seconds_of_training(each, options.train)
+    if not counts.passes and not counts.trainings:
+        return
+    each = seconds_a_window(encoder, scenes, samples, window, options.pooling)
+    features = each * len(samples) * counts.passes
+    training = counts.trainings * seconds_of_training(each, options.train)
     parts = []
-    if encoders:
-        seen = f"{len(samples)} windows" + (f" under {views} conditions" if views > 1 else "")
-        parts.append(f"features of {seen} by {encoders} encoder{'s' * (encoders > 1)} ({words_of(features)})")
-    if trainings:
-        parts.append(f"{trainings} trainings of up to {options.train.steps} steps ({words_of(training)})")
+    if counts.passes:
+        parts.append(f"features of {len(samples)} windows, {counts.passes} times ({words_of(features)})")
+    if counts.trainings:
+        parts.append(f"{counts.trainings} trainings of up to {options.train.steps} steps ({words_of(training)})")
     expect(features + training, "; ".join(parts) + "; the fits of every split come on top, what is kept costs nothing")
 
 

@@ -17,7 +17,7 @@ from downstream.features.extract import FeatureSet, extract
 from downstream.features.fit import FITTED, Fit, SceneStems, fit_facts, fitted
 from downstream.features.options import FeatureOptions
 from downstream.features.spectra import Spectra, spectra
-from downstream.probe.expected import say_expected
+from downstream.probe.expected import Counts, refuse_early, say_expected
 from downstream.probe.options import ProbeOptions
 from downstream.protocols.options import TRAINED
 from downstream.protocols.run import evaluate, trained
@@ -148,12 +148,13 @@ def probe(
     tables = [draw_splits(samples, options, shots) for shots in options.shot_list]
     raw = spectra(scenes, window, samples, patch=int(getattr(encoder, "patch_size", PATCH)))
     data_digest = windows_digest(scenes, samples)
+    own = "encoder" in parts and options.frozen
+    twin_count = options.init_seeds if options.frozen and "random-init" in parts else 0
+    to_train = [protocol for protocol in options.trained if protocol in parts]
     if encoder is not None:
-        twins_asked = options.init_seeds if "random-init" in parts else 0
-        say_expected(
-            encoder, scenes, samples, window, options.pooling, options, twins=twins_asked, tables=len(tables),
-            trained=sum(protocol in parts for protocol in options.trained),
-        )  # fmt: skip
+        refuse_early(encoder, window, options, bank)
+        counts = Counts(own + twin_count, len(to_train) * options.trained_seeds * len(tables))
+        say_expected(encoder, scenes, samples, window, options, counts)
 
     def features_of(
         model: Any, title: str, pooling: str, layers: tuple[int, ...], stems: SceneStems | None = None
@@ -163,7 +164,6 @@ def probe(
             data_digest=data_digest, stems=stems,
         )  # fmt: skip
 
-    own = "encoder" in parts and options.frozen
     align = False if options.fit == "scene" else options.align
     with fitted(encoder, scenes, own and options.fit) as stems, aligned(encoder, scenes, align) as on:
         features = features_of(encoder, name, options.pooling, options.layers, stems) if own else None
@@ -171,7 +171,7 @@ def probe(
     device = device if encoder is None else str(encoder_device(encoder))
     peers = _peer_features(options, device, features_of) if "peers" in parts and options.frozen else {}
     twins: list[FeatureSet] = []
-    for init in range(options.init_seeds if options.frozen and "random-init" in parts else 0):
+    for init in range(twin_count):
         twin = make_random(init) if make_random is not None else random_twin(encoder, 1000 + init)
         with fitted(twin, scenes, options.fit, fit_facts(encoder)) as stems, aligned(twin, scenes, align):
             twins.append(features_of(twin, f"random init {init}", options.pooling, options.layers, stems))
@@ -182,12 +182,12 @@ def probe(
         leaks = [leakage_score(split, samples, raw.pixel.X_ND if raw else None) for split in splits]
         frozen = [] if features is None else [features]
         all_runs = evaluate(frozen, splits, options, "encoder", name, device)
-        for protocol in (p for p in options.trained if p in parts):
-            all_runs.append(
-                trained(encoder, {"": scenes}, samples, splits, options, protocol, name, window, options.pooling, bank)[
-                    ""
-                ]
-            )
+        for protocol in to_train:
+            of_labels = trained(
+                encoder, {"": scenes}, samples, splits, options, protocol, name, window, options.pooling, bank,
+                {"": data_digest},
+            )  # fmt: skip
+            all_runs += of_labels.values()
         for label, other in (extra or {}).items():
             all_runs += evaluate([other], splits, options, "baseline", label, device)
         for label, peer in peers.items():

@@ -9,22 +9,18 @@ Shapes: I samples of the test side.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from downstream.features.bank import Bank, code_digest, windows_digest
+from downstream.features.bank import Bank, code_digest
 from downstream.features.encoders import encoder_device
 from downstream.protocols.options import TrainOptions
-from downstream.splits.samples import Samples
 from downstream.splits.split import Split
 from specfm.digests import digest_json, state_digest
 from specfm.errors import SpecfmError
-
-if TYPE_CHECKING:
-    from specfm.scene import Scene
 
 log = logging.getLogger(__name__)
 FORMAT = "specfm-predictions-1"
@@ -42,8 +38,7 @@ class KeptPredictions:
     Args:
         bank: where they are kept; None: nowhere.
         encoder: what is trained; it is not changed.
-        views: scenes by condition.
-        samples: of them.
+        data: digest of the windows (``downstream.features.bank.windows_digest``) by condition.
         options: how encoders are trained.
         told: what else decides: window, pooling, whether its weights count, how it is trained.
     """
@@ -52,8 +47,7 @@ class KeptPredictions:
         self,
         bank: Bank | None,
         encoder: Any,
-        views: Mapping[str, Sequence[Scene]],
-        samples: Samples,
+        data: Mapping[str, str],
         options: TrainOptions,
         **told: Any,
     ) -> None:
@@ -64,7 +58,7 @@ class KeptPredictions:
             self.facts = {
                 "format": FORMAT,
                 "checkpoint": state_digest(encoder),
-                "data": {name: windows_digest(scenes, samples) for name, scenes in views.items()},
+                "data": dict(data),
                 "options": asdict(options),
                 "code": [code_digest(), code_digest(_DECIDING)],
                 "torch": [str(torch.__version__), encoder_device(encoder).type],

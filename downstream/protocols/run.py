@@ -162,12 +162,14 @@ def put_together(parts: Iterable[Mapping[str, Sequence[Runs]]]) -> dict[str, lis
 
 def trained(
     encoder: Any, views: Mapping[str, Sequence[Scene]], samples: Samples, splits: Sequence[Split],
-    options: ProtocolOptions, protocol: str, name: str, window: int, pooling: str, bank: Bank | None = None,
+    options: ProtocolOptions, protocol: str, name: str, window: int, pooling: str, bank: Bank | None,
+    digests: Mapping[str, str],
 ) -> dict[str, Runs]:  # fmt: skip
     """The encoder trained on the labels, from its weights ("finetune") or from scratch, on the splits of few seeds.
 
     ``name`` is the encoder's; what is trained from scratch shares its architecture alone, and is called so. ``views``
-    are the scenes by condition; the first ones train, all are tested. What a split came to is kept in ``bank``.
+    are the scenes by condition; the first ones train, all are tested. What a split came to is kept in ``bank``, by the
+    ``digests`` of the windows of every condition.
     """
     from downstream.protocols.kept import KeptPredictions, Said
     from downstream.protocols.trained import train_on
@@ -178,9 +180,7 @@ def trained(
     found = {condition: Runs(kind, method, protocol, layers=()) for condition in views}
     seeds = sorted({split.seed for split in splits})[: options.trained_seeds]
     scenes = next(iter(views.values()))
-    kept = KeptPredictions(
-        bank, encoder, views, samples, options.train, protocol=protocol, window=window, pooling=pooling
-    )
+    kept = KeptPredictions(bank, encoder, digests, options.train, protocol=protocol, window=window, pooling=pooling)
 
     def train(split: Split) -> Said:
         start, said = time.perf_counter(), {}

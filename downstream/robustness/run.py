@@ -27,7 +27,7 @@ from downstream.features.encoders import encoder_device, random_twin
 from downstream.features.extract import FeatureSet, extract
 from downstream.features.fit import fit_facts, fitted
 from downstream.features.spectra import CommonGrid, Spectra, common_grid, seen_through, spectra
-from downstream.probe.expected import say_expected
+from downstream.probe.expected import Counts, refuse_early, say_expected
 from downstream.probe.run import how_aligned, prepared_scenes, say_aligned, say_fitted, say_taught, take_samples
 from downstream.protocols.options import TRAINED
 from downstream.protocols.run import evaluate_conditions, put_together, trained
@@ -89,7 +89,9 @@ def robustness(
     views, skipped = _views(scenes, samples, options)
     digests = {label: windows_digest(view, samples) for label, (_, view) in views.items()}
 
-    say_expected(encoder, scenes, samples, window, probe.pooling, probe, twins=probe.init_seeds, views=len(views))
+    refuse_early(encoder, window, probe, bank)
+    seen = (1 + probe.init_seeds) * len(views) if probe.frozen else 0
+    say_expected(encoder, scenes, samples, window, probe, Counts(seen, len(probe.trained) * probe.trained_seeds))
     device = str(encoder_device(encoder))
     altered = {label: view for label, (_, view) in views.items()}
     every = [scene for view in altered.values() for scene in view]
@@ -129,7 +131,9 @@ def robustness(
         runs, how = tested(encoder, name, "encoder", name)
         add(runs)
     for protocol in probe.trained:
-        by_condition = trained(encoder, altered, samples, splits, probe, protocol, name, window, probe.pooling, bank)
+        by_condition = trained(
+            encoder, altered, samples, splits, probe, protocol, name, window, probe.pooling, bank, digests
+        )
         add({label: [runs] for label, runs in by_condition.items()})
     if probe.frozen:
         add(

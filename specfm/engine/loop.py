@@ -132,7 +132,7 @@ def _step(
     finite = torch.isfinite(result.loss) & torch.isfinite(norm)
     here = torch.stack([(~finite).double(), result.loss.double()])
     told = torch.tensor([result.scalars[name] for name in names], dtype=torch.float64, device=world.device)
-    bad, loss, *means = sync.agree(number, torch.cat([here, told]), signals.received is not None).tolist()
+    bad, loss, *means = sync.agree(number, torch.cat([here, told]), signals.received is not None)
     if bad:
         keeper.dump(number, batch, result, float(norm))
     else:

@@ -25,8 +25,8 @@ def call(*words: str | Path) -> Result:
 
 
 def refusal(done: Result) -> str:
-    """What a refused command says besides where wavelengths come from and what it would have cost."""
-    return "".join(line for line in done.output.splitlines(keepends=True) if not line.startswith(("note: ", "about ")))
+    """What a refused command says besides where wavelengths come from."""
+    return "".join(line for line in done.output.splitlines(keepends=True) if not line.startswith("note: "))
 
 
 @pytest.fixture(scope="module")

@@ -42,8 +42,8 @@ class Sync(Protocol):
     def gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Leave in ``.grad`` of every parameter what the optimiser is to step on."""
 
-    def agree(self, number: int, numbers: Tensor, stop: bool) -> Tensor:
-        """What is said of a step, before its update.
+    def agree(self, number: int, numbers: Tensor, stop: bool) -> list[float]:
+        """What is said of a step, before its update; the one place of a step where a device is waited for.
 
         Args:
             number: of the step.
@@ -108,13 +108,13 @@ class AllReduce:
             for part in cut(gradients):  # one after the other: room for one more of them, not for all
                 Bucket(part, self.world.everyone).receive()
 
-    def agree(self, number: int, numbers: Tensor, stop: bool) -> Tensor:
+    def agree(self, number: int, numbers: Tensor, stop: bool) -> list[float]:
         """One reduction over all ranks tells whether any of them saw a bad value or a stop signal, and the means."""
         told = torch.cat([numbers, numbers.new_tensor([float(stop)])])
         told[1:-1] /= self.world.size
-        told = self.world.sum(told)
-        self._bad, self.stopping = {number: bool(told[0] > 0)}, bool(told[-1] > 0)
-        return told[:-1]
+        *agreed, stops = self.world.sum(told).tolist()
+        self._bad, self.stopping = {number: agreed[0] > 0}, stops > 0
+        return agreed
 
     def updated(self, number: int) -> None:
         """All have made the same update."""

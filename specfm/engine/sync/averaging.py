@@ -105,10 +105,11 @@ class Averaging:
         if gradients:
             torch._foreach_mul_(gradients, self.world.size)
 
-    def agree(self, number: int, numbers: Tensor, stop: bool) -> Tensor:
+    def agree(self, number: int, numbers: Tensor, stop: bool) -> list[float]:
         """The numbers are this process's own; a bad step or a signal is told on with the weights."""
-        self.flags.note(number, bool(numbers[0] > 0), stop)
-        return numbers
+        own: list[float] = numbers.tolist()
+        self.flags.note(number, own[0] > 0, stop)
+        return own
 
     def updated(self, number: int) -> None:
         """Send the weights, and what was heard of bad steps and signals, to the group of the step."""

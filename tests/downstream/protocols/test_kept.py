@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from downstream.features.bank import Bank
+from downstream.features.bank import Bank, windows_digest
 from downstream.protocols import trained as trained_module
 from downstream.protocols.options import ProtocolOptions, TrainOptions
 from downstream.protocols.run import trained
@@ -54,7 +54,10 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
 
 def run(encoder: Any, folder: Path, options: ProtocolOptions = OPTIONS, samples: Any = SAMPLES) -> list[np.ndarray]:
     splits = SPLITS if samples is SAMPLES else [make_split(samples, "group", seed) for seed in range(2)]
-    found = trained(encoder, {"": SCENES}, samples, splits, options, "finetune", "x", 3, "mean", Bank(folder))[""]
+    digests = {"": windows_digest(SCENES, samples)}
+    found = trained(encoder, {"": SCENES}, samples, splits, options, "finetune", "x", 3, "mean", Bank(folder), digests)[
+        ""
+    ]
     return found.conf_SUKK
 
 

@@ -47,6 +47,7 @@ _PUBLIC = {
             "embed",
             "export",
             "run",
+            "compress",
             "report",
         )
     },

@@ -72,7 +72,7 @@ ROOMS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("probe", "tasks"),
         ("robustness", "benchmark", "maps"),
         ("report", "deploy"),
-        ("explain",),
+        ("explain", "compress"),
     ),
     "pretrain": (
         ("rng", "summary"),

@@ -179,15 +179,18 @@ class TaskModel(nn.Module):
 
     def pooled(self, view: View) -> Tensor:
         """Pooled features of windows ``[B, D]`` (classification), standardised unless the head pools first."""
-        return self._pool(self._window_features(view), view)
+        return self.pool(self._window_features(view), view)
+
+    def of_pooled(self, x_BD: Tensor) -> Tensor:
+        """Scores ``[B, K]`` of pooled features (classification)."""
+        x_BD = self.standardise(x_BD) if self.pools_first else x_BD
+        return self.head([x_BD[..., None, None]])[..., 0, 0]
 
     def forward(self, view: View, second: View | None = None) -> Tensor:
         """Scores before the softmax: ``[B, K]`` of windows (classification), else ``[B, K, H, W]`` of pixels."""
         self._check(view, second)
         if self.task == "classification":
-            x_BD = self.pooled(view)
-            x_BD = self.standardise(x_BD) if self.pools_first else x_BD
-            return self.head([x_BD[..., None, None]])[..., 0, 0]
+            return self.of_pooled(self.pooled(view))
         maps, _ = self.token_maps(view, second)
         return self._to_pixels(self.head(maps), maps[0].shape[-2:], view, "bilinear")
 
@@ -310,7 +313,7 @@ class TaskModel(nn.Module):
                 for i, features in enumerate(self.layer_features(view)):
                     known_BN = features.token_mask_BN
                     values = (
-                        self._pool(features, view)[known_BN.any(1)]
+                        self.pool(features, view)[known_BN.any(1)]
                         if self.pools_first
                         else features.tokens_BND[known_BN]
                     )
@@ -342,7 +345,8 @@ class TaskModel(nn.Module):
         pixel_BQD = None if found.pixel_BQD is None else self.standardise(found.pixel_BQD)
         return replace(found, tokens_BND=tokens_BND, pooled_BD=mean_BD, pixel_BQD=pixel_BQD)
 
-    def _pool(self, features: Features, view: View) -> Tensor:
+    def pool(self, features: Features, view: View) -> Tensor:
+        """Features of windows as the head pools them ``[B, D]`` (classification)."""
         found: Tensor = pool(features, self.spec.pooling, view.x_BHWC.shape[1], self.encoder.patch_size)
         return found
 

@@ -44,6 +44,7 @@ COMMANDS: dict[str, str] = {
     "change": "specfm.cli.change",
     "export": "specfm.cli.export",
     "run": "specfm.cli.run",
+    "compress": "specfm.cli.compress",
     "report": "specfm.cli.report",
 }
 INTERRUPTED = 130  # the shell's code for a process ended by SIGINT

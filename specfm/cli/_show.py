@@ -24,7 +24,7 @@ def run_logging(words: object) -> Iterator[None]:
     import logging
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    for name in ("specfm", "pretrain"):
+    for name in ("specfm", "pretrain", "downstream"):
         logging.getLogger(name).setLevel(logging.INFO)
     yield
 

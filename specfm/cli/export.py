@@ -70,7 +70,9 @@ def export(
         log.warning("%s", said)
     from specfm.deploy.write import write
 
-    off = write(graph, example, outputs, out, facts, form=form, int8=int8, overwrite=overwrite)
+    off = write(
+        graph, example, outputs, out, facts, form=form, integers="dynamic" if int8 else None, overwrite=overwrite
+    )
     return Exported(out, facts, off)
 
 

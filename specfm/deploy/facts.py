@@ -38,7 +38,7 @@ class Facts:
         level: ``scene``: the graph takes the level of the scene; ``sample``: it divides each tile by its own; ``none``.
         weights: digest of the release it was made of.
         version: of specfm.
-        precision: fp32 or int8.
+        precision: fp32, or what of it became integers (:data:`specfm.deploy.int8.PRECISION`).
         classes: names of the K classes.
         palette: their colours.
         threshold: for *changed*.

@@ -5,7 +5,7 @@ Shapes: B tiles.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from specfm.deploy.calibrate import Calibration
 from specfm.deploy.facts import Facts
 from specfm.deploy.free import free_axes
 from specfm.deploy.graph import traced, write_onnx, write_pt2
-from specfm.deploy.int8 import quantise
+from specfm.deploy.int8 import PRECISION, How, quantise
 from specfm.deploy.runtime import Deployed
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import publish_file, refuse_existing, temporary_sibling
@@ -34,7 +35,9 @@ def write(
     facts: Facts,
     *,
     form: str,
-    int8: bool = False,
+    integers: How | None = None,
+    samples: Iterable[Mapping[str, NDArray[Any]]] | None = None,
+    calibration: Calibration = "minmax",
     overwrite: bool = False,
 ) -> float:
     """Write a module; the largest difference of any output to the module's, as a share of its largest value.
@@ -46,16 +49,18 @@ def write(
         out: to be written.
         facts: to be written in it.
         form: onnx or pt2.
-        int8: weights of matrix products as 8-bit integers (ONNX).
+        integers: in place of weights (ONNX), see :mod:`specfm.deploy.int8`.
+        samples: inputs that static integers are calibrated on.
+        calibration: how.
         overwrite: replace ``out``.
 
     Raises:
-        UsageError: ``out`` exists, or int8 of another format.
+        UsageError: ``out`` exists, integers of another format, or what :func:`specfm.deploy.int8.quantise` refuses.
         SpecfmError: a part of the module cannot be exported, or the graph answers otherwise than the module (nothing is
             then written, and what stood there stays).
     """
-    if int8 and form != "onnx":
-        raise UsageError(f"--int8 is for ONNX Runtime, not for {form}; leave it out or choose --format onnx")
+    if integers is not None and form != "onnx":
+        raise UsageError(f"integers are for ONNX Runtime, not for {form}; leave --int8 out or choose --format onnx")
     refuse_existing(out, overwrite)
     program = traced(module, example, free_axes(example, torch.export.Dim("batch", min=1)))
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -64,13 +69,13 @@ def write(
     try:
         if form == "pt2":
             write_pt2(program, made, facts)
-        elif int8:
+        elif integers is not None:
             write_onnx(program, list(example), outputs, whole, facts)
-            quantise(whole, made, replace(facts, precision="int8"))
+            quantise(whole, made, replace(facts, precision=PRECISION[integers]), integers, samples, calibration)
         else:
             write_onnx(program, list(example), outputs, made, facts)
         off = max(_off(made, form, module, given) for given in (example, _three(example)))
-        if not int8 and not off <= MOST_OFF:
+        if integers is None and not off <= MOST_OFF:
             raise SpecfmError(f"{out}: not written, since the exported graph differs from the model by {off:.1e}")
         publish_file(made, out, overwrite)
     finally:

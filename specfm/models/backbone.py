@@ -1,4 +1,4 @@
-"""A network of timm behind the call of an encoder: for one known list of bands, which it was built for.
+"""A network of timm, or a small one of ours, behind the call of an encoder: for one known list of bands.
 
 A backbone has a stem of one channel a usable band, so unlike :class:`specfm.models.Encoder` it serves one sensor. It
 takes bands in any order (it knows them by wavelength) and refuses others. Its input is standardised band by band with
@@ -24,6 +24,7 @@ from specfm.library import Library
 from specfm.models.encoder import Bands, Encoder
 from specfm.models.features import Features, masked_mean, one_below_the_other
 from specfm.models.hub import HubMethods
+from specfm.models.networks import as_map, create_network, least_side, stem_of
 from specfm.models.patches import as_tensor, sample_level
 from specfm.models.pixels import Asked
 from specfm.models.stem import Stems
@@ -32,9 +33,7 @@ from specfm.reducers.moments import Moments
 from specfm.sensor_table import as_sensor
 from specfm.sensors import Sensor
 
-PREFIX = "timm:"
 SAME_NM = 0.5  # centres that differ by less are one band
-TRIAL_SIDE = 32  # pixels of the image that a new network is tried on
 WIDEST = 10.0  # standardised values are cut off here, deviations: a dead or saturated pixel is not worth more
 
 
@@ -75,12 +74,12 @@ class Backbone(HubMethods, TimmSurface, nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList([net])
         self.num_features = int(net.num_features)  # type: ignore[arg-type]
-        self._least_side = _least_side(net, stem_of(net).in_channels, patch_size)
+        count = int(bands.valid.sum())
+        self._least_side = least_side(net, count if mixtures is None else mixtures, patch_size)
         self.bands, self.patch_size, self.level, self.config = bands, patch_size, level, config
         self.card: dict[str, Any] = {}
         self.library: Library | None = None
         self.aligned, self.alignment = False, None
-        count = int(bands.valid.sum())
         self.register_buffer("mean_C", torch.zeros(count))
         self.register_buffer("factor_C", torch.ones(count))
         self.register_buffer("mix_KC", None if mixtures is None else torch.eye(mixtures, count))
@@ -354,7 +353,7 @@ class Backbone(HubMethods, TimmSurface, nn.Module):
             x_BHWC = x_BHWC @ self.mix_KC.T
         short = (max(self._least_side - size, 0) for size in (width, height))
         x_BHWC = F.pad(x_BHWC, (0, 0, 0, next(short), 0, next(short)))  # with the mean
-        map_BDhw = _as_map(self.net.forward_features(x_BHWC.movedim(-1, 1)), self.net, grid)
+        map_BDhw = as_map(self.net.forward_features(x_BHWC.movedim(-1, 1)), self.net, grid)
         if tuple(map_BDhw.shape[-2:]) != grid:  # networks round odd sides up or down
             map_BDhw = F.interpolate(map_BDhw, size=grid, mode="bilinear", align_corners=False)
         padded = F.pad(valid_BHW[:, None].float(), (0, grid[1] * p - width, 0, grid[0] * p - height))
@@ -377,26 +376,22 @@ def create_backbone(
     mixtures: int | None = None,
     options: dict[str, Any] | None = None,
 ) -> Backbone:
-    """Build a timm network with random weights and a stem for the bands of one sensor (nothing is downloaded).
+    """Build a network with random weights and a stem for the bands of one sensor (nothing is downloaded).
 
     Args:
-        backbone: ``timm:NAME``, such as timm:resnet50 or timm:vit_tiny_patch16_224.
+        backbone: ``timm:NAME``, such as timm:resnet50 or timm:vit_tiny_patch16_224, or a small network of ours
+            (``small:mlp``, ``small:cnn1d``, ``small:cnn2d``, ``small:cnn3d``; :mod:`specfm.models.small`).
         bands: those it will see; unusable ones are left out. A dict is :meth:`BandGrid.to_dict`'s.
         stride: of the stem, pixels; a network made for images of 224 pixels and a stride of 4 would leave nothing of a
             window of 9. Of a transformer it is the side of its patch. None keeps what timm has.
         level: ``none`` or ``sample``, see :class:`Backbone`.
         drop_path: as in timm.
         mixtures: of bands, that the stem sees in place of them (:meth:`Backbone.set_channels`).
-        options: further keyword arguments of ``timm.create_model``.
+        options: further keyword arguments of ``timm.create_model``, or of the small network.
 
     Raises:
         UsageError: no such model, one that cannot be built like this, or a value that an option cannot have.
     """
-    import timm
-
-    name = backbone.removeprefix(PREFIX)
-    if not backbone.startswith(PREFIX) or not timm.is_model(name):
-        raise UsageError(f"timm has no model {name!r} (encoder timm:NAME); list them with timm.list_models()")
     if level not in ("none", "sample"):
         raise UsageError(f"backbone option level must be none or sample, got {level!r}")
     if stride is not None and (isinstance(stride, bool) or not isinstance(stride, int) or stride < 1):
@@ -405,7 +400,7 @@ def create_backbone(
     count = int(grid.valid.sum())
     if not count:
         raise UsageError("a backbone needs at least one usable band")
-    net, patch = _network(name, mixtures or count, stride, drop_path, dict(options or {}))
+    net, patch = create_network(backbone, mixtures or count, stride, drop_path, dict(options or {}))
     config = {
         "backbone": backbone, "bands": grid.to_dict(), "stride": stride, "level": level, "drop_path": drop_path,
         "mixtures": mixtures, "options": dict(options or {}),
@@ -416,85 +411,3 @@ def create_backbone(
 def side_multiple(encoder: Any) -> int:
     """What sides of windows are a multiple of: the patch of an encoder; networks of timm take any side."""
     return 1 if isinstance(encoder, Backbone) else int(encoder.patch_size)
-
-
-def stem_of(net: Any) -> nn.Conv2d:
-    """The convolution that reads the image.
-
-    Raises:
-        UsageError: the network begins otherwise.
-    """
-    name = net.pretrained_cfg.get("first_conv")
-    found = net.get_submodule(name) if isinstance(name, str) else None
-    if not isinstance(found, nn.Conv2d):
-        raise UsageError("this timm model does not begin with one convolution, so its stem cannot take other bands")
-    return found
-
-
-def _network(
-    name: str, channels: int, stride: int | None, drop_path: float, options: dict[str, Any]
-) -> tuple[Any, int]:
-    """The network, with the stride wanted, and the pixels per position of its last map."""
-    import timm
-
-    given = {"pretrained": False, "in_chans": channels, "num_classes": 0, **options}
-    given |= {"drop_path_rate": drop_path} if drop_path else {}  # not every network has it
-    is_vit = "patch_embed" in str(timm.get_pretrained_cfg_value(name, "first_conv"))
-    if is_vit:
-        given |= {"dynamic_img_size": True, "dynamic_img_pad": True}
-        given |= {} if stride is None else {"patch_size": stride, "img_size": 8 * stride}
-    try:
-        net: Any = timm.create_model(name, **given)
-        if stride is not None and not is_vit:
-            _set_stride(net, stride)
-        stem_of(net)
-        side = max(TRIAL_SIDE, int(net.feature_info[-1]["reduction"]))
-        with torch.no_grad():
-            image = torch.zeros(1, channels, side, side)
-            seen = net.eval().forward_features(image)
-        if seen.ndim == 3:
-            return net.train(), int(net.patch_embed.patch_size[0])
-        return net.train(), side // _as_map(seen, net, None).shape[-1]
-    except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise UsageError(f"timm model {name!r} cannot be built for {channels} bands ({error})") from None
-
-
-def _least_side(net: Any, channels: int, patch_size: int) -> int:
-    """Pixels below which an image must be padded: networks that halve sides rounding down leave nothing of it."""
-    try:
-        with torch.no_grad():
-            net.eval().forward_features(torch.zeros(1, channels, 1, 1))
-    except RuntimeError:
-        return patch_size
-    finally:
-        net.train()
-    return 1
-
-
-def _set_stride(net: Any, stride: int) -> None:
-    """Another stride of the first convolution; a pooling right behind it is taken out.
-
-    Kernels as wide as their stride (patches) stay so, others become 3 x 3.
-    """
-    stem = stem_of(net)
-    patches = stem.kernel_size == stem.stride
-    side, padding = (stride, 0) if patches else (3, 1)
-    fresh = type(stem)(
-        stem.in_channels, stem.out_channels, side, stride=stride, padding=padding, bias=stem.bias is not None
-    )
-    parent, _, last = net.pretrained_cfg["first_conv"].rpartition(".")
-    nn.init.kaiming_normal_(fresh.weight, mode="fan_out", nonlinearity="relu")
-    if fresh.bias is not None:
-        nn.init.zeros_(fresh.bias)
-    setattr(net.get_submodule(parent), last, fresh)
-    if hasattr(net, "maxpool"):
-        net.maxpool = nn.Identity()
-
-
-def _as_map(found: Tensor, net: Any, grid: tuple[int, int] | None) -> Tensor:
-    """[B, D, h, w] from what ``forward_features`` gives: that, [B, h, w, D], or tokens behind prefix tokens."""
-    if found.ndim == 3:
-        assert grid is not None
-        tokens = found[:, int(getattr(net, "num_prefix_tokens", 0)) :]
-        return tokens.mT.reshape(found.shape[0], -1, *grid)
-    return found if found.shape[1] == net.num_features else found.movedim(-1, 1)

@@ -23,6 +23,7 @@ from specfm.models.embeddings import (
 from specfm.models.encoder import Encoder
 from specfm.models.options import check_options
 from specfm.models.timm_surface import HEAD_OPTIONS
+from specfm.models.widths import narrow
 from specfm.plugins import plugin
 
 
@@ -43,6 +44,7 @@ SIZES = {
     "large": Size(1024, 24, 16),
 }
 
+WIDTHS = "widths"  # of layers that were pruned, in a configuration
 TRUNK = (
     *("dim", "depth", "heads", "mlp_ratio", "drop_path", "layer_scale", "level", "normalise", "gsd_reference_m"),
     *("aligned", "brightness", "pixel", "trunk"),
@@ -119,10 +121,14 @@ def build_encoder(config: Mapping[str, Any]) -> AnyEncoder:
     """An encoder or a backbone from its ``config``, with random weights.
 
     Raises:
+        SpecfmError: widths that its layers cannot have.
         UsageError: see :func:`create_encoder` and :func:`specfm.models.create_backbone`.
     """
-    plain = {key: value for key, value in config.items() if key not in HEAD_OPTIONS}
+    plain = {key: value for key, value in config.items() if key not in (*HEAD_OPTIONS, WIDTHS)}
     encoder = create_backbone(**plain) if "backbone" in plain else create_encoder(**plain)
+    if widths := config.get(WIDTHS):
+        narrow(encoder, widths)
+        encoder.config = {**encoder.config, WIDTHS: dict(widths)}
     if classifier := {key: config[key] for key in HEAD_OPTIONS if key in config}:
         encoder.reset_classifier(**classifier)
     return encoder

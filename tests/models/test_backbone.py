@@ -185,8 +185,8 @@ def test_a_release_comes_back_whole(tmp_path: object, mixtures: int | None) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"backbone": "timm:resnet_of_mine"}, "timm has no model 'resnet_of_mine'"),
-        ({"backbone": "resnet18"}, "encoder timm:NAME"),
+        ({"backbone": "timm:resnet_of_mine"}, "no network 'timm:resnet_of_mine'"),
+        ({"backbone": "resnet18"}, "choose timm:NAME"),
         ({"stride": 0}, "stride must be a whole number"),
         ({"level": "scene"}, "level must be none or sample"),
         ({"options": {"depth": 3}}, "cannot be built for 9 bands"),

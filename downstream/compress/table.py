@@ -1,0 +1,169 @@
+"""The table of a compression benchmark, as text and Markdown, and its pictures: accuracy against bytes and time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from downstream.compress.config import CompressionConfig
+from downstream.results import text
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Row = Mapping[str, Any]
+HEADINGS = (
+    *("pipeline", "OA", "95 % CI", "difference", "AA", "kappa", "weights", "MACs", "kB", "smaller"),
+    *(
+        "1 window, ms",
+        "faster",
+        "64 windows, ms",
+        "2 threads, ms",
+        "pixels/s",
+        "CPU s/Mpx",
+        "memory, MB",
+        "training, s",
+    ),
+)
+RAREST = 3  # classes whose recall stands in a table of its own
+AXES = {"bytes": "kB (sparse weights where these are smaller)", "latency": "one window, one thread, ms"}
+
+
+def scenes_of(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows of each scene."""
+    return [list(each) for each in text.tables([dict(row) for row in rows])]
+
+
+def _cost(row: Row) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = row["compression"]
+    return found
+
+
+def smaller(row: Row, reference: Row) -> float:
+    """How many times fewer bytes than the reference."""
+    return float(_cost(reference)["bytes"] / _cost(row)["bytes"])
+
+
+def faster(row: Row, reference: Row) -> float:
+    """How many times less time for one window on one thread than the reference."""
+    return float(_cost(reference)["latency_ms"]["1x1"] / _cost(row)["latency_ms"]["1x1"])
+
+
+def _short(number: float) -> str:
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.3g}"
+
+
+def lines(rows: Sequence[Row], reference: str) -> list[list[str]]:
+    """Cells of one scene's table, as :data:`HEADINGS` names them."""
+    base = next(row for row in rows if row["method"] == reference)
+    found = []
+    for row in rows:
+        head = [row["method"], text.points(row["oa"]), text.interval(row["oa"])]
+        if "compression" not in row:
+            found.append([*head, "-", text.points(row["aa"]), text.points(row["kappa"]), *["-"] * (len(HEADINGS) - 6)])
+            continue
+        cost, times = _cost(row), _cost(row)["latency_ms"]
+        low, high = cost["oa_difference_ci"]
+        between = "" if low is None else f" {100 * low:+.1f} to {100 * high:+.1f}"
+        found.append([
+            *head, f"{100 * cost['oa_difference']:+.1f}{between}", text.points(row["aa"]), text.points(row["kappa"]),
+            _short(cost["numbers"]), _short(cost["macs"]),
+            f"{cost['bytes'] / 1e3:.1f}" + ("" if cost["stored"] == "file" else " (sparse)"),
+            f"{smaller(row, base):.1f}x", f"{times['1x1']:.3f}", f"{faster(row, base):.1f}x", f"{times['64x1']:.2f}",
+            f"{times['64x2']:.2f}", _short(cost["pixels_per_s"]), f"{cost['cpu_s_per_mpixel']:.1f}",
+            f"{cost['peak_bytes'] / 1e6:.1f}", f"{cost['train_s']:.0f}",
+        ])  # fmt: skip
+    return found
+
+
+def rare_lines(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Headings and lines: recall of the rarest classes under each pipeline."""
+    first = rows[0]
+    counts = {name: sum(line) for name, line in zip(first["classes"], first["confusion"], strict=True)}
+    rarest = sorted((name for name in counts if counts[name]), key=lambda name: counts[name])[:RAREST]
+    headings = ["pipeline", *(f"{name} ({counts[name]})" for name in rarest)]
+    recall = [[row["per_class"].get(name) for name in rarest] for row in rows]
+    cells = [["-" if value is None else f"{value:.3f}" for value in each] for each in recall]
+    return headings, [[row["method"], *each] for row, each in zip(rows, cells, strict=True)]
+
+
+def rich_tables(rows: Sequence[Row], reference: str) -> list[tuple[Table, list[str]]]:
+    """A table for each scene, and the remarks below it."""
+    from rich import box
+    from rich.table import Table
+
+    found = []
+    for part in scenes_of(rows):
+        for title, (headings, body), below in (
+            (text.heading(part[0]), (list(HEADINGS), lines(part, reference)), text.remarks(part)),
+            ("recall of the rarest classes (test samples over all splits)", rare_lines(part), []),
+        ):
+            table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+            for heading in headings:
+                table.add_column(heading, overflow="fold")
+            for line in body:
+                table.add_row(*line)
+            found.append((table, below))
+    return found
+
+
+def markdown(config: CompressionConfig, rows: Sequence[Row]) -> str:
+    """All tables as Markdown."""
+    out = [f"# {config.name}", ""]
+    for part in scenes_of(rows):
+        out += [f"## {text.heading(part[0])}", ""]
+        if part[0]["leaky"]:
+            out += ["**Leaky split**: neighbouring pixels stand on both sides; beside published tables only.", ""]
+        for headings, body in ((list(HEADINGS), lines(part, config.reference)), rare_lines(part)):
+            out += ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
+            out += ["| " + " | ".join(line) + " |" for line in body] + [""]
+        out += [f"* {line}" for line in text.remarks(part)] + [""]
+    out += [f"Reference: {config.reference}. Measured on {rows[0]['hardware']}, ONNX Runtime, one thread unless said."]
+    return "\n".join(out) + "\n"
+
+
+def best(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Which of (cost, accuracy) no other beats in both."""
+    return [
+        i
+        for i, (cost, score) in enumerate(points)
+        if not any(c <= cost and s >= score and (c, s) != (cost, score) for c, s in points)
+    ]
+
+
+def pareto(config: CompressionConfig, rows: Sequence[Row], out: Path) -> list[Path]:
+    """Write ``pareto-SCENE.png``: accuracy against bytes and against time; pipelines that none beats are joined."""
+    from downstream.report.figures import colour_of, new_figure
+
+    written = []
+    for part in scenes_of(rows):
+        shown = [row for row in part if "compression" in row]
+        figure = new_figure(11, 4.6)
+        for place, axis_name in enumerate(AXES):
+            axis = figure.add_subplot(1, 2, place + 1)
+            cost = [
+                _cost(r)["bytes"] / 1e3 if axis_name == "bytes" else _cost(r)["latency_ms"]["1x1"] for r in shown
+            ]  # fmt: skip
+            points = [(x, float(row["oa"]["mean"])) for x, row in zip(cost, shown, strict=True)]
+            for i, ((x, y), row) in enumerate(zip(points, shown, strict=True)):
+                if row["oa"]["ci"]:
+                    axis.plot([x, x], row["oa"]["ci"], color=colour_of(i), lw=1, alpha=0.4)
+                axis.plot(x, y, "o", color=colour_of(i), ms=5, label=row["method"] if place == 0 else None)
+            front = sorted(points[i] for i in best(points))
+            axis.plot(*zip(*front, strict=True), color="0.5", lw=1, zorder=0)
+            axis.set_xscale("log")
+            axis.set_xlabel(AXES[axis_name], fontsize=8)
+            axis.set_ylabel("overall accuracy", fontsize=8)
+            axis.tick_params(labelsize=7)
+            axis.grid(alpha=0.3)
+        figure.suptitle(text.heading(part[0]), fontsize=9)
+        figure.legend(loc="outside lower center", fontsize=6, ncols=4, frameon=False)
+        path = out / f"pareto-{re.sub(r'[^A-Za-z0-9_.-]+', '_', part[0]['data'])}.png"
+        figure.savefig(path, dpi=130, metadata={"Software": None})
+        written.append(path)
+    return written

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from downstream.maps.class_maps import Date, Layout, MapModel, TilePredictor, as_taught, classes_to_file
 from specfm.deploy.facts import fitting
-from specfm.deploy.runtime import Deployed
+from specfm.deploy.runtime import Deployed, date_inputs
 from specfm.scene import Scene
 
 
@@ -31,7 +31,7 @@ def tile_predictor(deployed: Deployed, scenes: Sequence[Scene]) -> TilePredictor
     def probabilities(dates: Sequence[Date]) -> NDArray[np.float32]:
         given: dict[str, Any] = {}
         for number, (date, put) in enumerate(zip(dates, rescale, strict=True), 1):
-            given |= deployed.date(number, put(date.x_BTTC), date.mask_BTT, date.level, date.scene.sensor)
+            given |= date_inputs(deployed.facts, number, put(date.x_BTTC), date.mask_BTT, date.level, date.scene.sensor)
         return deployed(given)["probabilities_BHWK"]
 
     return TilePredictor(taught, facts.level == "scene", probabilities)

@@ -39,6 +39,21 @@ def export(
     int8: Annotated[
         bool, typer.Option("--int8", help="Weights of matrix products as 8-bit integers (ONNX): a quarter of the size.")
     ] = False,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(
+            help="With --int8: a scene whose tiles say how large activations get, so that they become integers of "
+            "fixed scale (static), in convolutions too.",
+            show_default=False,
+        ),
+    ] = None,
+    calibration: Annotated[
+        str, typer.Option(help="With --calibrate: minmax, percentile or mse, which sets the range of each activation.")
+    ] = "percentile",
+    weight_bits: Annotated[
+        int | None,
+        typer.Option(help="8 or 4: only weights become integers, in blocks of 32 (ONNX).", show_default=False),
+    ] = None,
     tile: Annotated[
         int, typer.Option(min=0, help="Encoder: side of its input, pixels; 0 = 8 patches. A model keeps its own.")
     ] = 0,
@@ -53,12 +68,10 @@ def export(
     from specfm.checkpoint import TASK, find_release, release_digest
     from specfm.deploy.facts import outside
     from specfm.deploy.graph import format_of
-    from specfm.errors import UsageError
     from specfm.files import read_manifest, refuse_existing
 
     form = format_of(out, format)
-    if int8 and form != "onnx":
-        raise UsageError(f"--int8 is for ONNX Runtime, not for {form}; leave it out or choose --format onnx")
+    integers = _integers(form, int8, calibrate, weight_bits)
     refuse_existing(out, overwrite)
     is_task = read_manifest(find_release(model)).get("kind") == TASK
     told = (release_digest(model), __version__)
@@ -70,9 +83,12 @@ def export(
         log.warning("%s", said)
     from specfm.deploy.write import write
 
+    samples = None if calibrate is None else _samples(calibrate, model, is_task, facts)
+    asked: Any = calibration
     off = write(
-        graph, example, outputs, out, facts, form=form, integers="dynamic" if int8 else None, overwrite=overwrite
-    )
+        graph, example, outputs, out, facts, form=form, integers=integers, samples=samples, calibration=asked,
+        overwrite=overwrite,
+    )  # fmt: skip
     return Exported(out, facts, off)
 
 
@@ -83,6 +99,33 @@ def command(found: Exported) -> None:
     bands = " and ".join(f"{len(each.bands)} bands" for each in facts.sensors) or "any bands"
     typer.echo(f"{found.path}: {facts.kind}, {bands}, tiles of {facts.tile} pixels, {found.size / 1e6:.2f} MB")
     typer.echo(f"  differs from the model by {found.difference:.1e} of its largest output")
+
+
+def _integers(form: str, int8: bool, calibrate: str | None, weight_bits: int | None) -> Any:
+    """What becomes of the weights; None: they stay as they are."""
+    from specfm.errors import UsageError
+
+    if weight_bits not in (None, 8, 4):
+        raise UsageError(f"--weight-bits is {weight_bits}; give 8 or 4")
+    if weight_bits and (int8 or calibrate is not None):
+        raise UsageError("--weight-bits is another way than --int8, with or without --calibrate; leave one out")
+    if calibrate is not None and not int8:
+        raise UsageError("--calibrate is for --int8; give both, or leave it out")
+    if (int8 or weight_bits) and form != "onnx":
+        said = "--int8" if int8 else "--weight-bits"
+        raise UsageError(f"{said} is for ONNX Runtime, not for {form}; leave it out or choose --format onnx")
+    if weight_bits:
+        return f"weights{weight_bits}"
+    return None if not int8 else "dynamic" if calibrate is None else "static"
+
+
+def _samples(name: str, model: str, is_task: bool, facts: Any) -> Any:
+    from downstream.maps.class_maps import as_taught
+    from specfm.cards.opening import open_scene
+    from specfm.deploy.samples import samples_of
+
+    scene = open_scene(name)
+    return samples_of(as_taught(scene, facts.taught) if is_task else scene, facts, model)
 
 
 def _encoder(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from specfm.dense.tile_reader import TileReader, fitting_batch, patch_plan, scene_level
 from specfm.deploy.facts import fitting
-from specfm.deploy.runtime import Deployed
+from specfm.deploy.runtime import Deployed, date_inputs
 from specfm.progress import progress
 from specfm.rasters.writers import open_raster, scaled_geo
 from specfm.scene import Scene
@@ -66,7 +66,7 @@ def features_to_file(
 
     def encode(tiles: Sequence[Tile]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         x_BTTC, mask_BTT = read(tiles)
-        found = deployed(deployed.date(1, rescale(x_BTTC), mask_BTT, level, scene.sensor))
+        found = deployed(date_inputs(deployed.facts, 1, rescale(x_BTTC), mask_BTT, level, scene.sensor))
         grid = (len(tiles), plan.side, plan.side)
         return found["tokens_BND"].reshape(*grid, depth), found["valid_BN"].reshape(grid)
 

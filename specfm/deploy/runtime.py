@@ -64,15 +64,16 @@ class Deployed:
         """All outputs by name; a mask may be left out."""
         return dict(zip(self.outputs, self.session.run(None, dict(given)), strict=True))
 
-    def date(
-        self, number: int, x_BTTC: NDArray[Any], mask_BTT: NDArray[Any], level: float | None, sensor: Sensor
-    ) -> dict[str, Any]:
-        """Inputs of one date (from 1); of the sensor's bands, where these are inputs."""
-        turn = "" if number == 1 else str(number)
-        found: dict[str, Any] = {f"x{turn}_BHWC": x_BTTC, f"mask{turn}_BHW": mask_BTT}
-        if level is not None:
-            found[f"level{turn}_B"] = np.full(len(x_BTTC), level, np.float32)
-        return found if self.facts.sensors else found | band_inputs(sensor, turn)
+
+def date_inputs(
+    facts: Facts, number: int, x_BTTC: NDArray[Any], mask_BTT: NDArray[Any], level: float | None, sensor: Sensor
+) -> dict[str, Any]:
+    """Inputs of one date (from 1) of an exported model; of the sensor's bands, where these are inputs."""
+    turn = "" if number == 1 else str(number)
+    found: dict[str, Any] = {f"x{turn}_BHWC": x_BTTC, f"mask{turn}_BHW": mask_BTT}
+    if level is not None:
+        found[f"level{turn}_B"] = np.full(len(x_BTTC), level, np.float32)
+    return found if facts.sensors else found | band_inputs(sensor, turn)
 
 
 def band_inputs(sensor: Sensor, turn: str = "") -> dict[str, NDArray[Any]]:

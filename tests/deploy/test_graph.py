@@ -13,7 +13,7 @@ from specfm.dense.tile_reader import TileReader, scene_level
 from specfm.deploy.encoder import OUTPUTS, encoder_facts, encoder_graph
 from specfm.deploy.facts import Facts
 from specfm.deploy.graph import format_of, traced
-from specfm.deploy.runtime import Deployed
+from specfm.deploy.runtime import Deployed, date_inputs
 from specfm.deploy.write import write
 from specfm.errors import SpecfmError, UsageError
 from specfm.sensors import Sensor
@@ -47,7 +47,7 @@ def check(made, path: Path, sensor: Sensor = SENSOR, level: float | None = 0.6, 
         with torch.no_grad():
             wanted = made(x_BHWC, sensor, mask_BHW, level_B=level_B)
         x = x_BHWC.numpy() if deployed.facts.sensors else x_BHWC.numpy() * sensor.scale + sensor.offset
-        found = deployed(deployed.date(1, x.astype(np.float32), mask_BHW.numpy(), level, sensor))
+        found = deployed(date_inputs(deployed.facts, 1, x.astype(np.float32), mask_BHW.numpy(), level, sensor))
         assert off(found["tokens_BND"], wanted.tokens_BND) < 1e-5, count
         assert off(found["pooled_BD"], wanted.pooled_BD) < 1e-5, count
         np.testing.assert_array_equal(found["valid_BN"], wanted.token_mask_BN)
@@ -60,7 +60,7 @@ def test_a_file_answers_as_the_encoder(plain: Path) -> None:
 def test_a_mask_may_be_left_out(plain: Path) -> None:
     deployed = Deployed(plain, threads=1)
     x_BHWC, _ = tiles(4)
-    given = deployed.date(1, x_BHWC.numpy(), np.ones(x_BHWC.shape[:3], bool), 0.6, SENSOR)
+    given = date_inputs(deployed.facts, 1, x_BHWC.numpy(), np.ones(x_BHWC.shape[:3], bool), 0.6, SENSOR)
     wanted = deployed(given)
     del given["mask_BHW"]
     for name, found in deployed(given).items():
@@ -148,7 +148,7 @@ def test_real_pixels(kind: str, data_root: Path, tmp_path: Path) -> None:
             torch.from_numpy(x_BTTC), scene.sensor, torch.from_numpy(mask_BTT), level_B=torch.full((6,), level)
         )
     deployed = Deployed(tmp_path / "encoder.onnx", threads=1)
-    found = deployed(deployed.date(1, x_BTTC, mask_BTT, level, scene.sensor))
+    found = deployed(date_inputs(deployed.facts, 1, x_BTTC, mask_BTT, level, scene.sensor))
     assert off(found["tokens_BND"], wanted.tokens_BND) < 1e-5 and off(found["pooled_BD"], wanted.pooled_BD) < 1e-5
 
 
@@ -167,7 +167,7 @@ def test_bands_as_inputs(kind: str, tmp_path: Path) -> None:
         mask = np.ones(x.shape[:3], bool)
         with torch.no_grad():
             wanted = made(torch.from_numpy(x), sensor).tokens_BND
-        assert off(deployed(deployed.date(1, x, mask, None, sensor))["tokens_BND"], wanted) < 1e-5, bands
+        assert off(deployed(date_inputs(deployed.facts, 1, x, mask, None, sensor))["tokens_BND"], wanted) < 1e-5, bands
 
 
 @pytest.mark.slow
@@ -182,27 +182,6 @@ def test_torch_program(tmp_path: Path) -> None:
     with torch.no_grad():
         wanted = made(x_BHWC, SENSOR, mask_BHW, level_B=level_B)
     assert off(program(x_BHWC, mask_BHW, level_B)[0].detach(), wanted.tokens_BND) < 1e-6
-
-
-@pytest.mark.slow
-def test_int8_is_smaller_and_close(tmp_path: Path) -> None:
-    made = encoder("hyper-light", dim=96, depth=3)
-    made.stem.set(torch.eye(96), torch.zeros(96))
-    exported(made, SENSOR, tmp_path / "whole.onnx")
-    exported(made, SENSOR, tmp_path / "small.onnx", int8=True)
-    assert (tmp_path / "small.onnx").stat().st_size < 0.6 * (tmp_path / "whole.onnx").stat().st_size
-    assert Deployed(tmp_path / "small.onnx").facts.precision == "int8"
-    x_BHWC, mask_BHW = tiles(4)
-    found = []
-    for name in ("whole", "small"):
-        deployed = Deployed(tmp_path / f"{name}.onnx", threads=1)
-        found.append(deployed(deployed.date(1, x_BHWC.numpy(), mask_BHW.numpy(), 0.6, SENSOR))["tokens_BND"])
-    assert 1e-6 < off(*found[::-1]) < 0.05
-    with pytest.raises(UsageError, match="--int8 is for ONNX Runtime"):
-        exported(made, SENSOR, tmp_path / "x.pt2", int8=True)
-    with pytest.raises(UsageError, match="no matrix products"):
-        exported(encoder("timm:resnet10t"), SENSOR, tmp_path / "x.onnx", int8=True)
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["small.onnx", "whole.onnx"]
 
 
 def test_a_graph_that_is_not_the_model_replaces_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

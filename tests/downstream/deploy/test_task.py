@@ -19,7 +19,7 @@ from downstream.supervised.folder import save_task
 from downstream.supervised.model import CHANGE_NAMES, HeadSpec, TaskModel
 from downstream.supervised.views import View
 from specfm.dense.tile_reader import TileReader, scene_level
-from specfm.deploy.runtime import Deployed
+from specfm.deploy.runtime import Deployed, date_inputs
 from specfm.deploy.write import write
 from specfm.errors import SpecfmError, UsageError
 from specfm.scene import Scene
@@ -94,7 +94,7 @@ def test_probabilities_in_the_runtime(kind: str, tmp_path: Path) -> None:
             turn, (x, mask) = "" if number == 1 else "2", view(sensor, count)
             words |= {f"x{turn}_BHWC": x, f"bands{turn}": sensor, f"mask{turn}_BHW": mask}
             words |= {} if level is None else {f"level{turn}_B": torch.full((count,), level)}
-            given |= deployed.date(number, x, mask, level, sensor)
+            given |= date_inputs(deployed.facts, number, x, mask, level, sensor)
         wanted = model.predict_tile(**words).numpy()
         found = deployed(given)["probabilities_BHWK"]
         assert 0.02 < wanted[wanted > 0].min() < 0.98 and off(found, wanted) < 1e-5, count
@@ -118,7 +118,7 @@ def ground() -> tuple[Scene, TaskModel]:
 def test_maps_are_those_of_the_model(ground: tuple[Scene, TaskModel], tmp_path: Path) -> None:
     scene, model = ground
     exported(model, [SENSOR], tmp_path / "model.onnx")
-    exported(model, [SENSOR], tmp_path / "small.onnx", int8=True)
+    exported(model, [SENSOR], tmp_path / "small.onnx", integers="dynamic")
     shares = predict_to_file(model, [scene], tmp_path / "wanted.npy", preview=False)
     wanted = np.load(tmp_path / "wanted.npy")
     for name, least in (("model", 0.999), ("small", 0.97)):

@@ -64,12 +64,16 @@ class Objective(nn.Module):
 
 
 class Labels(Objective):
-    """Cross entropy with the labels."""
+    """Cross entropy with the labels, of which ``smoothing`` is spread over all classes (Szegedy et al. 2016)."""
+
+    def __init__(self, smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.smoothing = smoothing
 
     def forward(self, model: TaskModel, view: View, y_B: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """(loss, scores ``[B, K]`` of the model)."""
         scores_BK = look(model, view).scores_BK
-        return F.cross_entropy(scores_BK, y_B), scores_BK
+        return F.cross_entropy(scores_BK, y_B, label_smoothing=self.smoothing), scores_BK
 
 
 class FromTeacher(Objective):

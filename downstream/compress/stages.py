@@ -155,20 +155,21 @@ class Pipelines:
     def _prune(self, model: TaskModel, step: Step) -> TaskModel:
         asked = step.prune
         assert asked is not None
+        labels = Labels(self._train_of(step).label_smoothing)
         if asked.how == "blocks":
             model = drop_blocks(model, asked.count)
-            self._tune(model, Labels(), step)
+            self._tune(model, labels, step)
             return model
         if asked.how == "magnitude":
             for share in magnitude.schedule(asked.ratio, asked.rounds):
                 magnitude.zero_weights(model, share)
-                self._tune(model, Labels(), step, asked.rounds)
+                self._tune(model, labels, step, asked.rounds)
             magnitude.settle(model)
             return model
         kept = (1 - asked.ratio) ** (1 / asked.rounds)  # equal shares of what is left, round by round
         for _ in range(asked.rounds):
             model = prune_structured(model, 1 - kept, asked.importance, self._gradient_windows(model))
-            self._tune(model, Labels(), step, asked.rounds)
+            self._tune(model, labels, step, asked.rounds)
         return model
 
     def _tune(self, model: TaskModel, objective: Objective, step: Step, rounds: int = 1) -> None:
@@ -193,7 +194,7 @@ class Pipelines:
 
     def _objective(self, step: Step | None, model: TaskModel, teacher: Stage | None, spec: ModelSpec) -> Objective:
         if step is None:
-            return Labels()
+            return Labels(self._train_of(None, spec).label_smoothing)
         if (asked := step.distil) is not None and teacher is not None:
             return FromTeacher(
                 model, teacher.model, temperature=asked.temperature, alpha=asked.alpha, hints=asked.hints,
@@ -209,7 +210,7 @@ class Pipelines:
             return DeepToShallow(
                 model, (own.exit,), temperature=own.temperature, alpha=own.alpha, features=own.features
             )
-        return Labels()
+        return Labels(self._train_of(step).label_smoothing)
 
     def _train_of(self, step: Step | None, first_of: ModelSpec | None = None) -> TrainConfig:
         """How a step trains; ``first_of``: what has not been trained before."""

@@ -36,6 +36,9 @@ class TrainConfig(Strict):
     lr: float = Field(default=2e-3, gt=0, description="peak learning rate")
     layer_decay: float = Field(default=0.75, gt=0, le=1, description="of the rate, block by block, when fine-tuning")
     weight_decay: float = Field(default=0.05, ge=0, description="decoupled decay of matrices")
+    label_smoothing: float = Field(
+        default=0.1, ge=0, lt=1, description="share of a label spread over all classes, where labels alone are learnt"
+    )
     patience: Positive = Field(default=200, description="steps without a better validation accuracy before it stops")
 
 
@@ -147,7 +150,7 @@ def first_training(
     elif isinstance(model.encoder, Backbone):
         views = (part.view(at) for part in own for at in np.array_split(np.arange(len(part)), -(-len(part) // 256)))
         model.encoder.fit_statistics((view.x_BHWC, view.bands, view.mask_BHW) for view in views)
-    return train(title, model, objective or Labels(), config, train_parts, val, seed, pretrained)
+    return train(title, model, objective or Labels(config.label_smoothing), config, train_parts, val, seed, pretrained)
 
 
 def _some(parts: Sequence[Windows], seed: int) -> list[Windows]:

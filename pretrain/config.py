@@ -70,7 +70,7 @@ class ModelConfig(engine.ModelConfig):
 
     backbone: str | None = Field(
         default=None,
-        description="timm:NAME in place of our encoder, for one list of bands; options are those of "
+        description="timm:NAME or small:NAME in place of our encoder, for one list of bands; options are those of "
         "specfm.models.create_backbone (stride, level, options)",
     )
     init_trunk: str | None = Field(

@@ -1,6 +1,6 @@
 """`specfm compress`: pipelines on scenes, each in the deployed runtime, in one table.
 
-OUT/config.yaml                       what was asked for
+OUT/compression.yaml                  what was asked for
 OUT/stages/DIGEST/                    models after each step (shared by pipelines that begin alike)
 OUT/files/SCENE--PIPELINE-SEED.onnx   what is deployed
 OUT/cells/....json                    confusions and sizes of each; OUT/costs.json: times and memory
@@ -28,7 +28,7 @@ from downstream.compress.config import CompressionConfig, PipelineConfig, SceneC
 from downstream.compress.deployed import deploy, predicted
 from downstream.compress.ground import Ground, Side, open_ground
 from downstream.compress.stages import Pipelines
-from downstream.compress.table import markdown, pareto
+from downstream.report.compression import BENCHMARK, markdown, pareto, scenes_of
 from downstream.results import metrics
 from downstream.results.files import read_rows, write_rows
 from downstream.results.rows import Comparison, EncoderFacts, result_rows
@@ -42,7 +42,7 @@ from specfm.locks import RunLock
 from specfm.progress import progress
 
 log = logging.getLogger(__name__)
-RESULTS, TABLE = "results.jsonl", "compression.md"
+ASKED, RESULTS, TABLE = "compression.yaml", "results.jsonl", "compression.md"
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def run_compression(config: CompressionConfig, out: str | Path, *, resume: bool 
     with RunLock(out, wait=resume) as lock:
         for name in ("stages", "files", "cells"):
             remove_temporaries(out / name)
-        atomic_write_text(out / "config.yaml", to_yaml(config))
+        atomic_write_text(out / ASKED, to_yaml(config))
         total = len(grounds) * config.seeds * len(config.pipelines)
         with progress("pipelines", total) as advance:
             for ground in grounds:
@@ -93,8 +93,10 @@ def run_compression(config: CompressionConfig, out: str | Path, *, resume: bool 
             spent = costs.of_files(out, ground, {name: found[0] for name, found in cells.items()}, config.rounds)
             rows += _rows(config, ground, cells, spent)
         write_rows(out / RESULTS, rows)
-        atomic_write_text(out / TABLE, markdown(config, rows))
-        pareto(config, rows, out)
+        atomic_write_text(out / TABLE, markdown(config.name, rows))
+        for part in scenes_of(rows):
+            name = re.sub(r"[^A-Za-z0-9_.-]+", "_", part[0]["data"])
+            pareto(part).savefig(out / f"pareto-{name}.png", dpi=130, metadata={"Software": None})
     return Compression(out, read_rows(out / RESULTS))
 
 
@@ -182,10 +184,13 @@ def _rows(
     )  # fmt: skip
     rows = result_rows([*all_runs, majority], of)
     reference = _counts(all_runs, config.reference)
+    for row in rows:
+        row["benchmark"] = BENCHMARK
     for row in rows[:-1]:
         difference, interval = paired_difference(_counts(all_runs, row["method"]), reference, "oa", draws=config.draws)
         mine = cells[row["method"]]
         row["compression"] = {
+            "reference": config.reference,
             "numbers": int(np.median([cell["numbers"] for cell in mine])),
             "macs": int(np.median([cell["macs"] for cell in mine])),
             "bytes": int(np.median([cell["nbytes"] for cell in mine])), "stored": mine[0]["stored"],

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from downstream.report import tables
+from downstream.report import compression, tables
 from downstream.report.curves import training_curves
 from downstream.report.embedding import Embedding, embedding_scatter, has_umap
 from downstream.report.figures import png_uri
@@ -120,6 +120,11 @@ def _sections(
     shown["robustness"] = tables.robustness(found.rows)
     if not shown["robustness"]:
         left_out.append(("robustness", "no result row has a condition; write some with: specfm robustness"))
+    shown["compression"] = compression.sections(found.rows)
+    if not shown["compression"]:
+        left_out.append(
+            ("compression", "no result row is of a compression benchmark; write some with: specfm compress")
+        )
     say("training curves")
     drawn = {name: training_curves(trainings) for name, trainings in found.curves.items()}
     shown["curves"] = [{"name": name, "uri": uri} for name, uri in drawn.items() if uri]

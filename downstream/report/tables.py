@@ -30,7 +30,7 @@ def is_own(row: Row) -> bool:
 
 def accuracy(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """One group per table: rows that ran on the same splits; of repeated rows the newest counts."""
-    plain = [row for row in rows if not row.get("condition")]
+    plain = [row for row in rows if not row.get("condition") and not row.get("benchmark")]
     return [_group(part) for part in _newest(plain, _table_key, _method_key)]
 
 
@@ -65,7 +65,7 @@ def leaderboard(rows: Sequence[Row]) -> dict[str, Any] | None:
 
     Rows of a benchmark do not count: its own leaderboard, which knows what is more than chance, is shown instead.
     """
-    alone = [row for row in rows if not row.get("condition") and not row.get("suite")]
+    alone = [row for row in rows if not (row.get("condition") or row.get("suite") or row.get("benchmark"))]
     tables = _newest(alone, _table_key, _method_key)
     if len(tables) < 2:
         return None

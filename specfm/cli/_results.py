@@ -170,12 +170,10 @@ class Compressed:
     Attributes:
         folder: models, deployed files, results.jsonl, compression.md, pictures.
         rows: of all scenes and pipelines, ready for a DataFrame; sizes and times stand under ``compression``.
-        reference: the pipeline that the others are compared with.
     """
 
     folder: Path
     rows: list[dict[str, Any]]
-    reference: str
 
 
 @dataclass(frozen=True)

@@ -31,16 +31,16 @@ def compress(
 
     asked = load_config(config, CompressionConfig, overrides)
     found = run_compression(asked, out, resume=resume)
-    return Compressed(found.folder, found.rows, asked.reference)
+    return Compressed(found.folder, found.rows)
 
 
 @printed(compress, around=run_logging)
 def command(found: Compressed) -> None:
     """Print the tables."""
-    from downstream.compress.table import rich_tables
+    from downstream.report.compression import rich_tables
 
     console = wide_console(220)
-    for table, below in rich_tables(found.rows, found.reference):
+    for table, below in rich_tables(found.rows):
         console.print(table)
         print_remarks(console, below)
     typer.echo(f"{found.folder}/results.jsonl, compression.md and pareto-*.png written; files are in files/")

@@ -18,7 +18,7 @@ from downstream.compress import stages as stages_room
 from downstream.compress.config import CompressionConfig
 from downstream.compress.ground import open_ground
 from downstream.compress.measure import multiplications
-from downstream.compress.table import HEADINGS, best, lines, markdown
+from downstream.report.compression import HEADINGS, best, lines, markdown, sections
 from downstream.supervised.folder import load_task
 from specfm.config import load_config
 from specfm.deploy.runtime import Deployed
@@ -84,8 +84,10 @@ def test_the_table_is_of_the_files(done: tuple[Path, Path]) -> None:
     assert rows[1]["oa"]["mean"] == pytest.approx(right.mean(), abs=1e-6)
     assert rows[0]["compression"]["oa_difference"] == 0 and rows[1]["leakage"]["overlap_share"] == 0
     text = (out / "compression.md").read_text()
-    assert text == markdown(config, rows) and "| taught |" in text and list(out.glob("pareto-*.png"))
-    assert all(len(line) == len(HEADINGS) for line in lines(rows, "cnn"))
+    assert text == markdown(config.name, rows) and "| taught |" in text and list(out.glob("pareto-*.png"))
+    assert all(len(line) == len(HEADINGS) for line in lines(rows))
+    (shown,) = sections(rows)
+    assert shown["lines"] == lines(rows) and shown["figure"].startswith("data:image/svg")
     assert Deployed(file).facts.classes == ("soil", "grass", "water")
 
 

@@ -1,16 +1,15 @@
-"""The table of a compression benchmark, as text and Markdown, and its pictures: accuracy against bytes and time."""
+"""A compression benchmark from its rows: tables for shell, Markdown and page, accuracy against bytes and time."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from downstream.compress.config import CompressionConfig
+from downstream.report.figures import colour_of, data_uri, new_figure
 from downstream.results import text
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from rich.table import Table
 
 Row = Mapping[str, Any]
@@ -27,6 +26,8 @@ HEADINGS = (
         "training, s",
     ),
 )
+BENCHMARK = "compression"  # what rows say they are of
+MARKS = "os^Dv"
 RAREST = 3  # classes whose recall stands in a table of its own
 AXES = {"bytes": "kB (sparse weights where these are smaller)", "latency": "one window, one thread, ms"}
 
@@ -58,9 +59,10 @@ def _short(number: float) -> str:
     return f"{number:.3g}"
 
 
-def lines(rows: Sequence[Row], reference: str) -> list[list[str]]:
+def lines(rows: Sequence[Row]) -> list[list[str]]:
     """Cells of one scene's table, as :data:`HEADINGS` names them."""
-    base = next(row for row in rows if row["method"] == reference)
+    wanted = next(_cost(row)["reference"] for row in rows if "compression" in row)
+    base = next(row for row in rows if row["method"] == wanted)
     found = []
     for row in rows:
         head = [row["method"], text.points(row["oa"]), text.interval(row["oa"])]
@@ -92,7 +94,7 @@ def rare_lines(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     return headings, [[row["method"], *each] for row, each in zip(rows, cells, strict=True)]
 
 
-def rich_tables(rows: Sequence[Row], reference: str) -> list[tuple[Table, list[str]]]:
+def rich_tables(rows: Sequence[Row]) -> list[tuple[Table, list[str]]]:
     """A table for each scene, and the remarks below it."""
     from rich import box
     from rich.table import Table
@@ -100,7 +102,7 @@ def rich_tables(rows: Sequence[Row], reference: str) -> list[tuple[Table, list[s
     found = []
     for part in scenes_of(rows):
         for title, (headings, body), below in (
-            (text.heading(part[0]), (list(HEADINGS), lines(part, reference)), text.remarks(part)),
+            (text.heading(part[0]), (list(HEADINGS), lines(part)), text.remarks(part)),
             ("recall of the rarest classes (test samples over all splits)", rare_lines(part), []),
         ):
             table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -112,18 +114,19 @@ def rich_tables(rows: Sequence[Row], reference: str) -> list[tuple[Table, list[s
     return found
 
 
-def markdown(config: CompressionConfig, rows: Sequence[Row]) -> str:
-    """All tables as Markdown."""
-    out = [f"# {config.name}", ""]
+def markdown(name: str, rows: Sequence[Row]) -> str:
+    """All tables as Markdown, under the name of the benchmark."""
+    out = [f"# {name}", ""]
     for part in scenes_of(rows):
         out += [f"## {text.heading(part[0])}", ""]
         if part[0]["leaky"]:
             out += ["**Leaky split**: neighbouring pixels stand on both sides; beside published tables only.", ""]
-        for headings, body in ((list(HEADINGS), lines(part, config.reference)), rare_lines(part)):
+        for headings, body in ((list(HEADINGS), lines(part)), rare_lines(part)):
             out += ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
             out += ["| " + " | ".join(line) + " |" for line in body] + [""]
         out += [f"* {line}" for line in text.remarks(part)] + [""]
-    out += [f"Reference: {config.reference}. Measured on {rows[0]['hardware']}, ONNX Runtime, one thread unless said."]
+    wanted = next(_cost(row)["reference"] for row in rows if "compression" in row)
+    out += [f"Reference: {wanted}. Measured on {rows[0]['hardware']}, ONNX Runtime, one thread unless said."]
     return "\n".join(out) + "\n"
 
 
@@ -136,34 +139,40 @@ def best(points: Sequence[tuple[float, float]]) -> list[int]:
     ]
 
 
-def pareto(config: CompressionConfig, rows: Sequence[Row], out: Path) -> list[Path]:
-    """Write ``pareto-SCENE.png``: accuracy against bytes and against time; pipelines that none beats are joined."""
-    from downstream.report.figures import colour_of, new_figure
+def pareto(rows: Sequence[Row]) -> Figure:
+    """Accuracy of one scene's rows against bytes and against time; pipelines that none beats are joined."""
+    shown = [row for row in rows if "compression" in row]
+    figure = new_figure(11, 5.2)
+    for place, axis_name in enumerate(AXES):
+        axis = figure.add_subplot(1, 2, place + 1)
+        cost = [_cost(r)["bytes"] / 1e3 if axis_name == "bytes" else _cost(r)["latency_ms"]["1x1"] for r in shown]
+        points = [(x, float(row["oa"]["mean"])) for x, row in zip(cost, shown, strict=True)]
+        front = sorted(points[i] for i in best(points))
+        axis.plot(*zip(*front, strict=True), color="0.5", lw=1, zorder=0)
+        for i, ((x, y), row) in enumerate(zip(points, shown, strict=True)):
+            if row["oa"]["ci"]:
+                axis.plot([x, x], row["oa"]["ci"], color=colour_of(i), lw=1, alpha=0.3)
+            axis.plot(
+                x, y, MARKS[i // 8 % len(MARKS)], color=colour_of(i), ms=5, label=None if place else row["method"]
+            )
+        axis.set_xscale("log")
+        axis.set_xlabel(AXES[axis_name], fontsize=8)
+        axis.set_ylabel("overall accuracy", fontsize=8)
+        axis.tick_params(labelsize=7)
+        axis.grid(alpha=0.3)
+    figure.suptitle(text.heading(rows[0]), fontsize=9)
+    figure.legend(loc="outside lower center", fontsize=6, ncols=5, frameon=False)
+    return figure
 
-    written = []
-    for part in scenes_of(rows):
-        shown = [row for row in part if "compression" in row]
-        figure = new_figure(11, 4.6)
-        for place, axis_name in enumerate(AXES):
-            axis = figure.add_subplot(1, 2, place + 1)
-            cost = [
-                _cost(r)["bytes"] / 1e3 if axis_name == "bytes" else _cost(r)["latency_ms"]["1x1"] for r in shown
-            ]  # fmt: skip
-            points = [(x, float(row["oa"]["mean"])) for x, row in zip(cost, shown, strict=True)]
-            for i, ((x, y), row) in enumerate(zip(points, shown, strict=True)):
-                if row["oa"]["ci"]:
-                    axis.plot([x, x], row["oa"]["ci"], color=colour_of(i), lw=1, alpha=0.4)
-                axis.plot(x, y, "o", color=colour_of(i), ms=5, label=row["method"] if place == 0 else None)
-            front = sorted(points[i] for i in best(points))
-            axis.plot(*zip(*front, strict=True), color="0.5", lw=1, zorder=0)
-            axis.set_xscale("log")
-            axis.set_xlabel(AXES[axis_name], fontsize=8)
-            axis.set_ylabel("overall accuracy", fontsize=8)
-            axis.tick_params(labelsize=7)
-            axis.grid(alpha=0.3)
-        figure.suptitle(text.heading(part[0]), fontsize=9)
-        figure.legend(loc="outside lower center", fontsize=6, ncols=4, frameon=False)
-        path = out / f"pareto-{re.sub(r'[^A-Za-z0-9_.-]+', '_', part[0]['data'])}.png"
-        figure.savefig(path, dpi=130, metadata={"Software": None})
-        written.append(path)
-    return written
+
+def sections(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """What a page shows: a group for each scene."""
+    found = []
+    for part in scenes_of([row for row in rows if row.get("benchmark") == BENCHMARK]):
+        rare_headings, rare = rare_lines(part)
+        found.append({
+            "heading": text.heading(part[0]), "leaky": part[0]["leaky"], "headings": HEADINGS, "lines": lines(part),
+            "rare_headings": rare_headings, "rare": rare, "remarks": text.remarks(part),
+            "figure": data_uri(pareto(part)),
+        })  # fmt: skip
+    return found

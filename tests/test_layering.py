@@ -19,6 +19,7 @@ PACKAGES = ("specfm", "downstream", "pretrain")
 LEVELS: tuple[tuple[str, ...], ...] = (
     (
         "errors",
+        "brief",
         "bands",
         "sensors",
         "sensor_table",

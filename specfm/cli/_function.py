@@ -25,6 +25,7 @@ from typer.models import ArgumentInfo, ParameterInfo
 from specfm.errors import UsageError
 
 BY_POSITION, BY_NAME = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+LONGEST = 80  # characters of a value that an error quotes
 CALLED = {int: "a whole number", float: "a number", bool: "True or False", str: "text", Path: "a path"}
 
 
@@ -160,7 +161,10 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _one(what: str, kind: type, value: Any) -> Any:
-    wrong = UsageError(f"{what} takes {CALLED[kind]}, not {value!r}")
+    shown = repr(value)
+    if len(shown) > LONGEST:  # an encoder, an array: what it is says enough
+        shown = f"a {type(value).__name__}"
+    wrong = UsageError(f"{what} takes {CALLED[kind]}, not {shown}")
     if kind is bool:
         if type(value).__name__ in ("bool", "bool_"):
             return bool(value)

@@ -23,7 +23,7 @@ def brief(result: Any) -> str:
 
 
 def _held(value: Any) -> str:
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
+    if all(hasattr(value, name) for name in ("shape", "dtype", "ndim")):
         return f"<{value.dtype} {'x'.join(map(str, value.shape)) or 'scalar'}>"
     if isinstance(value, list | tuple) and value:
         kinds = {type(each).__name__ for each in value}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,3 +67,34 @@ def test_a_field_with_a_line_of_its_own_keeps_it() -> None:
 def test_an_argument_of_the_wrong_kind_is_told_by_its_type_where_it_is_long() -> None:
     with pytest.raises(ValueError, match=r"^cluster: checkpoint takes text, not a ndarray$"):
         specfm.cluster(np.zeros(1000), "scene.hdr", out="groups.tif")
+
+
+def test_a_misspelt_or_missing_argument_names_the_function_and_the_nearest() -> None:
+    with pytest.raises(TypeError, match=r"^specfm\.probe: .* argument 'shot'; did you mean shots\?$"):
+        specfm.probe("real_nano", data="salinas_a", shot=5)
+    with pytest.raises(TypeError, match=r"^specfm\.embed: missing a required argument: 'out'$"):
+        specfm.embed("real_nano", "scene.hdr")
+
+
+def test_a_scene_keeps_its_own_line_and_features_of_a_call_are_told_by_their_shapes() -> None:
+    bands = BandGrid([400.0, 500.0, 600.0])
+    scene = specfm.Scene.from_array(np.zeros((4, 5, 3), np.float32), specfm.Sensor(bands), name="field")
+    assert "scene=Scene('field'" in repr(_results.Raster(Path("map.tif"), scene))
+    features = specfm.load("real_nano")(np.zeros((2, 6, 6, 3), np.float32), bands)
+    assert repr(features).startswith("Features(tokens_BND=<torch.float32 2x4x192>")
+
+
+def test_a_wrong_argument_of_an_encoder_is_a_value_error() -> None:
+    encoder, bands, x = specfm.load("real_nano"), BandGrid([400.0, 500.0, 600.0]), np.zeros((1, 6, 6, 3), np.float32)
+    for call in (
+        lambda: encoder(x[0], bands),
+        lambda: encoder(x[:0], bands),
+        lambda: encoder(x.transpose(0, 3, 1, 2), bands),
+        lambda: encoder(x, BandGrid([400.0, 500.0])),
+        lambda: encoder(x, bands.wavelengths_nm),
+        lambda: encoder(x),
+        lambda: encoder.embed(x[0]),
+        lambda: encoder.embed("scene.hdr"),
+    ):
+        with pytest.raises(ValueError, match=r"."):
+            call()

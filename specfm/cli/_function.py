@@ -8,6 +8,7 @@ option that only says how to print (``--json``) is a parameter of the command.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 import json
@@ -74,10 +75,13 @@ def function(work: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(work)
     def called(*args: Any, **words: Any) -> Any:
-        given = {
-            name: read(work.__name__, told[name], each)
-            for name, each in signature.bind(*args, **words).arguments.items()
-        }
+        try:
+            bound = signature.bind(*args, **words).arguments
+        except TypeError as error:
+            wrong = next((word for word in words if word not in told), "")
+            near = difflib.get_close_matches(wrong, told, n=1)
+            raise TypeError(f"specfm.{work.__name__}: {error}{f'; did you mean {near[0]}?' if near else ''}") from None
+        given = {name: read(work.__name__, told[name], each) for name, each in bound.items()}
         return work(**{name: each.default for name, each in told.items() if name not in given}, **given)
 
     called.__signature__ = signature  # type: ignore[attr-defined]

@@ -197,6 +197,8 @@ class Compressed:
     rows: list[dict[str, Any]]
     reference: str
 
+    __repr__ = brief
+
 
 @dataclass(frozen=True)
 class Report:

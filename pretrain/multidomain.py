@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from specfm.brief import brief
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import clear_stages
 
@@ -84,6 +85,8 @@ class StudyResult:
     rows: list[dict[str, Any]]
     picture: Path
     seconds: dict[str, float]
+
+    __repr__ = brief
 
 
 def run_study(

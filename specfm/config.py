@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -64,14 +64,19 @@ def load_config(path: Path | str | None, model: type[Model], overrides: list[str
         values = read_yaml(path)
     for text in overrides or []:
         _apply_override(values, text)
-    return build_config(values, model, source)
+    told = [text.partition("=")[0].strip() for text in overrides or []]
+    return build_config(values, model, source, told)
 
 
-def build_config(values: dict[str, Any], model: type[Model], source: str) -> Model:
-    """Check plain values against ``model``; problems are reported in one line that begins with ``source``."""
+def build_config(values: dict[str, Any], model: type[Model], source: str, overrides: Sequence[str] = ()) -> Model:
+    """Check plain values against ``model``; problems are reported in one line that begins with ``source``, or where all
+    are of keys in ``overrides``, with the command line."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
+        where = [".".join(map(str, each["loc"])) for each in error.errors()]
+        if all(any(f"{key}.".startswith(f"{told}.") for told in overrides) for key in where):
+            source = "the command line"
         raise UsageError(f"{source}: {_explain(error, model)}") from None
 
 

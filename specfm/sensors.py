@@ -9,7 +9,7 @@ from typing import Any
 
 from specfm.bands import BandGrid
 from specfm.digests import digest_json
-from specfm.errors import SpecfmError
+from specfm.errors import SpecfmError, UsageError
 
 QUANTITIES = ("dn", "radiance", "toa_reflectance", "surface_reflectance")
 LEVELS = ("raw", "L1", "L2")
@@ -66,7 +66,7 @@ class Sensor:
         if self.level is not None and self.level not in LEVELS:
             raise SpecfmError(f"unknown processing level {self.level!r}; give one of {', '.join(LEVELS)}")
         if not isinstance(self.bands, BandGrid):
-            raise SpecfmError(
+            raise UsageError(
                 f"a sensor's bands are a BandGrid, got {type(self.bands).__name__}; wrap wavelengths as "
                 "specfm.BandGrid(centres_nm)"
             )

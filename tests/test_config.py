@@ -93,6 +93,16 @@ def test_wrong_overrides_are_refused(write, override, words):
         load_config(write("out: a\n"), Run, [override])
 
 
+def test_a_wrong_value_is_blamed_on_where_it_was_written(write):
+    good, bad = write("out: a\n"), ["optim.lr=fast", "steps=20"]
+    with pytest.raises(UsageError, match=r"^the command line: optim\.lr"):
+        load_config(good, Run, bad)
+    with pytest.raises(UsageError, match=r"run\.yaml: steps"):
+        load_config(write("out: a\nsteps: many\n"), Run, ["optim.lr=1"])
+    with pytest.raises(UsageError, match=r"run\.yaml: "):
+        load_config(write("out: a\nsteps: many\n"), Run, ["optim.lr=fast"])
+
+
 def test_resolved_config_reads_back_and_has_a_stable_digest(write, tmp_path):
     config = load_config(write("out: a\noptim: {lr: 1e-7}\nmany: [{lr: 3}]\n"), Run)
     again = tmp_path / "again.yaml"

@@ -24,6 +24,7 @@ from downstream.results.rows import EncoderFacts
 from downstream.splits.samples import Samples
 from downstream.splits.split import Split, draw_splits
 from specfm.bands import BandGrid
+from specfm.brief import brief
 from specfm.dense.align import aligned
 from specfm.digests import digest_json
 from specfm.errors import SpecfmError
@@ -54,6 +55,8 @@ class Explanation:
     facts: dict[str, Any]
     bands: BandGrid
     classes: tuple[str, ...]
+
+    __repr__ = brief
 
 
 def explain(

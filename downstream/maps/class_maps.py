@@ -145,6 +145,17 @@ def as_taught(scene: Scene, card: dict[str, Any]) -> Scene:
     return scene if has == wanted else pretreat(scene, wanted)
 
 
+def unsaid_quantity(scene: Scene, card: dict[str, Any]) -> str | None:
+    """A sentence where a scene does not say what was measured, so that :func:`as_taught` cannot tell if it fits."""
+    learnt_from = card.get("quantities") or []
+    if scene.sensor.quantity is not None or not learnt_from:
+        return None
+    return (
+        f"{scene.where} does not say what was measured, and the model learnt from {', '.join(learnt_from)}: of counts "
+        "its map would mean nothing; say it with --quantity, or name the scan as its card gives it (CARD:SCENE)"
+    )
+
+
 def _kind(quantity: str) -> str:
     """Of a quantity: reflectance above the air or below it is one kind, counts and radiance are others."""
     return quantity.rpartition("_")[2]

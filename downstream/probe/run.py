@@ -28,6 +28,7 @@ from downstream.results.seen import pretraining_record
 from downstream.splits.samples import Samples, asked_window, collect_samples
 from downstream.splits.split import Split, draw_splits, rule_of
 from specfm.band_selection import BandSelection, select_scenes
+from specfm.brief import brief
 from specfm.dense.align import aligned, wants_alignment
 from specfm.digests import digest_json
 from specfm.errors import UsageError
@@ -61,6 +62,8 @@ class ProbeResult:
     splits: list[Split]
     features: FeatureSet | None
     spectra: Spectra | None
+
+    __repr__ = brief
 
 
 def default_window(encoder: Any) -> int:

@@ -38,6 +38,7 @@ from downstream.robustness.conditions import CLEAN, SHUFFLED, Condition, conditi
 from downstream.robustness.options import RobustnessOptions
 from downstream.splits.samples import Samples
 from downstream.splits.split import draw_splits
+from specfm.brief import brief
 from specfm.dense.align import aligned
 from specfm.digests import digest_json
 from specfm.errors import SpecfmError, UsageError
@@ -55,6 +56,8 @@ class Robustness:
 
     rows: list[dict[str, Any]]
     skipped: dict[str, str]
+
+    __repr__ = brief
 
 
 def robustness(

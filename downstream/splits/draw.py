@@ -18,11 +18,12 @@ PATIENCE = 500  # draws while a class is still missing on one side
 def kept_classes(
     samples: Samples, unit_N: np.ndarray, min_groups: int, min_samples: int, rule: str
 ) -> tuple[list[int], list[str]]:
-    kept, notices = [], []
+    kept, notices, few = [], [], 0
     for label in np.unique(samples.y_N).tolist():
         mine_N = samples.y_N == label
         count, units = int(mine_N.sum()), len(np.unique(unit_N[mine_N]))
         if count < min_samples or units < min_groups:
+            few += count < min_samples
             what = {"group": "groups", "scene": "scenes", "sensor": "groups or blocks"}.get(rule, "blocks")
             notices.append(f"class {samples.label_names[label]!r} left out: {count} samples in {units} {what}")
         else:
@@ -33,9 +34,12 @@ def kept_classes(
             "at the labels entry of the card"
         )
     if len(kept) < 2:
+        remedy = "lower --min-groups, use smaller blocks or another split"
+        if few >= len(notices):  # whatever holds them together, there are not more of them
+            remedy = f"a class needs {min_samples} samples under any split, so label or scan more"
         raise SpecfmError(
             f"only {len(kept)} class(es) have {min_samples} samples in {min_groups} units under split {rule!r}; "
-            "lower --min-groups, use smaller blocks or another split (" + "; ".join(notices) + ")"
+            f"{remedy} ({'; '.join(notices)})"
         )
     return kept, notices
 

@@ -169,7 +169,8 @@ class FinetuneConfig(engine.RunConfig):
             their pixels and no label (``encoder.fit``); it is held, and goes into the model.
         curriculum: fewer bands and smaller windows at first.
         controls: also train the same architecture from scratch (``scratch``), put a head on it untrained (``frozen``),
-            and fit simple models (``simple``: pixel spectra + logistic regression; change: distances between dates).
+            and fit simple models (``simple``: pixel spectra + logistic regression; change: distances between dates);
+            ``[]``: none of them.
     """
 
     steps: Positive = 400

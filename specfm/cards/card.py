@@ -112,9 +112,11 @@ class Card(Strict):
         """
         found = [(part, path) for part in self.parts for path in self._expand(part, root)]
         if self.sha256:
-            named = ((part.white, part.dark or []) for part in self.parts)
-            names = [name for white, dark in named if white is not None for name in (white.path, *dark)]
-            references = [self.first(name, root) for name in names]
+            references = [
+                self.first(reference, root)
+                for part, path, name in self._called(found)
+                for reference in PartScenes(self, part, root).reference_files(path, name)
+            ]
             opened = [*(path for _, path in found), *(path for path in references if path is not None)]
             refuse_unread(self.name, {name: self.first(name, root) for name in self.sha256}, opened)
         return found
@@ -195,7 +197,7 @@ class Card(Strict):
 
     def references(self, part: Part, root: Path | None = None) -> References | None:
         """The white reference scan of a part and its dark ones, or None; raw counts like the scan itself."""
-        return PartScenes(self, part, root).references
+        return PartScenes(self, part, root).references()
 
     def find(self, relative: str, root: Path | None = None) -> Path:
         """Resolve a path of the card against the data folders.
@@ -239,9 +241,16 @@ class Card(Strict):
         for folder in self._roots(root):
             found = [folder / part.path] if (folder / part.path).is_file() else _glob(folder, part.path)
             found = [path for path in found if path.stem not in part.exclude]
+            found = self._without_references(part, folder, found)
             if found:
                 return [self._inside(path) for path in found]
         raise self._absent(part.path, root)
+
+    def _without_references(self, part: Part, folder: Path, found: list[Path]) -> list[Path]:
+        """A pattern that also matches the references of its scans names the scans alone."""
+        named = {name for path in found for name in PartScenes(self, part).reference_files(path, path.stem)}
+        references = {(folder / name).with_suffix("") for name in named}
+        return [path for path in found if path.with_suffix("") not in references] or found
 
     def _absent(self, relative: str, root: Path | None) -> SpecfmError:
         looked = " or ".join(str(folder) for folder in self._roots(root)) or "any data folder"
@@ -250,7 +259,9 @@ class Card(Strict):
 
     def _named(self, root: Path | None) -> list[tuple[Part, Path, str]]:
         """Files with the names of their scenes within the card (see :func:`scene_names`)."""
-        found = self.files(root)
+        return self._called(self.files(root))
+
+    def _called(self, found: list[tuple[Part, Path]]) -> list[tuple[Part, Path, str]]:
         try:
             names = scene_names([path for _, path in found], arrays=[part.variable for part, _ in found])
         except SpecfmError as error:

@@ -6,7 +6,6 @@ Shapes: H rows, W columns of a scene.
 from __future__ import annotations
 
 import re
-from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -61,6 +60,7 @@ class PartScenes:
 
     def __init__(self, card: CardFacts, part: Part, root: Path | None = None) -> None:
         self.card, self.part, self.root = card, part, root
+        self._opened: tuple[tuple[str, ...], References] | None = None  # of the last scan
 
     def scan(self, path: Path, name: str, saturation: float | None = None) -> tuple[Scene, Scene]:
         """The scene of a file as it was measured, and as the card gives it.
@@ -73,25 +73,45 @@ class PartScenes:
         scene = self._measured(path, name)
         if saturation is not None:
             scene = scene.replace(saturation=saturation)
-        given = self._on_objects(self._calibrated(scene, saturation), path, name)
+        given = self._on_objects(self._calibrated(scene, path, name, saturation), path, name)
         return scene, pretreat(given, self.part.pretreatment)
 
-    @cached_property
-    def references(self) -> References | None:
-        """White and dark reference scans, opened once for all scans of the part; None where it names none."""
+    def references(self, path: Path | None = None, name: str = "") -> References | None:
+        """White and dark reference scans of a scan, opened once for scans in a row that share them.
+
+        Args:
+            path: the scan; needed where the names of its references say ``{stem}`` and the like.
+            name: of its scene within the card.
+
+        Returns:
+            None where the part names no references.
+        """
+        files = self.reference_files(path, name)
+        if not files:
+            return None
+        if self._opened is None or self._opened[0] != files:
+            self._opened = files, self._open_references(*files)
+        return self._opened[1]
+
+    def reference_files(self, path: Path | None = None, name: str = "") -> tuple[str, ...]:
+        """What the card calls the white reference of a scan and its dark ones; none where it names none."""
         part = self.part
         if part.white is None or part.dark is None:
-            return None
-        times = part.integration_ms or IntegrationMs()
+            return ()
+        named = (part.white.path, *part.dark)
+        return named if path is None else tuple(self._fill(each, path, name) for each in named)
+
+    def _open_references(self, white: str, *dark: str) -> References:
+        times = self.part.integration_ms or IntegrationMs()
 
         def opened(name: str, time: float | None) -> Scene:
             own = {key: Part.model_fields[key].default for key in ("labels", "groups", "group", "group_match", "date")}
-            alone = PartScenes(self.card, part.model_copy(update={**own, "path": name}), self.root)
+            alone = PartScenes(self.card, self.part.model_copy(update={**own, "path": name}), self.root)
             return _taken_in(time, alone._measured(self._find(name), Path(name).stem))
 
-        dark_times: list[float | None] = [*times.dark] if times.dark else [None] * len(part.dark)
-        darks = [opened(name, time) for name, time in zip(part.dark, dark_times, strict=True)]
-        return opened(part.white.path, times.white), darks
+        dark_times: list[float | None] = [*times.dark] if times.dark else [None] * len(dark)
+        darks = [opened(name, time) for name, time in zip(dark, dark_times, strict=True)]
+        return opened(white, times.white), darks
 
     def _find(self, relative: str) -> Path:
         return self.card.find(relative, self.root)
@@ -142,11 +162,11 @@ class PartScenes:
             groups_HW=groups and read_groups(groups, lies, self._find, fill),
         )
 
-    def _calibrated(self, scene: Scene, saturation: float | None) -> Scene:
+    def _calibrated(self, scene: Scene, path: Path, name: str, saturation: float | None) -> Scene:
         """A scan as reflectance where its part has references, else as it is."""
         from specfm.calibration import calibrate
 
-        part, references = self.part, self.references
+        part, references = self.part, self.references(path, name)
         if references is None or part.white is None:
             return scene
         white, darks = references

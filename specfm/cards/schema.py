@@ -205,7 +205,7 @@ class White(Strict):
     """A white reference scan, written as its path alone or as this mapping.
 
     Attributes:
-        path: the scan.
+        path: the scan; ``{stem}``, ``{parent}`` and the like are filled in (see `Part`), where each scan has its own.
         reflectance: of the panel it shows, 0..1: a number, or a CSV with the columns ``wavelength_nm`` and
             ``reflectance`` that covers the usable bands.
     """
@@ -269,7 +269,7 @@ class Part(Strict):
         group_match: regular expression, searched in the file's stem; its first bracket is ``{match}``.
         white: white reference scan, same reader options as the scan, whose raw counts it turns into reflectance; also
             how bright the panel is (`White`).
-        dark: dark reference scan; a list where each integration time has its own.
+        dark: dark reference scan; a list where each integration time has its own. Filled in as of ``white``.
         integration_ms: integration times, which win over those that the files state (`IntegrationMs`).
         object: what of a scan is no background (`Objects`), for every command that reads the card.
         pretreatment: what is done to physical values, in order (``[snv, sg1]``; :mod:`specfm.pretreatment.steps`), of

@@ -8,6 +8,7 @@ option that only says how to print (``--json``) is a parameter of the command.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 import json
@@ -25,6 +26,7 @@ from typer.models import ArgumentInfo, ParameterInfo
 from specfm.errors import UsageError
 
 BY_POSITION, BY_NAME = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+LONGEST = 80  # characters of a value that an error quotes
 CALLED = {int: "a whole number", float: "a number", bool: "True or False", str: "text", Path: "a path"}
 
 
@@ -73,10 +75,13 @@ def function(work: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(work)
     def called(*args: Any, **words: Any) -> Any:
-        given = {
-            name: read(work.__name__, told[name], each)
-            for name, each in signature.bind(*args, **words).arguments.items()
-        }
+        try:
+            bound = signature.bind(*args, **words).arguments
+        except TypeError as error:
+            wrong = next((word for word in words if word not in told), "")
+            near = difflib.get_close_matches(wrong, told, n=1)
+            raise TypeError(f"specfm.{work.__name__}: {error}{f'; did you mean {near[0]}?' if near else ''}") from None
+        given = {name: read(work.__name__, told[name], each) for name, each in bound.items()}
         return work(**{name: each.default for name, each in told.items() if name not in given}, **given)
 
     called.__signature__ = signature  # type: ignore[attr-defined]
@@ -160,7 +165,10 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _one(what: str, kind: type, value: Any) -> Any:
-    wrong = UsageError(f"{what} takes {CALLED[kind]}, not {value!r}")
+    shown = repr(value)
+    if len(shown) > LONGEST:  # an encoder, an array: what it is says enough
+        shown = f"a {type(value).__name__}"
+    wrong = UsageError(f"{what} takes {CALLED[kind]}, not {shown}")
     if kind is bool:
         if type(value).__name__ in ("bool", "bool_"):
             return bool(value)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from specfm.brief import brief
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -26,6 +28,8 @@ class Raster:
 
     path: Path
     scene: Scene
+
+    __repr__ = brief
 
     @property
     def array(self) -> np.ndarray[Any, Any]:
@@ -56,6 +60,8 @@ class ClassMap(Raster):
     threshold: float | None = None
     measure: str = ""
 
+    __repr__ = brief
+
     @property
     def rows(self) -> list[dict[str, Any]]:
         """``class`` and ``share``, ready for a DataFrame."""
@@ -72,6 +78,8 @@ class SimilarityMap(Raster):
 
     rows: list[dict[str, Any]]
 
+    __repr__ = brief
+
 
 @dataclass(frozen=True)
 class FeatureMap(Raster):
@@ -82,6 +90,8 @@ class FeatureMap(Raster):
     """
 
     facts: dict[str, Any]
+
+    __repr__ = brief
 
 
 @dataclass(frozen=True)
@@ -97,6 +107,8 @@ class Exported:
     path: Path
     facts: Facts
     difference: float
+
+    __repr__ = brief
 
     @property
     def size(self) -> int:
@@ -118,6 +130,8 @@ class Vectors:
     rows: list[dict[str, Any]]
     array: np.ndarray[Any, Any]
 
+    __repr__ = brief
+
 
 @dataclass(frozen=True)
 class Descriptions:
@@ -134,6 +148,8 @@ class Descriptions:
     refused: list[str]
     single: bool
 
+    __repr__ = brief
+
 
 @dataclass(frozen=True)
 class Shards:
@@ -146,6 +162,8 @@ class Shards:
 
     path: Path
     rows: list[dict[str, Any]]
+
+    __repr__ = brief
 
 
 @dataclass(frozen=True)
@@ -162,6 +180,8 @@ class Benchmark:
     rows: list[dict[str, Any]]
     board: Board
 
+    __repr__ = brief
+
 
 @dataclass(frozen=True)
 class Compressed:
@@ -174,6 +194,8 @@ class Compressed:
 
     folder: Path
     rows: list[dict[str, Any]]
+
+    __repr__ = brief
 
 
 @dataclass(frozen=True)
@@ -194,6 +216,8 @@ class Report:
     results: int
     scenes: int
 
+    __repr__ = brief
+
 
 @dataclass(frozen=True)
 class Run:
@@ -209,6 +233,8 @@ class Run:
     finished: bool
     plan: list[str] = field(default_factory=list)
     read_rows: Callable[[Path], list[dict[str, Any]]] = field(default=lambda folder: [], repr=False)
+
+    __repr__ = brief
 
     @property
     def model(self) -> Path:

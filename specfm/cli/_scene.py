@@ -20,6 +20,14 @@ def say_taught(encoder: Any, scenes: Sequence[Scene]) -> None:
         typer.echo(f"notice: {said}", err=True)
 
 
+def say_unsaid(scenes: Sequence[Scene], card: dict[str, Any]) -> None:
+    """Print of which scenes nobody knows whether they hold what a task model learnt from; ``card`` tells of that."""
+    from downstream.maps.class_maps import unsaid_quantity
+
+    for said in filter(None, (unsaid_quantity(scene, card) for scene in scenes)):
+        typer.echo(f"notice: {said}", err=True)
+
+
 def say_no_data(scene: Scene) -> None:
     """Print that there was nothing to map."""
     typer.echo(f"notice: {scene.where} has no pixel with data; look at its nodata value and its bad bands")

@@ -10,7 +10,7 @@ import typer
 from specfm.cli import _options as options
 from specfm.cli._function import function, printed
 from specfm.cli._results import ClassMap
-from specfm.cli._scene import say_map, say_taught
+from specfm.cli._scene import say_map, say_taught, say_unsaid
 
 
 @function
@@ -76,6 +76,7 @@ def change(
                 raise UsageError(f"--{option} is for encoders; leave it out with a change model")
         if threshold is not None:
             task_model.threshold = threshold
+        say_unsaid([one, two], task_model.card)
         shares = predict_to_file(
             task_model, [one, two], out, probabilities=probabilities, layout=Layout(stride), batch_size=batch_size,
             preview=not no_preview, overwrite=overwrite, facts=facts,

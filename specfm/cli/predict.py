@@ -10,7 +10,7 @@ import typer
 from specfm.cli import _options as options
 from specfm.cli._function import function, printed
 from specfm.cli._results import ClassMap
-from specfm.cli._scene import say_map
+from specfm.cli._scene import say_map, say_unsaid
 
 
 @function
@@ -52,13 +52,7 @@ def predict(
         typer.echo(
             f"notice: the model learnt from {', '.join(map(str, known))}; this scene is of another sensor", err=True
         )
-    if cube.sensor.quantity is None and (learnt := loaded.card.get("quantities")):
-        typer.echo(
-            f"notice: {cube.where} does not say what was measured, and the model learnt from {', '.join(learnt)}: of "
-            "counts its map would mean nothing; say it with --quantity, or name the scan as its card gives it "
-            "(CARD:SCENE)",
-            err=True,
-        )
+    say_unsaid([cube], loaded.card)
     shares = predict_to_file(
         loaded, [cube], out, probabilities=probabilities, layout=Layout(stride, halo), batch_size=batch_size,
         preview=not no_preview, overwrite=overwrite,

@@ -10,7 +10,7 @@ import typer
 from specfm.cli import _options as options
 from specfm.cli._function import function, printed
 from specfm.cli._results import ClassMap, FeatureMap
-from specfm.cli._scene import say_map, say_no_data
+from specfm.cli._scene import say_map, say_no_data, say_unsaid
 
 
 @function
@@ -70,6 +70,7 @@ def run(
     from downstream.deploy.run import run_to_file
     from downstream.maps.class_maps import Layout
 
+    say_unsaid(cubes, deployed.facts.taught)
     shares = run_to_file(
         deployed, cubes, out, probabilities=probabilities, layout=Layout(stride, halo), batch_size=batch_size,
         preview=not no_preview, overwrite=overwrite, facts=facts,

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from specfm.bands import BandGrid
-from specfm.errors import SpecfmError
+from specfm.errors import SpecfmError, UsageError
 from specfm.scene import Scene
 from specfm.sensors import Sensor
 
@@ -41,13 +41,13 @@ def as_scene(given: Any, sensor: Sensor | BandGrid | str | None) -> Scene:
     if hasattr(given, "dims") and hasattr(given, "coords"):
         return _of_xarray(given, sensor)
     if not isinstance(given, np.ndarray | Tensor):
-        raise SpecfmError(
+        raise UsageError(
             f"features are taken of a Scene, an (H, W, C) array or tensor, an xarray DataArray or a mapping of image "
             f"and wavelengths_nm, not of a {type(given).__name__}; open a file by specfm.read_scene(path), wrap a list "
             "in numpy.array"
         )
     if sensor is None:
-        raise SpecfmError("an array does not say what was measured; pass sensor= (a Sensor, BandGrid or known name)")
+        raise UsageError("an array does not say what was measured; pass sensor= (a Sensor, BandGrid or known name)")
     cube = _numbers(given)
     count = len(_bands(sensor))
     if cube.ndim == 3 and cube.shape[2] != count == cube.shape[0]:

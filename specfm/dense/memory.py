@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from specfm.bands import BandGrid
+from specfm.brief import brief
 from specfm.dense.given import as_scene
 from specfm.dense.tile_encoder import DenseEncoder, TileEncoder, cell_side, copies
 from specfm.dense.tile_reader import fitting_batch, patch_plan
@@ -37,6 +38,8 @@ class DenseFeatures:
     cols_w: np.ndarray
     x_w: np.ndarray | None = None
     y_h: np.ndarray | None = None
+
+    __repr__ = brief
 
 
 def embed_scene(

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from specfm.brief import brief
 from specfm.dense.tile_encoder import DenseEncoder, TileEncoder
 from specfm.dense.tile_reader import fitting_batch, patch_plan
 from specfm.errors import SpecfmError, UsageError
@@ -42,6 +43,8 @@ class SpecimenVectors:
     vectors_ND: NDArray[np.float32]
     rows: list[dict[str, Any]]
     facts: dict[str, Any] = field(default_factory=dict)
+
+    __repr__ = brief
 
     def write(self, out: Path | str, overwrite: bool = False) -> list[Path]:
         """Write ``out``: ``.csv`` (a line a specimen), or ``.npy`` with the names in a ``.json`` beside it.

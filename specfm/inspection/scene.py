@@ -18,6 +18,7 @@ from specfm.objects import ObjectSource, pieces
 from specfm.pretreatment import untreated
 from specfm.scene import Scene
 
+MOST_UNLABELLED = 0.1  # of the labels of a class that an object mask may take without a word
 SAMPLE_BYTES = 64 << 20
 CLIPPED_SHARE = 0.01
 CLIPPED_PILE = 3.0  # ... and so many times as frequent as the next lower value: data of few levels do not pile up
@@ -80,6 +81,7 @@ def inspect_scene(scene: Scene, sample_bytes: int = SAMPLE_BYTES, given: Scene |
         *_fill_findings(fills),
         *_value_findings(scene, statistics),
         *_saturated_findings(scene, stored),
+        *_unlabelled_findings(scene, given),
     ]
     return Inspection(
         scene={
@@ -281,6 +283,19 @@ def _saturated_findings(scene: Scene, stored: NDArray[Any]) -> list[Finding]:
     most = f"at most {share_C[index].max():.1%} of pixels"
     text = f"saturation level {scene.saturation:g} reached in {_bands(index)} ({most})"
     return [Finding("saturated", text, tuple(index.tolist()))]
+
+
+def _unlabelled_findings(scene: Scene, given: Scene | None) -> list[Finding]:
+    """Classes that lose a good part of their labels because an object mask takes their pixels for background."""
+    before = _labels(scene) or {}
+    after = (_labels(given) if given is not None else None) or {}
+    lost = {name: (number - after.get(name, 0), number) for name, number in before.items() if name != "unlabelled"}
+    told = [f"{gone} of {all_} of {name}" for name, (gone, all_) in lost.items() if gone > MOST_UNLABELLED * all_]
+    if not after or not told:
+        return []
+    listed = ", ".join(told[:6]) + (f" and of {len(told) - 6} more classes" if len(told) > 6 else "")
+    text = f"labelled pixels that are no object, and so carry no label: {listed}; look at object in the card"
+    return [Finding("labels_off_objects", text)]
 
 
 def _labels(scene: Scene) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ TOLD = (
     *("variable", "layout", "sensor", "wavelengths", "units", "quantity", "scale", "offset", "nodata", "saturation"),
 )
 ASKED = """\
+# object: {threshold: otsu}        # things on a background: all else is no data; dark: true, or mask: "{stem}_mask.png"
 # citation: ""                     # whom to cite; also licence, obtain, title
 # bad_bands: 1-3,220               # bands to mark unusable, numbered from 1
 # labels: {path: labels.tif, unlabelled: [0]}   # class numbers; also masks, table, rows, constant
@@ -86,11 +87,16 @@ def _references(path: Path, card: Path, reader: Mapping[str, Any]) -> list[str]:
             "# dark: dark.hdr                   # the other reference; both or neither",
         ]
     panel = "0.99" if found.panel is None else _plain(_relative(found.panel, card))
+    named = [_plain(_relative(each, card)) for each in (found.white, found.dark)]
+    own = [each.replace(path.stem, "{stem}") for each in named]
+    told = f"#                                    of many scans: white {own[0]}, dark {own[1]}"
+    shared = [] if own == named else [told]
     return [
         "# References seem to lie beside the scan; without # they make reflectance of its counts. reflectance is the",
         "# panel's: a share, or a CSV with columns wavelength_nm, reflectance.",
-        f"# white: {{path: {_plain(_relative(found.white, card))}, reflectance: {panel}}}",
-        f"# dark: {_plain(_relative(found.dark, card))}",
+        f"# white: {{path: {named[0]}, reflectance: {panel}}}",
+        f"# dark: {named[1]}",
+        *shared,
     ]
 
 

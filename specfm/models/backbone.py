@@ -234,7 +234,7 @@ class Backbone(HubMethods, TimmSurface, nn.Module):
             raise UsageError("a backbone of timm sees whole images, no chosen tokens; masked pretraining needs ours")
         if not isinstance(x, Batch):
             if bands is None:
-                raise SpecfmError("the encoder needs to know the bands: pass a BandGrid or Sensor, or one per sample")
+                raise UsageError("the encoder needs to know the bands: pass a BandGrid or Sensor, or one per sample")
             return self._features(*self._physical(as_tensor(x), bands, mask_BHW, level_B))
         parts = [self._physical(part.x_BHWC, part.bands, part.mask_BHW, None) for part in x]
         if len({cube.shape[1:] for cube, _ in parts}) == 1:  # one call: batch statistics are of the whole batch

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from specfm.bands import BandGrid
 from specfm.batch import Batch
-from specfm.errors import SpecfmError, UsageError
+from specfm.errors import UsageError
 from specfm.library import Library
 from specfm.models.alignment import Alignment
 from specfm.models.features import Features, masked_mean, one_below_the_other
@@ -250,7 +250,7 @@ class Encoder(HubMethods, TimmSurface, Front):
         elif isinstance(x, list | tuple) and x and isinstance(x[0], Patches):
             parts = [_Part(patches, self.embed_patches(patches)) for patches in x]
         elif bands is None:
-            raise SpecfmError("the encoder needs to know the bands: pass a BandGrid or Sensor, or one per sample")
+            raise UsageError("the encoder needs to know the bands: pass a BandGrid or Sensor, or one per sample")
         else:
             parts = [self._one(as_tensor(x), bands, mask_BHW, keep_BK, level_B, asked, None)]  # type: ignore[arg-type]
         tokens, masks = [part.tokens_BND for part in parts], [part.patches.token_mask_BN for part in parts]

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from specfm.brief import brief
+
 
 @dataclass(frozen=True)
 class Features:
@@ -34,6 +36,8 @@ class Features:
     class_BD: Tensor | None = None
     pixel_BQD: Tensor | None = None
     pixel_mask_BQ: Tensor | None = None
+
+    __repr__ = brief
 
 
 def one_below_the_other(tokens: Sequence[Tensor], masks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

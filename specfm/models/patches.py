@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from specfm.batch import BandTensors
-from specfm.errors import SpecfmError
+from specfm.errors import UsageError
 from specfm.models.quadrature import quadrature_weights
 
 BAND_BLOCK = 32  # bands whose magnitudes are held at a time
@@ -81,35 +81,35 @@ def patchify(
         keep_BK: token indices to embed (masked pretraining).
 
     Raises:
-        SpecfmError: shapes that do not fit.
+        UsageError: shapes that do not fit.
     """
     if x_BHWC.ndim != 4:
-        raise SpecfmError(
+        raise UsageError(
             f"expected a cube of shape (batch, rows, cols, bands), got {tuple(x_BHWC.shape)}"
             + ("; give one sample as x[None]" if x_BHWC.ndim == 3 else "")
         )
     batch, height, width, channels = x_BHWC.shape
     if not x_BHWC.numel():
-        raise SpecfmError(f"the cube of shape {tuple(x_BHWC.shape)} is empty; give at least one sample and pixel")
+        raise UsageError(f"the cube of shape {tuple(x_BHWC.shape)} is empty; give at least one sample and pixel")
     if bands.channels != channels:
         if bands.channels == x_BHWC.shape[1]:
-            raise SpecfmError(
+            raise UsageError(
                 f"a cube of shape {tuple(x_BHWC.shape)} has its {bands.channels} bands first; bands go last: "
                 "x.permute(0, 2, 3, 1)"
             )
         padded = f", or of a padded cube BandTensors.from_sensors(sensor, channels={channels})"
-        raise SpecfmError(
+        raise UsageError(
             f"the cube has {channels} bands but its metadata describes {bands.channels}; give the sensor of exactly "
             f"these bands{padded if channels > bands.channels else ''}"
         )
     if len(bands) not in (1, batch):
-        raise SpecfmError(f"{len(bands)} band grids given for {batch} samples; give one, or one per sample")
+        raise UsageError(f"{len(bands)} band grids given for {batch} samples; give one, or one per sample")
     if mask_BHW is not None and mask_BHW.shape != x_BHWC.shape[:3]:
-        raise SpecfmError(
+        raise UsageError(
             f"the mask has shape {tuple(mask_BHW.shape)} but the cube is {(batch, height, width)}; give one per pixel"
         )
     if level_B is not None and level_B.shape != (batch,):
-        raise SpecfmError(f"level_B has shape {tuple(level_B.shape)}; give one level for each of {batch} samples")
+        raise UsageError(f"level_B has shape {tuple(level_B.shape)}; give one level for each of {batch} samples")
     p = patch_size
     pad_rows, pad_cols = -height % p, -width % p
     rows, cols = (height + pad_rows) // p, (width + pad_cols) // p
@@ -250,9 +250,9 @@ def as_tensor(x: Tensor | np.ndarray) -> Tensor:
     """A cube as a tensor; an array that torch cannot look into (byte order, reversed axes) is copied first."""
     if isinstance(x, Tensor):
         if x.is_complex() or x.dtype == torch.bool:
-            raise SpecfmError(f"a cube holds whole or real numbers, got a tensor of {x.dtype}; convert it first")
+            raise UsageError(f"a cube holds whole or real numbers, got a tensor of {x.dtype}; convert it first")
         return x
     x = np.asarray(x)
     if x.dtype.kind not in "iuf" or x.dtype.itemsize > 8:
-        raise SpecfmError(f"a cube holds whole or real numbers, got an array of {x.dtype}; convert it first")
+        raise UsageError(f"a cube holds whole or real numbers, got an array of {x.dtype}; convert it first")
     return torch.from_numpy(np.ascontiguousarray(x, x.dtype.newbyteorder("=")))

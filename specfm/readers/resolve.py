@@ -201,9 +201,13 @@ def _supplied_bands(found: Found, wavelengths: str | Path | None, table: Sensor 
 
 
 def _removed(table: Sensor | None, count: int) -> str:
-    """Which bands are usually gone where so many are left, as a card would say it."""
-    row = known_sensors().get(table.name or "") if table is not None else None
-    if row is None or count not in row.usual_removals:
+    """Which bands are usually gone where so many are left, as a card would say it: of the instrument or of what it
+    was in other years (``aviris_classic_1992``)."""
+    family = ((table and table.name) or "").rpartition("_")[0]
+    alike = [row for row in known_sensors().values() if row.name.rpartition("_")[0] == family and family]
+    alike += [row for row in known_sensors().values() if table is not None and row.name == table.name]
+    row = next((row for row in reversed(alike) if count in row.usual_removals), None)
+    if row is None:
         return ""
     scene, gone = row.usual_removals[count]
     return (

@@ -68,3 +68,25 @@ def test_a_scan_is_told_of_them_and_its_card_takes_them_where_the_marks_are_take
     np.testing.assert_array_equal(same.read(), scene.read())
     file = open_scene(scan, white=white, dark=[dark], white_reflectance=tmp_path / "panel.csv")
     np.testing.assert_array_equal(file.read(), scene.read())
+
+
+def test_a_card_of_a_scan_with_references_of_its_own_says_how_many_scans_would_name_them(tmp_path: Path) -> None:
+    lab = Lab()
+    for stem in ("leaf", "twig"):
+        for name, light in (("", lab.truth_HWC), ("_white", 1.0), ("_dark", 0.0)):
+            write_envi(tmp_path / f"{stem}{name}.raw", lab.counts(light, 4))
+    card = tmp_path / "mine.yaml"
+    shown = CliRunner().invoke(app, ["inspect", str(tmp_path / "leaf.raw"), "--card", str(card)])
+    assert shown.exit_code == 0, shown.output
+    text = card.read_text()
+    assert 'of many scans: white "{stem}_white.raw", dark "{stem}_dark.raw"' in text
+    for mark, line in (("# white: ", "white: "), ("# dark: ", "dark: "), ("# object: ", "object: ")):
+        assert mark in text
+        text = text.replace(mark, line)
+    text = text.replace('path: "leaf.raw"', 'path: "*.raw"').replace("leaf_", "{stem}_")
+    card.write_text(text)
+    assert load_card(card).parts[0].object is not None
+    card.write_text(text.replace("object: ", "# object: "))  # these scans hold nothing else
+    scenes = list(load_card(card).scenes())
+    assert [scene.name for scene in scenes] == ["leaf/leaf", "leaf/twig"]
+    assert all(scene.sensor.quantity == "surface_reflectance" for scene in scenes)

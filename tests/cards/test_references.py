@@ -14,6 +14,7 @@ from specfm.cards import load_card
 from specfm.cards.opening import open_scene, open_scenes
 from specfm.cli import app
 from specfm.errors import SpecfmError, UsageError
+from specfm.files import sha256_file
 from tests.calibration.lab import Lab, write_card, write_envi
 
 
@@ -209,3 +210,26 @@ def test_inspect_shows_values_before_and_after_calibration_side_by_side(tmp_path
     shown = CliRunner().invoke(app, ["inspect", str(write_card(tmp_path))])
     first = results[0].rows[0]["given"]["bands"][0]
     assert f"band 1, {first['nm']:.0f} nm: {first['stored']['low']:.6g} to " in shown.stdout
+
+
+def test_every_scan_may_have_references_of_its_own(tmp_path: Path, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder, lamp in (("a", 1.0), ("b", 0.5)):
+        (tmp_path / folder).mkdir()
+        for stem in ("one", "two"):
+            write_envi(tmp_path / folder / f"{stem}.raw", lab.counts(lab.truth_HWC * lamp, 8))
+            write_envi(tmp_path / folder / f"WHITEREF_{stem}.raw", lab.counts(lamp, 8))
+        write_envi(tmp_path / folder / "dark.raw", lab.counts(0.0, 8))
+    named: dict[str, Any] = {"white": "{parent}/WHITEREF_{stem}.raw", "dark": "{parent}/dark.raw"}
+    card = load_card(write_card(tmp_path, path="*/*.raw", **named))
+    assert card.names() == ["a/one", "a/two", "b/one", "b/two"], "references are no scans"
+    for scene in card.scenes():
+        np.testing.assert_allclose(scene.values(), lab.truth_HWC, atol=4e-3)
+    (tmp_path / "b" / "WHITEREF_two.raw").unlink()
+    with pytest.raises(SpecfmError, match=r"no b/WHITEREF_two\.raw below"):
+        list(load_card(write_card(tmp_path, path="b/two.raw", **named)).scenes())
+    digest = {"a/WHITEREF_one.raw": sha256_file(tmp_path / "a" / "WHITEREF_one.raw")}
+    (scene,) = load_card(write_card(tmp_path, path="a/one.raw", sha256=digest, **named)).scenes()
+    with pytest.raises(SpecfmError, match=r"WHITEREF_one\.raw is not the file"):
+        list(
+            load_card(write_card(tmp_path, path="a/one.raw", sha256=dict.fromkeys(digest, "0" * 64), **named)).scenes()
+        )

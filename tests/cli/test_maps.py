@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -283,3 +284,25 @@ def test_predict_with_a_head_that_looks_at_single_pixels(folder: Path, tmp_path:
     with pytest.raises(specfm.UsageError, match="no pixel tokens"):
         plain = specfm.create_encoder("nano", patch_size=3, dim=48, depth=1, heads=3)
         TaskModel(plain, "classification", ("oak", "pine"), 9, HeadSpec("pooled", pooling="pixel"))
+
+
+def test_maps_of_what_nobody_said_was_measured_are_told_by_every_command(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learnt = {"quantities": ["surface_reflectance"]}
+    for task in ("segmentation", "change"):
+        save_task(load_task(folder / task), tmp_path / task, learnt)
+    facts = SimpleNamespace(kind="segmentation", taught=learnt, weights="", threshold=None)
+    monkeypatch.setattr("specfm.deploy.runtime.Deployed", lambda path, threads: SimpleNamespace(path=path, facts=facts))
+    monkeypatch.setattr("downstream.deploy.run.run_to_file", lambda *args, **words: {"oak": 1.0})
+    said = "does not say what was measured, and the model learnt from surface_reflectance"
+    one, two = scene(folder), scene(folder, "second.npy")
+    for words in (
+        ["predict", tmp_path / "segmentation", *one],
+        ["run", tmp_path / "exported.onnx", *one],
+        ["change", tmp_path / "change", one[0], *two],
+    ):
+        for more, times in (([], 2 if words[0] == "change" else 1), (["--quantity", "surface_reflectance"], 0)):
+            done = call(*words, *more, "--out", tmp_path / "map.npy", "--stride", "6", "--no-preview", "--overwrite")
+            assert done.exit_code == 0, done.output
+            assert done.stderr.count(said) == times, words[0]

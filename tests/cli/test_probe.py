@@ -197,7 +197,7 @@ def test_a_class_of_one_sample_is_refused_or_left_out_by_name(folder: Path, tmp_
     card = damaged_card(folder, tmp_path, **{f"p{i}": only for i in range(7)}, p7=one)
     done = call("probe", "random:nano:3", "--data", card, *QUICK)
     assert done.exit_code == 1 and refusal(done).count("\n") == 1, done.output
-    assert "'pine' left out: 1 samples in 1 groups" in done.output and "--min-groups" in done.output
+    assert "'pine' left out: 1 samples in 1 groups" in done.output and "label or scan more" in done.output
     text = card.read_text().replace("[oak, pine]", "[oak, pine, rock]")
     card.write_text(text)
     for i in range(7):

@@ -260,3 +260,20 @@ def test_stripes_are_those_of_the_detector_not_edges_of_objects() -> None:
     striped = scene_of(cube.astype(np.float32))
     kinds = {finding.kind for finding in inspect_scene(striped, given=on_objects(striped, objects)).findings}
     assert "column_stripes" in kinds
+
+
+def test_classes_that_lose_their_labels_to_an_object_mask_are_named() -> None:
+    labels = np.full((20, 20), -1)
+    labels[:10], labels[10:] = 0, 1
+    scene = scene_of(
+        np.full((20, 20, len(CENTRES)), 0.3, np.float32), labels_HW=labels, label_names=("green", "roasted")
+    )
+    objects = np.ones((20, 20), bool)
+    objects[10:19] = False  # a threshold that took dark things for background
+    objects[0, :5] = False  # an edge is no matter
+    (said,) = [
+        each.text for each in inspect_scene(scene, given=on_objects(scene, objects)).findings if "label" in each.kind
+    ]
+    assert "no label: 180 of 200 of roasted; look at object in the card" in said
+    for fine in (None, scene, on_objects(scene, np.ones((20, 20), bool))):
+        assert not any(each.kind == "labels_off_objects" for each in inspect_scene(scene, given=fine).findings)

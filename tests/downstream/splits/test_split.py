@@ -285,3 +285,14 @@ def test_a_specimen_scanned_twice_is_told_of_where_scans_are_divided() -> None:
         assert not any("show too" in notice for notice in split.notices)
     alone = collect_samples([FIELD], 3)
     assert not any("show too" in notice for notice in make_split(alone, "block").notices)
+
+
+def test_too_few_samples_are_not_blamed_on_groups() -> None:
+    labels = np.full_like(FIELD.labels_HW, -1)  # type: ignore[arg-type]
+    labels[::20, ::24] = np.arange(labels[::20, ::24].size).reshape(labels[::20, ::24].shape) % 2
+    sparse = FIELD.replace(labels_HW=labels)
+    samples = collect_samples([sparse], 3)
+    assert 3 < len(samples.y_N) < 12
+    with pytest.raises(SpecfmError, match="a class needs 9 samples under any split, so label or scan more") as refused:
+        make_split(samples, "block", 0, min_groups=1, min_samples=9, block=10)
+    assert "min-groups" not in str(refused.value)

@@ -13,6 +13,7 @@ from pretrain.objectives.config import (
     LocalConfig,
     MaskedConfig,
     NtXentConfig,
+    TeacherConfig,
     VicRegConfig,
 )
 from pretrain.pairs.config import PairsConfig, SimulatedConfig
@@ -97,6 +98,7 @@ class ObjectiveConfig(Strict):
     masked: MaskedConfig | None = None
     latent: LatentConfig | None = None
     band_prediction: BandPredictionConfig | None = None
+    teacher: TeacherConfig | None = None
     plugins: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="objectives that other packages bring, by name (specfm/plugins.py)"
     )
@@ -321,7 +323,7 @@ class PretrainConfig(engine.RunConfig):
             ("curriculum", self.curriculum is not None),
             ("model.init_trunk", self.model.init_trunk is not None),
             ("data.simulated", self.data.simulated is not None),
-            *((f"objective.{name}", name in self.objective.chosen()) for name in ("masked", "latent")),
+            *((f"objective.{name}", name in self.objective.chosen()) for name in ("masked", "latent", "teacher")),
         ):
             if asked:
                 raise ValueError(f"{key} is for our encoder, which reads wavelengths; leave it out with model.backbone")

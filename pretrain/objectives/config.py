@@ -224,6 +224,20 @@ class LatentConfig(Strict):
     predictor: PredictorConfig = PredictorConfig()
 
 
+class TeacherConfig(Strict):
+    """Features of a finished encoder as targets: distillation without labels.
+
+    Attributes:
+        weight: factor of the loss.
+        encoder: the teacher: a release, checkpoint or run folder, or a name that comes with specfm.
+        beta: difference at which the loss goes over from squared to absolute (smooth L1).
+    """
+
+    weight: float = Field(default=1.0, ge=0.0)
+    encoder: str = "real_nano"
+    beta: float = Field(default=1.0, gt=0.0)
+
+
 class BandPredictionConfig(Strict):
     """The joint term.
 

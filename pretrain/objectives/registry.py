@@ -12,6 +12,7 @@ from pretrain.objectives.latent import Latent
 from pretrain.objectives.local import Local
 from pretrain.objectives.masked import Masked
 from pretrain.objectives.plugins import objective_class
+from pretrain.objectives.teacher import Teacher
 from pretrain.objectives.vicreg import VicReg
 
 # From settings and surroundings to the objective; a new one is one file and a line here.
@@ -22,6 +23,7 @@ OBJECTIVES: dict[str, Callable[[Any, Surroundings], Objective]] = {
     "masked": Masked,
     "latent": Latent,
     "band_prediction": BandPrediction,
+    "teacher": Teacher,
 }
 
 

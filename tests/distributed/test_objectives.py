@@ -21,6 +21,7 @@ from pretrain.objectives.config import (
     NegativesConfig,
     NtXentConfig,
     PredictorConfig,
+    TeacherConfig,
     VicRegConfig,
 )
 from pretrain.objectives.registry import OBJECTIVES, make_objectives
@@ -51,6 +52,7 @@ SETTINGS: dict[str, Any] = {
     ),
     "latent": LatentConfig(target="other", predictor=PredictorConfig(width=24, depth=1, heads=2)),
     "band_prediction": BandPredictionConfig(weight=0.7),
+    "teacher": TeacherConfig(),
 }
 
 

@@ -1,9 +1,9 @@
 """`specfm shard`: scenes to a folder of shards, in parallel over blocks of windows, resumable, bounded in memory.
 
 One shard per data set (card), domain, sensor, stored type and list of classes. The parent opens scenes and writes;
-workers (spawned processes) read pixels. The folder's ``manifest.json`` is written last: without it the folder is
-unfinished, and the same command goes on where it stopped, keeping every finished shard whose inputs and options have
-the same digest.
+workers (spawned processes, or those of a Dask cluster) read pixels. The folder's ``manifest.json`` is written last:
+without it the folder is unfinished, and the same command goes on where it stopped, keeping every finished shard whose
+inputs and options have the same digest.
 
 Shapes: N windows, h w of a window, C bands.
 """
@@ -33,7 +33,7 @@ from specfm.shards.options import CODEC, WINDOW, WindowOptions
 from specfm.shards.reader import ShardReader
 from specfm.shards.shard_set import read_manifest
 from specfm.shards.windows import ScenePlan, blocks, cut, plan_scene, valid_pixels
-from specfm.shards.workers import Workers, usual_workers
+from specfm.shards.workers import Readers, Workers, usual_workers
 from specfm.shards.writer import ShardWriter
 from specfm.specimens import whole_views
 
@@ -100,6 +100,7 @@ def write_shards(
     bands: str | BandSelection | None = None,
     codec: str = CODEC,
     workers: int | None = None,
+    scheduler: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
@@ -126,12 +127,14 @@ def write_shards(
         workers: reading processes; 1 = none but this one. None = one for each core, at most 8, where there is enough to
             read that starting them pays (:func:`specfm.shards.workers.usual_workers`). A script that uses several must
             begin its work under ``if __name__ == "__main__"``, as always with spawned processes.
+        scheduler: address of a Dask cluster whose workers read, in place of processes of this machine
+            (:mod:`specfm.shards.cluster`). The shards are the same byte by byte; this process writes them.
         overwrite: replace what is there.
         dry_run: plan only; nothing is written.
         progress: called with (what, done, total).
 
     Returns:
-        One JSON-safe row per shard (see :meth:`ShardPlan.row`).
+        One JSON-safe row per shard (see :meth:`ShardPlan.row`), with ``read_by``: who reads for it.
 
     Raises:
         UsageError: ``out`` exists, bad option.
@@ -144,6 +147,8 @@ def write_shards(
     schema.codec_options(codec, (*sides, 1))
     if workers is not None and workers < 1:
         raise UsageError(f"workers is {workers}; give 1 or more")
+    if workers is not None and scheduler is not None:
+        raise UsageError("workers are processes of this machine, a scheduler has its own; give one of the two")
     if not dry_run and out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; choose another --out")
     listed = [scene if scene.domain else scene.replace(domain=scene.sensor.name or scene.name) for scene in scenes]
@@ -160,7 +165,7 @@ def write_shards(
         listed = _whole(listed, whole, options, background_HW, window, stride)
         # whatever share of the square a specimen fills, it is wanted
         options, background_HW = WindowOptions((whole, whole), (whole, whole), 0.0, labelled_only=labelled_only), None
-    with Workers(usual_workers(listed) if workers is None else workers) as pool:
+    with _readers(listed, workers, scheduler) as pool:
         extra = {"codec": codec, "background": None if background_HW is None else digest_parts([background_HW])}
         shards = _group(listed, options, extra, pool, progress)
         if not dry_run:
@@ -173,7 +178,16 @@ def write_shards(
             out.mkdir(parents=True, exist_ok=True)
             with RunLock(out, ".shard.lock"):
                 _write(out, shards, options, codec, overwrite, pool, progress)
-    return [shard.row() for shard in shards]
+        by = pool.describe()
+    return [{**shard.row(), "read_by": by if shard.status == "write" else ""} for shard in shards]
+
+
+def _readers(scenes: list[Scene], workers: int | None, scheduler: str | None) -> Readers:
+    if scheduler is None:
+        return Workers(usual_workers(scenes) if workers is None else workers)
+    from specfm.shards.cluster import Cluster
+
+    return Cluster(scheduler)
 
 
 def _whole(
@@ -214,7 +228,7 @@ def _refuse_namesakes(scenes: list[Scene]) -> None:
 
 
 def _group(
-    scenes: list[Scene], options: WindowOptions, extra: dict[str, Any], pool: Workers, progress: Progress | None
+    scenes: list[Scene], options: WindowOptions, extra: dict[str, Any], pool: Readers, progress: Progress | None
 ) -> list[ShardPlan]:
     identities = []
     for identity in pool.map(scene_identity, ((scene,) for scene in scenes)):
@@ -265,7 +279,7 @@ def _plan(
     shards: list[ShardPlan],
     options: WindowOptions,
     background_HW: NDArray[np.bool_] | None,
-    pool: Workers,
+    pool: Readers,
     progress: Progress | None,
 ) -> None:
     todo = [(shard, scene) for shard in shards if shard.status == "write" for scene in shard.scenes]
@@ -298,7 +312,7 @@ def _write(
     options: WindowOptions,
     codec: str,
     overwrite: bool,
-    pool: Workers,
+    pool: Readers,
     progress: Progress | None,
 ) -> None:
     remove_temporaries(out)  # what a killed writer left; the lock says that no other is at work
@@ -326,7 +340,7 @@ def _write(
 
 
 def _write_one(
-    path: Path, shard: ShardPlan, options: WindowOptions, codec: str, overwrite: bool, pool: Workers
+    path: Path, shard: ShardPlan, options: WindowOptions, codec: str, overwrite: bool, pool: Readers
 ) -> Iterator[int]:
     members = [(n, scene, plan) for n, (scene, plan) in enumerate(zip(shard.scenes, shard.plans, strict=True))]
     jobs = [(n, s, p, rows) for n, s, p in members if len(p) for rows in blocks(p, s, options.window)]

@@ -117,7 +117,11 @@ class Loader:
         self.threads, self.prefetch = threads, prefetch
         self.device = torch.device(device)
         self._ring = prefetch + 2 + keep
-        self._bands = [BandTensors.from_sensors(reader.sensor).to(self.device) for reader in shards.readers]
+        known: dict[int, BandTensors] = {}  # of the sensors, which are few however many shards there are
+        for reader in shards.readers:
+            if id(reader.sensor) not in known:
+                known[id(reader.sensor)] = BandTensors.from_sensors(reader.sensor).to(self.device)
+        self._bands = [known[id(reader.sensor)] for reader in shards.readers]
         self.data_wait = 0.0
         self.data_wait_total = 0.0
 

@@ -73,11 +73,16 @@ def shard(
     *,
     reader: dict[str, Any],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be written.")] = False,
+    append: Annotated[
+        bool,
+        typer.Option("--append", help="Add scenes to a finished --out; what it holds stays as it is, byte by byte."),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.")] = False,
 ) -> Shards:
     """Cut cubes into windows and pack them as HDF5 shards, one per data set and sensor.
 
-    Run the same command again after an interruption: finished shards with the same inputs are kept.
+    Run the same command again after an interruption: finished shards with the same inputs are kept. More scenes come to
+    a finished folder with --append, with or without those that it holds.
     """
     import numpy as np
 
@@ -117,6 +122,7 @@ def shard(
             codec=codec,
             workers=workers,
             scheduler=scheduler,
+            append=append,
             overwrite=overwrite,
             dry_run=dry_run,
             progress=told,

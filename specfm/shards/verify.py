@@ -10,8 +10,8 @@ from typing import Any
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import sha256_file
 from specfm.shards import schema
+from specfm.shards.manifest import read_manifest
 from specfm.shards.reader import ShardReader
-from specfm.shards.shard_set import read_manifest
 
 
 @dataclass

@@ -157,7 +157,12 @@ class Loader:
             slot.copied.synchronize()
             slot.copied = None
         parts, reads = [], []
-        for number, (shard, wanted) in enumerate(self.sampler.batch(step, self.rank, self.world)):
+        drawn = list(self.sampler.batch(step, self.rank, self.world))
+        if pool is not None:  # shards that are read for the first time are checked, or fetched, side by side
+            new = [reader for reader in (self.shards.readers[shard] for shard, _ in drawn) if not reader.ready]
+            for opened in [pool.submit(reader.verify_once) for reader in new]:
+                opened.result()
+        for number, (shard, wanted) in enumerate(drawn):
             reader = self.shards.readers[shard]
             ids = reader.resolve(wanted)
             shape = (len(ids), *reader.shape[1:])

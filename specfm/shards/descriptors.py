@@ -73,6 +73,7 @@ class Descriptors:
                 file.users -= 1
                 if file.dropped and not file.users:
                     os.close(file.descriptor)
+                self._make_room()
 
     def _make_room(self) -> None:
         if self._most is None:

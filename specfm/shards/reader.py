@@ -358,6 +358,11 @@ class ShardReader:
 
     # -- opening the data --------------------------------------------------------------------------------------------
 
+    @property
+    def ready(self) -> bool:
+        """Whether its CRCs were looked at: the next read reads at once."""
+        return self._ready
+
     def known_good(self) -> bool:
         """This machine checked every CRC before, and all were right; asked without opening the file."""
         if self._ready or self._verify != "first":

@@ -17,6 +17,7 @@ from specfm.errors import SpecfmError, UsageError
 from specfm.shards import schema
 from specfm.shards.manifest import listed_shards, read_manifest
 from specfm.shards.reader import ShardReader
+from specfm.shards.remote import is_address, open_folder
 
 _HELD_BYTES = 1 << 25  # of whole windows, while the spectra in their middle are looked at
 
@@ -27,8 +28,8 @@ class ShardSet:
     A global sample id is ``offsets[k] + local id``; a global scene id is ``scene_offsets[k] + local scene id``.
 
     Args:
-        paths: a folder written by ``specfm shard``, a shard file, or a list of them. A folder without its manifest is
-            refused: it was not finished.
+        paths: a folder written by ``specfm shard``, its address (:mod:`specfm.shards.remote`), a shard file, or a list
+            of them. A folder without its manifest is refused: it was not finished.
         cache: as in :class:`ShardReader`.
         verify: as in :class:`ShardReader`.
         include: domain names to keep; unknown names are refused.
@@ -54,7 +55,7 @@ class ShardSet:
         bands: str | BandSelection | None = None,
     ) -> None:
         listed = [paths] if isinstance(paths, str | Path) else list(paths)
-        readers = [reader for path in listed for reader in _readers(Path(path), cache, verify)]
+        readers = [reader for path in listed for reader in _readers(path, cache, verify)]
         if not readers:
             raise UsageError(
                 f"no shards in {', '.join(str(p) for p in listed) or 'an empty list'}; build some with `specfm shard`"
@@ -168,8 +169,11 @@ def choose_domains(names: list[str], include: Iterable[str] | None, exclude: Ite
     return kept
 
 
-def _readers(path: Path, cache: str, verify: str) -> list[ShardReader]:
+def _readers(given: Path | str, cache: str, verify: str) -> list[ShardReader]:
     """Readers of a shard or a folder; what the manifest of a folder tells of a shard is not looked up in its file."""
+    if isinstance(given, str) and is_address(given):
+        return list[ShardReader](open_folder(given))
+    path = Path(given)
     if path.is_file():
         return [ShardReader(path, cache, verify)]
     if not path.is_dir():

@@ -293,7 +293,10 @@ def _blocks(address: str, size: int | None) -> Iterator[bytes]:
             raise
         except Exception as cut:  # clients of stores raise what they like
             error = cut
-            whole = whole or (isinstance(cut, ValueError) and store.protocol and "http" in store.protocol)
+            if isinstance(cut, ValueError) and not whole and "http" in store.protocol:
+                whole = True
+                log.info("%s: the server gives no parts of files; they are fetched whole", address)
+                continue
         failed = 1 if done > before else failed + 1
         if failed >= TRIES:
             why = " ".join(str(error).split())[:120] or type(error).__name__

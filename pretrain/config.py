@@ -30,7 +30,9 @@ from specfm.whiten_recipe import WhitenRecipe
 class DataConfig(Strict):
     """Which shards, and how a batch is mixed from them."""
 
-    shards: Names = Field(description="folders written by `specfm shard`, or shard files")
+    shards: Names = Field(
+        description="folders written by `specfm shard`, their addresses (s3://bucket/folder), or shard files"
+    )
     include: Names | None = Field(default=None, description="domains to use; default all")
     exclude: Names = Field(default=(), description="domains to leave out")
     bands: BandsText | None = Field(

@@ -117,7 +117,11 @@ class Loader:
         self.threads, self.prefetch = threads, prefetch
         self.device = torch.device(device)
         self._ring = prefetch + 2 + keep
-        self._bands = [BandTensors.from_sensors(reader.sensor).to(self.device) for reader in shards.readers]
+        known: dict[int, BandTensors] = {}  # of the sensors, which are few however many shards there are
+        for reader in shards.readers:
+            if id(reader.sensor) not in known:
+                known[id(reader.sensor)] = BandTensors.from_sensors(reader.sensor).to(self.device)
+        self._bands = [known[id(reader.sensor)] for reader in shards.readers]
         self.data_wait = 0.0
         self.data_wait_total = 0.0
 
@@ -153,7 +157,12 @@ class Loader:
             slot.copied.synchronize()
             slot.copied = None
         parts, reads = [], []
-        for number, (shard, wanted) in enumerate(self.sampler.batch(step, self.rank, self.world)):
+        drawn = list(self.sampler.batch(step, self.rank, self.world))
+        if pool is not None:  # shards that are read for the first time are checked, or fetched, side by side
+            new = [reader for reader in (self.shards.readers[shard] for shard, _ in drawn) if not reader.ready]
+            for opened in [pool.submit(reader.verify_once) for reader in new]:
+                opened.result()
+        for number, (shard, wanted) in enumerate(drawn):
             reader = self.shards.readers[shard]
             ids = reader.resolve(wanted)
             shape = (len(ids), *reader.shape[1:])

@@ -114,7 +114,7 @@ def doubts(config: PretrainConfig, shards: ShardSet, sampler: MixtureSampler) ->
             f"a step holds copies of windows, since it draws more than there are, in {', '.join(listed)}; cut more "
             "(specfm shard --stride), lower data.global_batch, or leave these out (data.exclude)"
         )
-    blind = sum(int((reader.valid_N == 0).sum()) for reader in shards.readers)
+    blind = sum(reader.blind for reader in shards.readers)
     if blind:
         found.append(
             f"{blind} of {len(shards)} windows have no valid pixel and teach nothing; cut the shards with "

@@ -10,8 +10,8 @@ import pytest
 
 from specfm.documents import DocumentError, parse_json, parse_yaml, read_json
 from specfm.files import IntegrityError, read_manifest
+from specfm.shards.manifest import read_manifest as read_shards
 from specfm.shards.schema import ShardError
-from specfm.shards.shard_set import read_manifest as read_shards
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)

@@ -93,6 +93,7 @@ STORES = {"readers", "shards"}  # never imported by models, and never import the
 HEAVY = {
     "torch", "torchvision", "timm", "lightly", "sklearn", "matplotlib", "wandb", "rasterio", "rioxarray", "h5py",
     "hdf5plugin", "captum", "scipy", "spectral", "xarray", "pandas", "pvlib", "jinja2", "PIL",
+    "dask", "distributed", "fsspec",
 }  # fmt: skip
 # Where a heavy package is what the module is about, and may be imported at its top.
 AT_TOP = {

@@ -16,7 +16,7 @@ from specfm.engine.ema import released
 from specfm.models.backbone import Backbone
 from specfm.models.encoder import Encoder
 from specfm.pretreatment import told
-from specfm.shards import ShardReader, ShardSet
+from specfm.shards import ShardSet
 
 
 def release_card(config: PretrainConfig, shards: ShardSet, step: int, before: dict[str, Any]) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def release_card(config: PretrainConfig, shards: ShardSet, step: int, before: di
         "simulated_sensors": all_seen("simulated_sensors", [] if simulated is None else simulated.instruments()),
         "scenes": all_seen("scenes", (name for reader in shards.readers for name in reader.scene_names)),
         "pretreatment": all_seen("pretreatment", (told(reader.sensor.pretreatment) for reader in shards.readers)),
-        "contents": all_seen("contents", (content for reader in shards.readers for content in _contents(reader))),
+        "contents": all_seen("contents", (content for reader in shards.readers for content in reader.contents)),
         "whitened": config.whiten.on or has_whitened_stem(before),
         "whiten": {"per": config.whiten.per, **config.whiten.recipe.to_dict()},
         # a stem that is taken over stays what it was
@@ -56,12 +56,6 @@ def _window(config: PretrainConfig, shards: ShardSet) -> int:
     for reader in shards.readers:
         samples[min(config.views.crop or reader.window[0], reader.window[0])] += len(reader)
     return max(samples, key=lambda side: (samples[side], side))
-
-
-def _contents(reader: ShardReader) -> list[str]:
-    """Digests of the files that a shard was cut from, where its recipe tells (those of ``specfm shard`` do)."""
-    scenes = reader.recipe.get("scenes", ())
-    return [str(s["content"]) for s in scenes if isinstance(s, dict) and "content" in s]
 
 
 def write_model(modules: nn.ModuleDict, folder: Path, card: dict[str, Any], whole: bool = True) -> None:

@@ -157,7 +157,7 @@ class Shards:
 
     Attributes:
         path: the folder, for ``data.shards`` of a pretraining.
-        rows: file, status, domain, sensor, bands, dtype, scenes, samples, labelled and bytes of each shard.
+        rows: file, status, domain, sensor, bands, dtype, scenes, samples, labelled, bytes and read_by of each shard.
     """
 
     path: Path

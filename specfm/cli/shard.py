@@ -54,7 +54,18 @@ def shard(
     bands: options.Bands = None,
     codec: Annotated[str, typer.Option(help="none, chunks, blosc-zstd, lz4 or gzip.")] = CODEC,
     workers: Annotated[
-        int | None, typer.Option(help="Reading processes.", show_default=f"cores, at most {MOST_WORKERS}; 1 for little")
+        int | None,
+        typer.Option(
+            help="Reading processes of this machine.", show_default=f"cores, at most {MOST_WORKERS}; 1 for little"
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Let the workers of a Dask cluster read instead (tcp://HOST:8786; needs specfm[cluster]). They must "
+            "see the cubes at the same paths; the shards are written here, and are the same byte by byte.",
+        ),
     ] = None,
     domain: Annotated[
         str | None, typer.Option(help="Domain of every sample; default card's, sensor's or folder's.")
@@ -62,11 +73,16 @@ def shard(
     *,
     reader: dict[str, Any],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be written.")] = False,
+    append: Annotated[
+        bool,
+        typer.Option("--append", help="Add scenes to a finished --out; what it holds stays as it is, byte by byte."),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.")] = False,
 ) -> Shards:
     """Cut cubes into windows and pack them as HDF5 shards, one per data set and sensor.
 
-    Run the same command again after an interruption: finished shards with the same inputs are kept.
+    Run the same command again after an interruption: finished shards with the same inputs are kept. More scenes come to
+    a finished folder with --append, with or without those that it holds.
     """
     import numpy as np
 
@@ -105,6 +121,8 @@ def shard(
             bands=bands,
             codec=codec,
             workers=workers,
+            scheduler=scheduler,
+            append=append,
             overwrite=overwrite,
             dry_run=dry_run,
             progress=told,
@@ -138,3 +156,5 @@ def command(
     total = sum(row["samples"] for row in rows)
     verb = "would be written to" if dry_run else "in"
     shown.print(f"{total} samples {verb} {found.path}", highlight=False)
+    if dry_run and (readers := {row["read_by"] for row in rows} - {""}):
+        shown.print(f"written by this process, read by {readers.pop()}", highlight=False)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 
 def command(
-    path: Annotated[Path, typer.Argument(help="Folder written by `specfm shard`, or one shard.")],
+    path: Annotated[
+        str, typer.Argument(help="Folder written by `specfm shard`, its address (s3://...), or one shard.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check shards: SHA-256 of every file against the manifest, CRC of every sample; exit code 1 names what is bad."""

@@ -20,6 +20,7 @@ OPTIONAL = {
     "jinja2": ("viz", "no report.html"),
     "tensorboard": ("tensorboard", "no event files"),
     "captum": ("explain", "no integrated gradients"),
+    "distributed": ("cluster", "no specfm shard --scheduler"),
 }
 
 

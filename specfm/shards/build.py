@@ -1,17 +1,17 @@
 """`specfm shard`: scenes to a folder of shards, in parallel over blocks of windows, resumable, bounded in memory.
 
 One shard per data set (card), domain, sensor, stored type and list of classes. The parent opens scenes and writes;
-workers (spawned processes) read pixels. The folder's ``manifest.json`` is written last: without it the folder is
-unfinished, and the same command goes on where it stopped, keeping every finished shard whose inputs and options have
-the same digest.
+workers (spawned processes, or those of a Dask cluster) read pixels. The folder's ``manifest.json`` is written last:
+without it the folder is unfinished, and the same command goes on where it stopped, keeping every finished shard whose
+inputs and options have the same digest.
 
 Shapes: N windows, h w of a window, C bands.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -24,16 +24,17 @@ from numpy.typing import NDArray
 from specfm.band_selection import NO_COMPONENTS, BandSelection, select_scenes
 from specfm.digests import digest_parts
 from specfm.errors import SpecfmError, UsageError
-from specfm.files import atomic_write_json, remove_temporaries, sha256_file
+from specfm.files import remove_temporaries
 from specfm.locks import RunLock
 from specfm.scene import Scene
 from specfm.shards import schema
+from specfm.shards.append import Held
 from specfm.shards.identity import recipe_digest, scene_identity
+from specfm.shards.manifest import read_manifest, write_manifest
 from specfm.shards.options import CODEC, WINDOW, WindowOptions
 from specfm.shards.reader import ShardReader
-from specfm.shards.shard_set import read_manifest
 from specfm.shards.windows import ScenePlan, blocks, cut, plan_scene, valid_pixels
-from specfm.shards.workers import Workers, usual_workers
+from specfm.shards.workers import Readers, Workers, usual_workers
 from specfm.shards.writer import ShardWriter
 from specfm.specimens import whole_views
 
@@ -65,6 +66,11 @@ class ShardPlan:
     labelled: int = 0
     nbytes: int = 0
     skipped: dict[str, str] = field(default_factory=dict)
+
+    def keep(self, reader: ShardReader) -> None:
+        """It is complete already."""
+        self.status, self.samples, self.nbytes = "keep", len(reader), reader.path.stat().st_size
+        self.labelled = int((reader.label_N >= 0).sum())
 
     def row(self) -> dict[str, Any]:
         """JSON-safe line of the table that ``--dry-run`` prints."""
@@ -100,6 +106,8 @@ def write_shards(
     bands: str | BandSelection | None = None,
     codec: str = CODEC,
     workers: int | None = None,
+    scheduler: str | None = None,
+    append: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
@@ -126,12 +134,15 @@ def write_shards(
         workers: reading processes; 1 = none but this one. None = one for each core, at most 8, where there is enough to
             read that starting them pays (:func:`specfm.shards.workers.usual_workers`). A script that uses several must
             begin its work under ``if __name__ == "__main__"``, as always with spawned processes.
+        scheduler: address of a Dask cluster whose workers read, in place of processes of this machine
+            (:mod:`specfm.shards.cluster`). The shards are the same byte by byte; this process writes them.
+        append: add scenes to a finished folder (:mod:`specfm.shards.append`): those that it holds stay as they are.
         overwrite: replace what is there.
         dry_run: plan only; nothing is written.
         progress: called with (what, done, total).
 
     Returns:
-        One JSON-safe row per shard (see :meth:`ShardPlan.row`).
+        One JSON-safe row per shard (see :meth:`ShardPlan.row`), with ``read_by``: who reads for it.
 
     Raises:
         UsageError: ``out`` exists, bad option.
@@ -144,6 +155,10 @@ def write_shards(
     schema.codec_options(codec, (*sides, 1))
     if workers is not None and workers < 1:
         raise UsageError(f"workers is {workers}; give 1 or more")
+    if append and overwrite:
+        raise UsageError("append keeps what is there, overwrite replaces it; give one of the two")
+    if workers is not None and scheduler is not None:
+        raise UsageError("workers are processes of this machine, a scheduler has its own; give one of the two")
     if not dry_run and out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; choose another --out")
     listed = [scene if scene.domain else scene.replace(domain=scene.sensor.name or scene.name) for scene in scenes]
@@ -160,11 +175,12 @@ def write_shards(
         listed = _whole(listed, whole, options, background_HW, window, stride)
         # whatever share of the square a specimen fills, it is wanted
         options, background_HW = WindowOptions((whole, whole), (whole, whole), 0.0, labelled_only=labelled_only), None
-    with Workers(usual_workers(listed) if workers is None else workers) as pool:
+    with _readers(listed, workers, scheduler) as pool:
         extra = {"codec": codec, "background": None if background_HW is None else digest_parts([background_HW])}
-        shards = _group(listed, options, extra, pool, progress)
+        held = Held(out, None if progress is None else lambda n, of: progress("open", n, of)) if append else None
+        shards = _group(listed, options, extra, held, pool, progress)
         if not dry_run:
-            _look_at(out, shards, overwrite)
+            _look_at(out, shards, held, overwrite)
         _plan(shards, options, background_HW, pool, progress)
         if not any(shard.samples for shard in shards):
             why = "; ".join(f"{name}: {reason}" for s in shards for name, reason in list(s.skipped.items())[:3])
@@ -172,8 +188,17 @@ def write_shards(
         if not dry_run:
             out.mkdir(parents=True, exist_ok=True)
             with RunLock(out, ".shard.lock"):
-                _write(out, shards, options, codec, overwrite, pool, progress)
-    return [shard.row() for shard in shards]
+                _write(out, shards, options, codec, held, overwrite, pool, progress)
+        by = pool.describe()
+    return [{**shard.row(), "read_by": by if shard.status == "write" else ""} for shard in shards]
+
+
+def _readers(scenes: list[Scene], workers: int | None, scheduler: str | None) -> Readers:
+    if scheduler is None:
+        return Workers(usual_workers(scenes) if workers is None else workers)
+    from specfm.shards.cluster import Cluster
+
+    return Cluster(scheduler)
 
 
 def _whole(
@@ -214,58 +239,80 @@ def _refuse_namesakes(scenes: list[Scene]) -> None:
 
 
 def _group(
-    scenes: list[Scene], options: WindowOptions, extra: dict[str, Any], pool: Workers, progress: Progress | None
+    scenes: list[Scene],
+    options: WindowOptions,
+    extra: dict[str, Any],
+    held: Held | None,
+    pool: Readers,
+    progress: Progress | None,
 ) -> list[ShardPlan]:
+    """A plan for each shard that holds scenes, or will; of a folder that is added to, those first that are there."""
+    common = {"options": options.to_dict(), **extra}
+    if held is not None:
+        held.refuse_other_windows(common)
     identities = []
     for identity in pool.map(scene_identity, ((scene,) for scene in scenes)):
         identities.append(identity)
         if progress:
             progress("hash", len(identities), len(scenes))
+    shards: list[ShardPlan] = []
+    kept: dict[str, list[int]] = {}
     groups: dict[tuple[Any, ...], list[int]] = {}
     for i, scene in enumerate(scenes):
+        if held is not None and (there := held.file_of(identities[i])) is not None:
+            kept.setdefault(there, []).append(i)
+            continue
         kind = schema.stored_dtype(scene.dtype).name
         groups.setdefault((scene.dataset, scene.domain, scene.sensor.digest, kind, scene.label_names), []).append(i)
-    shards: list[ShardPlan] = []
+    for file, members in kept.items():
+        assert held is not None
+        recipe = held.readers[file].recipe
+        shards.append(ShardPlan(file, [scenes[i] for i in members], recipe, recipe_digest(recipe)))
+        shards[-1].keep(held.readers[file])
+    taken = {shard.file for shard in shards} | set(held.readers if held is not None else ())
     for (dataset, domain, sensor, kind, _), members in groups.items():
-        recipe = {"options": options.to_dict(), **extra, "scenes": [identities[i] for i in members]}
+        recipe = {**common, "scenes": [identities[i] for i in members]}
         stem = re.sub(r"[^A-Za-z0-9]+", "-", dataset or domain).strip("-").lower() or "shard"
-        name = f"{stem}-{sensor[:8]}-{kind}{schema.SUFFIX}"
-        taken = sum(shard.file.startswith(name.removesuffix(schema.SUFFIX)) for shard in shards)
-        file = name if not taken else f"{name.removesuffix(schema.SUFFIX)}-{taken + 1}{schema.SUFFIX}"
+        stem = f"{stem}-{sensor[:8]}-{kind}"
+        numbered = (f"{stem}{'' if n == 1 else f'-{n}'}{schema.SUFFIX}" for n in itertools.count(1))
+        file = next(name for name in numbered if name not in taken)
+        taken.add(file)
         shards.append(ShardPlan(file, [scenes[i] for i in members], recipe, recipe_digest(recipe)))
     return shards
 
 
-def _look_at(out: Path, shards: list[ShardPlan], overwrite: bool) -> None:
+def _look_at(out: Path, shards: list[ShardPlan], held: Held | None, overwrite: bool) -> None:
     """Decide what of an existing folder is kept; refuse what would be lost."""
     if not out.is_dir() or overwrite:
         return
     present = {path.name for path in out.iterdir() if not path.name.startswith(".")}
-    foreign = present - {shard.file for shard in shards} - {schema.MANIFEST}
+    foreign = present - {shard.file for shard in shards} - {schema.MANIFEST} - set(held.readers if held else ())
+    other = "choose another --out or pass --overwrite"
     if foreign:
-        raise UsageError(f"{out} exists and holds {min(foreign)}; choose another --out or pass --overwrite")
+        unlisted = "; delete it: an --append with other scenes left it" if held is not None and held.manifest else ""
+        raise UsageError(f"{out} exists and holds {min(foreign)}{unlisted or f'; {other}'}")
     for shard in shards:
-        if shard.file not in present:
+        if shard.file not in present or shard.status == "keep":
             continue
         try:
             reader = ShardReader(out / shard.file)
         except SpecfmError as error:
-            raise UsageError(f"{error}; delete it, choose another --out or pass --overwrite") from None
+            raise UsageError(f"{error}; delete it, {other}") from None
         if recipe_digest(reader.recipe) != shard.digest:
             raise UsageError(
-                f"{reader.path} exists, made from other inputs or options; choose another --out or pass --overwrite"
+                f"{reader.path} exists, made from other inputs or options; {other}"
+                + (" (--append adds scenes)" if schema.MANIFEST in present and held is None else "")
             )
-        shard.status, shard.samples, shard.nbytes = "keep", len(reader), reader.path.stat().st_size
-        shard.labelled = int((reader.label_N >= 0).sum())
-    if schema.MANIFEST in present and any(shard.status != "keep" for shard in shards):
-        raise UsageError(f"{out} exists and is finished; choose another --out or pass --overwrite")
+        shard.keep(reader)
+    if schema.MANIFEST in present and held is None and any(shard.status != "keep" for shard in shards):
+        raise UsageError(f"{out} exists and is finished; {other} (--append adds scenes)")
 
 
 def _plan(
     shards: list[ShardPlan],
     options: WindowOptions,
     background_HW: NDArray[np.bool_] | None,
-    pool: Workers,
+    pool: Readers,
     progress: Progress | None,
 ) -> None:
     todo = [(shard, scene) for shard in shards if shard.status == "write" for scene in shard.scenes]
@@ -297,11 +344,13 @@ def _write(
     shards: list[ShardPlan],
     options: WindowOptions,
     codec: str,
+    held: Held | None,
     overwrite: bool,
-    pool: Workers,
+    pool: Readers,
     progress: Progress | None,
 ) -> None:
     remove_temporaries(out)  # what a killed writer left; the lock says that no other is at work
+    before = held.refuse_changed(out) if held is not None else None
     old: list[str] = []
     if overwrite and (out / schema.MANIFEST).exists():
         try:
@@ -320,13 +369,14 @@ def _write(
                 progress("write", done, total)
     for name in set(old) - {shard.file for shard in shards}:
         (out / name).unlink(missing_ok=True)
-    if (out / schema.MANIFEST).exists():
-        return  # every shard was kept
-    write_manifest(out, [shard.file for shard in shards if shard.status != "empty"])
+    listed = {row["file"] for row in before["shards"]} if before is not None else set()
+    new = [shard.file for shard in shards if shard.status != "empty" and shard.file not in listed]
+    if new and (before is not None or not (out / schema.MANIFEST).exists()):  # else every shard was kept
+        write_manifest(out, new, before)
 
 
 def _write_one(
-    path: Path, shard: ShardPlan, options: WindowOptions, codec: str, overwrite: bool, pool: Workers
+    path: Path, shard: ShardPlan, options: WindowOptions, codec: str, overwrite: bool, pool: Readers
 ) -> Iterator[int]:
     members = [(n, scene, plan) for n, (scene, plan) in enumerate(zip(shard.scenes, shard.plans, strict=True))]
     jobs = [(n, s, p, rows) for n, s, p in members if len(p) for rows in blocks(p, s, options.window)]
@@ -357,38 +407,6 @@ def _write_one(
                 scene_id=number,
             )
             yield len(block)
-
-
-def write_manifest(folder: Path, files: list[str]) -> None:
-    """Describe finished shards in ``manifest.json``: size, SHA-256, fingerprint of each. Written last, atomically."""
-    from specfm import __version__
-
-    rows = []
-    for name in sorted(files):
-        reader = ShardReader(folder / name)
-        rows.append(
-            {
-                "file": name,
-                "size": os.path.getsize(folder / name),
-                "sha256": sha256_file(folder / name),
-                "fingerprint": reader.fingerprint,
-                "samples": len(reader),
-                "window": list(reader.window),
-                "bands": reader.shape[3],
-                "dtype": reader.dtype.name,
-                "domain": reader.domain,
-                "sensor": reader.sensor.name,
-                "sensor_digest": reader.sensor.digest,
-                "inputs_digest": recipe_digest(reader.recipe),
-            }
-        )
-    manifest = {
-        "format": schema.MANIFEST_FORMAT,
-        "format_version": schema.VERSION,
-        "written_by": f"specfm {__version__}",
-        "shards": rows,
-    }
-    atomic_write_json(folder / schema.MANIFEST, manifest)
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:

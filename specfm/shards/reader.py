@@ -5,13 +5,17 @@ Shapes: N samples of the shard, B samples asked for, H W window, C bands.
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import logging
 import os
 import threading
 import weakref
 import zlib
+from collections import OrderedDict
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +27,7 @@ from specfm.hdf5 import open_hdf5, whole
 from specfm.sensors import Sensor
 from specfm.shards import cache as machine
 from specfm.shards import schema
+from specfm.shards.descriptors import Descriptors
 from specfm.shards.extents import Extents, aligned_empty, find_extents, gather
 
 if TYPE_CHECKING:
@@ -33,18 +38,60 @@ BAD_SHARE = 1e-3  # more bad samples than this (and more than one) stop the job
 _VERIFY_BYTES = 1 << 23
 _READ_BYTES = 1 << 22  # whole windows held while some of their bands are copied out
 _MASK_BYTES = 1 << 26  # masks of a shard up to this size are held in memory: one read less per sample
+_MASKS_BYTES = 1 << 30  # of all shards: beyond, masks are read with their samples
+_HANDLES = 64  # files open in HDF5, of shards with a slow layout
 _PER_PROCESS = {
-    "_descriptor", "_handle", "_lock", "_verifying", "_ready", "_data", "_data_path", "_substitute", "_held_masks",
-    "bad",
+    "_key", "_handle", "_lock", "_opening", "_verifying", "_ready", "_data", "_data_path", "_substitute",
+    "_held_masks", "bad",
+}  # fmt: skip
+_INDEX = {  # what is read from the file when it is first asked for, where a manifest told the rest
+    "codec", "group_names", "recipe", "label_N", "group_N", "instance_id_N", "origin_N2", "scene_id_N", "valid_N",
+    "crc_N", "statistics", "_patches", "_masks",
 }  # fmt: skip
 _open_readers: weakref.WeakSet[ShardReader] = weakref.WeakSet()
+_keys = itertools.count()
+_descriptors = Descriptors()
+_handles: OrderedDict[int, weakref.ref[ShardReader]] = OrderedDict()
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What a manifest tells of a shard; see :class:`ShardReader` for the names.
+
+    Attributes:
+        shape: (N, H, W, C).
+        dtype: as stored.
+        fingerprint: 64 hex digits.
+        domain: of all samples.
+        sensor: likewise.
+        scenes: how many.
+        scene_names: their names.
+        label_names: of the classes.
+        contents: digests of the files it was cut from.
+        blind: windows without a valid pixel.
+    """
+
+    shape: tuple[int, int, int, int]
+    dtype: np.dtype[Any]
+    fingerprint: str
+    domain: str
+    sensor: Sensor
+    scenes: int
+    scene_names: tuple[str, ...]
+    label_names: tuple[str, ...]
+    contents: tuple[str, ...]
+    blind: int
+
+
+_TOLD: tuple[str, ...] = tuple(Listed.__annotations__)
 
 
 class ShardReader:
     """One shard, open for random reads from any number of threads; picklable, and safe under fork (files are reopened
     per process).
 
-    Opening reads the index only. The first :meth:`read` checks the CRC of every sample once per machine
+    Opening reads the index only, and not even that where a manifest tells what the shard is: the index is then read
+    when it is first asked for. The first :meth:`read` checks the CRC of every sample once per machine
     (:meth:`verify_once`): a bad sample is quarantined, that is listed in ``bad``, logged, and replaced by the next
     good one; more than 0.1 % bad (and more than one) is an error.
 
@@ -53,6 +100,7 @@ class ShardReader:
         cache: ``auto`` copies slow layouts (compressed, automatic chunks) once into the machine's cache folder
             (:mod:`specfm.shards.cache`); ``off`` decodes at every read.
         verify: ``first`` or ``off`` (the caller verified already).
+        listed: what a manifest tells of it; None reads the index now.
 
     Attributes:
         window: (H, W).
@@ -61,7 +109,10 @@ class ShardReader:
         sensor: of all samples.
         domain: what a mixture balances by.
         label_names: names behind ``label_N``.
+        scenes: how many scene numbers there are.
         scene_names: names behind ``scene_id_N``.
+        contents: digests of the files that it was cut from, where its recipe tells.
+        blind: windows without a valid pixel.
         group_names: id -> name, behind ``group_N``.
         recipe: how the samples were made.
         fingerprint: 64 hex digits over what the shard holds.
@@ -78,93 +129,166 @@ class ShardReader:
         ShardError: truncated (with both sizes), incomplete, damaged index, foreign or newer format.
     """
 
-    def __init__(self, path: Path | str, cache: str = "auto", verify: str = "first") -> None:
+    shape: tuple[int, int, int, int]
+    dtype: np.dtype[Any]
+    fingerprint: str
+    domain: str
+    sensor: Sensor
+    scenes: int
+    scene_names: tuple[str, ...]
+    label_names: tuple[str, ...]
+    contents: tuple[str, ...]
+    blind: int
+    codec: str
+    group_names: dict[int, str]
+    recipe: dict[str, Any]
+    label_N: NDArray[np.int32]
+    group_N: NDArray[np.int64]
+    instance_id_N: NDArray[np.int64]
+    origin_N2: NDArray[np.int32]
+    scene_id_N: NDArray[np.int32]
+    valid_N: NDArray[np.int32]
+    crc_N: NDArray[np.uint32]
+    statistics: dict[str, NDArray[np.float64]]
+    _patches: Extents
+    _masks: Extents | None
+
+    def __init__(
+        self, path: Path | str, cache: str = "auto", verify: str = "first", listed: Listed | None = None
+    ) -> None:
         if verify not in ("first", "off"):
             raise UsageError(f"verify is {verify!r}; give first or off")
         machine.copies_allowed(cache)
         self.path = Path(path)
         self._cache, self._verify = cache, verify
-        schema.check_file_size(self.path)
+        self.index_K: NDArray[np.int64] | None = None
+        self._start()
+        for name in _TOLD if listed is not None else ():
+            setattr(self, name, getattr(listed, name))
+        if listed is None:
+            self._read_index()
+
+    def __getattr__(self, name: str) -> Any:
+        """The index, at the first question for something of it."""
+        if name not in _INDEX or "_opening" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        with self._opening:
+            if name not in self.__dict__:
+                self._read_index()
+        return self.__dict__[name]
+
+    def _read_index(self) -> None:
+        with self._at_hand() as path:
+            index = self._index_of(path)
+        told = {name: self.__dict__[name] for name in _TOLD if name in self.__dict__}
+        if self.index_K is not None:
+            index["statistics"] = {name: each[self.index_K] for name, each in index["statistics"].items()}
+            for name in ("shape", "sensor"):  # of the bands that were chosen
+                del told[name], index[name]
+        for name, value in told.items():
+            same = value.digest == index[name].digest if isinstance(value, Sensor) else value == index[name]
+            if not same:
+                raise schema.ShardError(
+                    f"{self.path}: its {name.replace('_', ' ')} differs from what the manifest beside it says; copy or "
+                    "build the folder again"
+                )
+            del index[name]
+        self.__dict__.update(index)
+
+    @contextmanager
+    def _at_hand(self) -> Iterator[Path]:
+        """The file, which stays on this machine meanwhile."""
+        yield self.path
+
+    def _index_of(self, path: Path) -> dict[str, Any]:
+        """Everything that the file tells of itself, checked."""
+        schema.check_file_size(path)
         try:
-            with open_hdf5(self.path) as file:
-                self._read_index(file)
+            with open_hdf5(path) as file:
+                index = self._parse(file)
         except SpecfmError:
             raise
         except (OSError, LookupError, RuntimeError, AttributeError, TypeError, ValueError, MemoryError) as error:
             reason = " ".join(str(error).split())[:200]
             raise schema.ShardError(f"{self.path} cannot be read as a shard ({reason}); build it again") from None
-        size = self.path.stat().st_size
-        needed = max(self._patches.end, self._masks.end if self._masks else 0)
+        size = path.stat().st_size
+        needed = max(index["_patches"].end, index["_masks"].end if index["_masks"] else 0)
         if size < needed:
             raise schema.ShardError(
                 f"{self.path} is truncated: {size} bytes on disk, {needed} expected; copy or build it again"
             )
-        self._start()
+        return index
 
-    def _read_index(self, file: h5py.File) -> None:
+    def _parse(self, file: h5py.File) -> dict[str, Any]:
         attributes = schema.read_attributes(file, self.path)
         document = schema.read_document(file, self.path)
         patches = file["patches"]
         if patches.ndim != 4:
             raise schema.ShardError(f"{self.path}: patches have shape {patches.shape}, [N,H,W,C] expected")
-        self.shape: tuple[int, int, int, int] = tuple(int(side) for side in patches.shape)  # type: ignore[assignment]
-        self.dtype = patches.dtype.newbyteorder("=")
+        shape: tuple[int, ...] = tuple(int(side) for side in patches.shape)
+        dtype = patches.dtype.newbyteorder("=")
         index = {}
         for name, (kind, tail) in schema.INDEX.items():
             index[name] = whole(file[f"index/{name}"], self.path, f"index/{name}").astype(kind, copy=False)
-            if index[name].shape != (self.shape[0], *tail):
+            if index[name].shape != (shape[0], *tail):
                 raise schema.ShardError(
-                    f"{self.path}: index/{name} has shape {index[name].shape} for {self.shape[0]} samples"
+                    f"{self.path}: index/{name} has shape {index[name].shape} for {shape[0]} samples"
                 )
-        self.fingerprint = schema.fingerprint(index, document, self.shape, self.dtype.name)
-        if self.fingerprint != attributes.get("fingerprint"):
+        fingerprint = schema.fingerprint(index, document, shape, dtype.name)
+        if fingerprint != attributes.get("fingerprint"):
             raise schema.ShardError(
                 f"{self.path}: its index does not match its fingerprint; bytes were changed, build it again"
             )
-        self.sensor = Sensor.from_dict(document["sensor"])
-        self.index_K: NDArray[np.int64] | None = None
-        if len(self.sensor.bands) != self.shape[3]:
-            raise schema.ShardError(f"{self.path}: {len(self.sensor.bands)} bands described, {self.shape[3]} stored")
-        self.domain = str(attributes["domain"])
-        self.codec = str(attributes["codec"])
-        self.label_names: tuple[str, ...] = tuple(document["label_names"])
-        self.scene_names: tuple[str, ...] = tuple(document["scene_names"])
-        self.group_names: dict[int, str] = {int(key): name for key, name in document["group_names"].items()}
-        self.recipe: dict[str, Any] = document["recipe"]
-        self.label_N, self.group_N, self.instance_id_N = index["label"], index["group"], index["instance_id"]
-        self.origin_N2, self.scene_id_N = index["origin"], index["scene_id"]
-        self.valid_N, self.crc_N = index["valid"], index["crc"]
-        self.statistics = {name: self._statistic(file[f"statistics/{name}"], name) for name in schema.STATISTICS}
-        self._check_index()
-        self._patches = find_extents(patches)
-        self._masks: Extents | None = find_extents(file["mask"]) if "mask" in file else None
+        sensor = Sensor.from_dict(document["sensor"])
+        if len(sensor.bands) != shape[3]:
+            raise schema.ShardError(f"{self.path}: {len(sensor.bands)} bands described, {shape[3]} stored")
+        scene_names, label_names = tuple(document["scene_names"]), tuple(document["label_names"])
+        group_names = {int(key): name for key, name in document["group_names"].items()}
+        recipe = document["recipe"]
+        self._check_index(index, label_names, scene_names, (*group_names.values(),), recipe)
+        cut_from = recipe.get("scenes", ())
+        return {
+            "shape": shape, "dtype": dtype, "fingerprint": fingerprint, "sensor": sensor,
+            "domain": str(attributes["domain"]), "codec": str(attributes["codec"]),
+            "scene_names": scene_names, "label_names": label_names, "group_names": group_names, "recipe": recipe,
+            "scenes": max(len(scene_names), int(index["scene_id"].max()) + 1),
+            "contents": tuple(str(s["content"]) for s in cut_from if isinstance(s, dict) and "content" in s),
+            "blind": int((index["valid"] == 0).sum()),
+            "group_N": index["group"], "instance_id_N": index["instance_id"], "label_N": index["label"],
+            "origin_N2": index["origin"], "scene_id_N": index["scene_id"], "valid_N": index["valid"],
+            "crc_N": index["crc"],
+            "statistics": {
+                name: self._statistic(file[f"statistics/{name}"], name, shape[3:]) for name in schema.STATISTICS
+            },
+            "_patches": find_extents(patches), "_masks": find_extents(file["mask"]) if "mask" in file else None,
+        }  # fmt: skip
 
-    def _statistic(self, dataset: h5py.Dataset, name: str) -> NDArray[np.float64]:
+    def _statistic(self, dataset: h5py.Dataset, name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
         values_C = whole(dataset, self.path, f"statistics/{name}").astype(np.float64)
-        if values_C.shape != self.shape[3:]:
-            raise schema.ShardError(
-                f"{self.path}: statistics/{name} has shape {values_C.shape}, {self.shape[3:]} needed"
-            )
+        if values_C.shape != shape:
+            raise schema.ShardError(f"{self.path}: statistics/{name} has shape {values_C.shape}, {shape} needed")
         return values_C
 
-    def _check_index(self) -> None:
+    def _check_index(
+        self, index: dict[str, NDArray[Any]], label_names: tuple[Any, ...], scene_names: tuple[Any, ...],
+        group_names: tuple[Any, ...], recipe: Any,
+    ) -> None:  # fmt: skip
         """Refuse numbers of the index that stand for nothing: whoever follows them would land elsewhere."""
-        for name, id_N, names in (
-            ("label", self.label_N, self.label_names), ("scene_id", self.scene_id_N, self.scene_names)
-        ):  # fmt: skip
-            lowest = -1 if name == "label" else 0
+        for name, names in (("label", label_names), ("scene_id", scene_names)):
+            lowest, id_N = -1 if name == "label" else 0, index[name]
             if len(id_N) and names and not (lowest <= id_N.min() and id_N.max() < len(names)):
                 raise schema.ShardError(f"{self.path}: index/{name} counts beyond {len(names)} names; build it again")
-        texts = (*self.label_names, *self.scene_names, *self.group_names.values())
-        if not all(isinstance(text, str) for text in texts) or not isinstance(self.recipe, dict):
+        texts = (*label_names, *scene_names, *group_names)
+        if not all(isinstance(text, str) for text in texts) or not isinstance(recipe, dict):
             raise schema.ShardError(f"{self.path}: its JSON description holds other things than names; build it again")
 
     def _start(self) -> None:
         self._data_path = self.path
-        self._data: tuple[Extents, Extents | None] = (self._patches, self._masks)
-        self._descriptor: int | None = None
+        self._data: tuple[Extents, Extents | None] | None = None  # the file's own extents
+        self._key = next(_keys)  # of its descriptor
         self._handle: Any = None
         self._lock = threading.Lock()
+        self._opening = threading.RLock()
         self._verifying = threading.Lock()
         self._ready = False
         self.bad: tuple[int, ...] = ()
@@ -180,7 +304,8 @@ class ShardReader:
         self.index_K = index_K if self.index_K is None else self.index_K[index_K]
         self.sensor = self.sensor.replace(bands=self.sensor.bands.subset(index_K))
         self.shape = (*self.shape[:3], len(index_K))
-        self.statistics = {name: values_C[index_K] for name, values_C in self.statistics.items()}
+        if "statistics" in self.__dict__:  # else when they are read
+            self.statistics = {name: values_C[index_K] for name, values_C in self.statistics.items()}
 
     # -- identity and pickling ---------------------------------------------------------------------------------------
 
@@ -215,19 +340,34 @@ class ShardReader:
 
     def close(self) -> None:
         """Close what is open; the next read opens it again."""
+        _descriptors.close(self._key)
         with self._lock:
-            if self._descriptor is not None:
-                os.close(self._descriptor)
-            if self._handle is not None:
-                self._handle.close()
-            self._descriptor = self._handle = None
+            self._close_handle()
+
+    def _close_handle(self) -> None:
+        if self._handle is not None:
+            self._handle.close()
+        self._handle = None
+        _handles.pop(self._key, None)
 
     def __del__(self) -> None:
-        if getattr(self, "_descriptor", None) is not None:
-            with contextlib.suppress(OSError):
-                os.close(self._descriptor)  # type: ignore[arg-type]
+        if (key := self.__dict__.get("_key")) is not None:
+            _descriptors.forget(key)
+            if self.__dict__.get("_held_masks") is not None:
+                _masks_held.release(self._held_masks.nbytes)  # type: ignore[union-attr]
 
     # -- opening the data --------------------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """Whether its CRCs were looked at: the next read reads at once."""
+        return self._ready
+
+    def known_good(self) -> bool:
+        """This machine checked every CRC before, and all were right; asked without opening the file."""
+        if self._ready or self._verify != "first":
+            return not self.bad
+        return machine.recall_verified(self.path, self.fingerprint) == []
 
     def verify_once(self) -> tuple[int, ...]:
         """Make the samples readable and check every CRC unless this machine did so before; returns the bad ids.
@@ -283,12 +423,14 @@ class ShardReader:
         return made[1]
 
     def _hold_masks(self) -> None:
-        patches, masks = self._data
+        patches, masks = self._data or (self._patches, self._masks)
         if patches.offsets_N is None or masks is None or masks.offsets_N is None:
             return
-        if len(self) * masks.nbytes <= _MASK_BYTES:
+        size = len(self) * masks.nbytes
+        if size <= _MASK_BYTES and _masks_held.take(size):
             held = np.empty((len(self), *self.window), bool)
-            gather(self._open(), masks.offsets_N, masks.nbytes, held.view(np.uint8), self._data_path)
+            with self._lent() as descriptor:
+                gather(descriptor, masks.offsets_N, masks.nbytes, held.view(np.uint8), self._data_path)
             self._held_masks = held
 
     def _quarantine(self, bad: list[int]) -> None:
@@ -393,37 +535,70 @@ class ShardReader:
         return x, mask
 
     def _fetch(self, ids: NDArray[np.int64], x: NDArray[Any], mask: NDArray[np.bool_]) -> None:
-        patches, masks = self._data
+        patches, masks = self._data or (self._patches, self._masks)
         if patches.offsets_N is None or (masks is not None and masks.offsets_N is None):
             self._fetch_slow(ids, x, mask)
             return
-        descriptor = self._descriptor if self._descriptor is not None else self._open()
-        gather(descriptor, patches.offsets_N[ids], patches.nbytes, x, self._data_path)
+        with self._lent() as descriptor:
+            gather(descriptor, patches.offsets_N[ids], patches.nbytes, x, self._data_path)
+            if masks is not None and self._held_masks is None:
+                assert masks.offsets_N is not None
+                gather(descriptor, masks.offsets_N[ids], masks.nbytes, mask.view(np.uint8), self._data_path)
         if masks is None:
             mask[:] = True
-            return
-        if self._held_masks is not None:
+        elif self._held_masks is not None:
             np.take(self._held_masks, ids, axis=0, out=mask, mode="clip")  # "clip" spares a copy; ids are in range
-            return
-        assert masks.offsets_N is not None
-        gather(descriptor, masks.offsets_N[ids], masks.nbytes, mask.view(np.uint8), self._data_path)
 
-    def _open(self) -> int:
-        with self._lock:
-            if self._descriptor is None:
-                self._descriptor = os.open(self._data_path, os.O_RDONLY | os.O_CLOEXEC)
-            return self._descriptor
+    def _lent(self) -> AbstractContextManager[int]:
+        """A descriptor of the samples' file, open meanwhile."""
+        return _descriptors.lend(self._key, self._data_path)
 
     def _fetch_slow(self, ids: NDArray[np.int64], x: NDArray[Any], mask: NDArray[np.bool_]) -> None:
         """Through HDF5, one thread at a time, in file order so that samples of one chunk share its decoding."""
-        with self._lock:
+        with self._lock, self._at_hand() as path:
             if self._handle is None:
                 _register_filters(self.codec)
-                self._handle = open_hdf5(self.path, rdcc_nbytes=1 << 27)
+                self._handle = open_hdf5(path, rdcc_nbytes=1 << 27)
+                _handles[self._key] = weakref.ref(self)
+                _close_handles(self)
             patches, masks = self._handle["patches"], self._handle.get("mask")
             for row in np.argsort(ids, kind="stable"):
                 x[row] = patches[int(ids[row])]
                 mask[row] = True if masks is None else masks[int(ids[row])].astype(bool)
+
+
+class _Budget:
+    """Bytes that all readers of a process share."""
+
+    def __init__(self) -> None:
+        self.used = 0
+
+    def take(self, size: int) -> bool:
+        """Whether so much more fits; it is then taken. Threads may exceed the bound by what each takes."""
+        if self.used + size > _MASKS_BYTES:
+            return False
+        self.used += size
+        return True
+
+    def release(self, size: int) -> None:
+        """Give it back."""
+        self.used -= size
+
+
+_masks_held = _Budget()
+
+
+def _close_handles(but: ShardReader) -> None:
+    """Close files of other readers in HDF5 where too many are open, the longest open first; none that is read from."""
+    for key, known in list(_handles.items())[: max(0, len(_handles) - _HANDLES)]:
+        reader = known()
+        if reader is None:
+            _handles.pop(key, None)
+        elif reader is not but and reader._lock.acquire(blocking=False):
+            try:
+                reader._close_handle()
+            finally:
+                reader._lock.release()
 
 
 def _register_filters(codec: str) -> None:
@@ -439,12 +614,11 @@ def _register_filters(codec: str) -> None:
 
 def _forget_inherited() -> None:
     """In a forked child: give up the parent's descriptors, locks and handles, so that each process opens its own."""
+    _descriptors.after_fork()
+    _handles.clear()
     for reader in list(_open_readers):
-        if reader._descriptor is not None:
-            os.close(reader._descriptor)
-        reader._descriptor = None
         reader._handle = None
-        reader._lock, reader._verifying = threading.Lock(), threading.Lock()
+        reader._lock, reader._verifying, reader._opening = threading.Lock(), threading.Lock(), threading.RLock()
 
 
 os.register_at_fork(after_in_child=_forget_inherited)

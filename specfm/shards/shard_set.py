@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from specfm.band_selection import PIXELS, BandSelection
 from specfm.digests import digest_parts
-from specfm.documents import read_json
 from specfm.errors import SpecfmError, UsageError
 from specfm.shards import schema
+from specfm.shards.manifest import listed_shards, read_manifest
 from specfm.shards.reader import ShardReader
+from specfm.shards.remote import is_address, open_folder
 
 _HELD_BYTES = 1 << 25  # of whole windows, while the spectra in their middle are looked at
 
@@ -28,8 +28,8 @@ class ShardSet:
     A global sample id is ``offsets[k] + local id``; a global scene id is ``scene_offsets[k] + local scene id``.
 
     Args:
-        paths: a folder written by ``specfm shard``, a shard file, or a list of them. A folder without its manifest is
-            refused: it was not finished.
+        paths: a folder written by ``specfm shard``, its address (:mod:`specfm.shards.remote`), a shard file, or a list
+            of them. A folder without its manifest is refused: it was not finished.
         cache: as in :class:`ShardReader`.
         verify: as in :class:`ShardReader`.
         include: domain names to keep; unknown names are refused.
@@ -55,12 +55,11 @@ class ShardSet:
         bands: str | BandSelection | None = None,
     ) -> None:
         listed = [paths] if isinstance(paths, str | Path) else list(paths)
-        files = [file for path in listed for file in _files(Path(path))]
-        if not files:
+        readers = [reader for path in listed for reader in _readers(path, cache, verify)]
+        if not readers:
             raise UsageError(
                 f"no shards in {', '.join(str(p) for p in listed) or 'an empty list'}; build some with `specfm shard`"
             )
-        readers = [ShardReader(file, cache=cache, verify=verify) for file in files]
         _refuse_doubles(readers)
         names = sorted({reader.domain for reader in readers})
         kept = choose_domains(names, include, exclude)
@@ -72,7 +71,7 @@ class ShardSet:
         self.domain_names = sorted(kept)
         self.domain_ids = [self.domain_names.index(name) for name in self.domains]
         self.offsets = np.concatenate([[0], np.cumsum(self.sizes)]).astype(np.int64)
-        scenes = [max(len(reader.scene_names), int(reader.scene_id_N.max()) + 1) for reader in self.readers]
+        scenes = [reader.scenes for reader in self.readers]
         self.scene_offsets = np.concatenate([[0], np.cumsum(scenes)]).astype(np.int64)
         text = "\n".join(reader.fingerprint for reader in self.readers)
         self.fingerprint = digest_parts([text], 64)
@@ -90,8 +89,11 @@ class ShardSet:
         return shard, ids - self.offsets[shard]
 
     def verify_once(self) -> int:
-        """Check every CRC unless this machine did so before; returns the number of quarantined samples."""
-        return sum(len(reader.verify_once()) for reader in self.readers)
+        """Check every CRC unless this machine did so before; returns the number of quarantined samples.
+
+        Shards that are known to be good are not opened for it.
+        """
+        return sum(len(reader.verify_once()) for reader in self.readers if not reader.known_good())
 
     def describe(self, shard: int, ids: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
         """Per-sample fields of (already resolved) local ids, named as in :class:`specfm.batch.BatchPart`."""
@@ -167,55 +169,26 @@ def choose_domains(names: list[str], include: Iterable[str] | None, exclude: Ite
     return kept
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder of shards.
-
-    Raises:
-        ShardError: missing, damaged, newer, or naming a file outside the folder.
-    """
-    path = folder / schema.MANIFEST
-    try:
-        manifest = read_json(path)
-    except FileNotFoundError:
-        raise schema.ShardError(
-            f"{folder} has no {schema.MANIFEST}: it is no folder of shards, or `specfm shard` did not finish"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise schema.ShardError(f"{path} cannot be read ({error}); build the shards again") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != schema.MANIFEST_FORMAT:
-        raise schema.ShardError(f"{path} is not a manifest of shards")
-    version, rows = manifest.get("format_version"), manifest.get("shards")
-    if not isinstance(version, int):
-        raise schema.ShardError(f"{path} has no number 'format_version'; build the shards again")
-    if version > schema.VERSION:
-        writer = manifest.get("written_by", "a later specfm")
-        raise schema.ShardError(f"{path} was written by {writer}, format {version} > {schema.VERSION}; update specfm")
-    keys = {"file": str, "size": int, "sha256": str, "fingerprint": str}
-    if not isinstance(rows, list) or not all(
-        isinstance(row, dict) and all(isinstance(row.get(key), kind) for key, kind in keys.items()) for row in rows
-    ):
-        raise schema.ShardError(
-            f"{path} has no proper list of shards ({', '.join(keys)} of each); copy it or build the shards again"
-        )
-    for row in rows:
-        if Path(row["file"]).name != row["file"] or row["file"].startswith(".") or "\0" in row["file"]:
-            raise schema.ShardError(f"{path} lists {row['file'][:60]!r}, which is not a plain file name; refusing it")
-    return manifest
-
-
-def _files(path: Path) -> list[Path]:
+def _readers(given: Path | str, cache: str, verify: str) -> list[ShardReader]:
+    """Readers of a shard or a folder; what the manifest of a folder tells of a shard is not looked up in its file."""
+    if isinstance(given, str) and is_address(given):
+        return list[ShardReader](open_folder(given))
+    path = Path(given)
     if path.is_file():
-        return [path]
+        return [ShardReader(path, cache, verify)]
     if not path.is_dir():
         raise UsageError(f"{path} does not exist; give a folder written by `specfm shard`")
-    files = []
-    for row in read_manifest(path)["shards"]:
+    manifest = read_manifest(path)
+    readers = []
+    for row, told in zip(manifest["shards"], listed_shards(manifest, str(path / schema.MANIFEST)), strict=True):
         file = path / row["file"]
-        if not file.is_file():
-            raise schema.ShardError(f"{file} is missing, its manifest lists it; copy or build the folder again")
-        if file.stat().st_size != row["size"]:
+        try:
+            size = file.stat().st_size
+        except OSError:
             raise schema.ShardError(
-                f"{file} has {file.stat().st_size} bytes, its manifest says {row['size']}; copy or build it again"
-            )
-        files.append(file)
-    return files
+                f"{file} is missing, its manifest lists it; copy or build the folder again"
+            ) from None
+        if size != row["size"]:
+            raise schema.ShardError(f"{file} has {size} bytes, its manifest says {row['size']}; copy or build it again")
+        readers.append(ShardReader(file, cache, verify, told))
+    return readers

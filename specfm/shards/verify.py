@@ -10,8 +10,9 @@ from typing import Any
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import sha256_file
 from specfm.shards import schema
+from specfm.shards.manifest import read_manifest
 from specfm.shards.reader import ShardReader
-from specfm.shards.shard_set import read_manifest
+from specfm.shards.remote import is_address, open_folder
 
 
 @dataclass
@@ -48,13 +49,15 @@ def verify_shards(path: Path | str, progress: Callable[[int, int], None] | None 
     Nothing that this machine remembers of earlier checks is trusted, and nothing is remembered.
 
     Args:
-        path: folder with ``manifest.json``, or a shard.
+        path: folder with ``manifest.json``, the address of one (every byte is fetched, none is kept), or a shard.
         progress: called with (bytes done, bytes in all).
 
     Raises:
         UsageError: no such path.
         ShardError: a folder without a readable manifest.
     """
+    if is_address(path):
+        return _verify_remote(str(path), progress)
     path = Path(path)
     if not path.exists():
         raise UsageError(f"{path} does not exist; give a folder written by `specfm shard`, or a shard")
@@ -71,6 +74,22 @@ def verify_shards(path: Path | str, progress: Callable[[int, int], None] | None 
     listed = {row["file"] for row in rows} | {schema.MANIFEST}
     for extra in sorted(p.name for p in path.iterdir() if p.name not in listed and p.suffix == schema.SUFFIX):
         report.problems.append(f"{path / extra} is not in the manifest; delete it or build the folder again")
+    return report
+
+
+def _verify_remote(address: str, progress: Callable[[int, int], None] | None) -> VerifyReport:
+    """SHA-256 of every shard in a store: samples whose CRC was right when it was taken are right now."""
+    report, readers = VerifyReport(), open_folder(address)
+    total = sum(reader.size for reader in readers) or 1
+    for reader in readers:
+        report.files += 1
+        try:
+            report.nbytes += reader.compare()
+            report.samples += len(reader)
+        except SpecfmError as error:
+            report.problems.append(str(error))
+        if progress:
+            progress(report.nbytes, total)
     return report
 
 

@@ -93,7 +93,8 @@ def _die(scene: Scene) -> None:
     os._exit(9)
 
 
-def test_killed_reading_process_is_one_sentence() -> None:
+def test_killed_reading_process_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("specfm.shards.workers.TRIES", 1)  # retries are tested in test_cluster.py
     with Workers(2) as pool, pytest.raises(SpecfmError, match="fewer --workers"):
         list(pool.map(_die, [(ramp_scene(),)]))
 

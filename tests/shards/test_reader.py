@@ -17,6 +17,7 @@ import pytest
 
 from specfm.errors import UsageError
 from specfm.shards import ShardReader, ShardSet
+from specfm.shards.reader import _descriptors
 from specfm.shards.schema import CODECS
 from tests.shards.make import write_shard
 
@@ -148,9 +149,10 @@ def test_reader_goes_to_other_processes_without_its_descriptor(tmp_path: Path, m
     x, _ = write_shard(tmp_path / "a.h5")
     reader = ShardReader(tmp_path / "a.h5")
     reader.read([0])
-    assert reader._descriptor is not None
+    with _descriptors.lend(reader._key, reader.path) as descriptor:
+        pass
     with multiprocessing.get_context(method).Pool(1) as pool:
-        total, inherited = pool.apply(_child, (reader, [reader._descriptor]))
+        total, inherited = pool.apply(_child, (reader, [descriptor]))
     assert total == int(x[3].sum())
     assert inherited == []
     assert int(reader.read([3])[0].sum()) == total  # the parent goes on undisturbed
@@ -161,7 +163,7 @@ def test_pickle_holds_no_open_file(tmp_path: Path) -> None:
     reader = ShardReader(tmp_path / "a.h5", cache="off")
     reader.read([0])
     again = pickle.loads(pickle.dumps(reader))
-    assert again._descriptor is None and again._handle is None
+    assert again._key != reader._key and again._handle is None
     np.testing.assert_array_equal(again.read([4])[0], x[[4]])
 
 

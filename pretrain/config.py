@@ -23,7 +23,7 @@ from specfm.config import Strict
 from specfm.engine import config as engine
 from specfm.engine.config import Names, NonNegative, Positive
 from specfm.engine.curriculum_config import CurriculumConfig
-from specfm.engine.sync.config import SyncConfig
+from specfm.engine.sync.config import ParallelConfig, SyncConfig
 from specfm.whiten_recipe import WhitenRecipe
 
 
@@ -256,6 +256,9 @@ class PretrainConfig(engine.RunConfig):
     )
     optim: OptimConfig = OptimConfig()
     sync: SyncConfig = Field(default=SyncConfig(), description="how processes keep their weights together")
+    parallel: ParallelConfig = Field(
+        default=ParallelConfig(), description="where parameters are while several processes train"
+    )
     monitor: MonitorConfig = MonitorConfig()
 
     @model_validator(mode="after")
@@ -265,6 +268,7 @@ class PretrainConfig(engine.RunConfig):
         if self.whiten.on and self.model.options.get("trunk", "stem") != "stem":
             raise ValueError("whiten needs a stem; leave whiten.per and whiten.batches out, or model.options.trunk")
         self._fits_whitened_targets()
+        self._fits_parts()
         if self.model.backbone is not None:
             self._fits_a_backbone()
         elif (self.data.bands or "").startswith("pca"):
@@ -306,6 +310,22 @@ class PretrainConfig(engine.RunConfig):
                 "objective.masked.target=whitened is measured in all bands; set curriculum.start_bands=1, or another "
                 "target"
             )
+
+    def _fits_parts(self) -> None:
+        """Refuse what needs all parameters on every process.
+
+        Raises:
+            ValueError: it is asked for.
+        """
+        if self.parallel.strategy != "fsdp2":
+            return
+        for key, asked, why in (
+            ("sync", self.sync.kind != "allreduce", "averages weights that every process holds whole"),
+            ("model.compile", self.model.compile, "compiles blocks that are whole"),
+            ("model.backbone", self.model.backbone is not None, "is one network without blocks to divide"),
+        ):
+            if asked:
+                raise ValueError(f"{key} {why}; leave it out with parallel.strategy=fsdp2, or set it to ddp")
 
     def _fits_a_backbone(self) -> None:
         """Refuse what only our encoder can do.

@@ -33,7 +33,7 @@ from specfm.engine.distributed import World
 from specfm.engine.ema import follow, released, warmed_up
 from specfm.engine.loop import run_task
 from specfm.engine.run_folder import RunFolder
-from specfm.engine.sync.choose import make_sync
+from specfm.engine.sync.choose import choose_sync
 from specfm.engine.task import Snapshot, Task
 from specfm.library import merge
 from specfm.shards import ShardSet
@@ -62,7 +62,8 @@ def train(config: PretrainConfig, resume: bool = False) -> Path:
         if not resume:
             world.on_main(folder.refuse_existing)
         task = Pretraining(config, world, folder)
-        run_task(task, resume, sync=make_sync(config.sync, world, task.modules, config.seed))
+        sync = choose_sync(config.parallel, config.sync, world, task.modules, task.optimizer, config.seed)
+        run_task(task, resume, sync=sync)
         return folder.path
 
 

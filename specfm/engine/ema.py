@@ -12,6 +12,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from specfm.engine.parts import own_part
+
 Module = TypeVar("Module", bound=nn.Module)
 AVERAGED = "averaged"  # name of the average among the modules of a run
 
@@ -26,10 +28,11 @@ def average_of(module: Module) -> Module:
 def follow(average: nn.Module, module: nn.Module, decay: float) -> None:
     """Move an average: ``w' = decay w' + (1 - decay) w``, in place; 0 makes it a copy. Buffers are copied.
 
+    Of parameters in parts (:mod:`specfm.engine.sharded`) each process moves its own, since both are divided alike.
     What the module does not train is left alone unless ``decay`` is 0: it is equal already.
     """
     pairs = zip(average.parameters(), module.parameters(), strict=True)
-    moved = [(mine, theirs) for mine, theirs in pairs if theirs.requires_grad or decay == 0]
+    moved = [(own_part(mine), own_part(theirs)) for mine, theirs in pairs if theirs.requires_grad or decay == 0]
     if decay == 0:
         torch._foreach_copy_([mine for mine, _ in moved], [theirs for _, theirs in moved])
     elif moved:

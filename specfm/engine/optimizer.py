@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from specfm.engine.parts import global_norm, is_part
 from specfm.errors import UsageError
 
 
@@ -82,7 +83,12 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
     """Scale gradients to a global norm of at most ``limit`` (0: leave them); returns the norm before, a 0-d tensor."""
-    return torch.nn.utils.clip_grad_norm_(list(parameters), limit if limit > 0 else math.inf)
+    clipped = [each for each in parameters if each.grad is not None]
+    norm = global_norm(each.grad for each in clipped if each.grad is not None)
+    for parts in (True, False):
+        alike = [each for each in clipped if is_part(each) is parts]
+        torch.nn.utils.clip_grads_with_norm_(alike, limit if limit > 0 else math.inf, norm)
+    return norm
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, modules: nn.ModuleDict) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ from pretrain.step import PretrainStep
 from specfm import create_encoder
 from specfm.batch import Batch
 from specfm.engine.distributed import World
-from specfm.engine.sync.all_reduce import AllReduce
+from specfm.engine.parts import whole
+from specfm.engine.sharded import Sharded
+from specfm.engine.sync.all_reduce import AllReduce, Sync
 from specfm.engine.sync.averaging import Averaging
 from specfm.engine.sync.layouts import Layout, Periodic, RowsColumns
 from tests.distributed.ranks import on_ranks
@@ -92,9 +95,11 @@ def objectives_of(name: str, around: Surroundings) -> dict[str, Objective]:
 
 
 def step_of(
-    name: str, world: World, micro: int | None, raw: Batch | None = None, layout: Layout | None = None, **settings: Any
-) -> dict[str, np.ndarray]:
-    """One step on this rank's equal share of every part; by :class:`Averaging` where there is a ``layout``."""
+    name: str, world: World, micro: int | None, raw: Batch | None = None, layout: Layout | None = None,
+    sharded: bool = False, change: Callable[[nn.ModuleDict], Any] = lambda modules: None, **settings: Any,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """One step on this rank's equal share of every part; by :class:`Averaging` where there is a ``layout``, by
+    :class:`Sharded` where asked for. ``change`` is made to the modules first."""
     config = PretrainConfig.model_validate(
         {"out": "-", "data": {"shards": "-"}, "views": {"crop": 6}, "optim": {"micro_batch": micro}}
     )
@@ -106,7 +111,11 @@ def step_of(
     modules = nn.ModuleDict({"encoder": encoder, **heads})
     raw = raw or random_batch(COUNT)
     mine = Batch(tuple(p.select(torch.arange(len(p)).chunk(world.size)[world.rank]) for p in raw))
-    sync = AllReduce(world) if layout is None else Averaging(world, modules, layout, **settings)
+    change(modules)
+    sync: Sync = AllReduce(world) if layout is None else Averaging(world, modules, layout, **settings)
+    if sharded:
+        sync = Sharded(world, modules, torch.optim.SGD(modules.parameters()), **settings)
+    sync.ready()
     with sync.coupled(STEP):
         result = PretrainStep(encoder, objectives, config, world)(STEP, Pairs.of(mine))
     sync.gradients(modules.parameters())
@@ -115,7 +124,7 @@ def step_of(
         return loss | {f"grad/{key}": p.grad.numpy() for key, p in modules.named_parameters() if p.grad is not None}
     numbers = {"loss": result.loss.double(), **{k: torch.tensor(v).double() for k, v in result.scalars.items()}}
     found = {key: (world.sum(value) / world.size).numpy() for key, value in sorted(numbers.items())}
-    return found | {f"grad/{key}": p.grad.numpy() for key, p in modules.named_parameters() if p.grad is not None}
+    return found | {f"grad/{key}": whole(p.grad).numpy() for key, p in modules.named_parameters() if p.grad is not None}
 
 
 CASES = [*SETTINGS, "all", "uneven"]

@@ -6,16 +6,32 @@ import logging
 import os
 from collections.abc import Callable
 
+import torch
 from torch import nn
 
 from specfm.engine.distributed import World
+from specfm.engine.sharded import Sharded
 from specfm.engine.sync.all_reduce import AllReduce, Sync
 from specfm.engine.sync.averaging import Averaging
-from specfm.engine.sync.config import SyncConfig
+from specfm.engine.sync.config import ParallelConfig, SyncConfig
 from specfm.engine.sync.layouts import Hypercube, Layout, Periodic, RowsColumns, balanced_size
 
 log = logging.getLogger(__name__)
 Tell = Callable[..., None]
+
+
+def choose_sync(
+    parallel: ParallelConfig, config: SyncConfig, world: World, modules: nn.ModuleDict,
+    optimizer: torch.optim.Optimizer, seed: int = 0,
+) -> Sync:  # fmt: skip
+    """:func:`make_sync`, unless parameters are to be in parts; one process holds them whole.
+
+    Raises:
+        UsageError: there is nothing to divide.
+    """
+    if parallel.strategy == "fsdp2" and world.size > 1:
+        return Sharded(world, modules, optimizer, parallel.reshard)
+    return make_sync(config, world, modules, seed)
 
 
 def make_sync(config: SyncConfig, world: World, modules: nn.Module, seed: int = 0) -> Sync:

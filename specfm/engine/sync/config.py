@@ -9,6 +9,36 @@ from pydantic import Field, model_validator
 from specfm.config import Strict
 
 
+class ParallelConfig(Strict):
+    """Where parameters are while several processes train; ``parallel: fsdp2`` stands for ``{strategy: fsdp2}``.
+
+    The result is the same, up to the order of sums, and so are checkpoints: a run goes on with the other strategy.
+    Activations are traded for computing by ``model.grad_checkpointing`` with either, and precision is
+    ``optim.precision``.
+
+    Attributes:
+        strategy: ``ddp``: every process holds everything. ``fsdp2``: of the blocks of transformers, their gradients and
+            their optimiser moments, each process holds a part (specfm/engine/sharded.py); with one process nothing is
+            divided.
+        reshard: of fsdp2: give a gathered block back after its forward pass and gather it again for the backward pass;
+            false needs memory for all blocks and less traffic.
+    """
+
+    strategy: Literal["ddp", "fsdp2"] = "ddp"
+    reshard: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, values: Any) -> Any:
+        return {"strategy": values} if isinstance(values, str) else values
+
+    @model_validator(mode="after")
+    def _acts(self) -> ParallelConfig:
+        if not self.reshard and self.strategy != "fsdp2":
+            raise ValueError("reshard is of fsdp2; set strategy: fsdp2, or leave it out")
+        return self
+
+
 class SyncConfig(Strict):
     """The way, and what it can be told; ``sync: ds_sync`` stands for ``sync: {kind: ds_sync}``.
 

@@ -5,7 +5,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
-EXTRAS := geo viz tensorboard explain onnx compress site dev
+EXTRAS := geo viz tensorboard explain onnx compress cluster remote site dev
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.specfm-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)

@@ -77,7 +77,8 @@ def _store(address: str) -> tuple[Any, str]:
         return url_to_fs(address)
     except (ImportError, ValueError) as error:
         raise UsageError(
-            f"{address} cannot be read here ({error}); install specfm[remote], or copy the folder"
+            f"{address} cannot be read here ({error}); install specfm[remote] (s3:// specfm[s3], gs:// specfm[gs]), or "
+            "copy the folder"
         ) from None
 
 

@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from downstream.compress.config import CompressionConfig
 from specfm import cli
 from specfm.cards.card import Card
 from specfm.config import build_config
@@ -101,12 +102,13 @@ def test_commands_of_guides_exist(path: Path) -> None:
                 assert name in cli.COMMANDS, f"{path.name}: specfm {name}"
 
 
-def test_cards_in_guides_are_cards() -> None:
+def test_cards_and_benchmarks_in_guides_are_such() -> None:
     seen = 0
     for path in GUIDES:
         for kind, _, text, _ in blocks(path):
             if kind == "yaml" and text.startswith("name:"):
-                build_config(parse_yaml(text, path), Card, path.name)
+                model = CompressionConfig if "pipelines:" in text else Card
+                build_config(parse_yaml(text, path), model, path.name)
                 seen += 1
     assert seen > 5
 

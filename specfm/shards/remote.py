@@ -12,7 +12,6 @@ is decoded at each read: an uncompressed copy would have no bound.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -32,6 +31,11 @@ from specfm.shards import schema
 from specfm.shards.cache import cache_folder
 from specfm.shards.manifest import listed_shards, parse_manifest
 from specfm.shards.reader import Listed, ShardReader
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: all else of shards works there
+    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 LIMIT, LIMIT_GB = "SPECFM_REMOTE_CACHE_GB", 100.0
@@ -90,6 +94,8 @@ def open_folder(address: str) -> list[RemoteReader]:
         SpecfmError: it cannot be reached.
         UsageError: not an address, or a cache too small for a shard.
     """
+    if fcntl is None:
+        raise UsageError(f"{address}: remote shards need file locks, which this system lacks; copy the folder here")
     address = address.rstrip("/")
     where = f"{address}/{schema.MANIFEST}"
     content = b"".join(_blocks(where, None))

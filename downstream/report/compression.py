@@ -156,6 +156,8 @@ def pareto(rows: Sequence[Row]) -> Figure:
                 x, y, MARKS[i // 8 % len(MARKS)], color=colour_of(i), ms=5, label=None if place else row["method"]
             )
         axis.set_xscale("log")
+        axis.xaxis.set_major_formatter("{x:g}")  # figures of a page have no mathematical text
+        axis.xaxis.set_minor_formatter("")
         axis.set_xlabel(AXES[axis_name], fontsize=8)
         axis.set_ylabel("overall accuracy", fontsize=8)
         axis.tick_params(labelsize=7)

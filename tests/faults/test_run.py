@@ -280,8 +280,7 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(tmp_path, shards):
     [
         pytest.param(signal.SIGTERM, 1, marks=pytest.mark.slow),
         (signal.SIGTERM, 2),
-        (signal.SIGUSR1, 2),
-        *(pytest.param(number, 2, marks=pytest.mark.slow) for number in (signal.SIGHUP, signal.SIGUSR2)),
+        *(pytest.param(n, 2, marks=pytest.mark.slow) for n in (signal.SIGUSR1, signal.SIGHUP, signal.SIGUSR2)),
     ],
 )
 def test_a_signal_to_the_command_saves_and_resumes_exactly(tmp_path, shards, number, nproc):

@@ -239,7 +239,7 @@ def test_backbones_of_timm(shards: list[str], tmp_path: Path, bands: str | None)
         (("model={backbone: timm:resnet10t}", "objective.masked.weight=1"), "objective.masked is for our encoder"),
         (("model={backbone: timm:resnet10t}", "objective.latent.weight=1"), "objective.latent is for our encoder"),
         (("model={backbone: timm:resnet10t}", "data.simulated.share=0.5"), "data.simulated is for our encoder"),
-        (("model={backbone: timm:nonsense}",), "timm has no model"),
+        (("model={backbone: timm:nonsense}",), "no network .timm:nonsense"),
         (("model={backbone: timm:resnet10t, options: {colour: 1}}",), "does not take these"),
         (("model={backbone: timm:resnet10t}", "data.bands=pca:99"), "99 components of 60 usable bands"),
     ],

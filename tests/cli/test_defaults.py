@@ -38,8 +38,8 @@ def test_shard_has_the_defaults_of_write_shards() -> None:
     command, function = parameters("shard"), inspect.signature(write_shards).parameters
     same = sorted(set(command) & set(function) - {"out"})
     assert same == [
-        "append", "bands", "codec", "dark_objects", "dry_run", "label", "labelled_only", "min_valid", "object_threshold",
-        "overwrite", "scheduler", "stride", "whole", "window", "workers",
+        "append", "bands", "codec", "dark_objects", "dry_run", "label", "labelled_only", "min_valid",
+        "object_threshold", "overwrite", "scheduler", "stride", "whole", "window", "workers",
     ]  # fmt: skip
     assert {name: command[name].default for name in same} == {name: function[name].default for name in same}
     # named otherwise there: scenes, background_HW and progress come of inputs, background_mask and the terminal

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -107,38 +105,6 @@ def test_what_is_done_is_not_done_again(done: tuple[Path, Path], monkeypatch: py
     found = specfm.compress(wider, out=out, resume=True)
     assert not calls and [row["method"] for row in found.rows] == ["cnn", "taught", "pruned", "majority class"]
     assert all(each.stat().st_mtime_ns == when for each, when in before.items())
-
-
-@pytest.mark.slow
-def test_every_step_and_a_kill(tmp_path: Path) -> None:
-    """All methods once; a process that is killed goes on to the same rows."""
-    steps: dict[str, list[Any]] = {
-        "whole": [],
-        "static": [{"quantise": {"how": "static", "calibration": "mse"}}],
-        "aware": [{"quantise": {"how": "dynamic", "aware": True}}],
-        "weights": [{"quantise": {"how": "weights4"}}],
-        "structured": [{"prune": {"ratio": 0.5, "rounds": 2}}],
-        "zeros": [{"prune": {"how": "magnitude", "ratio": 0.8, "rounds": 2}}],
-        "blocks": [{"prune": {"how": "blocks", "count": 1}}],
-        "exit": [{"deep_to_shallow": {"exit": 1}}],
-        "again": [{"distil": {"teacher": "previous"}}],
-        "mutual": [{"online": {"how": "mutual", "peers": 2}}],
-        "one": [{"online": {"how": "one", "share": 1}}],
-        "okddip": [{"online": {"how": "okddip"}}],
-        "hints": [{"distil": {"teacher": "cnn", "hints": 1.0, "relational": 1.0, "attention": 1.0}}],
-    }
-    path = written(tmp_path, {name: {"model": "encoder", "steps": each} for name, each in steps.items()}, window=6)
-    whole = specfm.compress(path, out=tmp_path / "whole").rows
-    command = [sys.executable, "-m", "specfm", "compress", str(path), "--out", str(tmp_path / "cut")]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    while len(list((tmp_path / "cut" / "stages").glob("[0-9a-f]*"))) < 3:
-        assert process.poll() is None
-    process.kill()
-    process.wait()
-    cut = specfm.compress(path, out=tmp_path / "cut", resume=True).rows
-    assert [row["confusion"] for row in cut] == [row["confusion"] for row in whole]
-    sizes = {row["method"]: row["compression"]["bytes"] for row in cut[:-1]}
-    assert all(sizes[name] < sizes["whole"] for name in ("structured", "blocks", "exit", "zeros"))
 
 
 def test_multiplications_are_counted() -> None:

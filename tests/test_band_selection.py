@@ -181,7 +181,7 @@ def test_damage_is_still_found_where_some_bands_are_read(tmp_path: Path) -> None
     (file,) = (tmp_path / "full").glob("*.h5")
     reader = ShardSet(tmp_path / "full", bands="rgb").readers[0]
     body = bytearray(file.read_bytes())
-    body[int(reader._patches.offsets_N[3]) + 1] ^= 1
+    body[int(reader.patches.offsets_N[3]) + 1] ^= 1
     file.write_bytes(body)
     assert ShardSet(tmp_path / "full", bands="rgb").readers[0].check_crcs() == [3]
 

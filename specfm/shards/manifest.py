@@ -15,7 +15,8 @@ from specfm.files import atomic_write_json, sha256_file
 from specfm.sensors import Sensor
 from specfm.shards import schema
 from specfm.shards.identity import recipe_digest
-from specfm.shards.reader import Listed, ShardReader
+from specfm.shards.index import Listed
+from specfm.shards.reader import ShardReader
 
 _LISTED: dict[str, type] = {  # what a shard can be known by before it is opened; older manifests lack some
     "samples": int, "window": list, "bands": int, "dtype": str, "domain": str, "sensor_digest": str, "scenes": int,

@@ -15,23 +15,23 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from specfm.errors import SpecfmError, UsageError
-from specfm.hdf5 import open_hdf5, whole
+from specfm.errors import UsageError
+from specfm.hdf5 import open_hdf5
 from specfm.sensors import Sensor
 from specfm.shards import cache as machine
 from specfm.shards import schema
 from specfm.shards.descriptors import Descriptors
-from specfm.shards.extents import Extents, aligned_empty, find_extents, gather
+from specfm.shards.extents import Extents, aligned_empty, gather
+from specfm.shards.index import IN_FILE, LISTED, Index, Listed, read_index
 
 if TYPE_CHECKING:
-    import h5py
+    pass
 
 log = logging.getLogger(__name__)
 BAD_SHARE = 1e-3  # more bad samples than this (and more than one) stop the job
@@ -44,49 +44,13 @@ _PER_PROCESS = {
     "_key", "_handle", "_lock", "_opening", "_verifying", "_ready", "_data", "_data_path", "_substitute",
     "_held_masks", "bad",
 }  # fmt: skip
-_INDEX = {  # what is read from the file when it is first asked for, where a manifest told the rest
-    "codec", "group_names", "recipe", "label_N", "group_N", "instance_id_N", "origin_N2", "scene_id_N", "valid_N",
-    "crc_N", "statistics", "_patches", "_masks",
-}  # fmt: skip
 _open_readers: weakref.WeakSet[ShardReader] = weakref.WeakSet()
 _keys = itertools.count()
 _descriptors = Descriptors()
 _handles: OrderedDict[int, weakref.ref[ShardReader]] = OrderedDict()
 
 
-@dataclass(frozen=True)
-class Listed:
-    """What a manifest tells of a shard; see :class:`ShardReader` for the names.
-
-    Attributes:
-        shape: (N, H, W, C).
-        dtype: as stored.
-        fingerprint: 64 hex digits.
-        domain: of all samples.
-        sensor: likewise.
-        scenes: how many.
-        scene_names: their names.
-        label_names: of the classes.
-        contents: digests of the files it was cut from.
-        blind: windows without a valid pixel.
-    """
-
-    shape: tuple[int, int, int, int]
-    dtype: np.dtype[Any]
-    fingerprint: str
-    domain: str
-    sensor: Sensor
-    scenes: int
-    scene_names: tuple[str, ...]
-    label_names: tuple[str, ...]
-    contents: tuple[str, ...]
-    blind: int
-
-
-_TOLD: tuple[str, ...] = tuple(Listed.__annotations__)
-
-
-class ShardReader:
+class ShardReader(Index):
     """One shard, open for random reads from any number of threads; picklable, and safe under fork (files are reopened
     per process).
 
@@ -102,56 +66,11 @@ class ShardReader:
         verify: ``first`` or ``off`` (the caller verified already).
         listed: what a manifest tells of it; None reads the index now.
 
-    Attributes:
-        window: (H, W).
-        shape: (N, H, W, C).
-        dtype: of the cube as stored.
-        sensor: of all samples.
-        domain: what a mixture balances by.
-        label_names: names behind ``label_N``.
-        scenes: how many scene numbers there are.
-        scene_names: names behind ``scene_id_N``.
-        contents: digests of the files that it was cut from, where its recipe tells.
-        blind: windows without a valid pixel.
-        group_names: id -> name, behind ``group_N``.
-        recipe: how the samples were made.
-        fingerprint: 64 hex digits over what the shard holds.
-        label_N: classes, -1 = unlabelled.
-        group_N: what splits keep together.
-        instance_id_N: what makes a negative false.
-        origin_N2: row and column of each window in its scene.
-        scene_id_N: scenes.
-        valid_N: number of valid pixels.
-        crc_N: checksums of the samples.
-        statistics: name -> [C].
+    Its attributes are those of :class:`specfm.shards.index.Index`.
 
     Raises:
         ShardError: truncated (with both sizes), incomplete, damaged index, foreign or newer format.
     """
-
-    shape: tuple[int, int, int, int]
-    dtype: np.dtype[Any]
-    fingerprint: str
-    domain: str
-    sensor: Sensor
-    scenes: int
-    scene_names: tuple[str, ...]
-    label_names: tuple[str, ...]
-    contents: tuple[str, ...]
-    blind: int
-    codec: str
-    group_names: dict[int, str]
-    recipe: dict[str, Any]
-    label_N: NDArray[np.int32]
-    group_N: NDArray[np.int64]
-    instance_id_N: NDArray[np.int64]
-    origin_N2: NDArray[np.int32]
-    scene_id_N: NDArray[np.int32]
-    valid_N: NDArray[np.int32]
-    crc_N: NDArray[np.uint32]
-    statistics: dict[str, NDArray[np.float64]]
-    _patches: Extents
-    _masks: Extents | None
 
     def __init__(
         self, path: Path | str, cache: str = "auto", verify: str = "first", listed: Listed | None = None
@@ -163,14 +82,14 @@ class ShardReader:
         self._cache, self._verify = cache, verify
         self.index_K: NDArray[np.int64] | None = None
         self._start()
-        for name in _TOLD if listed is not None else ():
+        for name in LISTED if listed is not None else ():
             setattr(self, name, getattr(listed, name))
         if listed is None:
             self._read_index()
 
     def __getattr__(self, name: str) -> Any:
         """The index, at the first question for something of it."""
-        if name not in _INDEX or "_opening" not in self.__dict__:
+        if name not in IN_FILE or "_opening" not in self.__dict__:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         with self._opening:
             if name not in self.__dict__:
@@ -179,8 +98,8 @@ class ShardReader:
 
     def _read_index(self) -> None:
         with self._at_hand() as path:
-            index = self._index_of(path)
-        told = {name: self.__dict__[name] for name in _TOLD if name in self.__dict__}
+            index = vars(read_index(path, self.path))
+        told = {name: self.__dict__[name] for name in LISTED if name in self.__dict__}
         if self.index_K is not None:
             index["statistics"] = {name: each[self.index_K] for name, each in index["statistics"].items()}
             for name in ("shape", "sensor"):  # of the bands that were chosen
@@ -199,88 +118,6 @@ class ShardReader:
     def _at_hand(self) -> Iterator[Path]:
         """The file, which stays on this machine meanwhile."""
         yield self.path
-
-    def _index_of(self, path: Path) -> dict[str, Any]:
-        """Everything that the file tells of itself, checked."""
-        schema.check_file_size(path)
-        try:
-            with open_hdf5(path) as file:
-                index = self._parse(file)
-        except SpecfmError:
-            raise
-        except (OSError, LookupError, RuntimeError, AttributeError, TypeError, ValueError, MemoryError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise schema.ShardError(f"{self.path} cannot be read as a shard ({reason}); build it again") from None
-        size = path.stat().st_size
-        needed = max(index["_patches"].end, index["_masks"].end if index["_masks"] else 0)
-        if size < needed:
-            raise schema.ShardError(
-                f"{self.path} is truncated: {size} bytes on disk, {needed} expected; copy or build it again"
-            )
-        return index
-
-    def _parse(self, file: h5py.File) -> dict[str, Any]:
-        attributes = schema.read_attributes(file, self.path)
-        document = schema.read_document(file, self.path)
-        patches = file["patches"]
-        if patches.ndim != 4:
-            raise schema.ShardError(f"{self.path}: patches have shape {patches.shape}, [N,H,W,C] expected")
-        shape: tuple[int, ...] = tuple(int(side) for side in patches.shape)
-        dtype = patches.dtype.newbyteorder("=")
-        index = {}
-        for name, (kind, tail) in schema.INDEX.items():
-            index[name] = whole(file[f"index/{name}"], self.path, f"index/{name}").astype(kind, copy=False)
-            if index[name].shape != (shape[0], *tail):
-                raise schema.ShardError(
-                    f"{self.path}: index/{name} has shape {index[name].shape} for {shape[0]} samples"
-                )
-        fingerprint = schema.fingerprint(index, document, shape, dtype.name)
-        if fingerprint != attributes.get("fingerprint"):
-            raise schema.ShardError(
-                f"{self.path}: its index does not match its fingerprint; bytes were changed, build it again"
-            )
-        sensor = Sensor.from_dict(document["sensor"])
-        if len(sensor.bands) != shape[3]:
-            raise schema.ShardError(f"{self.path}: {len(sensor.bands)} bands described, {shape[3]} stored")
-        scene_names, label_names = tuple(document["scene_names"]), tuple(document["label_names"])
-        group_names = {int(key): name for key, name in document["group_names"].items()}
-        recipe = document["recipe"]
-        self._check_index(index, label_names, scene_names, (*group_names.values(),), recipe)
-        cut_from = recipe.get("scenes", ())
-        return {
-            "shape": shape, "dtype": dtype, "fingerprint": fingerprint, "sensor": sensor,
-            "domain": str(attributes["domain"]), "codec": str(attributes["codec"]),
-            "scene_names": scene_names, "label_names": label_names, "group_names": group_names, "recipe": recipe,
-            "scenes": max(len(scene_names), int(index["scene_id"].max()) + 1),
-            "contents": tuple(str(s["content"]) for s in cut_from if isinstance(s, dict) and "content" in s),
-            "blind": int((index["valid"] == 0).sum()),
-            "group_N": index["group"], "instance_id_N": index["instance_id"], "label_N": index["label"],
-            "origin_N2": index["origin"], "scene_id_N": index["scene_id"], "valid_N": index["valid"],
-            "crc_N": index["crc"],
-            "statistics": {
-                name: self._statistic(file[f"statistics/{name}"], name, shape[3:]) for name in schema.STATISTICS
-            },
-            "_patches": find_extents(patches), "_masks": find_extents(file["mask"]) if "mask" in file else None,
-        }  # fmt: skip
-
-    def _statistic(self, dataset: h5py.Dataset, name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
-        values_C = whole(dataset, self.path, f"statistics/{name}").astype(np.float64)
-        if values_C.shape != shape:
-            raise schema.ShardError(f"{self.path}: statistics/{name} has shape {values_C.shape}, {shape} needed")
-        return values_C
-
-    def _check_index(
-        self, index: dict[str, NDArray[Any]], label_names: tuple[Any, ...], scene_names: tuple[Any, ...],
-        group_names: tuple[Any, ...], recipe: Any,
-    ) -> None:  # fmt: skip
-        """Refuse numbers of the index that stand for nothing: whoever follows them would land elsewhere."""
-        for name, names in (("label", label_names), ("scene_id", scene_names)):
-            lowest, id_N = -1 if name == "label" else 0, index[name]
-            if len(id_N) and names and not (lowest <= id_N.min() and id_N.max() < len(names)):
-                raise schema.ShardError(f"{self.path}: index/{name} counts beyond {len(names)} names; build it again")
-        texts = (*label_names, *scene_names, *group_names)
-        if not all(isinstance(text, str) for text in texts) or not isinstance(recipe, dict):
-            raise schema.ShardError(f"{self.path}: its JSON description holds other things than names; build it again")
 
     def _start(self) -> None:
         self._data_path = self.path
@@ -326,7 +163,7 @@ class ShardReader:
     def _stored(self) -> tuple[int, int, int]:
         """(H, W, C) of one sample as it lies in the file."""
         height, width = self.window
-        return height, width, self._patches.nbytes // (height * width * self.dtype.itemsize)
+        return height, width, self.patches.nbytes // (height * width * self.dtype.itemsize)
 
     def __repr__(self) -> str:
         return f"ShardReader({str(self.path)!r}, {self.shape}, {self.dtype}, domain={self.domain!r})"
@@ -401,10 +238,10 @@ class ShardReader:
 
     @property
     def _is_slow(self) -> bool:
-        return self._patches.offsets_N is None or (self._masks is not None and self._masks.offsets_N is None)
+        return self.patches.offsets_N is None or (self.masks is not None and self.masks.offsets_N is None)
 
     def _open_slow(self) -> list[int] | None:
-        reason = self._patches.reason or (self._masks.reason if self._masks else "")
+        reason = self.patches.reason or (self.masks.reason if self.masks else "")
         made = None
         if machine.copies_allowed(self._cache):
             with machine.one_at_a_time(self.path, self.fingerprint), open_hdf5(self.path) as file:
@@ -417,13 +254,13 @@ class ShardReader:
         count, height, width, _ = self.shape
         first = machine._HEADER
         ids = np.arange(count, dtype=np.int64)
-        nbytes = self._patches.nbytes
-        masks = Extents(first + count * nbytes + ids * height * width, height * width) if self._masks else None
+        nbytes = self.patches.nbytes
+        masks = Extents(first + count * nbytes + ids * height * width, height * width) if self.masks else None
         self._data_path, self._data = made[0], (Extents(first + ids * nbytes, nbytes), masks)
         return made[1]
 
     def _hold_masks(self) -> None:
-        patches, masks = self._data or (self._patches, self._masks)
+        patches, masks = self._data or (self.patches, self.masks)
         if patches.offsets_N is None or masks is None or masks.offsets_N is None:
             return
         size = len(self) * masks.nbytes
@@ -458,7 +295,7 @@ class ShardReader:
 
     def check_crcs(self, threads: int | None = None) -> list[int]:
         """Read every sample and compare its CRC; returns the ids that differ. No quarantine, no memory of checks."""
-        step = max(1, _VERIFY_BYTES // max(1, self._patches.nbytes))
+        step = max(1, _VERIFY_BYTES // max(1, self.patches.nbytes))
         ones = bytes([1]) * (self.shape[1] * self.shape[2])
 
         def check(start: int) -> list[int]:
@@ -475,7 +312,7 @@ class ShardReader:
             return [
                 int(i)
                 for i, sample, pixels in zip(ids, x, raw, strict=True)
-                if zlib.crc32(ones if self._masks is None else pixels.tobytes(), zlib.crc32(sample)) != self.crc_N[i]
+                if zlib.crc32(ones if self.masks is None else pixels.tobytes(), zlib.crc32(sample)) != self.crc_N[i]
             ]
 
         def check_one(i: int) -> list[int]:
@@ -484,7 +321,7 @@ class ShardReader:
                 self._fetch(np.array([i]), x, mask)
             except OSError:
                 return [i]
-            pixels = ones if self._masks is None else mask.view(np.uint8).tobytes()
+            pixels = ones if self.masks is None else mask.view(np.uint8).tobytes()
             return [i] if zlib.crc32(pixels, zlib.crc32(x)) != self.crc_N[i] else []
 
         with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
@@ -526,7 +363,7 @@ class ShardReader:
         if self.index_K is None:
             self._fetch(wanted, x, mask)
             return x, mask
-        step = max(1, _READ_BYTES // max(1, self._patches.nbytes))
+        step = max(1, _READ_BYTES // max(1, self.patches.nbytes))
         for start in range(0, len(wanted), step):
             some = slice(start, min(start + step, len(wanted)))
             whole = aligned_empty((len(wanted[some]), *self._stored), self.dtype)
@@ -535,7 +372,7 @@ class ShardReader:
         return x, mask
 
     def _fetch(self, ids: NDArray[np.int64], x: NDArray[Any], mask: NDArray[np.bool_]) -> None:
-        patches, masks = self._data or (self._patches, self._masks)
+        patches, masks = self._data or (self.patches, self.masks)
         if patches.offsets_N is None or (masks is not None and masks.offsets_N is None):
             self._fetch_slow(ids, x, mask)
             return

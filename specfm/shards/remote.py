@@ -29,8 +29,9 @@ from specfm.errors import SpecfmError, UsageError
 from specfm.files import TEMPORARY_PREFIX, publish_file, temporary_sibling
 from specfm.shards import schema
 from specfm.shards.cache import cache_folder
+from specfm.shards.index import Listed
 from specfm.shards.manifest import listed_shards, parse_manifest
-from specfm.shards.reader import Listed, ShardReader
+from specfm.shards.reader import ShardReader
 
 try:
     import fcntl

@@ -20,7 +20,7 @@ def shards(tmp_path_factory) -> list[str]:
 def damaged(folder: Path) -> str:
     """A shard whose bytes are all there and half of them wrong."""
     path = make_shard(folder / "damaged.h5", "alpha", 24, 96, 1)
-    start, size = int(ShardReader(path)._patches.offsets_N[0]), 9 * 9 * 24 * 2 * 40  # type: ignore[index]
+    start, size = int(ShardReader(path).patches.offsets_N[0]), 9 * 9 * 24 * 2 * 40  # type: ignore[index]
     with path.open("r+b") as file:
         file.seek(start)
         wrong = bytes(255 - byte for byte in file.read(size))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from specfm.errors import SpecfmError, UsageError
-from specfm.shards import ShardReader, ShardSet, verify_shards, write_shards
+from specfm.shards import ShardReader, ShardSet, reader, verify_shards, write_shards
 from specfm.shards.manifest import read_manifest, write_manifest
 from specfm.shards.schema import ShardError
 from tests.shards.make import ramp_scene, sensor, write_shard
@@ -141,8 +141,8 @@ def test_a_store_opens_without_its_files(tmp_path: Path, monkeypatch: pytest.Mon
     folder = folder_of(tmp_path)
     eager = ShardSet(sorted(folder.glob("*.h5")))
     opened: list[Path] = []
-    real = ShardReader._index_of
-    monkeypatch.setattr(ShardReader, "_index_of", lambda self, path: (opened.append(path), real(self, path))[1])
+    real = reader.read_index
+    monkeypatch.setattr(reader, "read_index", lambda path, name: (opened.append(path), real(path, name))[1])
     store = pickle.loads(pickle.dumps(ShardSet(folder, exclude=["b"], bands="sample:1-3")))
     assert not opened and store.readers[0].blind == 0 and len(store.readers[0].sensor.bands) == 3
     np.testing.assert_array_equal(store.readers[1].read([7])[0], eager.readers[2].read([7])[0][..., :3])

@@ -29,7 +29,7 @@ def test_layout_is_contiguous_by_default_and_never_automatic(tmp_path: Path) -> 
 def test_samples_and_new_buffers_begin_on_a_cache_line(tmp_path: Path, codec: str) -> None:
     write_shard(tmp_path / "a.h5", side=16, channels=8, codec=codec)
     reader = ShardReader(tmp_path / "a.h5")
-    assert reader.nbytes >= 4096 and not (reader._patches.offsets_N % ALIGNMENT).any()
+    assert reader.nbytes >= 4096 and not (reader.patches.offsets_N % ALIGNMENT).any()
     for count in range(1, 5):
         assert reader.read(np.arange(count))[0].ctypes.data % ALIGNMENT == 0
 

@@ -5,6 +5,6 @@ objectives.py  what a student minimises; losses.py: the formulas; online.py: pee
 structured.py  channels, heads, blocks taken out; magnitude.py: least weights to zero, packed.py: stored so
 aware.py       quantisation-aware training (integers are written by specfm/deploy)
 train.py       one training; stages.py: the steps of a pipeline, each kept
-deployed.py    a model as its file, judged there; measure.py: what files cost; costs.py: all files of a scene in turn
+deployed.py    a model as its file, judged there; measure.py, peak.py: what files cost; costs.py: all of a scene in turn
 run.py         the benchmark; its tables and pictures are of downstream/report/compression.py
 """

@@ -68,8 +68,7 @@ def _measured(
                 found[name]["latency_ms"][f"{batch}x{threads}"] = round(1e3 * value, 4)
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
-            given = timing_inputs(side, cells[name]["tile"], BATCHES[-1])
-            found[name]["peak_bytes"] = measure.peak_memory(paths[name], given, Path(folder))
+            found[name]["peak_bytes"] = measure.peak_memory(paths[name], BATCHES[-1])
             found[name] |= _map_rate(paths[name], ground, Path(folder) / "map.tif")
     return found
 

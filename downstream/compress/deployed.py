@@ -6,7 +6,7 @@ Shapes: B windows, N test windows, U resampling units, K classes.
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ from downstream.compress.stages import Stage, calibration_inputs, deployed_input
 from downstream.compress.train import middle_of
 from downstream.deploy.task import OUTPUTS, task_facts, task_graph, taught_sensor
 from specfm import __version__
+from specfm.deploy.int8 import PRECISION, quantise
 from specfm.deploy.runtime import Deployed
 from specfm.deploy.write import write
 from specfm.digests import state_digest
+from specfm.files import atomic_write_bytes
 
 BATCH = 256
 
@@ -37,7 +39,7 @@ class DeployedFile:
         macs: multiply-accumulate operations for one window.
         nbytes: of the file; of a model with sparse weights those of its sparse storage, where that is smaller.
         stored: what has these bytes.
-        difference: to the model it was made of, a share of the largest output.
+        difference: of the graph, before any integers, to the model: a share of the largest output.
     """
 
     path: Path
@@ -67,17 +69,16 @@ def deploy(stage: Stage, asked: QuantiseStep | None, side: Side, out: Path) -> D
     facts = task_facts(model, sensors, state_digest(model), __version__)
     macs = measure.multiplications(graph, example)
     with tempfile.TemporaryDirectory() as folder:
-        whole = Path(folder) / "whole.onnx"
+        whole, small = Path(folder) / "whole.onnx", Path(folder) / "small.onnx"
         difference = write(graph, example, OUTPUTS, whole, facts, form="onnx")
         numbers = measure.numbers_in(whole)
         packed = write_packed(model.state_dict(), Path(folder) / "packed.safetensors") if stage.sparse else None
-    integers = None if asked is None else asked.how
-    samples = calibration_inputs(side, model, asked.windows) if asked is not None and integers == "static" else None
-    calibration: Any = "minmax" if asked is None else asked.calibration
-    difference = write(
-        graph, example, OUTPUTS, out, facts, form="onnx", integers=integers, samples=samples, calibration=calibration,
-        overwrite=True,
-    )  # fmt: skip
+        if asked is not None:
+            samples = calibration_inputs(side, model, asked.windows) if asked.how == "static" else None
+            quantise(
+                whole, small, replace(facts, precision=PRECISION[asked.how]), asked.how, samples, asked.calibration
+            )
+        atomic_write_bytes(out, (whole if asked is None else small).read_bytes())
     dense = out.stat().st_size
     sparse = packed is not None and packed < dense
     return DeployedFile(

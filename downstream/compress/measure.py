@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from specfm.deploy.runtime import Deployed
-from specfm.documents import parse_json
 from specfm.errors import SpecfmError
 
 WARM_UP = 3  # calls before any is timed
@@ -72,40 +71,14 @@ def latencies(
     return [float(np.median(each)) for each in zip(*spent, strict=True)]
 
 
-_IN_A_PROCESS = """
-import json, resource, sys
-import numpy as np
-from specfm.deploy.runtime import Deployed
-def peak():
-    try:  # what getrusage says begins with the process that started this one
-        lines = open("/proc/self/status").read().splitlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-given = dict(np.load(sys.argv[2], allow_pickle=False))
-import onnxruntime
-before = peak()
-deployed = Deployed(sys.argv[1], 1)
-for _ in range(3):
-    deployed(given)
-print(json.dumps({"bytes": peak() - before}))
-"""
-
-
-def peak_memory(path: str | Path, given: Mapping[str, NDArray[Any]], folder: Path) -> int:
-    """Bytes by which loading a file and running it raises the memory of a process of its own.
+def peak_memory(path: str | Path, batch: int) -> int:
+    """Bytes by which loading a file and running it on so many windows raises the memory of a process of its own.
 
     Raises:
         SpecfmError: that process failed.
     """
-    kept = folder / "memory_inputs.npz"
-    np.savez(kept, **given)  # type: ignore[arg-type]
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", _IN_A_PROCESS, str(path), str(kept)], capture_output=True, text=True, check=False
-        )
-    finally:
-        kept.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "downstream.compress.peak", str(path), str(batch)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SpecfmError(f"{path}: cannot be run in a process of its own ({done.stderr.strip().splitlines()[-1:]})")
-    return int(parse_json(done.stdout, str(path))["bytes"])
+    return int(done.stdout)

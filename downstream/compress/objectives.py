@@ -5,6 +5,7 @@ Shapes: B windows, K classes, N tokens, h w token grid, D width, L exits.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
 import torch
@@ -48,9 +49,10 @@ def look(model: TaskModel, view: View) -> Seen:
     return Seen(features, pooled_BD, model.of_pooled(pooled_BD))
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """A loss of a model on labelled windows; it may hold networks that are trained along and thrown away."""
 
+    @abstractmethod
     def forward(self, model: TaskModel, view: View, y_B: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """(loss, scores ``[B, K]`` of the model).
 
@@ -60,7 +62,6 @@ class Objective(nn.Module):
             y_B: their classes.
             step: from 1.
         """
-        raise NotImplementedError
 
 
 class Labels(Objective):

@@ -9,7 +9,7 @@ Shapes: B windows, K classes.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,12 +106,7 @@ class Pipelines:
 
         def work() -> TaskModel:
             objective = self._objective(step, fresh, teacher, spec)
-            config = self._train_of(step, spec)
-            unit_I = self.side.split.unit_N[self.side.split.train_I]
-            title = name if step is None else f"{name}, {step.kind}"
-            first_training(
-                title, fresh, config, self.side.train, self.side.val, unit_I, self.seed, pretrained, objective
-            )
+            self._begin(name if step is None else f"{name}, {step.kind}", fresh, objective, step, spec, pretrained)
             return _cut(fresh, step, objective)
 
         return self._kept(made_of, work, teacher.train_s if teacher is not None else 0.0)
@@ -132,11 +127,7 @@ class Pipelines:
             if again:  # born again: weights of its own, of the kind that the pipeline began with
                 model, pretrained, _ = self._make(spec, self.seed + 1)
                 objective = self._objective(step, model, teacher, spec)
-                unit_I = self.side.split.unit_N[self.side.split.train_I]
-                config = self._train_of(step, spec)
-                first_training(
-                    step.kind, model, config, self.side.train, self.side.val, unit_I, self.seed, pretrained, objective
-                )
+                self._begin(step.kind, model, objective, step, spec, pretrained)
                 return model
             model = before.model
             objective = self._objective(step, model, teacher, spec)
@@ -151,6 +142,14 @@ class Pipelines:
         return self._kept(
             made_of, work, before.train_s + (teacher.train_s if teacher not in (None, before) else 0.0), sparse
         )
+
+    def _begin(
+        self, title: str, model: TaskModel, objective: Objective, step: Step | None, spec: ModelSpec, pretrained: bool
+    ) -> None:
+        """Train a model that has seen no labels."""
+        side, config = self.side, self._train_of(step, spec)
+        unit_I = side.split.unit_N[side.split.train_I]
+        first_training(title, model, objective, config, side.train, side.val, unit_I, self.seed, pretrained)
 
     def _prune(self, model: TaskModel, step: Step) -> TaskModel:
         asked = step.prune
@@ -237,7 +236,9 @@ class Pipelines:
                 start_from(model, source, weights=True, library=False)
         return model, pretrained, weights
 
-    def _kept(self, made_of: dict[str, Any], work: Any, earlier_s: float, sparse: bool = False) -> Stage:
+    def _kept(
+        self, made_of: dict[str, Any], work: Callable[[], TaskModel], earlier_s: float, sparse: bool = False
+    ) -> Stage:
         """The stage made of this, read where it is kept, else worked out and kept."""
         digest = digest_json(made_of)
         place = self.folder / digest

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from downstream.compress.objectives import Labels, Objective
+from downstream.compress.objectives import Objective
 from downstream.protocols.classifier import WindowTraining, start_from_probe
 from downstream.protocols.windows import LabelledWindows, Windows, in_batches
 from downstream.supervised.model import TaskModel
@@ -125,21 +125,21 @@ def train(
 
 
 def first_training(
-    title: str, model: TaskModel, config: TrainConfig, train_parts: Sequence[Windows], val: Sequence[Windows],
-    unit_I: np.ndarray, seed: int, pretrained: bool, objective: Objective | None = None,
+    title: str, model: TaskModel, objective: Objective, config: TrainConfig, train_parts: Sequence[Windows],
+    val: Sequence[Windows], unit_I: np.ndarray, seed: int, pretrained: bool,
 ) -> int:  # fmt: skip
     """Train a model that has never seen labels; an encoder starts from the linear probe of its frozen features.
 
     Args:
         title: of the progress display.
         model: it is trained.
+        objective: what it minimises.
         config: how.
         train_parts: the widest windows.
         val: likewise.
         unit_I: group or block of the training samples.
         seed: of everything that is drawn.
         pretrained: its encoder is.
-        objective: default: the labels.
 
     Returns:
         The steps done.
@@ -150,7 +150,7 @@ def first_training(
     elif isinstance(model.encoder, Backbone):
         views = (part.view(at) for part in own for at in np.array_split(np.arange(len(part)), -(-len(part) // 256)))
         model.encoder.fit_statistics((view.x_BHWC, view.bands, view.mask_BHW) for view in views)
-    return train(title, model, objective or Labels(config.label_smoothing), config, train_parts, val, seed, pretrained)
+    return train(title, model, objective, config, train_parts, val, seed, pretrained)
 
 
 def _some(parts: Sequence[Windows], seed: int) -> list[Windows]:

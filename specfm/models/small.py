@@ -9,6 +9,7 @@ Shapes: B images, C bands, H W pixels, D width, S channels of a spectral filter.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from math import ceil
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from specfm.errors import UsageError
 
 
-class SmallNetwork(nn.Module):
+class SmallNetwork(nn.Module, ABC):
     """What the networks have in common.
 
     Attributes:
@@ -42,9 +43,9 @@ class SmallNetwork(nn.Module):
         if enable:
             raise UsageError("small networks have no gradient checkpointing; leave it out")
 
+    @abstractmethod
     def forward_features(self, x_BCHW: Tensor) -> Tensor:
         """Features of every pixel ``[B, D, H, W]``."""
-        raise NotImplementedError
 
 
 def _layer(inputs: int, outputs: int, side: int = 1) -> nn.Sequential:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +108,29 @@ def test_what_is_done_is_not_done_again(done: tuple[Path, Path], monkeypatch: py
     found = specfm.compress(wider, out=out, resume=True)
     assert not calls and [row["method"] for row in found.rows] == ["cnn", "taught", "pruned", "majority class"]
     assert all(each.stat().st_mtime_ns == when for each, when in before.items())
+
+
+@pytest.mark.slow
+def test_a_killed_benchmark_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    steps: dict[str, list[Any]] = {
+        "whole": [],
+        "static": [{"quantise": {"how": "static", "calibration": "mse"}}],
+        "structured": [{"prune": {"ratio": 0.5, "rounds": 2}}],
+    }
+    path = written(tmp_path, {name: {"model": "cnn", "steps": each} for name, each in steps.items()})
+    whole = specfm.compress(path, out=tmp_path / "whole").rows
+    command = [sys.executable, "-m", "specfm", "compress", str(path), "--out", str(tmp_path / "cut")]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    while not list((tmp_path / "cut").glob("cells/*structured*")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "cut" / "results.jsonl").exists()
+    cut = specfm.compress(path, out=tmp_path / "cut", resume=True).rows
+    assert [row["confusion"] for row in cut] == [row["confusion"] for row in whole]
+    sizes = {row["method"]: row["compression"]["bytes"] for row in cut[:-1]}
+    assert sizes["structured"] < sizes["whole"] and sizes["static"] < sizes["whole"]
 
 
 def test_multiplications_are_counted() -> None:

@@ -130,7 +130,7 @@ def test_a_killed_benchmark_ends_as_one_that_was_not(tmp_path: Path) -> None:
     cut = specfm.compress(path, out=tmp_path / "cut", resume=True).rows
     assert [row["confusion"] for row in cut] == [row["confusion"] for row in whole]
     sizes = {row["method"]: row["compression"]["bytes"] for row in cut[:-1]}
-    assert sizes["structured"] < sizes["whole"] and sizes["static"] < sizes["whole"]
+    assert sizes["structured"] < sizes["whole"]
 
 
 def test_multiplications_are_counted() -> None:

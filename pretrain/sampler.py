@@ -95,9 +95,11 @@ class MixtureSampler:
         slots = min(domains_per_batch or DEFAULT_DOMAINS_PER_BATCH, len(self.domain_names), global_batch // divisor)
         if domains_per_batch is not None and domains_per_batch < 1:
             raise UsageError(f"domains_per_batch is {domains_per_batch}; give 1 or more")
-        if domains_per_batch is not None and domains_per_batch > global_batch // divisor:
+        asked = min(domains_per_batch or 1, len(self.domain_names))
+        if asked > global_batch // divisor:
             raise UsageError(
-                f"{domains_per_batch} domains of at least {divisor} samples do not fit a batch of {global_batch}"
+                f"{asked} domains a batch (data.domains_per_batch), each with at least {divisor} samples, do not fit "
+                f"data.global_batch {global_batch}; make it {asked * divisor} or more, or mix fewer domains"
             )
         self._plan(slots)
 

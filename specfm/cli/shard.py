@@ -134,12 +134,15 @@ def shard(
 def command(
     found: Shards,
     dry_run: bool,
+    append: bool,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print a row a shard."""
     import json
 
     from rich.table import Table
+
+    from specfm.shards.manifest import read_manifest
 
     rows = found.rows
     if as_json:
@@ -156,5 +159,9 @@ def command(
     total = sum(row["samples"] for row in rows)
     verb = "would be written to" if dry_run else "in"
     shown.print(f"{total} samples {verb} {found.path}", highlight=False)
+    if append and not dry_run:
+        held = read_manifest(found.path)["shards"]
+        whole = sum(row["samples"] for row in held)
+        shown.print(f"the folder now holds {whole} samples in {len(held)} shards", highlight=False)
     if dry_run and (readers := {row["read_by"] for row in rows} - {""}):
         shown.print(f"written by this process, read by {readers.pop()}", highlight=False)

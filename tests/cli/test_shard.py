@@ -39,3 +39,15 @@ def test_text_is_no_mask(tmp_path: Path) -> None:
     options = ["--out", str(tmp_path / "out"), "--background-mask", str(tmp_path / "m.npy")]
     ran = CliRunner().invoke(app, ["shard", str(scan), *options])
     assert ran.exit_code == 1 and "m.npy: holds <U1, where real numbers are needed" in ran.stderr
+
+
+def test_what_the_folder_holds_after_scenes_were_appended(tmp_path: Path) -> None:
+    said = []
+    for number, more in enumerate(([], ["--append"])):
+        scan = make.envi(tmp_path, make.cube((4, 6, 3), "u2"), name=f"scan_{number}.dat")
+        options = ["--out", str(tmp_path / "out"), "--window", "2", "--stride", "2", "--domain", f"d{number}", *more]
+        ran = CliRunner().invoke(app, ["shard", str(scan), *options])
+        assert ran.exit_code == 0, ran.stderr
+        said.append(ran.stdout)
+    assert f"6 samples in {tmp_path / 'out'}" in said[1]
+    assert "the folder now holds 12 samples in 2 shards" in said[1] and "now holds" not in said[0]

@@ -141,7 +141,7 @@ def test_seeds_and_batches_differ_and_show_in_the_state() -> None:
         ({"domain_weights": {"a": 0, "b": 0}}, "every domain has weight 0"),
         ({"exclude": ["z"]}, "no domain z"),
         ({"domains_per_batch": 0}, "domains_per_batch is 0"),
-        ({"domains_per_batch": 9}, "9 domains of at least 1 samples do not fit"),
+        ({"domains_per_batch": 9, "divisor": 8}, "2 domains a batch .* with at least 8 samples, .* make it 16 or more"),
         ({"sizes": [0, 0]}, "no sample is left"),
     ],
 )
@@ -149,3 +149,8 @@ def test_what_cannot_be_sampled_is_refused(change: dict, message: str) -> None:
     arguments = {"sizes": [50, 60], "domains": ["a", "b"], "global_batch": 8, "seed": 0, **change}
     with pytest.raises(UsageError, match=message):
         MixtureSampler(**arguments)
+
+
+def test_more_domains_a_batch_than_there_are_means_all_of_them() -> None:
+    few, all_of_them = (MixtureSampler([50, 60], ["a", "b"], 8, seed=0, domains_per_batch=n) for n in (9, 2))
+    assert [ids.tolist() for _, ids in few.batch(0)] == [ids.tolist() for _, ids in all_of_them.batch(0)]

@@ -23,7 +23,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-import pretrain.step
+import pretrain.objectives.base
 from pretrain import setup
 from pretrain.config import PretrainConfig
 from pretrain.loader import Loader
@@ -126,7 +126,7 @@ def parts(run: Run, repeats: int) -> dict[str, float]:
     with contextlib.ExitStack() as stack:
         for where, what, name in (
             (contrastive, "build_rule", names[1]),
-            (pretrain.step, "make_view", names[2]),
+            (pretrain.objectives.base, "make_view", names[2]),
             (encoder, "prepare", names[3]),
             (encoder.embedding, "forward", names[4]),
             (encoder, "forward", names[5]),

@@ -247,7 +247,9 @@ def _taken_in(milliseconds: float | None, scene: Scene) -> Scene:
 
 
 def _filled(template: str, card: str, scene: str, path: Path, pattern: str | None = None) -> str:
-    told = {"card": card, "scene": scene, "stem": path.stem, "name": path.name, "parent": path.absolute().parent.name}
+    parent = path.absolute().parent
+    told = {"card": card, "scene": scene, "stem": path.stem, "name": path.name, "parent": parent.name}
+    told["folder"] = str(parent)
     text = template
     for key, value in told.items():
         text = text.replace(f"{{{key}}}", value)

@@ -239,7 +239,8 @@ class Part(Strict):
     """Files of one kind and how to read them (see the module's example).
 
     Attributes:
-        path: file or glob below the data root (or the card's folder).
+        path: file, folder or glob below the data root (or the card's folder); a list is one part for each, alike in
+            all else. Of an ENVI header and its data file a glob takes one.
         variable: name of the cube, passed to the reader (MATLAB, HDF5).
         layout: order of its axes, passed to the reader (MATLAB, HDF5, ``.npy``).
         sensor: known instrument (``specfm sensors``); gives the bands where neither file nor card states them.
@@ -263,8 +264,9 @@ class Part(Strict):
         date: day of acquisition (2000-05-03); the two scenes of a group of a card of task ``change`` are a pair by it.
         group: what splits keep together, by default one group per scene. Filled in: ``{card}``; ``{scene}``, the
             scene's name within the card; ``{stem}``, ``{name}`` and ``{parent}``, the file's name without and with its
-            ending and its folder's; ``{match}``, the first bracket of ``group_match``, searched in the stem. A scene is
-            called as its file's stem; where stems repeat, as its path below the folder they have in common
+            ending and its folder's; ``{match}``, the first bracket of ``group_match``, searched in the stem; of files but not
+            of groups ``{folder}``, that folder itself (``{folder}/white.raw`` lies beside its scan). A scene is called
+            as its file's stem; where stems repeat, as its path below the folder they have in common
             (``scans/*/raw.hdr`` gives ``specimen_a/raw``), and where one file gives several scenes, by ``variable``.
         group_match: regular expression, searched in the file's stem; its first bracket is ``{match}``.
         white: white reference scan, same reader options as the scan, whose raw counts it turns into reflectance; also
@@ -327,6 +329,8 @@ class Part(Strict):
             times = self.integration_ms.dark
             if times is not None and len(times) != len(self.dark):
                 raise ValueError(f"integration_ms.dark has {len(times)} times for {len(self.dark)} dark references")
+        if "{folder}" in self.group:
+            raise ValueError("group uses {folder}, another one on each machine; write {parent} or {scene}")
         if "{match}" in self.group and self.group_match is None:
             raise ValueError("group uses {match}, so group_match must say which part of the file name that is")
         if self.group_match is not None and brackets("group_match", self.group_match) < 1:

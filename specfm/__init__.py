@@ -43,6 +43,7 @@ _PUBLIC = {
             "predict",
             "cluster",
             "search",
+            "relate",
             "change",
             "embed",
             "export",

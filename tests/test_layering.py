@@ -34,6 +34,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "locks",
         "progress",
         "plugins",
+        "rows",
         "tables",
         "tiles",
         "whiten_recipe",
@@ -73,7 +74,7 @@ ROOMS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("probe", "tasks"),
         ("robustness", "benchmark", "maps"),
         ("report", "deploy"),
-        ("explain", "compress"),
+        ("explain", "compress", "relate"),
     ),
     "pretrain": (
         ("rng", "summary"),

@@ -7,6 +7,7 @@ same numbers to a file while it reads.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -16,9 +17,14 @@ from specfm.brief import brief
 from specfm.dense.given import as_scene
 from specfm.dense.tile_encoder import DenseEncoder, TileEncoder, cell_side, copies
 from specfm.dense.tile_reader import fitting_batch, patch_plan
+from specfm.rows import from_columns
 from specfm.scene import Scene
 from specfm.sensors import Sensor
 from specfm.tiles import blended_rows
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from xarray import DataArray
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,30 @@ class DenseFeatures:
     y_h: np.ndarray | None = None
 
     __repr__ = brief
+
+    def to_xarray(self) -> DataArray:
+        """[row, col, feature], with the places of cells in the scene and, where known, on the map as coordinates."""
+        import xarray
+
+        numbers_D = np.arange(self.features_hwD.shape[2])
+        coords: dict[str, Any] = {"row": self.rows_h, "col": self.cols_w, "feature": numbers_D}
+        for name, axis, values in (("y", "row", self.y_h), ("x", "col", self.x_w)):
+            if values is not None:
+                coords[name] = (axis, values)
+        return xarray.DataArray(self.features_hwD, coords, ("row", "col", "feature"), "features")
+
+    def to_dataframe(self) -> DataFrame:
+        """A line for each cell that has data: its ``row`` and ``col`` (and ``x``, ``y``), then ``f1``, ``f2`` ...
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        with_data = np.argwhere(np.isfinite(self.features_hwD).all(-1))
+        columns: dict[str, Any] = {"row": self.rows_h[with_data[:, 0]], "col": self.cols_w[with_data[:, 1]]}
+        if self.x_w is not None and self.y_h is not None:
+            columns |= {"x": self.x_w[with_data[:, 1]], "y": self.y_h[with_data[:, 0]]}
+        cells_nD = self.features_hwD[tuple(with_data.T)]
+        return from_columns(columns | {f"f{i}": values for i, values in enumerate(cells_nD.T, 1)})
 
 
 def embed_scene(

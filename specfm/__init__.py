@@ -27,6 +27,7 @@ _PUBLIC = {
     "create_backbone": "specfm.models",
     "create_encoder": "specfm.models",
     "load": "specfm.checkpoint",
+    "load_task": "downstream.supervised.folder",
     "save": "specfm.checkpoint",
     "from_pretrained": "specfm.hub",
     "save_pretrained": "specfm.hub",

@@ -1,5 +1,6 @@
 """What ``import specfm`` offers, for type checkers and editors; at run time names come when they are first used."""
 
+from downstream.supervised.folder import load_task as load_task
 from specfm.bands import BandGrid as BandGrid
 from specfm.batch import BandTensors as BandTensors
 from specfm.batch import Batch as Batch

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -43,6 +44,10 @@ Listed = TypeVar("Listed")
 FORMAT = 1
 ENCODER, TASK = "specfm-encoder", "specfm-task"
 KINDS = {ENCODER: "an encoder", TASK: "a task model"}
+LOADED_BY = {
+    ENCODER: "load it by specfm.load, or train a head on it by specfm finetune",
+    TASK: "map scenes with it by specfm predict or change, and load it as a module by specfm.load_task",
+}
 LIBRARY = "library.safetensors"
 HEADS = "heads.safetensors"  # of a pretraining, where a release has any: what only training on needs
 STEMS = "stems.safetensors"
@@ -114,7 +119,8 @@ def read_module(
     if manifest.get("kind") != kind:
         found = str(manifest.get("kind"))
         raise SpecfmError(
-            f"{folder} holds {KINDS.get(found, f'something of kind {found!r}')}, not {KINDS[kind]}; give another folder"
+            f"{folder} holds {KINDS.get(found, f'something of kind {found!r}')}, not {KINDS[kind]}; "
+            + LOADED_BY.get(found, "give another folder")
         )
     config, card = _read_json(folder / "config.json"), _read_json(folder / "card.json")
     if config.get("format") != FORMAT or not isinstance(config.get("encoder"), dict):
@@ -315,6 +321,8 @@ def find_release(path: str | Path) -> Path:
         if len(path.parts) == 1 and path.name in shipped_encoders():
             return SHIPPED / path.name
         names = ", ".join(shipped_encoders()) or "none"
+        if near := get_close_matches(path.name, shipped_encoders(), n=1):
+            raise SpecfmError(f"{path} is not a folder; did you mean {near[0]}, an encoder that comes with specfm?")
         raise SpecfmError(
             f"{path} is not a folder; give a release folder, a training checkpoint, a run folder, "
             f"or the name of an encoder that comes with specfm ({names})"

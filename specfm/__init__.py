@@ -39,6 +39,8 @@ _PUBLIC = {
             "shard",
             "pretrain",
             "probe",
+            "robustness",
+            "explain",
             "benchmark",
             "finetune",
             "predict",

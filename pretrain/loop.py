@@ -20,7 +20,7 @@ from pretrain.monitor import Monitor
 from pretrain.objectives.collapse import feature_figures
 from pretrain.objectives.collect import all_gather
 from pretrain.pairs.pairing import PairedSampler, Pairs, joined
-from pretrain.release.card import release_card, write_model
+from pretrain.release.card import model_release, release_card
 from pretrain.release.library import collect_library
 from pretrain.state import restore, training_state, training_tensors
 from pretrain.stems import share_stems
@@ -220,7 +220,7 @@ class Pretraining(Task):
         facts["monitor_before"] = {} if self.monitor is None else self.monitor.before
         card = release_card(self.config, self.shards, number, self.encoder.card)
         tensors = training_tensors(self.modules, self.optimizer)
-        return Snapshot(lambda folder: write_model(self.modules, folder, card), tensors, facts)
+        return Snapshot(model_release(self.modules, card).publish, tensors, facts)
 
     def restore(self, checkpoint: Path, state: dict[str, Any]) -> None:
         if self.curriculum is not None:
@@ -250,7 +250,7 @@ class Pretraining(Task):
             keep_aside(self.folder.model, f"model.until-step-{steps}")
         card = release_card(self.config, self.shards, done, self.encoder.card)
         card |= {"scores": scores} if (scores := watched_scores(self.folder.path)) else {}
-        write_model(self.modules, self.folder.model, card, whole=False)
+        model_release(self.modules, card, whole=False).publish(self.folder.model)
         plot_losses(self.folder.path)
 
     def describe(self, batch: Pairs, result: Any) -> dict[str, Any]:

@@ -54,6 +54,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("readers", "shards", "simulate", "cards", "rasters", "inspection"),
     ("models", "dense"),  # Encoder.embed is dense.memory.embed_scene
     ("model_card",),
+    ("release",),
     ("checkpoint", "deploy"),
     ("hub",),
     ("convert",),

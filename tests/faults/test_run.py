@@ -119,7 +119,7 @@ def test_changed_shards_are_refused(tmp_path):
     """Fault 15, with the key that overrides it."""
     shards = make_shards(tmp_path / "shards")
     out = tmp_path / "run"
-    codes, _ = run(out, shards, "steps=4", faults="data.read:kill@step=4")
+    codes, _ = run(out, shards, "steps=4", "checkpoint.beside=false", faults="data.read:kill@step=4")
     assert codes == [-9]
     Path(shards[1]).unlink()
     make_shard(Path(shards[1]), "beta", 36, 61, 2)
@@ -139,7 +139,7 @@ def test_changed_shards_are_refused(tmp_path):
 def test_another_architecture_is_refused_and_other_changes_are_listed(tmp_path, shards):
     """Fault 37."""
     out = tmp_path / "run"
-    codes, _ = run(out, shards, "steps=4", faults="data.read:kill@step=4")
+    codes, _ = run(out, shards, "steps=4", "checkpoint.beside=false", faults="data.read:kill@step=4")
     assert codes == [-9]
     code, text = resume(out, shards, "steps=4", "model.options.dim=24")
     assert code == 2 and "dim 48 there, 24 here" in error_of(text)

@@ -36,6 +36,7 @@ _PUBLIC = {
         for name in (
             "inspect",
             "shard",
+            "plan",
             "pretrain",
             "probe",
             "benchmark",

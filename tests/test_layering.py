@@ -84,7 +84,7 @@ ROOMS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("backbone",),
         ("setup", "release", "monitor", "state", "step", "windows"),
         ("loop",),
-        ("demo", "multidomain", "__main__"),
+        ("demo", "multidomain", "__main__", "launch"),
     ),
 }
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}

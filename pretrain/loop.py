@@ -92,7 +92,7 @@ class Pretraining(Task):
         config = setup.settled(config)
         self.config, self.world, self.folder, self.batch_size = config, world, folder, config.data.global_batch
         self.shards = setup.open_shards(config)
-        self.shards.verify_once(lambda path: tell(f"check of {path}"))
+        self.shards.verify_once(self._checks)
         tell("making of the model")
         self.sampler = setup.make_sampler(config, self.shards)
         self.pairing = setup.make_pairing(config, self.shards, world, folder.path)
@@ -131,6 +131,10 @@ class Pretraining(Task):
             other = config.monitor.shards
             watched = ShardSet(list(other), bands=setup.read_bands(config)) if other else self.shards
             self.monitor = Monitor(watched, config.monitor, config.seed, None if other else self.route)
+
+    def _checks(self, path: str) -> None:
+        self._tell(f"check of {path}")
+        faults.hit("start.check")
 
     @property
     def encoder(self) -> Any:

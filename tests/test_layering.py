@@ -85,7 +85,7 @@ ROOMS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("backbone",),
         ("setup", "release", "monitor", "state", "step", "windows"),
         ("loop",),
-        ("demo", "multidomain", "planning", "__main__"),
+        ("demo", "launch", "multidomain", "planning", "__main__"),
     ),
 }
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}

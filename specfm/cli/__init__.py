@@ -41,6 +41,7 @@ COMMANDS: dict[str, str] = {
     "embed": "specfm.cli.embed",
     "cluster": "specfm.cli.cluster",
     "search": "specfm.cli.search",
+    "relate": "specfm.cli.relate",
     "predict": "specfm.cli.predict",
     "change": "specfm.cli.change",
     "export": "specfm.cli.export",

@@ -137,11 +137,15 @@ def command(
     import json
     import sys
 
+    from specfm.inspection.several import summary
+
     if as_json:
         typer.echo(json.dumps(found.rows[0] if found.single else found.rows, indent=1, allow_nan=False))
     else:
         for row in found.rows:
             typer.echo(render(row) if "scene" in row else text(row))
+        if len(found.rows) > 1:
+            typer.echo("\n".join(summary(found.rows)))
     for message in found.refused:
         print(f"not read: {message}", file=sys.stderr)
 

@@ -19,7 +19,7 @@ from specfm.errors import SpecfmError, UsageError
 
 PUBLIC = (
     "inspect", "shard", "pretrain", "probe", "benchmark", "finetune", "predict", "cluster", "search", "change", "embed",
-    "report",
+    "relate", "report",
 )  # fmt: skip
 OF_PRINTING = {"inspect": {"as_json"}, "shard": {"as_json"}, "probe": {"as_json"}}
 

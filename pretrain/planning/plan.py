@@ -233,7 +233,7 @@ def _others(
     precision, checkpointing, micro, strategy = as_it_is
     first = setting("", *as_it_is)
     found = []
-    if first.micro_batch and (micro is None or first.micro_batch < micro):
+    if first.fits is False and first.micro_batch:
         small = 2 ** int(math.log2(first.micro_batch))
         found.append(setting(f"optim.micro_batch={small}", precision, checkpointing, small, strategy))
     if precision == "fp32":

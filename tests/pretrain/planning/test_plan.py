@@ -71,6 +71,7 @@ def test_a_plan_of_several_processes(tmp_path, shards) -> None:
     by_name = {row["setting"]: row for row in plan.rows}
     assert by_name["parallel=fsdp2"]["moments"] < by_name["as configured"]["moments"]
     assert by_name["model.grad_checkpointing=true"]["activations"] < by_name["as configured"]["activations"]
+    assert not any(row["setting"].startswith("optim.micro_batch") for row in plan.rows)  # it fits
     text = "\n".join(told(plan))
     assert "48 samples a step on 4 processes: 12 each; 1000 steps" in text and "fits 2 GB" in text
     assert "at 10 TFLOP/s a process" in text and repr(plan).startswith("Plan(config=")

@@ -129,8 +129,9 @@ def older(content: bytes) -> bytes:
     ],
 )
 def test_one_host_sees_a_stale_page_as_a_run_is_taken_up(
-    tmp_path: Path, shards: list[str], interrupted: Path, name: str, stale_of: Callable[[bytes], bytes] | None, words: str
-) -> None:
+    tmp_path: Path, shards: list[str], interrupted: Path, name: str, stale_of: Callable[[bytes], bytes] | None,
+    words: str,
+) -> None:  # fmt: skip
     """Rank 1 alone, in a mount namespace of its own, finds an older file, or none at all, where rank 0 has verified."""
     out = tmp_path / "run"
     shutil.copytree(interrupted, out)

@@ -40,6 +40,8 @@ _PUBLIC = {
             "plan",
             "pretrain",
             "probe",
+            "robustness",
+            "explain",
             "benchmark",
             "finetune",
             "predict",

@@ -13,6 +13,7 @@ from specfm.cli.change import change as change
 from specfm.cli.cluster import cluster as cluster
 from specfm.cli.compress import compress as compress
 from specfm.cli.embed import embed as embed
+from specfm.cli.explain import explain as explain
 from specfm.cli.export import export as export
 from specfm.cli.finetune import finetune as finetune
 from specfm.cli.inspect import inspect as inspect
@@ -21,6 +22,7 @@ from specfm.cli.pretrain import pretrain as pretrain
 from specfm.cli.probe import probe as probe
 from specfm.cli.relate import relate as relate
 from specfm.cli.report import report as report
+from specfm.cli.robustness import robustness as robustness
 from specfm.cli.run import run as run
 from specfm.cli.search import search as search
 from specfm.cli.shard import shard as shard

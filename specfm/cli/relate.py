@@ -84,8 +84,7 @@ def command(found: Relations, out: Path) -> None:
     typer.echo(f"{len(found.rows)} specimens, {len(known)} labels, {found.facts['groups']} groups")
     for told in found.agreement:
         typer.echo(
-            f"  {told['features']}: nearest other of the same label {told['nearest_right']} of {told['labelled']} "
-            f"(by chance {told['by_chance']:.1f}); groups and labels agree {told['adjusted_rand']:.2f} (adjusted Rand: "
-            "1 the same, 0 by chance)"
+            f"  {told['features']}: nearest other of the same label in {told['nearest_right']} of {told['labelled']} "
+            f"(by chance {told['by_chance']:.1f}); adjusted Rand of groups and labels {told['adjusted_rand']:.2f}"
         )
     typer.echo(f"{out}: specimens.csv, relate.png{', agreement.csv' if found.agreement else ''}")

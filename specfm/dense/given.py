@@ -70,7 +70,7 @@ def _of_table(given: Any, sensor: Sensor | BandGrid | str | None) -> Scene:
     if sensor is None:
         names = [str(name) for name in given.columns]
         told = from_names("columns", names)
-        if told is None or told.units is None:
+        if told is None or told.centres_C is None or told.units is None:
             raise UsageError(
                 "a DataFrame of spectra has bands as columns, called by wavelength and unit (450 nm); call them so, or "
                 "pass sensor= (a Sensor, BandGrid or known name)"

@@ -40,20 +40,17 @@ class WindowTraining(Supervised):
         batch_size: windows a step.
         patience: steps.
         lr_share: of the learning rate, by parameter name.
-        label_smoothing: see :class:`Supervised`.
         first: the model counts before its first step.
     """
 
     def __init__(
         self, title: str, model: TaskModel, config: RunConfig, train: Sequence[Windows], val: Sequence[Windows],
         rng: np.random.Generator, *, batch_size: int, patience: int, lr_share: Callable[[str], float] | None = None,
-        label_smoothing: float = 0.0, first: bool = False,
+        first: bool = False,
     ) -> None:  # fmt: skip
-        known_K = torch.zeros(model.classes)  # nothing of a smoothed label is for a class that is not trained on
-        known_K[np.unique(np.concatenate([part.y_N for part in train]))] = 1.0
         super().__init__(
             title, model, config, World(0, 1, model.device), None, batch_size=batch_size, patience=patience,
-            lr_share=lr_share, weight_K=known_K, label_smoothing=label_smoothing,
+            lr_share=lr_share,
         )  # fmt: skip
         self.val, self.first = val, first
         self.epochs = Epochs(train, batch_size, rng)

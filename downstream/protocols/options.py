@@ -29,7 +29,6 @@ class TrainOptions:
         layer_decay: when fine-tuning, the rate of a block is this share of the next deeper one's.
         drop_path: share of residual branches dropped.
         weight_decay: decoupled decay of matrices.
-        label_smoothing: share of a label that is spread over all classes.
         patience: steps without a better validation accuracy before it stops.
         most: training windows at most, thinned class by class; they are held in memory.
     """
@@ -40,7 +39,6 @@ class TrainOptions:
     layer_decay: float = 0.75
     drop_path: float = 0.1
     weight_decay: float = 0.05
-    label_smoothing: float = 0.1
     patience: int = 100
     most: int = 2000
 
@@ -57,7 +55,6 @@ class TrainOptions:
             ("layer_decay", self.layer_decay, 0 < self.layer_decay <= 1, "above 0 and at most 1"),
             ("drop_path", self.drop_path, 0 <= self.drop_path < 1, "at least 0 and below 1"),
             ("weight_decay", self.weight_decay, self.weight_decay >= 0, "at least 0"),
-            ("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "at least 0 and below 1"),
         ):
             if not holds:
                 raise UsageError(f"train.{name} must be {range_}, not {value}")

@@ -102,7 +102,7 @@ def train_on(
         share = share_of_lr(options.layer_decay, len(encoder.blocks)) if pretrained else None
         task = WindowTraining(
             title, model, _run_config(options), train, val, rng, batch_size=options.batch, patience=options.patience,
-            lr_share=share, label_smoothing=options.label_smoothing, first=pretrained,
+            lr_share=share, first=pretrained,
         )  # fmt: skip
         try:
             outcome = run_task(task)

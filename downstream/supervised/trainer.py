@@ -99,8 +99,6 @@ class Supervised(Task):
         lr_share: of the learning rate, by parameter name.
         weight_K: of the classes in the loss, default 1.
         frozen: the encoder stays in evaluation mode.
-        label_smoothing: share of a label that is spread over all classes (Szegedy et al. 2016, arXiv 1512.00567): a
-            head that separates the training windows already still has something to learn.
         seed: of dropout and drop path, step by step, so that a run taken up again goes on bit by bit; None: torch's
             random state runs on.
     """
@@ -108,11 +106,10 @@ class Supervised(Task):
     def __init__(
         self, title: str, model: TaskModel, config: RunConfig, world: World, folder: RunFolder | None, *,
         batch_size: int, patience: int, lr_share: Callable[[str], float] | None = None, weight_K: Tensor | None = None,
-        frozen: bool = False, label_smoothing: float = 0.0, seed: int | None = None,
+        frozen: bool = False, seed: int | None = None,
     ) -> None:  # fmt: skip
         self.title, self.model, self.config, self.world, self.folder = title, model, config, world, folder
         self.batch_size, self.frozen, self.seed = batch_size, frozen, seed
-        self.label_smoothing = label_smoothing
         self.stop = EarlyStop(patience)
         self.weight_K = (torch.ones(model.classes) if weight_K is None else weight_K).to(world.device)
         self.modules = nn.ModuleDict({"model": model})
@@ -137,10 +134,7 @@ class Supervised(Task):
             scores = [self.model(*(to_device(view, device) for view in part.views)) for part in batch]
         labels = [part.labels.to(device) for part in batch]
         pairs = list(zip(scores, labels, strict=True))
-        total = sum(
-            F.cross_entropy(s, y, self.weight_K, ignore_index=-1, reduction="sum", label_smoothing=self.label_smoothing)
-            for s, y in pairs
-        )
+        total = sum(F.cross_entropy(s, y, self.weight_K, ignore_index=-1, reduction="sum") for s, y in pairs)
         weight = sum(self.weight_K[y[y >= 0]].sum() for y in labels)
         loss = torch.as_tensor(total / torch.as_tensor(weight).clamp_min(1e-12))
         loss.backward()

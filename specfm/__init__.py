@@ -37,6 +37,7 @@ _PUBLIC = {
         for name in (
             "inspect",
             "shard",
+            "plan",
             "pretrain",
             "probe",
             "robustness",

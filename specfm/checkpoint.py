@@ -5,30 +5,22 @@ encoder that was pretrained here also has ``library.safetensors``, spectra like 
 (:mod:`specfm.library`), and ``stems.safetensors`` where each acquisition has a stem of its own
 (:mod:`specfm.models.stem`). A training checkpoint holds a release folder as ``model/``, and a run folder holds its
 last one as ``model``, so :func:`load` takes any of the three. The manifest says what kind of model a folder holds;
-``write_module`` and ``read_module`` serve every kind, :func:`save` and :func:`load` encoders.
+:class:`specfm.release.Release` and ``read_module`` serve every kind, :func:`save` and :func:`load` encoders.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from specfm.digests import digest_parts
-from specfm.documents import parse_json, read_json
+from specfm.documents import read_json
 from specfm.errors import SpecfmError, UsageError
-from specfm.files import (
-    MANIFEST,
-    IntegrityError,
-    atomic_write_bytes,
-    atomic_write_json,
-    staged_folder,
-    verify_manifest,
-    write_manifest,
-)
+from specfm.files import MANIFEST, IntegrityError, verify_manifest
 from specfm.model_card import model_card
+from specfm.release import FORMAT, LIBRARY, STEMS, Release
 from specfm.sensors import Sensor
 
 if TYPE_CHECKING:
@@ -41,53 +33,16 @@ if TYPE_CHECKING:
 Module = TypeVar("Module", bound="nn.Module")
 Listed = TypeVar("Listed")
 
-FORMAT = 1
 ENCODER, TASK = "specfm-encoder", "specfm-task"
 KINDS = {ENCODER: "an encoder", TASK: "a task model"}
 LOADED_BY = {
     ENCODER: "load it by specfm.load, or train a head on it by specfm finetune",
     TASK: "map scenes with it by specfm predict or change, and load it as a module by specfm.load_task",
 }
-LIBRARY = "library.safetensors"
 HEADS = "heads.safetensors"  # of a pretraining, where a release has any: what only training on needs
-STEMS = "stems.safetensors"
 ALIGNED_TO = "aligned_to"  # of a card: sensors that an encoder was aligned for when it was saved
 FILES = ("config.json", "model.safetensors", "card.json", "README.md")
 SHIPPED = Path(__file__).parent / "weights"  # release folders that come with the package, loadable by name
-
-
-def write_module(
-    module: nn.Module, folder: Path, config: dict[str, Any], card: dict[str, Any], readme: str, kind: str
-) -> None:
-    """Write the files of a release of any kind into ``folder``, which exists; the manifest comes last.
-
-    Where the module has a ``library`` or ``stems``, they go with it.
-    """
-    from safetensors.torch import save as to_bytes
-
-    library = getattr(module, "library", None)
-    if library is not None:
-        atomic_write_bytes(folder / LIBRARY, library.to_bytes())
-    stems = getattr(module, "stems", None)
-    if stems is not None:
-        atomic_write_bytes(folder / STEMS, stems.to_bytes())
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
-    told = {"format": "pt", "kind": kind, "config": json.dumps(config)}  # what tools show of a lone weights file
-    atomic_write_json(folder / "config.json", {"format": FORMAT, **config})
-    atomic_write_json(folder / "card.json", card)
-    atomic_write_bytes(folder / "README.md", readme.encode())
-    atomic_write_bytes(folder / "model.safetensors", _ordered(to_bytes(weights, told)))
-    write_manifest(folder, kind=kind)
-
-
-def _ordered(data: bytes) -> bytes:
-    """A safetensors file with its metadata in order: the library writes them in another one each time."""
-    size = int.from_bytes(data[:8], "little")
-    header = parse_json(data[8 : 8 + size], "the header of weights")
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
-    return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
 def read_module(
@@ -164,14 +119,14 @@ def unwrapped(encoder: Any) -> Any:
     return encoder
 
 
-def write_release(encoder: AnyEncoder, folder: Path, card: dict[str, Any] | None = None) -> None:
-    """Write the files of an encoder's release into ``folder``, which exists; the manifest comes last."""
+def release_of(encoder: AnyEncoder, card: dict[str, Any] | None = None) -> Release:
+    """The release of an encoder as it is now; ``card`` as for :func:`save`."""
     encoder = unwrapped(encoder)
     card = dict(encoder.card if card is None else card)
     card.pop(ALIGNED_TO, None)
     if (sensors := getattr(encoder, "aligned_to", None)) is not None:
         card[ALIGNED_TO] = [sensor.to_dict() for sensor in sensors]
-    write_module(encoder, folder, {"encoder": encoder.config}, card, model_card(encoder, card), ENCODER)
+    return Release.of(encoder, {"encoder": encoder.config}, card, model_card(encoder, card), ENCODER)
 
 
 def save(
@@ -193,9 +148,7 @@ def save(
         raise UsageError(f"{folder} exists; choose another folder, or pass overwrite=True")
     if folder.exists():
         _refuse_all_but_a_release(folder)
-    with staged_folder(folder, overwrite) as temporary:
-        write_release(encoder, temporary, card)
-    return folder
+    return release_of(encoder, card).publish(folder, overwrite)
 
 
 def _refuse_all_but_a_release(folder: Path) -> None:

@@ -80,8 +80,13 @@ def atomic_write_text(path: Path | str, text: str) -> None:
 
 
 def atomic_write_json(path: Path | str, value: Any) -> None:
-    """As :func:`atomic_write_bytes`, for strict JSON (NaN and infinity are refused)."""
-    atomic_write_bytes(path, (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())
+    """As :func:`atomic_write_bytes`, for :func:`json_bytes`."""
+    atomic_write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """Strict JSON (NaN and infinity are refused), keys in order, as every such file here has it."""
+    return (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def refuse_existing(path: Path, overwrite: bool, option: str = "--out") -> None:

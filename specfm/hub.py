@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specfm.checkpoint import FILES, LIBRARY, STEMS, load, save, shipped_encoders, write_release
+from specfm.checkpoint import FILES, LIBRARY, STEMS, load, release_of, save, shipped_encoders
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import MANIFEST
 
@@ -119,7 +119,7 @@ def push_to_hub(
         raise UsageError(f"{name!r} is no repository of the hub; give OWNER/NAME")
     hub = HfApi(token=token)
     with tempfile.TemporaryDirectory(prefix="specfm-") as folder:
-        write_release(encoder, Path(folder), card)
+        release_of(encoder, card).write(Path(folder))
         try:
             hub.create_repo(name, private=private, exist_ok=True)
             done = hub.upload_folder(

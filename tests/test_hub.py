@@ -151,7 +151,7 @@ def test_a_save_that_fails_leaves_the_old_release(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("specfm.checkpoint.write_manifest", full)
+    monkeypatch.setattr("specfm.release.write_manifest", full)
     with pytest.raises(OSError):
         specfm.save(encoder, tmp_path / "release", overwrite=True)
     assert specfm.load(tmp_path / "release").card == {"turn": 1} and len(list(tmp_path.iterdir())) == 1

@@ -55,6 +55,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("readers", "shards", "simulate", "cards", "rasters", "inspection"),
     ("models", "dense"),  # Encoder.embed is dense.memory.embed_scene
     ("model_card",),
+    ("release",),
     ("checkpoint", "deploy"),
     ("hub",),
     ("convert",),
@@ -85,7 +86,7 @@ ROOMS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("backbone",),
         ("setup", "release", "monitor", "state", "step", "windows"),
         ("loop",),
-        ("demo", "multidomain", "__main__"),
+        ("demo", "launch", "multidomain", "planning", "__main__"),
     ),
 }
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}

@@ -230,7 +230,7 @@ class CompressionConfig(Strict):
         train: how models are trained.
         tune: how they are trained on, after pruning or in quantisation-aware training.
         draws: of the bootstrap.
-        rounds: of timing.
+        rounds: of timing; 0: nothing is timed, and the table says nothing of time and memory.
     """
 
     name: str
@@ -243,7 +243,7 @@ class CompressionConfig(Strict):
     train: TrainConfig = TrainConfig()
     tune: TrainConfig = TrainConfig(steps=200, lr=5e-4, patience=100)
     draws: Positive = 1000
-    rounds: Positive = 15
+    rounds: NonNegative = 15
 
     @model_validator(mode="after")
     def _names(self) -> CompressionConfig:

@@ -61,6 +61,8 @@ class Compression:
 def run_compression(config: CompressionConfig, out: str | Path, *, resume: bool = False) -> Compression:
     """Run what is missing of a compression benchmark, time all files in turn, and put the table together.
 
+    With ``rounds=0`` it trains alone, as long and beside whatever else it takes; ``resume`` times on a quiet machine.
+
     Args:
         config: scenes, models, pipelines.
         out: folder of the benchmark.
@@ -90,7 +92,8 @@ def run_compression(config: CompressionConfig, out: str | Path, *, resume: bool 
         rows: list[dict[str, Any]] = []
         for ground in grounds:
             cells = {name: _cells_of(config, ground, name, out) for name in config.pipelines}
-            spent = costs.of_files(out, ground, {name: found[0] for name, found in cells.items()}, config.rounds)
+            first = {name: found[0] for name, found in cells.items()}
+            spent = costs.of_files(out, ground, first, config.rounds) if config.rounds else {}
             rows += _rows(config, ground, cells, spent)
         write_rows(out / RESULTS, rows)
         atomic_write_text(out / TABLE, markdown(config.name, rows))
@@ -197,7 +200,7 @@ def _rows(
             "train_s": round(float(np.median([cell["train_s"] for cell in mine])), 1),
             "oa_difference": round(difference, 6),
             "oa_difference_ci": [None if not np.isfinite(v) else round(v, 6) for v in (interval.low, interval.high)],
-            **spent[row["method"]],
+            **spent.get(row["method"], {}),
         }  # fmt: skip
     return rows
 

@@ -26,6 +26,7 @@ HEADINGS = (
         "training, s",
     ),
 )
+TIMES = 7  # headings of what is timed, before the last
 BENCHMARK = "compression"  # what rows say they are of
 MARKS = "os^Dv"
 RAREST = 3  # classes whose recall stands in a table of its own
@@ -52,6 +53,11 @@ def faster(row: Row, reference: Row) -> float:
     return float(_cost(reference)["latency_ms"]["1x1"] / _cost(row)["latency_ms"]["1x1"])
 
 
+def _timed(rows: Sequence[Row]) -> bool:
+    """Whether files were timed (``rounds`` above 0)."""
+    return all("latency_ms" in _cost(row) for row in rows if "compression" in row)
+
+
 def _short(number: float) -> str:
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(number) >= size:
@@ -69,18 +75,26 @@ def lines(rows: Sequence[Row]) -> list[list[str]]:
         if "compression" not in row:
             found.append([*head, "-", text.points(row["aa"]), text.points(row["kappa"]), *["-"] * (len(HEADINGS) - 6)])
             continue
-        cost, times = _cost(row), _cost(row)["latency_ms"]
+        cost = _cost(row)
         low, high = cost["oa_difference_ci"]
         between = "" if low is None else f" {100 * low:+.1f} to {100 * high:+.1f}"
         found.append([
             *head, f"{100 * cost['oa_difference']:+.1f}{between}", text.points(row["aa"]), text.points(row["kappa"]),
             _short(cost["numbers"]), _short(cost["macs"]),
             f"{cost['bytes'] / 1e3:.1f}" + ("" if cost["stored"] == "file" else " (sparse)"),
-            f"{smaller(row, base):.1f}x", f"{times['1x1']:.3f}", f"{faster(row, base):.1f}x", f"{times['64x1']:.2f}",
-            f"{times['64x2']:.2f}", _short(cost["pixels_per_s"]), f"{cost['cpu_s_per_mpixel']:.1f}",
-            f"{cost['peak_bytes'] / 1e6:.1f}", f"{cost['train_s']:.0f}",
+            f"{smaller(row, base):.1f}x", *(_times(row, base) if _timed(rows) else ["-"] * TIMES),
+            f"{cost['train_s']:.0f}",
         ])  # fmt: skip
     return found
+
+
+def _times(row: Row, base: Row) -> list[str]:
+    """What is measured on a quiet machine."""
+    cost, times = _cost(row), _cost(row)["latency_ms"]
+    return [
+        f"{times['1x1']:.3f}", f"{faster(row, base):.1f}x", f"{times['64x1']:.2f}", f"{times['64x2']:.2f}",
+        _short(cost["pixels_per_s"]), f"{cost['cpu_s_per_mpixel']:.1f}", f"{cost['peak_bytes'] / 1e6:.1f}",
+    ]  # fmt: skip
 
 
 def rare_lines(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
@@ -140,11 +154,12 @@ def best(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def pareto(rows: Sequence[Row]) -> Figure:
-    """Accuracy of one scene's rows against bytes and against time; pipelines that none beats are joined."""
+    """Accuracy of one scene's rows against bytes and, if taken, time; pipelines that none beats are joined."""
     shown = [row for row in rows if "compression" in row]
+    axes = list(AXES) if _timed(rows) else ["bytes"]
     figure = new_figure(11, 5.2)
-    for place, axis_name in enumerate(AXES):
-        axis = figure.add_subplot(1, 2, place + 1)
+    for place, axis_name in enumerate(axes):
+        axis = figure.add_subplot(1, len(axes), place + 1)
         cost = [_cost(r)["bytes"] / 1e3 if axis_name == "bytes" else _cost(r)["latency_ms"]["1x1"] for r in shown]
         points = [(x, float(row["oa"]["mean"])) for x, row in zip(cost, shown, strict=True)]
         front = sorted(points[i] for i in best(points))

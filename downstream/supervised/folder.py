@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from downstream.supervised.model import HeadSpec, TaskModel
-from specfm.checkpoint import TASK, read_module, require_device, write_module
+from specfm.checkpoint import TASK, read_module, require_device
 from specfm.errors import SpecfmError
-from specfm.files import staged_folder
 from specfm.model_card import hub_block
 from specfm.models.registry import build_encoder
+from specfm.release import Release
 
 
 def save_task(model: TaskModel, folder: str | Path, card: dict[str, Any] | None = None) -> Path:
@@ -28,10 +28,13 @@ def save_task(model: TaskModel, folder: str | Path, card: dict[str, Any] | None 
     Raises:
         UsageError: ``folder`` exists.
     """
+    return task_release(model, card).publish(folder)
+
+
+def task_release(model: TaskModel, card: dict[str, Any] | None = None) -> Release:
+    """The release of a task model as it is now; ``card`` as for :func:`save_task`."""
     card = dict(model.card if card is None else card)
-    with staged_folder(folder) as temporary:
-        write_module(model, temporary, model.config(), card, _readme(model, card), TASK)
-    return Path(folder)
+    return Release.of(model, model.config(), card, _readme(model, card), TASK)
 
 
 def load_task(path: str | Path, device: str = "cpu", task: str | None = None) -> TaskModel:

@@ -22,7 +22,7 @@ from downstream.results.runs import Kind
 from downstream.splits.samples import Samples
 from downstream.splits.split import Split
 from downstream.supervised.curriculum import ViewCurriculum
-from downstream.supervised.folder import load_task, save_task
+from downstream.supervised.folder import load_task, save_task, task_release
 from downstream.supervised.model import HeadSpec, TaskModel
 from downstream.supervised.trainer import Supervised, start_from
 from downstream.supervised.views import to_device
@@ -243,7 +243,7 @@ class Finetuning(Supervised):
             state |= self.curriculum.state()
             tensors |= self.curriculum.tensors()
         card = self.card(number)
-        return Snapshot(lambda folder: save_task(self.model, folder, card), tensors, state)
+        return Snapshot(task_release(self.model, card).publish, tensors, state)
 
     def restore(self, checkpoint: Path, state: dict[str, Any]) -> None:
         if any(state.get(key, ours) != ours for key, ours in self.inputs.items()):

@@ -1,21 +1,21 @@
-"""What a released encoder says about its pretraining, and its release folder."""
+"""What a released encoder says about its pretraining, and the release itself."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from pretrain.config import PretrainConfig
-from specfm.checkpoint import has_whitened_stem, save
+from specfm.checkpoint import has_whitened_stem, release_of
 from specfm.config import digest, to_dict
 from specfm.engine.ema import released
 from specfm.models.backbone import Backbone
 from specfm.models.encoder import Encoder
 from specfm.pretreatment import told
+from specfm.release import Release
 from specfm.shards import ShardSet
 
 
@@ -58,8 +58,8 @@ def _window(config: PretrainConfig, shards: ShardSet) -> int:
     return max(samples, key=lambda side: (samples[side], side))
 
 
-def write_model(modules: nn.ModuleDict, folder: Path, card: dict[str, Any], whole: bool = True) -> None:
-    """Publish the encoder, or its average where one is kept, as a release folder.
+def model_release(modules: nn.ModuleDict, card: dict[str, Any], whole: bool = True) -> Release:
+    """The release of the encoder as it is now, or of its average where one is kept.
 
     ``whole``: with the stems of scenes, beside those of domains.
     """
@@ -69,6 +69,6 @@ def write_model(modules: nn.ModuleDict, folder: Path, card: dict[str, Any], whol
     if every is not None and not whole:
         encoder.stems = every.domains()
     try:
-        save(encoder, folder, card)
+        return release_of(encoder, card)
     finally:
         encoder.stems = every

@@ -29,6 +29,7 @@ COMMANDS: dict[str, str] = {
     "simulate": "specfm.cli.simulate",
     "shard": "specfm.cli.shard",
     "verify": "specfm.cli.verify",
+    "plan": "specfm.cli.plan",
     "pretrain": "specfm.cli.pretrain",
     "probe": "specfm.cli.probe",
     "robustness": "specfm.cli.robustness",

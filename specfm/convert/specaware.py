@@ -59,7 +59,7 @@ def convert_specaware(path: str | Path, out: str | Path, sentence_vectors: str |
     """
     from safetensors.torch import save
 
-    from specfm.checkpoint import HEADS, write_release
+    from specfm.checkpoint import HEADS, release_of
     from specfm.files import atomic_write_bytes, sha256_file, staged_folder
     from specfm.models.registry import create_encoder
 
@@ -74,7 +74,7 @@ def convert_specaware(path: str | Path, out: str | Path, sentence_vectors: str |
         if decoder is not None:
             heads = {f"{OBJECTIVE}.{name}": tensor.contiguous() for name, tensor in decoder.state_dict().items()}
             atomic_write_bytes(folder / HEADS, save(heads))
-        write_release(encoder, folder, card)
+        release_of(encoder, card).write(folder)
     return {"encoder": sizes, "decoder": None if decoder is None else decoder_sizes(state)}
 
 

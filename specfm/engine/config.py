@@ -79,6 +79,9 @@ class CheckpointConfig(Strict):
     retry_s: Annotated[float, Field(ge=0)] = Field(
         default=1.0, description="pause before a failed save is tried again, seconds"
     )
+    beside: bool = Field(
+        default=True, description="write while steps go on, from a copy in the memory of rank 0; false: steps wait"
+    )
 
 
 class GuardConfig(Strict):

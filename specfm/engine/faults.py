@@ -17,7 +17,11 @@ import errno
 import os
 import re
 import signal
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,6 +81,7 @@ class _State:
 
 
 _state = _State()
+_late: ContextVar[int | None] = ContextVar("step of the work of this thread", default=None)
 
 
 def set_context(step: int | None = None, rank: int | None = None) -> None:
@@ -85,6 +90,16 @@ def set_context(step: int | None = None, rank: int | None = None) -> None:
         _state.step = step
     if rank is not None:
         _state.rank = rank
+
+
+@contextmanager
+def at(step: int) -> Iterator[None]:
+    """In this thread it is still ``step``, whichever the loop is at: work of that step is done beside later ones."""
+    token = _late.set(step)
+    try:
+        yield
+    finally:
+        _late.reset(token)
 
 
 def hit(point: str, path: Path | None = None) -> str | None:
@@ -106,7 +121,7 @@ def hit(point: str, path: Path | None = None) -> str | None:
             fault = Fault.parse(part)
             _state.plan.setdefault(fault.point, []).append(fault)
     for fault in _state.plan.get(point, []):
-        if fault.applies(_state.step, _state.rank):
+        if fault.applies(_late.get() or _state.step, _state.rank):
             return _strike(fault, path)
     return None
 
@@ -117,6 +132,7 @@ def _strike(fault: Fault, path: Path | None) -> str | None:
     if fault.action == "raise":
         raise FaultError(f"fault at {fault.point}")
     if fault.action == "hang":
+        print(f"fault at {fault.point}: hangs", file=sys.stderr, flush=True)  # a test may wait for it
         time.sleep(3600)
     if fault.action == "enospc":
         raise OSError(errno.ENOSPC, f"fault at {fault.point}: no space left on device")

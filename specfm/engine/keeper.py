@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from specfm.engine.optimizer import optimizer_tensors
 from specfm.engine.record import MetricsLog
 from specfm.engine.replicas import alike, refuse_different
 from specfm.engine.run_folder import RunFolder
+from specfm.engine.staging import Beside, copied
 from specfm.engine.sync.all_reduce import Sync
 from specfm.engine.sync.own_state import take_up_own, with_own
 from specfm.engine.task import StepResult, Task
+from specfm.errors import sentence
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +38,7 @@ class Keeper:
         self.task, self.world, self.folder, self.guard, self.sync = task, task.world, task.folder, guard, sync
         self.done = 0
         self._records: list[MetricsLog | Mirror] = []
+        self._beside = Beside()
         if self.folder is not None:
             keep = task.config.checkpoint
             folder = self.folder.checkpoints
@@ -79,9 +83,11 @@ class Keeper:
 
         Raises:
             LockLostError: another run has taken the folder over.
+            CheckpointWriteError: two checkpoints in a row could not be written.
         """
         if self._records and self.folder is not None:
             self.folder.check_lock()
+            self._beside.look()
         self.done = int(row["step"])
         for record in self._records:
             record.write(row)
@@ -97,7 +103,8 @@ class Keeper:
         log.warning("%s", text)
 
     def save(self, number: int, row: dict[str, Any], must: bool) -> None:
-        """Write a checkpoint; every rank calls this. One that ``must`` be written ends the run if it cannot be.
+        """Begin to write a checkpoint; every rank calls this. One that ``must`` be written is waited for, and ends the
+        run if it cannot be.
 
         A finite gradient can still make an update that overflows; such weights never become a checkpoint.
 
@@ -115,14 +122,33 @@ class Keeper:
                 f"weights are not finite after step {number}; lower optim.lr or optim.weight_decay, then resume or "
                 "start a new run"
             )
+        self._saved()
         held = self.task.snapshot(number, row)
-        state = {**held.state, "guard": self.guard.state()}
-        with with_own(held.write_model, self._checkpointer.folder, number, self.sync, self.task) as (write, own):
-            saved = self.world.on_main(
-                lambda: self._checkpointer.save(number, write, held.tensors, state | own) is not None
-            )
-        if must and not saved:
+        write, own, discard = with_own(held.write_model, self._checkpointer.folder, number, self.sync, self.task)
+        if self.world.is_main:
+            tensors, state = copied(held.tensors), deepcopy({**held.state, "guard": self.guard.state(), **own})
+
+            def work() -> bool:
+                try:
+                    return self._checkpointer.save(number, write, tensors, state) is not None
+                finally:
+                    discard()
+
+            self._beside.begin(number, work)
+        if (must or not self.task.config.checkpoint.beside) and not self._saved() and must:
             raise CheckpointWriteError(f"the checkpoint at step {number} could not be written; see the warnings")
+
+    def _saved(self) -> bool:
+        """Wait for the checkpoint that is being written; whether it was. Every rank raises what it raised."""
+        return bool(self.world.on_main(self._beside.wait))
+
+    def close(self) -> None:
+        """Before the folder is given back: what is being written is written to its end (rank 0)."""
+        try:
+            self._beside.wait()
+        except Exception as error:  # something else ends the run, and is told
+            log.warning("the last checkpoint that was begun was not written (%s)", sentence(error))
+        self._beside.close()
 
     def _refuse_different(self, facts: dict[str, Any], when: str) -> None:
         modules = self.task.modules
@@ -167,7 +193,9 @@ def kept(task: Task, guard: BadStepGuard, resume: bool, sync: Sync) -> Iterator[
             yield keeper
     except BaseException:
         if world.is_main:
+            keeper.close()
             (folder.close if resume or keeper.done else folder.discard)()
         raise
     if world.is_main:
+        keeper.close()
         folder.close()

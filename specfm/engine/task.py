@@ -32,10 +32,10 @@ class StepResult:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a checkpoint holds of a task.
+    """What a checkpoint holds of a task. It is written while steps go on.
 
     Attributes:
-        write_model: writes the release folder at the path that it is given.
+        write_model: writes the release folder at the path that it is given, as it was when the snapshot was taken.
         tensors: further training state (heads, optimiser).
         state: JSON-safe facts; a number ``score`` (larger is better) marks the best checkpoint.
     """

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -29,7 +30,7 @@ from pretrain.config import PretrainConfig
 from pretrain.loader import Loader
 from pretrain.objectives import contrastive
 from pretrain.pairs.pairing import Pairs
-from pretrain.release.card import write_model
+from pretrain.release.card import model_release
 from pretrain.state import training_tensors
 from pretrain.step import PretrainStep
 from specfm.bands import BandGrid
@@ -37,6 +38,7 @@ from specfm.config import load_config
 from specfm.engine.checkpointing import Checkpointer
 from specfm.engine.distributed import World
 from specfm.engine.optimizer import clip_gradients
+from specfm.engine.staging import Beside, copied
 from specfm.models.encoder import Encoder
 from specfm.sensors import Sensor
 from specfm.shards import ShardWriter
@@ -147,19 +149,24 @@ def parts(run: Run, repeats: int) -> dict[str, float]:
 
 
 def checkpoint_stall(run: Run, folder: Path, repeats: int) -> dict[str, float]:
-    """Seconds for which training waits while a checkpoint is written, and what it takes on disk."""
-    checkpointer, taken = Checkpointer(folder, keep=1), []
+    """Seconds for which training waits while a checkpoint is copied, seconds until it is on the disk and verified (for
+    which it waits too, with ``checkpoint.beside=false``), and what it takes there."""
+    checkpointer, beside, waited, taken = Checkpointer(folder, keep=1), Beside(), [], []
     for number in range(1, repeats + 1):
         began = time.perf_counter()
-        checkpointer.save(
-            number,
-            lambda where: write_model(run.modules, where, {}),
-            training_tensors(run.modules, run.optimizer),
-            {},
-        )
+        write = model_release(run.modules, {}).publish
+        tensors = copied(training_tensors(run.modules, run.optimizer))
+        beside.begin(number, partial(checkpointer.save, number, write, tensors, {}))
+        waited.append(time.perf_counter() - began)
+        beside.wait()
         taken.append(time.perf_counter() - began)
+    beside.close()
     size = sum(file.stat().st_size for file in next(folder.glob("step-*")).rglob("*") if file.is_file())
-    return {"seconds": round(statistics.median(taken), 4), "megabytes": round(size / 1e6, 1)}
+    return {
+        "stall_s": round(statistics.median(waited), 4),
+        "whole_s": round(statistics.median(taken), 4),
+        "megabytes": round(size / 1e6, 1),
+    }
 
 
 def import_seconds(repeats: int) -> Iterator[tuple[str, float]]:

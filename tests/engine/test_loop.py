@@ -198,6 +198,7 @@ def test_a_run_that_was_taken_over_while_it_slept_stops_and_writes_nothing(tmp_p
     with pytest.raises(LockLostError, match="on host b took it over"):
         run_task(task)
     assert contents(folder) == task.before and len(read_metrics(folder)) == 3
+    assert not list(folder.rglob(".tmp-*"))  # of a checkpoint that was being written then
     assert json.loads((folder / "run.lock").read_text())["token"] == "new"
 
 
@@ -232,4 +233,6 @@ def test_what_a_taken_over_run_came_to_is_not_released(tmp_path):
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Of what has its final name."""
+    held = [path for path in folder.rglob("*") if path.is_file() and ".tmp-" not in str(path)]
+    return {path: path.read_bytes() for path in held}

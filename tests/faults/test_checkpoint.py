@@ -32,7 +32,7 @@ def oracle(tmp_path_factory, shards) -> Path:
 def interrupted(tmp_path_factory, shards) -> Path:
     """Killed in step 7, with sound checkpoints of steps 4 and 6."""
     out = tmp_path_factory.mktemp("interrupted") / "run"
-    codes, _ = run(out, shards, *SHORT, faults="data.read:kill@step=7")
+    codes, _ = run(out, shards, *SHORT, "checkpoint.beside=false", faults="data.read:kill@step=7")
     assert codes == [-9]
     assert names(out) == ["step-00000004", "step-00000006"]
     return out
@@ -123,6 +123,32 @@ def test_disk_full_while_saving(tmp_path, shards, oracle):
     assert "attempt 3 of 3" in text and "no checkpoint at step 4" in text
     assert names(out) == ["step-00000006", "step-00000008"]
     assert weights(out) == weights(oracle)
+
+
+def test_killed_while_the_step_after_goes_on(tmp_path, shards, oracle):
+    """The checkpoint of step 4 is still being written; whichever stands is gone on from."""
+    out = tmp_path / "run"
+    codes, _ = run(out, shards, *SHORT, faults="data.read:kill@step=5")
+    assert codes == [-9]
+    code, text = resume(out, shards)
+    assert code == 0, text
+    assert_same_run(out, oracle)
+
+
+def test_steps_may_wait_for_the_disk(tmp_path, shards, oracle):
+    """``checkpoint.beside=false``: the same run, with each checkpoint on the disk before the next step."""
+    out = tmp_path / "run"
+    codes, _ = run(out, shards, *SHORT, "checkpoint.beside=false", faults="data.read:kill@step=5")
+    assert codes == [-9] and names(out) == ["step-00000002", "step-00000004"]
+    code, text = resume(out, shards, "checkpoint.beside=false")
+    assert code == 0 and "step-00000004" in text
+    assert_same_run(out, oracle)
+
+
+def test_a_save_that_hangs_is_named(tmp_path, shards):
+    """The next save waits for it, and the watchdog watches that."""
+    codes, text = run(tmp_path / "run", shards, *SHORT, "guard.stall_s=3", faults="ckpt.before_manifest:hang@step=2")
+    assert codes == [5] and "in stage 'checkpoint'" in text
 
 
 def test_a_transient_error_costs_one_attempt(tmp_path, shards, oracle):

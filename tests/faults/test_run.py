@@ -119,7 +119,7 @@ def test_changed_shards_are_refused(tmp_path):
     """Fault 15, with the key that overrides it."""
     shards = make_shards(tmp_path / "shards")
     out = tmp_path / "run"
-    codes, _ = run(out, shards, "steps=4", faults="data.read:kill@step=4")
+    codes, _ = run(out, shards, "steps=4", "checkpoint.beside=false", faults="data.read:kill@step=4")
     assert codes == [-9]
     Path(shards[1]).unlink()
     make_shard(Path(shards[1]), "beta", 36, 61, 2)
@@ -139,7 +139,7 @@ def test_changed_shards_are_refused(tmp_path):
 def test_another_architecture_is_refused_and_other_changes_are_listed(tmp_path, shards):
     """Fault 37."""
     out = tmp_path / "run"
-    codes, _ = run(out, shards, "steps=4", faults="data.read:kill@step=4")
+    codes, _ = run(out, shards, "steps=4", "checkpoint.beside=false", faults="data.read:kill@step=4")
     assert codes == [-9]
     code, text = resume(out, shards, "steps=4", "model.options.dim=24")
     assert code == 2 and "dim 48 there, 24 here" in error_of(text)
@@ -297,13 +297,12 @@ def test_a_signal_to_the_command_saves_and_resumes_exactly(tmp_path, shards, num
     wait_for(lambda: not any(running(pid) for pid in workers), seconds=5)
     assert len(checkpoints(out)) == 1
 
-    code, text = resume(out, shards, "checkpoint.every=100", "steps=40")
-    assert code == 0, text
+    keys = ("checkpoint.every=100", "steps=40")
+    job = launch(tmp_path, ["pretrain/debug.yaml", "--resume", *settings(out, shards, *keys)], world=nproc)
+    assert job.wait() == [0] * nproc, job.text
     assert not (out / "REQUEUE").exists() and steps_done(out) == 40
-    if nproc == 1:
-        whole = tmp_path / "whole"
-        assert run(whole, shards, "checkpoint.every=100", "steps=40")[0] == [0]
-        assert weights(out) == weights(whole)
+    assert run(tmp_path / "whole", shards, *keys, world=nproc)[0] == [0] * nproc
+    assert weights(out) == weights(tmp_path / "whole")
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pretrain import setup
-from pretrain.release.card import write_model
+from pretrain.release.card import model_release
 from pretrain.state import restore, training_state, training_tensors
 from specfm.engine.checkpointing import Checkpointer
 from tests.pretrain.runs import debug_config, make_shards
@@ -32,7 +32,7 @@ def test_heads_keep_their_names_and_state_that_is_no_parameter_comes_back(tmp_pa
     assert not [name for name in tensors if name.startswith("module/encoder")]
     state = training_state(config, shards, sampler.state(), 1)
     checkpointer = Checkpointer(tmp_path / "checkpoints")
-    checkpoint = checkpointer.save(1, lambda folder: write_model(modules, folder, {}), tensors, state)
+    checkpoint = checkpointer.save(1, model_release(modules, {}).publish, tensors, state)
     assert checkpoint is not None
     other, optimizer = made(0.0)
     restore(checkpoint, state, config, shards, sampler.state(), other, optimizer)

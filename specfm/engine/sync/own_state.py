@@ -16,8 +16,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +35,21 @@ RANKS = "ranks"
 WriteModel = Callable[[Path], Any]
 
 
-@contextmanager
 def with_own(
     write_model: WriteModel, checkpoints: Path, number: int, sync: Sync, task: Task
-) -> Iterator[tuple[WriteModel, dict[str, Any]]]:
+) -> tuple[WriteModel, dict[str, Any], Callable[[], None]]:
     """What rank 0 is to write for the checkpoint of step ``number``, and to add to its state. Collective.
 
     Where processes are equal that is what it would have written anyway. Else every other rank has written its moments
     by now, and they are put in with the model. A failing disk is tried three times; rank 0 publishes nothing that
     lacks a rank.
+
+    Returns:
+        What writes the release and puts the moments in, additions to the state, and what rank 0 calls at the end.
     """
     world = task.world
     if sync.equal or world.size == 1:
-        yield write_model, {}
-        return
+        return write_model, {}, lambda: None
     staging = checkpoints / f"{TEMPORARY_PREFIX}{RANKS}-step-{number:08d}"  # of one name on all ranks
     world.on_main(lambda: _make(staging))
     if not world.is_main:
@@ -60,11 +60,7 @@ def with_own(
         write_model(folder)
         _put_in(staging, folder.parent / RANKS, world.size)
 
-    try:
-        yield write, {"own_optimizers": world.size}
-    finally:
-        if world.is_main:
-            shutil.rmtree(staging, ignore_errors=True)
+    return write, {"own_optimizers": world.size}, lambda: shutil.rmtree(staging, ignore_errors=True)
 
 
 def take_up_own(checkpoint: Path, world: World, sync: Sync, task: Task, ranks: int) -> None:

@@ -133,6 +133,17 @@ def test_a_killed_benchmark_ends_as_one_that_was_not(tmp_path: Path) -> None:
     assert sizes["structured"] < sizes["whole"]
 
 
+@pytest.mark.slow
+def test_training_alone_is_timed_later(tmp_path: Path) -> None:
+    path, out = written(tmp_path, SHORT), tmp_path / "out"
+    untimed = specfm.compress(path, out=out, overrides=["rounds=0"]).rows
+    assert not any("latency_ms" in row.get("compression", {}) for row in untimed) and not (out / "costs.json").exists()
+    assert [line[10:17] for line in lines(untimed)] == 3 * [["-"] * 7] and "| taught |" in markdown("toy", untimed)
+    timed = specfm.compress(path, out=out, resume=True).rows
+    assert [row["confusion"] for row in timed] == [row["confusion"] for row in untimed]
+    assert lines(timed)[1][10:17] != ["-"] * 7
+
+
 def test_multiplications_are_counted() -> None:
     class Line(torch.nn.Module):
         def __init__(self) -> None:

@@ -181,7 +181,8 @@ def _all(
         except SpecfmError as error:
             if len(paths) == 1:
                 raise
-            refused.append(str(error))
+            if str(error) not in refused:  # header and data file of one cube
+                refused.append(str(error))
 
 
 def _told(

@@ -17,6 +17,7 @@ from specfm.cli.explain import explain as explain
 from specfm.cli.export import export as export
 from specfm.cli.finetune import finetune as finetune
 from specfm.cli.inspect import inspect as inspect
+from specfm.cli.plan import plan as plan
 from specfm.cli.predict import predict as predict
 from specfm.cli.pretrain import pretrain as pretrain
 from specfm.cli.probe import probe as probe

@@ -110,8 +110,18 @@ def read_module(
     return module, config, card
 
 
+def unwrapped(encoder: Any) -> Any:
+    """The encoder itself of one that torch.compile, DataParallel or DistributedDataParallel wrapped."""
+    while (inner := getattr(encoder, "_orig_mod", None)) is not None or (
+        not hasattr(encoder, "num_features") and (inner := getattr(encoder, "module", None)) is not None
+    ):
+        encoder = inner
+    return encoder
+
+
 def release_of(encoder: AnyEncoder, card: dict[str, Any] | None = None) -> Release:
     """The release of an encoder as it is now; ``card`` as for :func:`save`."""
+    encoder = unwrapped(encoder)
     card = dict(encoder.card if card is None else card)
     card.pop(ALIGNED_TO, None)
     if (sensors := getattr(encoder, "aligned_to", None)) is not None:

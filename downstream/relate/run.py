@@ -18,6 +18,7 @@ from specfm.errors import UsageError
 from specfm.library import same_bands
 from specfm.rows import Rows
 from specfm.specimens import Specimen
+from specfm.tiles import STRIP_BYTES
 
 SPECTRUM = "mean spectrum"
 Vectors = NDArray[np.floating[Any]]
@@ -106,11 +107,14 @@ def _mean_spectrum(specimen: Specimen) -> NDArray[np.float64]:
     usable = np.flatnonzero(scene.sensor.bands.valid)
     cols = slice(specimen.col, specimen.col + width)
     total_C, count = np.zeros(len(usable)), 0
-    for row in range(height):  # a row at a time: specimens may be larger than memory
-        stored_wC = scene.read(slice(specimen.row + row, specimen.row + row + 1), cols, usable)[0]
-        on_wC = stored_wC[specimen.mask_hw[row] & np.isfinite(stored_wC).all(-1)]
-        total_C += on_wC.sum(0, dtype=np.float64)
-        count += len(on_wC)
+    step = max(1, STRIP_BYTES // (width * len(usable) * scene.dtype.itemsize))
+    for top in range(0, height, step):  # specimens may be larger than memory
+        rows = slice(specimen.row + top, specimen.row + min(top + step, height))
+        stored_hwC = scene.read(rows, cols, usable)
+        on_nC = stored_hwC[specimen.mask_hw[top : top + step]]
+        on_nC = on_nC[np.isfinite(on_nC).all(-1)]
+        total_C += on_nC.sum(0, dtype=np.float64)
+        count += len(on_nC)
     return scene.sensor.scale * total_C / max(count, 1) + scene.sensor.offset
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def open_scenes(
-    names: Sequence[str | Scene], reader: Mapping[str, Any] | None = None, domain: str | None = None
+    names: Sequence[str | Card | Scene], reader: Mapping[str, Any] | None = None, domain: str | None = None
 ) -> Iterator[Scene]:
     """Scenes of cards (by name or path) and of files or folders of files; no pixel is read.
 
@@ -25,7 +25,7 @@ def open_scenes(
     (:func:`specfm.cards.names.scene_names`).
 
     Args:
-        names: what the user wrote; a Scene is itself.
+        names: what the user wrote; a Scene is itself, a Card its scenes.
         reader: of files, arguments of :func:`specfm.readers.read_scene`, and the references ``white``,
             ``white_reflectance`` and ``dark`` that make reflectance of them (cards name their own); also
             ``saturation``, the stored value from which a pixel is saturated, which goes before a card's.
@@ -40,14 +40,24 @@ def open_scenes(
 
     told = dict(reader or {})
     files, seen = FileReader.of(told), set[Path]()
-    scenes = [
-        scene for each in names for scene in ([each] if isinstance(each, Scene) else _open(each, told, files, seen))
-    ]
+    scenes = [scene for each in names for scene in _scenes_of(each, told, files, seen)]
     loose = {i: scene.path for i, scene in enumerate(scenes) if not scene.dataset and scene.path is not None}
     own = scene_names(list(loose.values()), [scenes[i].name for i in loose])
     for i, name in zip(loose, own, strict=True):
         scenes[i] = scenes[i].replace(name=name)
     yield from scenes if domain is None else (scene.replace(domain=domain) for scene in scenes)
+
+
+def _scenes_of(
+    each: str | Card | Scene, told: Mapping[str, Any], files: FileReader, seen: set[Path]
+) -> Iterable[Scene]:
+    if isinstance(each, str):
+        return _open(each, told, files, seen)
+    if isinstance(each, Scene):
+        refuse_options(each.where, told, "a Scene")
+        return [each]
+    refuse_options(each.name, told)
+    return each.scenes(saturation=files.saturation)
 
 
 def _open(name: str, told: Mapping[str, Any], files: FileReader, seen: set[Path]) -> Iterator[Scene]:
@@ -116,7 +126,7 @@ def open_sensor(name: str | Sensor | Scene, option: str) -> Sensor:
         raise UsageError(f"{option}: {unknown}, or a scene: {error}") from None
 
 
-def open_scene(name: str | Scene, **reader: Any) -> Scene:
+def open_scene(name: str | Card | Scene, **reader: Any) -> Scene:
     """The one scene that a user names: a file, a dataset card that holds one scene, or ``CARD:SCENE``.
 
     Args:
@@ -132,9 +142,11 @@ def open_scene(name: str | Scene, **reader: Any) -> Scene:
     """
     from specfm.cards.card import load_card
 
-    if isinstance(name, Scene):
-        refuse_options(name.where, reader, "a Scene")
-        return name
+    if not isinstance(name, str):
+        scenes = list(open_scenes([name], reader))
+        if len(scenes) == 1:
+            return scenes[0]
+        raise UsageError(f"{name.name} holds {len(scenes)} scenes; give one of them: next(card.scenes())")
     card, colon, wanted = name.rpartition(":")
     if not colon or Path(name).exists() or (not card.endswith((".yaml", ".yml")) and Path(card).parent != Path(".")):
         card, wanted = name, ""

@@ -189,10 +189,20 @@ def _kind(annotation: Any) -> tuple[type, bool, bool]:
 def _listed(value: Any) -> list[Any]:
     """Several values; one alone, also a pair of numbers such as a pixel, is a list of it."""
     if isinstance(value, Mapping):
-        return [f"{key}={json.dumps(each, default=os.fspath)}" for key, each in value.items()]
+        return [f"{key}={_as_yaml(key, each)}" for key, each in value.items()]
     single = isinstance(value, str | os.PathLike) or not isinstance(value, Iterable)
     pair = isinstance(value, tuple) and len(value) == 2 and not any(isinstance(each, str | Iterable) for each in value)
     return [value] if single or pair else list(value)
+
+
+def _as_yaml(key: str, value: Any) -> str:
+    try:
+        return json.dumps(value, default=os.fspath)
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"{key}: an object of class {type(value).__name__} stands in no configuration; give what YAML can hold, of "
+            "an encoder the folder that specfm.save made"
+        ) from None
 
 
 def _object_of(parameter: inspect.Parameter) -> OrObject | None:

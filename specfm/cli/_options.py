@@ -17,11 +17,14 @@ from specfm.cli._function import OrObject, R, parameters_of
 
 def _saved_encoder(value: Any, stack: ExitStack) -> str | None:
     """The folder of a copy of an encoder, for as long as the call takes: all that follows is as with one on disk."""
-    if not (hasattr(value, "state_dict") and hasattr(value, "num_features")):
+    if not hasattr(value, "state_dict"):
         return None
-    from specfm.checkpoint import save
+    from specfm.checkpoint import save, unwrapped
     from specfm.errors import UsageError
 
+    value = unwrapped(value)
+    if not hasattr(value, "num_features"):
+        return None
     if not getattr(value, "config", None):
         raise UsageError(
             f"an object of class {type(value).__name__} is no encoder of specfm, which says how it was built (config); "

@@ -23,7 +23,7 @@ def embed(
             metavar="SCENE...",
             help="ENVI, GeoTIFF, MATLAB, HDF5 or .npy file; CARD or CARD:SCENE. Per specimen: several, folders too.",
         ),
-        options.OR_SCENE,
+        options.OR_CARD,
     ],
     out: Annotated[
         Path, typer.Option("--out", help="FILE.npy, FILE.hdr (ENVI) or FILE.tif; per specimen FILE.csv or FILE.npy.")

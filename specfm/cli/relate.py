@@ -22,7 +22,7 @@ def relate(
     scenes: Annotated[
         list[str],
         typer.Argument(metavar="SCENE...", help="Cards, CARD:SCENE, files or folders of them."),
-        options.OR_SCENE,
+        options.OR_CARD,
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder to make: specimens.csv, relate.png, facts.json.")],
     groups: Annotated[

@@ -85,7 +85,7 @@ def test_an_encoder_becomes_a_file_for_a_sensor(encoder: specfm.Encoder, scene: 
     [
         ({"checkpoint": np.ones(3)}, r"embed: checkpoint takes text or an object of class Encoder, not array"),
         ({"checkpoint": torch.nn.Linear(2, 2)}, "takes text or an object of class Encoder, not Linear"),
-        ({"scenes": np.ones((4, 4, 3))}, r"takes text or an object of class Scene, .*specfm.Scene.from_array"),
+        ({"scenes": np.ones((4, 4, 3))}, r"takes text or an object of class Card or Scene"),
         ({"units": "nm"}, "is a Scene, which describes its files itself"),
     ],
 )
@@ -96,5 +96,21 @@ def test_other_objects_are_refused(wrong: dict[str, Any], sentence: str, scene: 
 
 def test_the_help_says_what_is_taken() -> None:
     told = specfm.embed.__doc__ or ""
-    assert "checkpoint (str or Encoder): " in told and "scenes (list of str or Scene): " in told
+    assert "checkpoint (str or Encoder): " in told and "scenes (list of str or Card or Scene): " in told
     assert "data (list of str or Card or Scene): " in (specfm.probe.__doc__ or "")
+
+
+def test_wrapped_encoders_are_the_encoder_within(encoder: specfm.Encoder, scene: specfm.Scene, tmp_path: Path) -> None:
+    plain = specfm.embed(encoder, scene, out=tmp_path / "a.npy").array
+    for number, wrap in enumerate((lambda e: torch.compile(e, backend="eager"), torch.nn.DataParallel)):
+        np.testing.assert_array_equal(specfm.embed(wrap(encoder), scene, out=tmp_path / f"{number}.npy").array, plain)
+        assert specfm.load(specfm.save(wrap(encoder), tmp_path / f"saved{number}")).config == encoder.config
+    with pytest.raises(specfm.UsageError, match="init: an object of class Encoder stands in no configuration"):
+        specfm.finetune("downstream/species_osbs.yaml", {"init": encoder}, dry_run=True)
+
+
+def test_a_card_is_all_its_scenes_or_its_one(encoder: specfm.Encoder, card: Card, tmp_path: Path) -> None:
+    found = specfm.embed(encoder, card, per="specimen", out=tmp_path / "v.csv")
+    assert {row["scene"] for row in found.rows} == {f"{card.name}/{name}" for name in card.names()}
+    with pytest.raises(specfm.UsageError, match=r"holds 3 scenes; give one of them"):
+        specfm.embed(encoder, card, out=tmp_path / "v.npy")

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+import specfm
 from specfm.cli import app
 
 
@@ -39,3 +40,21 @@ def test_scenes_that_stand_out_are_named_at_the_end(card: Path, tmp_path: Path) 
     assert "suspicious in 4: the file does not say what was measured" in told
     alone = CliRunner().invoke(app, ["inspect", str(tmp_path / "moth_0.npy"), "--quantity", "dn"]).output
     assert "1 scenes" not in alone
+
+
+def test_several_paths_are_told_one_after_the_other(card: Path, tmp_path: Path) -> None:
+    header = "ENVI\nsamples = 4\nlines = 2\nbands = 3\ndata type = 2\ninterleave = bip\nwavelength units = nm\n"
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.hdr").write_text(header + "wavelength = {500, 600, 700}\n")
+        (tmp_path / f"{name}.raw").write_bytes(np.arange(24, dtype="<i2").tobytes())
+    (tmp_path / "c.hdr").write_text(header)
+    paths = [str(tmp_path / name) for name in ("a.hdr", "a.raw", "b.hdr", "b.raw", "c.hdr")]
+    done = CliRunner().invoke(app, ["inspect", *paths, "--quicklook", str(tmp_path / "pictures")])
+    assert done.exit_code == 0, done.output
+    assert "\n2 scenes\n  3 bands, 500-700 nm, int16: 2" in done.output
+    assert "not read: " in done.output and "c.hdr" in done.output
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["a.png", "b.png"]
+    done = CliRunner().invoke(app, ["inspect", *paths, "--quicklook", str(tmp_path / "one.png")])
+    assert done.exit_code == 2 and "is one picture" in done.output
+    assert [row["scene"]["name"] for row in specfm.inspect(paths[:3]).rows] == ["a", "b"]
+    assert len(specfm.inspect([paths[0], card]).rows) == 5

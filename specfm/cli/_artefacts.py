@@ -127,7 +127,7 @@ def _exported(path: Path) -> dict[str, Any]:
         "bands": spans or "any, given with the pixels",
         "input": [f"stored * {s.scale:g} + {s.offset:g} = {s.quantity or 'values'}" for s in facts.sensors],
         "tile": facts.tile, "level": facts.level, "precision": facts.precision, "classes": list(facts.classes),
-        "made_of": facts.weights, "next": f"specfm run {path} SCENE {last}",
+        "made_of": facts.weights, "without_content": facts.student or None, "next": f"specfm run {path} SCENE {last}",
     }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,6 +59,15 @@ def export(
         int | None,
         typer.Option(help="8 or 4: only weights become integers, in blocks of 32 (ONNX).", show_default=False),
     ] = None,
+    content_free: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Scenes of --sensor (repeat it): on their pixels the model is first taught to do without the branch "
+            "that looks at content, so that the bands leave one matrix; what that costs is told.",
+            show_default=False,
+        ),
+    ] = None,
+    content_free_steps: Annotated[int, typer.Option(min=1, help="With --content-free: steps of learning.")] = 300,
     tile: Annotated[
         int, typer.Option(min=0, help="Encoder: side of its input, pixels; 0 = 8 patches. A model keeps its own.")
     ] = 0,
@@ -72,6 +82,7 @@ def export(
     from specfm.checkpoint import TASK, find_release, release_digest
     from specfm.deploy.facts import outside
     from specfm.deploy.graph import format_of
+    from specfm.errors import UsageError
     from specfm.files import read_manifest, refuse_existing
 
     form = format_of(out, format)
@@ -79,10 +90,10 @@ def export(
     refuse_existing(out, overwrite)
     is_task = read_manifest(find_release(model)).get("kind") == TASK
     told = (release_digest(model), __version__)
-    if is_task:
-        graph, example, outputs, facts = _task(model, sensor, sensor_after, tile, level, told)
-    else:
-        graph, example, outputs, facts = _encoder(model, sensor, sensor_after, tile, level, told)
+    if content_free and sensor is None:
+        raise UsageError("--content-free is for the bands of one sensor; name it with --sensor, or leave it out")
+    make, taught = (_task if is_task else _encoder), (content_free or [], content_free_steps)
+    graph, example, outputs, facts = make(model, sensor, sensor_after, tile, level, told, taught)
     if said := outside(facts.sensors, facts.trained_nm):
         log.warning("%s", said)
     from specfm.deploy.write import write
@@ -103,6 +114,16 @@ def command(found: Exported) -> None:
     bands = " and ".join(f"{len(each.bands)} bands" for each in facts.sensors) or "any bands"
     typer.echo(f"{found.path}: {facts.kind}, {bands}, tiles of {facts.tile} pixels, {found.size / 1e6:.2f} MB")
     typer.echo(f"  differs from the model by {found.difference:.1e} of its largest output")
+    if told := facts.student:
+        typer.echo(
+            f"  without content, after {told['steps']} steps, on parts of the scenes not learnt from: tokens "
+            f"are off by {told['error']:.1%} ({told['error_dropped']:.1%} before), cosine {told['cosine']:.4f}"
+        )
+        if "agreement" in told:
+            typer.echo(
+                f"  {told['agreement']:.1%} of their pixels have the same class, of which it is "
+                f"{100 * told['confidence']:+.1f} points surer"
+            )
 
 
 def _integers(form: str, int8: bool, calibrate: str | None, weight_bits: int | None) -> Any:
@@ -132,9 +153,28 @@ def _samples(name: str, model: str, is_task: bool, facts: Any) -> Any:
     return samples_of(as_taught(scene, facts.taught) if is_task else scene, facts, model)
 
 
+def _student(
+    model: Any, name: str, taught: tuple[list[str], int], sensor: Sensor | None, tile: int, level: str,
+    card: dict[str, Any],
+) -> tuple[Any, dict[str, float]]:  # fmt: skip
+    """A model that was taught on scenes, in so many steps, to do without content, and what that cost; else the same."""
+    from downstream.compress.content_free import content_free
+    from downstream.maps.class_maps import as_taught
+    from specfm.cards.opening import open_scene
+    from specfm.deploy.facts import fitting
+
+    if not taught[0]:
+        return model, {}
+    scenes = [as_taught(open_scene(each), card) for each in taught[0]]
+    for scene in scenes:
+        fitting(scene, sensor, name)
+    return content_free(model, scenes, tile, level=level, steps=taught[1])
+
+
 def _encoder(
-    model: str, sensor: str | None, sensor_after: str | None, tile: int, level: str | None, told: tuple[str, str]
-) -> tuple[Any, Any, Any, Any]:
+    model: str, sensor: str | None, sensor_after: str | None, tile: int, level: str | None, told: tuple[str, str],
+    taught: tuple[list[str], int],
+) -> tuple[Any, Any, Any, Any]:  # fmt: skip
     from specfm.checkpoint import load
     from specfm.dense.tile_reader import WINDOW_PATCHES
     from specfm.deploy.encoder import OUTPUTS, encoder_facts, encoder_graph
@@ -152,13 +192,15 @@ def _encoder(
         raise UsageError(f"--tile {tile} is not a multiple of the encoder's patch of {patch} pixels")
     level = "none" if encoder.level == "none" else level
     seen = _sensor(sensor, encoder, model)
+    encoder, cost = _student(encoder, model, taught, seen, tile, level, {})
     graph, example = encoder_graph(encoder, seen, tile, level == "scene")
-    return graph, example, OUTPUTS, encoder_facts(encoder, seen, tile, level, *told)
+    return graph, example, OUTPUTS, replace(encoder_facts(encoder, seen, tile, level, *told), student=cost)
 
 
 def _task(
-    model: str, sensor: str | None, sensor_after: str | None, tile: int, level: str | None, told: tuple[str, str]
-) -> tuple[Any, Any, Any, Any]:
+    model: str, sensor: str | None, sensor_after: str | None, tile: int, level: str | None, told: tuple[str, str],
+    taught: tuple[list[str], int],
+) -> tuple[Any, Any, Any, Any]:  # fmt: skip
     from downstream.deploy.task import OUTPUTS, task_facts, task_graph, taught_sensor
     from downstream.supervised.folder import load_task
     from specfm.errors import UsageError
@@ -174,8 +216,10 @@ def _task(
         raise UsageError("--sensor-after is the second of two sensors; name the first with --sensor")
     names = [sensor] if loaded.task != "change" else [sensor, sensor_after or sensor]
     seen = [each and taught_sensor(each, loaded.card) for each in (_sensor(n, loaded.encoder, model) for n in names)]
+    by = "none" if loaded.encoder.level == "none" else loaded.level
+    loaded, cost = _student(loaded, model, taught, seen[0], loaded.tile, by, loaded.card)
     graph, example = task_graph(loaded, seen)
-    return graph, example, OUTPUTS, task_facts(loaded, seen, *told)
+    return graph, example, OUTPUTS, replace(task_facts(loaded, seen, *told), student=cost)
 
 
 def _sensor(name: str | None, encoder: Any, model: str) -> Sensor | None:

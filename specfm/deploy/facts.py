@@ -45,6 +45,8 @@ class Facts:
         whole_windows: a map takes one window a pixel.
         taught: of the card, what is done to a scene first: pretreatment and selection of bands.
         trained_nm: lowest and highest wavelength of its training, where known.
+        student: where it was taught to do without content, what that cost
+            (:func:`downstream.compress.content_free.content_free`).
     """
 
     kind: str
@@ -61,6 +63,7 @@ class Facts:
     whole_windows: bool = False
     taught: dict[str, Any] = field(default_factory=dict)
     trained_nm: tuple[float, float] | None = None
+    student: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Text that :meth:`from_json` reads."""

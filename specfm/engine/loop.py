@@ -25,6 +25,7 @@ from specfm.engine.optimizer import clip_gradients, set_lr
 from specfm.engine.schedule import warmup_cosine
 from specfm.engine.sync.all_reduce import AllReduce, Sync
 from specfm.engine.task import StepResult, Task
+from specfm.engine.waits import own_wait_R, wait_columns
 from specfm.errors import SpecfmError
 from specfm.progress import progress
 
@@ -80,6 +81,7 @@ def run_task(
         shown = progress(task.title, config.steps, keeper.done, task.world.is_main, keep=task.folder is not None)
         advance = stack.enter_context(shown)
         batches = task.batches(keeper.done)
+        own_wait_R(task.world)  # in the start, which is no step
         with _collected_on_purpose():
             while not (_over(task, keeper.done) or sync.stopping):
                 number = keeper.done + 1
@@ -151,8 +153,10 @@ def _step(
     names = sorted(result.scalars)
     finite = torch.isfinite(result.loss) & torch.isfinite(norm)
     here = torch.stack([(~finite).double(), result.loss.double()])
-    told = torch.tensor([result.scalars[name] for name in names], dtype=torch.float64, device=world.device)
+    figures = [*own_wait_R(world), *(result.scalars[name] for name in names)]
+    told = torch.tensor(figures, dtype=torch.float64, device=world.device)
     bad, loss, *means = sync.agree(number, torch.cat([here, told]), signals.received is not None)
+    waits_R, means = means[: world.size], means[world.size :]
     if bad:
         keeper.dump(number, batch, result, float(norm))
     else:
@@ -168,7 +172,7 @@ def _step(
         columns = task.columns(number, result, bool(bad))
     row = {
         "step": number, "loss": loss, "lr": lr, "grad_norm": float(norm), "bad_step": bool(bad),
-        **dict(zip(names, means, strict=True)), **columns,
+        **dict(zip(names, means, strict=True)), **columns, **wait_columns(waits_R, world, sync.equal),
     }  # fmt: skip
     seconds = time.perf_counter() - began
     row |= {

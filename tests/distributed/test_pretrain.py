@@ -89,7 +89,7 @@ def whole(tmp_path_factory, shards) -> Path:
 def interrupted(tmp_path_factory, shards) -> Path:
     """Two ranks, killed in step 7."""
     out = tmp_path_factory.mktemp("interrupted") / "run"
-    codes, text = run(out, shards, *ANY, faults="data.read:kill@step=7", world=2)
+    codes, text = run(out, shards, *ANY, "checkpoint.beside=false", faults="data.read:kill@step=7", world=2)
     assert codes == [-9, -9], text
     return out
 

@@ -87,7 +87,7 @@ def test_taken_up_with_other_reading_threads(tmp_path: Path, shards: list[str], 
     for place, (first, then) in enumerate([((0, 0), (4, 3)), ((4, 3), (0, 0))]):
         out = tmp_path / f"run-{place}"
         before, after = ((f"data.threads={t}", f"data.prefetch={p}") for t, p in (first, then))
-        codes, text = run(out, shards, *KEYS, *before, faults="data.read:kill@step=6")
+        codes, text = run(out, shards, *KEYS, *before, "checkpoint.beside=false", faults="data.read:kill@step=6")
         assert codes == [-9], text
         assert "step-00000005" in resumed(out, shards, *after)
         assert_same_run(out, whole)

@@ -104,7 +104,8 @@ def test_the_run_folder_turns_read_only(tmp_path: Path, shards: list[str], freez
 def interrupted(tmp_path_factory: pytest.TempPathFactory, shards: list[str]) -> Path:
     """Two ranks, killed after the checkpoint of step 3."""
     out = tmp_path_factory.mktemp("interrupted") / "run"
-    codes, text = run(out, shards, "steps=6", "checkpoint.every=3", faults="data.read:kill@step=5", world=2)
+    keys = ("steps=6", "checkpoint.every=3", "checkpoint.beside=false")
+    codes, text = run(out, shards, *keys, faults="data.read:kill@step=5", world=2)
     assert codes == [-9, -9], text
     return out
 

@@ -23,8 +23,11 @@ def main(arguments: list[str] | None = None) -> int:
     end_with_launcher()
     main_rank = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(level=logging.INFO if main_rank else logging.WARNING, format="%(levelname)s %(message)s")
+    log = logging.getLogger(__name__)
+    if main_rank and "TORCHELASTIC_RESTART_COUNT" in os.environ:
+        log.info("%s processes on %s nodes", os.environ["WORLD_SIZE"], os.environ["GROUP_WORLD_SIZE"])
     if main_rank and (said := lacking_flags()) is not None:
-        logging.getLogger(__name__).warning("%s", said)
+        log.warning("%s", said)
     try:
         from pretrain.config import PretrainConfig
         from pretrain.loop import train

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from specfm.engine import distributed, faults
 from specfm.engine.checkpointing import read_tensors
 from specfm.engine.distributed import World
 from specfm.engine.ema import follow, released, warmed_up
+from specfm.engine.guard import Watchdog
 from specfm.engine.loop import run_task
 from specfm.engine.run_folder import RunFolder
 from specfm.engine.sync.choose import choose_sync
@@ -61,9 +62,10 @@ def train(config: PretrainConfig, resume: bool = False) -> Path:
         folder = RunFolder(config.out)
         if not resume:
             world.on_main(folder.refuse_existing)
-        task = Pretraining(config, world, folder)
-        sync = choose_sync(config.parallel, config.sync, world, task.modules, task.optimizer, config.seed)
-        run_task(task, resume, sync=sync)
+        with Watchdog(config.guard.stall_s, folder.stacks) as watchdog:
+            task = Pretraining(config, world, folder, watchdog.stage)
+            sync = choose_sync(config.parallel, config.sync, world, task.modules, task.optimizer, config.seed)
+            run_task(task, resume, sync=sync, watchdog=watchdog)
         return folder.path
 
 
@@ -74,17 +76,24 @@ class Pretraining(Task):
         config: the run.
         world: this process among all.
         folder: where the run is kept.
+        tell: is given the name of each stage of the start as it begins.
     """
 
     title = "pretrain"
     config: PretrainConfig
     folder: RunFolder
 
-    def __init__(self, config: PretrainConfig, world: World, folder: RunFolder) -> None:
+    def __init__(
+        self, config: PretrainConfig, world: World, folder: RunFolder, tell: Callable[[str], None] = lambda stage: None
+    ) -> None:
+        self._tell = tell
+        tell("opening of shards")
+        faults.hit("start.open")
         config = setup.settled(config)
         self.config, self.world, self.folder, self.batch_size = config, world, folder, config.data.global_batch
         self.shards = setup.open_shards(config)
-        self.shards.verify_once()
+        self.shards.verify_once(self._checks)
+        tell("making of the model")
         self.sampler = setup.make_sampler(config, self.shards)
         self.pairing = setup.make_pairing(config, self.shards, world, folder.path)
         self.paired = PairedSampler(self.sampler, self.pairing)
@@ -123,6 +132,10 @@ class Pretraining(Task):
             watched = ShardSet(list(other), bands=setup.read_bands(config)) if other else self.shards
             self.monitor = Monitor(watched, config.monitor, config.seed, None if other else self.route)
 
+    def _checks(self, path: str) -> None:
+        self._tell(f"check of {path}")
+        faults.hit("start.check")
+
     @property
     def encoder(self) -> Any:
         """The encoder in training."""
@@ -138,6 +151,8 @@ class Pretraining(Task):
         curriculum; any run pairs its samples."""
         if done == 0:
             data = (self.config, self.shards, self.sampler, self.modules)
+            self._tell("whitening")
+            faults.hit("start.whiten")
             setup.make_room(self.config, self.shards, self.modules)
             self.world.on_main(lambda: setup.normalise(*data))
             self.world.on_main(lambda: setup.whiten(*data))
@@ -150,6 +165,7 @@ class Pretraining(Task):
             if self.monitor is not None:
                 self.monitor.start(self.released, "untrained" if self.config.init_from is None else "init_from")
         if self.pairing is not None:
+            self._tell("pairing of samples")
             self.pairing.start()
         if self.config.model.compile:
             self.encoder.compile_parts()

@@ -29,6 +29,7 @@ import numpy as np
 from specfm.brief import brief
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import clear_stages
+from specfm.rows import Rows
 
 if TYPE_CHECKING:
     from specfm.scene import Scene
@@ -79,7 +80,7 @@ class StudyOptions:
 
 
 @dataclass(frozen=True)
-class StudyResult:
+class StudyResult(Rows):
     """Rows of all probes (``data`` and ``split`` tell them apart), the picture, and seconds by stage."""
 
     rows: list[dict[str, Any]]

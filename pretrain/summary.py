@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from statistics import median
+from statistics import median, mode
 from typing import Any
 
 from specfm.engine.record import read_metrics
@@ -34,7 +34,8 @@ def summary_rows(folder: Path) -> list[tuple[str, str]]:
         *("step", "loss", "embedding/rank", "embedding/uniformity", "negatives/excluded"),
         *_WATCHED, "peak_memory_mb",
     )  # fmt: skip
-    speeds = [row["samples_per_s"] for row in read_metrics(folder) if row.get("samples_per_s") is not None]
+    rows = read_metrics(folder)
+    speeds = [row["samples_per_s"] for row in rows if row.get("samples_per_s") is not None]
     values = last_values(folder, keys)
     shown = {
         "steps": values["step"],
@@ -45,16 +46,27 @@ def summary_rows(folder: Path) -> list[tuple[str, str]]:
         "uniformity": values["embedding/uniformity"],
         "negatives excluded": values["negatives/excluded"],
         "samples/s (median)": median(speeds) if speeds else None,
+        "waiting for processes": _waiting(rows),
         "peak memory, MiB": None if values["peak_memory_mb"] is None else round(values["peak_memory_mb"]),
     }
-    rows = [
+    table = [
         (name, f"{value:.4f}" if isinstance(value, float) else str(value))
         for name, value in shown.items()
         if value is not None
     ]
     place = folder / "model"
-    rows.append(("model", str(place) if place.is_dir() else f"not released yet; continue {folder} with --resume"))
-    return rows
+    table.append(("model", str(place) if place.is_dir() else f"not released yet; continue {folder} with --resume"))
+    return table
+
+
+def _waiting(rows: list[dict[str, Any]]) -> str | None:
+    """What of a usual step is waiting in collectives (:mod:`specfm.engine.waits`), and for whom."""
+    told = [row for row in rows if row.get("peer_wait_s") is not None]
+    if not told:
+        return None
+    share = median(row["peer_wait_s"] / row["seconds"] for row in told)
+    ranks = [row["slowest_rank"] for row in told if row.get("slowest_rank") is not None]
+    return f"{share:.0%} of a step" + (f", most often for rank {mode(ranks)}" if ranks else "")
 
 
 def _beside(values: dict[str, Any], key: str) -> str | None:

@@ -40,7 +40,7 @@ class UnitsError(SpecfmError):
 
 def nm_per_unit(units: str) -> float | None:
     """Nanometres in one ``units`` of length; None for an unknown one and for wavenumbers."""
-    return _NM_PER_UNIT.get(units.strip().lower())
+    return _NM_PER_UNIT.get(_spelling(units))
 
 
 class BandGrid:
@@ -265,7 +265,7 @@ def to_nm(values: ArrayLike, units: str) -> F64:
         SpecfmError: ``units`` is not known.
     """
     centres_C = _vector(values, "wavelengths")
-    if units.strip().lower() not in _WAVENUMBER:
+    if _spelling(units) not in _WAVENUMBER:
         return centres_C * _factor(units)
     with np.errstate(divide="ignore"):
         return 1e7 / centres_C
@@ -278,7 +278,7 @@ def widths_to_nm(fwhm: ArrayLike, units: str, centres_nm: F64) -> F64:
         SpecfmError: ``units`` is not known, or (for wavenumbers) the lists differ in length.
     """
     fwhm_C = _vector(fwhm, "FWHM")
-    if units.strip().lower() not in _WAVENUMBER:
+    if _spelling(units) not in _WAVENUMBER:
         return fwhm_C * _factor(units)
     if len(fwhm_C) != len(centres_nm):
         raise SpecfmError(f"{len(centres_nm)} wavelengths but {len(fwhm_C)} FWHM values; give one per band")
@@ -288,9 +288,14 @@ def widths_to_nm(fwhm: ArrayLike, units: str, centres_nm: F64) -> F64:
 
 def _factor(units: str) -> float:
     try:
-        return _NM_PER_UNIT[units.strip().lower()]
+        return _NM_PER_UNIT[_spelling(units)]
     except KeyError:
         raise SpecfmError(f"unknown wavelength unit {units!r}; give nm, um or cm-1 (units are never guessed)") from None
+
+
+def _spelling(units: str) -> str:
+    """A unit as the tables above write it; files also write ``[nm]`` and ``(nm)``."""
+    return units.strip().strip("[]()").strip().lower()
 
 
 def _vector(values: ArrayLike, name: str) -> F64:

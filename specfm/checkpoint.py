@@ -11,6 +11,7 @@ last one as ``model``, so :func:`load` takes any of the three. The manifest says
 from __future__ import annotations
 
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -34,6 +35,10 @@ Listed = TypeVar("Listed")
 
 ENCODER, TASK = "specfm-encoder", "specfm-task"
 KINDS = {ENCODER: "an encoder", TASK: "a task model"}
+LOADED_BY = {
+    ENCODER: "load it by specfm.load, or train a head on it by specfm finetune",
+    TASK: "map scenes with it by specfm predict or change, and load it as a module by specfm.load_task",
+}
 HEADS = "heads.safetensors"  # of a pretraining, where a release has any: what only training on needs
 ALIGNED_TO = "aligned_to"  # of a card: sensors that an encoder was aligned for when it was saved
 FILES = ("config.json", "model.safetensors", "card.json", "README.md")
@@ -69,7 +74,8 @@ def read_module(
     if manifest.get("kind") != kind:
         found = str(manifest.get("kind"))
         raise SpecfmError(
-            f"{folder} holds {KINDS.get(found, f'something of kind {found!r}')}, not {KINDS[kind]}; give another folder"
+            f"{folder} holds {KINDS.get(found, f'something of kind {found!r}')}, not {KINDS[kind]}; "
+            + LOADED_BY.get(found, "give another folder")
         )
     config, card = _read_json(folder / "config.json"), _read_json(folder / "card.json")
     if config.get("format") != FORMAT or not isinstance(config.get("encoder"), dict):
@@ -104,8 +110,18 @@ def read_module(
     return module, config, card
 
 
+def unwrapped(encoder: Any) -> Any:
+    """The encoder itself of one that torch.compile, DataParallel or DistributedDataParallel wrapped."""
+    while (inner := getattr(encoder, "_orig_mod", None)) is not None or (
+        not hasattr(encoder, "num_features") and (inner := getattr(encoder, "module", None)) is not None
+    ):
+        encoder = inner
+    return encoder
+
+
 def release_of(encoder: AnyEncoder, card: dict[str, Any] | None = None) -> Release:
     """The release of an encoder as it is now; ``card`` as for :func:`save`."""
+    encoder = unwrapped(encoder)
     card = dict(encoder.card if card is None else card)
     card.pop(ALIGNED_TO, None)
     if (sensors := getattr(encoder, "aligned_to", None)) is not None:
@@ -268,6 +284,8 @@ def find_release(path: str | Path) -> Path:
         if len(path.parts) == 1 and path.name in shipped_encoders():
             return SHIPPED / path.name
         names = ", ".join(shipped_encoders()) or "none"
+        if near := get_close_matches(path.name, shipped_encoders(), n=1):
+            raise SpecfmError(f"{path} is not a folder; did you mean {near[0]}, an encoder that comes with specfm?")
         raise SpecfmError(
             f"{path} is not a folder; give a release folder, a training checkpoint, a run folder, "
             f"or the name of an encoder that comes with specfm ({names})"

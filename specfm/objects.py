@@ -93,11 +93,18 @@ def tidied(mask_HW: NDArray[np.bool_], fill_holes: bool, smallest_px: int) -> ND
     return np.asarray(mask_HW, bool)
 
 
-def pieces(mask_HW: NDArray[np.bool_]) -> int:
-    """Number of objects that touch no other."""
+def numbered(mask_HW: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Objects that touch no other, numbered from 1 by where they begin, row by row; -1 where none is."""
     from scipy import ndimage
 
-    return int(ndimage.label(mask_HW, np.ones((3, 3)))[1])
+    pieces_HW = ndimage.label(mask_HW, np.ones((3, 3)))[0].astype(np.int64)
+    return np.where(pieces_HW > 0, pieces_HW, -1)
+
+
+def pieces(mask_HW: NDArray[np.bool_], of_largest: float = 0.0) -> int:
+    """Number of objects that touch no other and have at least this share of the pixels of the largest."""
+    sizes = np.bincount(numbered(mask_HW)[mask_HW])
+    return int((sizes[sizes > 0] >= of_largest * sizes.max(initial=0)).sum())
 
 
 def on_objects(scene: Scene, mask_HW: NDArray[np.bool_]) -> Scene:
@@ -116,7 +123,7 @@ def on_objects(scene: Scene, mask_HW: NDArray[np.bool_]) -> Scene:
         for numbers_HW in (scene.labels_HW, scene.groups_HW)
     )
     source = ObjectSource(scene.source, mask_HW, fill, scene.nodata is None)
-    return scene.replace(source=source, nodata=fill, labels_HW=labels_HW, groups_HW=groups_HW)
+    return scene.replace(source=source, nodata=fill, labels_HW=labels_HW, groups_HW=groups_HW, objects_alone=True)
 
 
 def no_data_value(scene: Scene) -> float:

@@ -91,6 +91,7 @@ class Scene:
             never shows more than one.
         whole: it shows one specimen and is one sample, whose label its middle pixel carries, valid or not
             (:mod:`specfm.specimens`).
+        objects_alone: background was taken out of it (:mod:`specfm.objects`).
         integration: how long light was collected for one frame of counts, or None.
 
     A pixel is **valid** if, in every usable band, its value is finite, is not ``nodata`` and lies below
@@ -113,6 +114,7 @@ class Scene:
     dataset: str = ""
     neighbours: bool = True
     whole: bool = False
+    objects_alone: bool = False
     integration: IntegrationTime | None = None
 
     def __post_init__(self) -> None:

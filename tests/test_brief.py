@@ -12,6 +12,7 @@ import pytest
 import specfm
 from downstream.explain.run import Explanation
 from downstream.probe.run import ProbeResult
+from downstream.relate.run import Relations
 from downstream.robustness.run import Robustness
 from pretrain.multidomain import StudyResult
 from specfm.bands import BandGrid
@@ -23,7 +24,7 @@ from specfm.dense.per_specimen import SpecimenVectors
 RESULTS = [
     each for each in vars(_results).values() if dataclasses.is_dataclass(each) and each.__module__ == _results.__name__
 ]
-RESULTS += [ProbeResult, Robustness, Explanation, StudyResult, DenseFeatures, SpecimenVectors]
+RESULTS += [ProbeResult, Relations, Robustness, Explanation, StudyResult, DenseFeatures, SpecimenVectors]
 MUCH: Any = [{"x": np.arange(500).tolist()}] * 300
 
 
@@ -65,7 +66,8 @@ def test_a_field_with_a_line_of_its_own_keeps_it() -> None:
 
 
 def test_an_argument_of_the_wrong_kind_is_told_by_its_type_where_it_is_long() -> None:
-    with pytest.raises(ValueError, match=r"^cluster: checkpoint takes text, not a ndarray$"):
+    sentence = r"^cluster: checkpoint takes text or an object of class Encoder, not one of class ndarray$"
+    with pytest.raises(ValueError, match=sentence):
         specfm.cluster(np.zeros(1000), "scene.hdr", out="groups.tif")
 
 

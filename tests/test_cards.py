@@ -328,6 +328,41 @@ def test_masks_table_rows_and_constant(tmp_path: Path) -> None:
     assert np.all(labels({"constant": "oak"}) == 0)
 
 
+@pytest.mark.parametrize(
+    "table",
+    [
+        "file,kind\na_1.npy,pine\n",
+        "\ufeffFile;Kind;note\r\n a_1.npy ;Pine ;seen, twice\r\n",
+        "KIND\tnote\tfile\nPINE\t\ta_1.npy\n",
+        'file,"Kind"\n"a_1.npy","pine"\n',
+    ],
+)
+def test_a_table_as_spreadsheets_write_it(tmp_path: Path, table: str) -> None:
+    (tmp_path / "table.csv").write_text(table, encoding="utf-8")
+    rule = {"table": {"path": "table.csv", "key": "file", "value": "kind"}}
+    scene = next(load_card(_folder(tmp_path, labels=rule, label_names=["oak", "pine"])).scenes())
+    assert np.all(scene.labels_HW == 1)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("file,kind\na_1.npy,yew\n", "a_1.npy carries no label: it is none of label_names"),
+        ("file,kind\na_2.npy,oak\n", "a_1.npy carries no label: no row of table.csv has it as file"),
+        ("file,kind\na_1.npy,\n", ""),
+        ("file,kind\na_1.npy,none\n", ""),
+    ],
+)
+def test_a_scene_that_a_table_leaves_without_a_label_is_told(
+    tmp_path: Path, table: str, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "table.csv").write_text(table)
+    rule = {"table": {"path": "table.csv", "key": "file", "value": "kind"}}
+    scene = next(load_card(_folder(tmp_path, labels=rule, label_names=["oak", "pine"])).scenes())
+    assert np.all(scene.labels_HW == -1)
+    assert message in caplog.text if message else "no label" not in caplog.text
+
+
 def test_numbers_in_a_table_are_remapped_as_yaml_writes_them(tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text("file,kind\na_1.npy,2\n")
     (tmp_path / "rows.csv").write_text("kind\n" + "1\n2\n3\n2\n1\n1\n")

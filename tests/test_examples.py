@@ -67,7 +67,7 @@ def test_the_readme_tree_is_the_folder_tree() -> None:
     """Every folder and file of the tree is there, and every room and file of the ground floor is in the tree."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     tree = text.split("## Where things are")[1].split("```")[1]
-    plumbing = {"__init__.py", "__main__.py", "__pycache__/", "errors.py", "launch/"}
+    plumbing = {"__init__.py", "__main__.py", "__pycache__/", "errors.py"}
     blocks = re.split(r"^(\w+/)", tree, flags=re.MULTILINE)[1:]
     for top, block in zip(blocks[::2], blocks[1::2], strict=True):
         assert (ROOT / top).is_dir()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import specfm
 
 HEAVY = ("torch", "timm", "lightly", "h5py", "sklearn", "scipy", "matplotlib", "wandb", "rasterio", "xarray", "pandas")
 
@@ -54,3 +58,9 @@ def test_every_public_name_resolves() -> None:
         assert getattr(specfm, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nosuch'"):
         _ = specfm.nosuch
+
+
+def test_editors_and_type_checkers_see_every_public_name() -> None:
+    stub = ast.parse((Path(specfm.__file__).parent / "__init__.pyi").read_text())
+    told = {name.asname: node.module for node in stub.body if isinstance(node, ast.ImportFrom) for name in node.names}
+    assert told == specfm._PUBLIC, "write specfm/__init__.pyi as _PUBLIC says"

@@ -12,7 +12,7 @@ import yaml
 from specfm import BandGrid, Scene, Sensor
 from specfm.cards import load_card
 from specfm.errors import SpecfmError, UsageError
-from specfm.objects import no_data_value, object_pixels, on_objects, otsu, pieces, tidied
+from specfm.objects import no_data_value, numbered, object_pixels, on_objects, otsu, pieces, tidied
 
 SENSOR = Sensor(BandGrid([500.0, 600.0, 700.0, 800.0]), "dn")
 
@@ -37,6 +37,38 @@ def test_otsu_finds_the_gap_and_holes_and_small_pieces_are_tidied() -> None:
     assert tidied(found, False, 1)[18, 4] and not tidied(found, False, 1)[5, 7]
     np.testing.assert_array_equal(object_pixels(scene, 25, dark=True), cube.mean(-1) <= 25)
     assert 30 < otsu(cube.mean(-1).ravel()) < 500
+
+
+def test_pieces_are_numbered_from_the_top_and_counted_by_their_size() -> None:
+    _, on_HW = scan()
+    numbers_HW = numbered(on_HW)
+    assert numbers_HW[3, 4] == 1 and numbers_HW[10, 18] == 2 and set(np.unique(numbers_HW)) == {-1, 1, 2}
+    on_HW[0, 0] = True
+    assert pieces(on_HW) == 3 and pieces(on_HW, 0.2) == 2 and pieces(np.zeros((3, 3), bool)) == 0
+
+
+def test_each_piece_of_a_tray_is_a_specimen_where_the_card_says_so(tmp_path: Path) -> None:
+    from specfm.dense.per_specimen import one_of_several_pieces
+    from specfm.specimens import specimens_of
+
+    cube, on_HW = scan()
+    np.save(tmp_path / "tray.npy", cube)
+    keys = {"name": "a", "domain": "b", "path": "tray.npy", "linear_nm": [500, 800, 4], "layout": "HWC"}
+
+    def found(rule: dict[str, Any], **more: Any) -> list[Any]:
+        (tmp_path / "card.yaml").write_text(yaml.safe_dump({**keys, "object": {"threshold": "otsu", **rule}, **more}))
+        return specimens_of(load_card(tmp_path / "card.yaml").scenes())
+
+    one, two = found({"each_piece": True})
+    assert [one.name, two.name] == ["a/tray#1", "a/tray#2"]
+    assert (one.row, one.col, int(one.mask_hw.sum())) == (3, 4, 80)
+    assert one_of_several_pieces([one, two]) is None
+    together = found({})
+    assert len(together) == 1 and int(together[0].mask_hw.sum()) == on_HW.sum()
+    assert "its 2 pieces count as one specimen" in str(one_of_several_pieces(together))
+    np.save(tmp_path / "n.npy", np.ones((20, 30), int))
+    with pytest.raises(UsageError, match="and so does object.each_piece"):
+        found({"each_piece": True}, groups={"path": "n.npy"})
 
 
 def test_otsu_cuts_between_two_heaps() -> None:
@@ -149,3 +181,26 @@ def test_odd_rules_are_refused(tmp_path: Path, rule: dict[str, Any], words: str)
 def test_a_card_without_any_object_is_refused_when_it_is_opened(tmp_path: Path) -> None:
     with pytest.raises(SpecfmError, match="no pixel is left of its objects; look at object in the card"):
         next(load_card(card(tmp_path, object={"threshold": 5000})).scenes())
+
+
+def test_a_model_of_objects_alone_is_told_of_a_scan_with_its_background(tmp_path: Path) -> None:
+    from downstream.maps.class_maps import background_told
+    from specfm.band_selection import select_scenes
+    from specfm.pretreatment import pretreat
+    from specfm.readers import read_scene
+    from specfm.readers.own import save_scene
+
+    cube, on_HW = scan()
+    whole = Scene.from_array(cube, SENSOR)
+    alone = on_objects(whole, on_HW)
+    save_scene(alone, tmp_path / "own.h5")
+    taught = {"objects_alone": True}
+    for given in (
+        alone,
+        pretreat(alone, ["snv"]),
+        *select_scenes([alone], "sample:1-3"),
+        read_scene(tmp_path / "own.h5"),
+    ):
+        assert background_told(given, taught) is None
+    assert "knows no background" in str(background_told(whole, taught))
+    assert background_told(whole, {}) is None and background_told(whole, {"objects_alone": False}) is None

@@ -24,7 +24,8 @@ from specfm.scene import Scene
 from specfm.sensors import Sensor
 
 OUTPUTS = ("probabilities_BHWK", "scores_BKHW")
-TAUGHT = ("quantities", "pretreatment", "bands")  # what of a card is done to a scene before the model sees it
+# what of a card is done to a scene before the model sees it, or has to be told of one that is otherwise
+TAUGHT = ("quantities", "pretreatment", "bands", "objects_alone")
 
 
 class _PerDate(nn.Module):

@@ -28,6 +28,7 @@ from specfm.progress import progress
 if TYPE_CHECKING:
     from specfm.scene import Scene
 
+SAME_NM = 0.5  # apart, bands of two scans are still those of one sensor, as in specfm.library.same_bands
 Change = Callable[[Tensor], Tensor]  # physical values [B, H, W, C] -> others
 
 
@@ -67,14 +68,16 @@ def band_ranges(bands: BandGrid, widths_nm: Sequence[float]) -> list[BandRange]:
 
 
 def one_sensor(scenes: Sequence[Scene]) -> BandGrid:
-    """The bands of all scenes.
+    """The bands of all scenes: those of the first, which the others have too, band by band and nearly.
 
     Raises:
         UsageError: they differ.
     """
     first = scenes[0].sensor.bands
     for scene in scenes[1:]:
-        if scene.sensor.bands != first:
+        bands = scene.sensor.bands
+        in_order = len(bands) == len(first) and bool((bands.valid == first.valid).all())
+        if not in_order or not np.allclose(bands.wavelengths_nm, first.wavelengths_nm, 0, SAME_NM, equal_nan=True):
             raise UsageError(
                 f"{scenes[0].name} and {scene.name} have different bands; explain scenes of one sensor (--scenes)"
             )

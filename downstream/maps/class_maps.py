@@ -156,6 +156,16 @@ def unsaid_quantity(scene: Scene, card: dict[str, Any]) -> str | None:
     )
 
 
+def background_told(scene: Scene, card: dict[str, Any]) -> str | None:
+    """A sentence where the model learnt from objects alone, and a scene shows their background too."""
+    if not card.get("objects_alone") or scene.objects_alone:
+        return None
+    return (
+        f"{scene.where}: the model learnt from objects alone and knows no background, which gets a class too here; "
+        "name the scan as CARD:SCENE of a card that says what its objects are (object)"
+    )
+
+
 def _kind(quantity: str) -> str:
     """Of a quantity: reflectance above the air or below it is one kind, counts and radiance are others."""
     return quantity.rpartition("_")[2]

@@ -34,6 +34,7 @@ from specfm.digests import digest_json
 from specfm.errors import UsageError
 from specfm.models.backbone import side_multiple
 from specfm.pretreatment import otherwise_taught, pretreat
+from specfm.rows import Rows
 from specfm.specimens import whole_views
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ PARTS: tuple[str, ...] = ("encoder", *TRAINED, "peers", "random-init", "baseline
 
 
 @dataclass(frozen=True)
-class ProbeResult:
+class ProbeResult(Rows):
     """What a probe found.
 
     Attributes:

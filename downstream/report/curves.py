@@ -18,6 +18,7 @@ CURVES = (
     ("grad_norm", "gradient norm"),
     ("lr", "learning rate"),
     ("samples_per_s", "samples / s"),
+    ("peer_wait_s", "waiting for processes, s"),
 )
 MAX_STEPS = 600  # drawn per curve; longer ones are averaged in equal pieces
 

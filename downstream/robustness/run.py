@@ -42,6 +42,7 @@ from specfm.brief import brief
 from specfm.dense.align import aligned
 from specfm.digests import digest_json
 from specfm.errors import SpecfmError, UsageError
+from specfm.rows import Rows
 
 if TYPE_CHECKING:
     from specfm.scene import Scene
@@ -51,7 +52,7 @@ FALL = 0.02  # of AA, that shuffled wavelengths must cost at least
 
 
 @dataclass(frozen=True)
-class Robustness:
+class Robustness(Rows):
     """Result rows, each with a ``condition``, and the conditions that were skipped with the reason."""
 
     rows: list[dict[str, Any]]

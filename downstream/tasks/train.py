@@ -292,6 +292,7 @@ class Finetuning(Supervised):
             "bands": None if self.config.data.bands is None else _taken(self.config.data.bands, scenes),
             "quantities": sorted({s.sensor.quantity for s in scenes if s.sensor.quantity}),
             "pretreatment": list(scenes[0].sensor.pretreatment),
+            "objects_alone": all(s.objects_alone for s in scenes),
             "split": self.split.digest,
             "data": self.data.digest,
             "config_digest": digest(self.config),

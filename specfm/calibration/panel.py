@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from specfm.bands import BandGrid
 from specfm.errors import SpecfmError
-from specfm.tables import read_table
+from specfm.tables import number, read_table
 
 BRIGHTEST = 1.5  # no panel reflects more; larger numbers are meant as percent
 
@@ -46,11 +46,11 @@ def panel_reflectance(stated: float | Path, bands: BandGrid) -> NDArray[np.float
 
 def _table(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Wavelengths in rising order and the share at each."""
-    columns, rows = read_table(path, comments=True)
+    columns, rows = read_table(path, ("wavelength_nm", "reflectance"), comments=True)
     if not {"wavelength_nm", "reflectance"} <= set(columns) or not rows:
         raise SpecfmError(f"{path}: needs the columns wavelength_nm and reflectance, and a row for each wavelength")
     try:
-        pairs = np.array([[float(row["wavelength_nm"]), float(row["reflectance"])] for row in rows])
+        pairs = np.array([[number(row["wavelength_nm"]), number(row["reflectance"])] for row in rows])
     except (TypeError, ValueError) as error:
         raise SpecfmError(f"{path}: {error}; the columns wavelength_nm and reflectance hold numbers only") from None
     nm, share = pairs[np.argsort(pairs[:, 0], kind="stable")].T

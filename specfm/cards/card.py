@@ -85,7 +85,8 @@ class Card(Strict):
         rest = {key: value for key, value in data.items() if key not in shared}
         parts = data.get("parts", [{}])
         if isinstance(parts, list) and all(isinstance(part, dict) for part in parts):
-            rest["parts"] = [{**shared, **part} for part in parts]
+            spread = ({**shared, **part} for part in parts)
+            rest["parts"] = [{**part, **path} for part in spread for path in _one_path_each(part)]
         return rest
 
     @model_validator(mode="after")
@@ -239,7 +240,7 @@ class Card(Strict):
 
     def _expand(self, part: Part, root: Path | None) -> list[Path]:
         for folder in self._roots(root):
-            found = [folder / part.path] if (folder / part.path).is_file() else _glob(folder, part.path)
+            found = _matching(folder, part.path)
             found = [path for path in found if path.stem not in part.exclude]
             found = self._without_references(part, folder, found)
             if found:
@@ -306,7 +307,26 @@ def data_folders() -> list[Path]:
     return [default] if default.is_dir() else []
 
 
+def _one_path_each(part: dict[str, Any]) -> list[dict[str, Any]]:
+    """A part whose path is a list is one part for each, alike in all else."""
+    paths = part.get("path")
+    return [{"path": path} for path in paths] if isinstance(paths, list) and paths else [{}]
+
+
+def _matching(folder: Path, pattern: str) -> list[Path]:
+    """The file of that name, the cubes of the folder of that name, or the files that match the pattern: of an ENVI
+    header and its data file one, and no side files where there are cubes."""
+    from specfm.cards.loose_files import cubes_among, folder_files
+
+    if (folder / pattern).is_file():
+        return [folder / pattern]
+    if (folder / pattern).is_dir():
+        return folder_files(folder / pattern)
+    found = _glob(folder, pattern)
+    return cubes_among(found) or found
+
+
 def _glob(folder: Path, pattern: str) -> list[Path]:
-    if Path(pattern).is_absolute():
-        return sorted(Path(pattern).parent.glob(Path(pattern).name))
+    if anchor := Path(pattern).anchor:
+        folder, pattern = Path(anchor), str(Path(pattern).relative_to(anchor))
     return sorted(path for path in folder.glob(pattern) if path.is_file())

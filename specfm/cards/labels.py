@@ -46,21 +46,36 @@ def read_labels(rule: Labels, names: Sequence[str], grid: Grid, find: Find, fill
         SpecfmError: a file is missing, does not fit the scene, or holds a value that is neither class nor unlabelled.
     """
     index, shape_HW = {name: i for i, name in enumerate(names)}, grid.shape_HW
+    spelt = {_plain(name): i for i, name in enumerate(names)}  # "Morpho" of a table is the class morpho
     # a table holds text, whatever YAML makes of the numbers of remap
     told = {str(raw): target for raw, target in (rule.remap or {}).items()}
 
     def class_of(value: str, otherwise: str = "") -> int:
         target = told.get(value, otherwise if told else value)
-        return target if isinstance(target, int) else index.get(target, -1)
+        return target if isinstance(target, int) else index.get(target, spelt.get(_plain(target), -1))
+
+    def lost(values: Sequence[str]) -> int:
+        """How many say a class that is not asked for, where nothing says that this is meant."""
+        return 0 if told else sum(class_of(v) == -1 and _plain(v) not in UNCLASSIFIED for v in values)
 
     if rule.constant is not None:
         return np.full(shape_HW, index[rule.constant], np.int32)
     if rule.table is not None:
-        value = table_value(find(rule.table.path), rule.table.key, rule.table.value, fill(rule.table.match))
-        return np.full(shape_HW, -1 if value is None else class_of(value), np.int32)
+        sought = fill(rule.table.match)
+        value = table_value(find(rule.table.path), rule.table.key, rule.table.value, sought)
+        if value is None:
+            log.warning("%s carries no label: no row of %s has it as %s", sought, rule.table.path, rule.table.key)
+            return np.full(shape_HW, -1, np.int32)
+        if lost([value]):
+            log.warning("%s carries no label: it is none of label_names in %s", sought, rule.table.path)
+        return np.full(shape_HW, class_of(value), np.int32)
     if rule.rows is not None:
         values = table_column(find(rule.rows.path), rule.rows.value)
         labels = np.array([class_of(value, value) for value in values], np.int32)
+        if count := lost(values):
+            log.info(
+                "%s: %d of %d rows carry no label: they are none of label_names", rule.rows.path, count, len(values)
+            )
         return as_raster(labels, shape_HW, rule.rows.path)
     if rule.masks is not None:
         members_KHW = np.stack([members(read_raster(find(path)), grid) for path in rule.masks.values()])
@@ -259,15 +274,15 @@ def dominant_class(
 
 def table_value(path: Path, key: str, value: str, wanted: str) -> str | None:
     """Look up a scene in a CSV table: the entry of column ``value`` in the row whose ``key`` equals ``wanted``."""
-    columns, rows = read_table(path)
+    columns, rows = read_table(path, (key, value))
     if key not in columns or value not in columns:
         raise SpecfmError(f"{path} has no columns {key!r} and {value!r} among its {len(columns)}; name those it has")
-    return next((row[value] for row in rows if row[key] == wanted), None)
+    return next((row[value] for row in rows if row[key] == wanted.strip()), None)
 
 
 def table_column(path: Path, value: str) -> list[str]:
     """A column of a CSV table."""
-    columns, rows = read_table(path)
+    columns, rows = read_table(path, [value])
     if value not in columns:
         raise SpecfmError(f"{path} has no column {value!r} among its {len(columns)}; name one that it has")
     return [row[value] for row in rows]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from specfm.scene import Scene
 _BESIDE = {
     *(".csv", ".txt", ".md", ".json", ".yaml", ".yml", ".xml", ".png", ".jpg", ".pdf", ".wkt", ".ovr", ".shp", ".aux"),
 }
+MOST_FOLDERS = 100  # below a folder without cubes are looked into
 
 
 @dataclass
@@ -104,20 +105,36 @@ class FileReader:
 
 
 def folder_files(folder: Path) -> list[Path]:
-    """The cubes of a folder: plain files, without side files and without the data files of ENVI headers."""
+    """The cubes of a folder: plain files, without side files and without the data files of ENVI headers.
+
+    Raises:
+        SpecfmError: there are none; says in which folders below there are.
+    """
+    held = sorted(folder.iterdir())
+    if cubes := cubes_among(p for p in held if p.is_file() and not p.name.startswith(".")):
+        return cubes
+    below = ((p, cubes_among(sorted(q for q in p.iterdir() if q.is_file()))) for p in held[:MOST_FOLDERS] if p.is_dir())
+    found = next((cubes for _, cubes in below if cubes), None)
+    if found is None:
+        raise SpecfmError(f"{folder}: no cube files in this folder")
+    raise SpecfmError(
+        f"{folder}: no cube files in this folder itself, but in folders below it ({found[0]}); name those, or all of "
+        f'them in a card by a pattern (path: "{folder}/*/{found[0].name}")'
+    )
+
+
+def cubes_among(files: Iterable[Path]) -> list[Path]:
+    """Those of several files that are cubes of their own, in their order: no side files, and of an ENVI header and its
+    data file one, the header."""
     from specfm.readers.envi import describes_only_a_raster
 
-    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
     files = [p for p in files if p.suffix.lower() != ".hdr" or not describes_only_a_raster(p)]
     headers = {p.with_suffix("") for p in files if p.suffix.lower() == ".hdr"}
-    cubes = [
+    return [
         p
         for p in files
         if p.suffix.lower() not in _BESIDE and (p.suffix.lower() == ".hdr" or not {p, p.with_suffix("")} & headers)
     ]
-    if not cubes:
-        raise SpecfmError(f"{folder}: no cube files in this folder")
-    return cubes
 
 
 def panel_of(stated: float | str | Path | None) -> float | Path:

@@ -18,7 +18,7 @@ from specfm.cards.raster_files import read_raster
 from specfm.cards.schema import IntegrationMs, Part, Task, band_ranges
 from specfm.errors import SpecfmError
 from specfm.grids import Grid
-from specfm.objects import object_pixels, on_objects, tidied
+from specfm.objects import numbered, object_pixels, on_objects, tidied
 from specfm.pretreatment import pretreat
 from specfm.scene import Scene
 from specfm.sensors import IntegrationTime, Sensor
@@ -197,7 +197,8 @@ class PartScenes:
                 f"card {self.card.name}: {scene.where}: no pixel is left of its objects; look at object in the card "
                 "(threshold, dark, smallest_px)"
             )
-        return on_objects(scene, mask_HW)
+        given = on_objects(scene, mask_HW)
+        return given.replace(groups_HW=numbered(mask_HW)) if rule.each_piece else given
 
     def _mark_bad(self, bands: BandGrid) -> BandGrid:
         stated = self.part.bad_bands
@@ -247,7 +248,9 @@ def _taken_in(milliseconds: float | None, scene: Scene) -> Scene:
 
 
 def _filled(template: str, card: str, scene: str, path: Path, pattern: str | None = None) -> str:
-    told = {"card": card, "scene": scene, "stem": path.stem, "name": path.name, "parent": path.absolute().parent.name}
+    parent = path.absolute().parent
+    told = {"card": card, "scene": scene, "stem": path.stem, "name": path.name, "parent": parent.name}
+    told["folder"] = str(parent)
     text = template
     for key, value in told.items():
         text = text.replace(f"{{{key}}}", value)

@@ -181,6 +181,8 @@ class Objects(Strict):
         variable: of ``mask``: name of the array, where the file holds several.
         fill_holes: pixels that objects enclose belong to them.
         smallest_px: pieces of fewer pixels are no objects (dust, letters of a scale bar).
+        each_piece: pieces that touch no other are specimens of their own, numbered from the top (a tray, a drawer);
+            else all objects of a scan are one specimen.
     """
 
     threshold: Literal["otsu"] | float | None = None
@@ -189,6 +191,7 @@ class Objects(Strict):
     variable: str | None = None
     fill_holes: bool = True
     smallest_px: int = Field(default=16, ge=1)
+    each_piece: bool = False
 
     @model_validator(mode="after")
     def _one_kind(self) -> Objects:
@@ -239,7 +242,8 @@ class Part(Strict):
     """Files of one kind and how to read them (see the module's example).
 
     Attributes:
-        path: file or glob below the data root (or the card's folder).
+        path: file, folder or glob below the data root (or the card's folder); a list is one part for each, alike in
+            all else. Of an ENVI header and its data file a glob takes one.
         variable: name of the cube, passed to the reader (MATLAB, HDF5).
         layout: order of its axes, passed to the reader (MATLAB, HDF5, ``.npy``).
         sensor: known instrument (``specfm sensors``); gives the bands where neither file nor card states them.
@@ -263,7 +267,8 @@ class Part(Strict):
         date: day of acquisition (2000-05-03); the two scenes of a group of a card of task ``change`` are a pair by it.
         group: what splits keep together, by default one group per scene. Filled in: ``{card}``; ``{scene}``, the
             scene's name within the card; ``{stem}``, ``{name}`` and ``{parent}``, the file's name without and with its
-            ending and its folder's; ``{match}``, the first bracket of ``group_match``, searched in the stem. A scene is
+            ending and its folder's; ``{match}``, the first bracket of ``group_match``, searched in the stem; of files
+            but not of groups ``{folder}``, that folder itself (``{folder}/white.raw`` lies beside its scan). A scene is
             called as its file's stem; where stems repeat, as its path below the folder they have in common
             (``scans/*/raw.hdr`` gives ``specimen_a/raw``), and where one file gives several scenes, by ``variable``.
         group_match: regular expression, searched in the file's stem; its first bracket is ``{match}``.
@@ -327,6 +332,10 @@ class Part(Strict):
             times = self.integration_ms.dark
             if times is not None and len(times) != len(self.dark):
                 raise ValueError(f"integration_ms.dark has {len(times)} times for {len(self.dark)} dark references")
+        if self.groups is not None and self.object is not None and self.object.each_piece:
+            raise ValueError("groups numbers the specimens, and so does object.each_piece; leave one out")
+        if "{folder}" in self.group:
+            raise ValueError("group uses {folder}, another one on each machine; write {parent} or {scene}")
         if "{match}" in self.group and self.group_match is None:
             raise ValueError("group uses {match}, so group_match must say which part of the file name that is")
         if self.group_match is not None and brackets("group_match", self.group_match) < 1:

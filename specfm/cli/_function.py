@@ -17,17 +17,35 @@ import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from typer.models import ArgumentInfo, ParameterInfo
 
 from specfm.errors import UsageError
 
+R = TypeVar("R")
 BY_POSITION, BY_NAME = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
 LONGEST = 80  # characters of a value that an error quotes
 CALLED = {int: "a whole number", float: "a number", bool: "True or False", str: "text", Path: "a path"}
+
+
+@dataclass(frozen=True)
+class OrObject:
+    """Metadata of a parameter that takes text, and from Python also what the text would name.
+
+    Attributes:
+        called: its class, for the help.
+        take: from a value to what the function gets for it, None where it is no such object; what has to be undone
+            after the call goes on the stack.
+        hint: what else can be done with values that are neither.
+    """
+
+    called: str
+    take: Callable[[Any, ExitStack], Any]
+    hint: str = ""
 
 
 def parameters_of(work: Callable[..., Any], plain: tuple[str, ...] = ("return",)) -> list[inspect.Parameter]:
@@ -50,12 +68,13 @@ def told_of(parameter: inspect.Parameter) -> ParameterInfo | None:
     return next(found, None)
 
 
-def function(work: Callable[..., Any]) -> Callable[..., Any]:
+def function(work: Callable[..., R]) -> Callable[..., R]:
     """The public function: arguments of the command line by position or by name, its options by name.
 
     Values are what Python has: a path may be a string, a list of one thing that thing, and text that the command line
-    divides by commas may be a list (``shots=[5, 10]``); ``key=value`` settings may be a dict. Ranges are those of the
-    command line. The docstring gets the help of every parameter.
+    divides by commas may be a list (``shots=[5, 10]``); ``key=value`` settings may be a dict; where text names an
+    encoder or a scene, that object does (`OrObject`). Ranges are those of the command line. The docstring gets the help
+    of every parameter.
 
     Raises:
         UsageError: a value of another kind, or out of range.
@@ -81,8 +100,9 @@ def function(work: Callable[..., Any]) -> Callable[..., Any]:
             wrong = next((word for word in words if word not in told), "")
             near = difflib.get_close_matches(wrong, told, n=1)
             raise TypeError(f"specfm.{work.__name__}: {error}{f'; did you mean {near[0]}?' if near else ''}") from None
-        given = {name: read(work.__name__, told[name], each) for name, each in bound.items()}
-        return work(**{name: each.default for name, each in told.items() if name not in given}, **given)
+        with ExitStack() as stack:
+            given = {name: read(work.__name__, told[name], each, stack) for name, each in bound.items()}
+            return work(**{name: each.default for name, each in told.items() if name not in given}, **given)
 
     called.__signature__ = signature  # type: ignore[attr-defined]
     called.options = parameters_of(work)  # type: ignore[attr-defined]
@@ -124,8 +144,8 @@ def printed(
     return decorate
 
 
-def read(who: str, parameter: inspect.Parameter, value: Any) -> Any:
-    """The value that the command line would have made of it.
+def read(who: str, parameter: inspect.Parameter, value: Any, stack: ExitStack | None = None) -> Any:
+    """The value that the command line would have made of it, or an object that the function takes.
 
     Raises:
         UsageError: another kind of value, or one out of range; names function and parameter.
@@ -134,8 +154,19 @@ def read(who: str, parameter: inspect.Parameter, value: Any) -> Any:
     if value is None and optional:
         return None
     told = told_of(parameter)
-    values = _listed(value) if several else [value]
-    found = [_one(f"{who}: {parameter.name}", kind, each) for each in values]
+    may_be = _object_of(parameter)
+
+    def held(each: Any) -> Any:
+        if may_be is None or isinstance(each, str | os.PathLike):
+            return None
+        return may_be.take(each, stack or ExitStack())
+
+    def taken(each: Any) -> Any:
+        object_ = held(each)
+        return _one(f"{who}: {parameter.name}", kind, each, may_be) if object_ is None else object_
+
+    whole = held(value) if several else None  # an object that can be walked over is one all the same
+    found = [whole] if whole is not None else [taken(each) for each in (_listed(value) if several else [value])]
     low, high = getattr(told, "min", None), getattr(told, "max", None)
     for each in found:
         if (low is not None and each < low) or (high is not None and each > high):
@@ -158,17 +189,32 @@ def _kind(annotation: Any) -> tuple[type, bool, bool]:
 def _listed(value: Any) -> list[Any]:
     """Several values; one alone, also a pair of numbers such as a pixel, is a list of it."""
     if isinstance(value, Mapping):
-        return [f"{key}={json.dumps(each, default=os.fspath)}" for key, each in value.items()]
+        return [f"{key}={_as_yaml(key, each)}" for key, each in value.items()]
     single = isinstance(value, str | os.PathLike) or not isinstance(value, Iterable)
     pair = isinstance(value, tuple) and len(value) == 2 and not any(isinstance(each, str | Iterable) for each in value)
     return [value] if single or pair else list(value)
 
 
-def _one(what: str, kind: type, value: Any) -> Any:
+def _as_yaml(key: str, value: Any) -> str:
+    try:
+        return json.dumps(value, default=os.fspath)
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"{key}: an object of class {type(value).__name__} stands in no configuration; give what YAML can hold, of "
+            "an encoder the folder that specfm.save made"
+        ) from None
+
+
+def _object_of(parameter: inspect.Parameter) -> OrObject | None:
+    return next((each for each in parameter.annotation.__metadata__ if isinstance(each, OrObject)), None)
+
+
+def _one(what: str, kind: type, value: Any, may_be: OrObject | None = None) -> Any:
     shown = repr(value)
     if len(shown) > LONGEST:  # an encoder, an array: what it is says enough
-        shown = f"a {type(value).__name__}"
-    wrong = UsageError(f"{what} takes {CALLED[kind]}, not {shown}")
+        shown = f"{'an object' if may_be is None else 'one'} of class {type(value).__name__}"
+    takes = CALLED[kind] if may_be is None else f"{CALLED[kind]} or an object of class {may_be.called}"
+    wrong = UsageError(f"{what} takes {takes}, not {shown}{'' if may_be is None else may_be.hint}")
     if kind is bool:
         if type(value).__name__ in ("bool", "bool_"):
             return bool(value)
@@ -191,7 +237,9 @@ def _one(what: str, kind: type, value: Any) -> Any:
 def _line(parameter: inspect.Parameter) -> str:
     """``name (type): help``, as tools read it."""
     kind, several, optional = _kind(parameter.annotation)
-    called = f"list of {kind.__name__}" if several else kind.__name__
+    may_be = _object_of(parameter)
+    called = kind.__name__ if may_be is None else f"{kind.__name__} or {may_be.called}"
+    called = f"list of {called}" if several else called
     told, default = told_of(parameter), parameter.default
     text = f"{parameter.name} ({called}{', optional' if default is not parameter.empty else ''}): "
     text += " ".join((getattr(told, "help", None) or "").split())

@@ -4,17 +4,71 @@ from __future__ import annotations
 
 import functools
 import inspect
+import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from specfm.cli._function import parameters_of
+from specfm.cli._function import OrObject, R, parameters_of
+
+
+def _saved_encoder(value: Any, stack: ExitStack) -> str | None:
+    """The folder of a copy of an encoder, for as long as the call takes: all that follows is as with one on disk."""
+    if not hasattr(value, "state_dict"):
+        return None
+    from specfm.checkpoint import save, unwrapped
+    from specfm.errors import UsageError
+
+    value = unwrapped(value)
+    if not hasattr(value, "num_features"):
+        return None
+    if not getattr(value, "config", None):
+        raise UsageError(
+            f"an object of class {type(value).__name__} is no encoder of specfm, which says how it was built (config); "
+            "downstream.probe.run.probe takes others"
+        )
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="specfm-"))) / "encoder"
+    return str(save(value, folder))
+
+
+def _scene(value: Any, stack: ExitStack) -> Any:
+    """A Scene itself, or as a Scene what says its bands itself (xarray, a mapping of image and wavelengths)."""
+    from specfm.scene import Scene
+
+    if isinstance(value, Scene):
+        return value
+    if not (hasattr(value, "dims") or isinstance(value, Mapping)):
+        return None
+    from specfm.dense.given import as_scene
+
+    return as_scene(value, None)
+
+
+def _card(value: Any, stack: ExitStack) -> Any:
+    from specfm.cards.card import Card
+
+    return value if isinstance(value, Card) else _scene(value, stack)
+
+
+def _sensor(value: Any, stack: ExitStack) -> Any:
+    from specfm.sensors import Sensor
+
+    return value if isinstance(value, Sensor) else _scene(value, stack)
+
+
+OR_ENCODER = OrObject("Encoder", _saved_encoder)
+OR_SCENE = OrObject("Scene", _scene, hint="; of an array make one: specfm.Scene.from_array(array, sensor)")
+OR_SENSOR = OrObject("Sensor or Scene", _sensor)
+OR_CARD = OrObject("Card or Scene", _card)
 
 # Maps of one scene, and its features
-Checkpoint = Annotated[str, typer.Argument(help="Checkpoint folder or run.")]
-SceneName = Annotated[str, typer.Argument(help="ENVI, GeoTIFF, MATLAB, HDF5 or .npy file; CARD or CARD:SCENE.")]
+Checkpoint = Annotated[str, typer.Argument(help="Checkpoint folder or run."), OR_ENCODER]
+SceneName = Annotated[
+    str, typer.Argument(help="ENVI, GeoTIFF, MATLAB, HDF5 or .npy file; CARD or CARD:SCENE."), OR_SCENE
+]
 MapOut = Annotated[Path, typer.Option("--out", help="FILE.tif, FILE.hdr (ENVI Classification) or FILE.npy.")]
 Window = Annotated[int, typer.Option(min=0, help="Side of a tile, pixels; 0 = 8 patches.")]
 Stride = Annotated[int, typer.Option(min=0, help="Step between tiles, pixels; 0 = half a window.")]
@@ -33,10 +87,24 @@ Bands = Annotated[
     ),
 ]
 
+# Specimens
+Whole = Annotated[
+    int | None, typer.Option(help="Per specimen: see the whole of each on so many pixels a side, in one go (224).")
+]
+ObjectThreshold = Annotated[
+    str | None,
+    typer.Option(help="Per specimen: it is where the mean stored level is above otsu or a number; default groups."),
+]
+DarkObjects = Annotated[bool, typer.Option("--dark-objects", help="It lies below the threshold.")]
+
 # Probes
-Encoder = Annotated[str, typer.Argument(help="Checkpoint folder or run, or random:SIZE[:PATCH] (untrained).")]
+Encoder = Annotated[
+    str, typer.Argument(help="Checkpoint folder or run, or random:SIZE[:PATCH] (untrained)."), OR_ENCODER
+]
 Data = Annotated[
-    list[str], typer.Option("--data", help="Dataset card: a name under configs/data or a YAML file (repeatable).")
+    list[str],
+    typer.Option("--data", help="Dataset card: a name under configs/data or a YAML file (repeatable)."),
+    OR_CARD,
 ]
 Scratch = Annotated[
     bool | None,
@@ -122,7 +190,7 @@ def number(text: str | None) -> float | str | None:
         return text
 
 
-def with_reader(command: Callable[..., Any]) -> Callable[..., Any]:
+def with_reader(command: Callable[..., R]) -> Callable[..., R]:
     """Give a command the options of ``READER`` in place of its parameter ``reader``, a dict that holds their values.
 
     Example:
@@ -136,11 +204,11 @@ def with_reader(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def spread(
-    command: Callable[..., Any],
+    command: Callable[..., R],
     parameter: str,
     options: Mapping[str, tuple[Any, Any]],
     make: Callable[[dict[str, Any]], Any],
-) -> Callable[..., Any]:
+) -> Callable[..., R]:
     """Give a command several options in place of one parameter.
 
     Args:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from downstream.probe.options import ProbeOptions
+from specfm.cli._function import R
 from specfm.cli._options import Align, Bands, spread
 from specfm.errors import UsageError
 
@@ -179,7 +180,7 @@ OPTIONS: dict[str, Option] = {
 
 def with_probe(
     defaults: ProbeOptions, leave_out: Sequence[str] = (), kinds: Mapping[str, Any] = MappingProxyType({})
-) -> Callable[..., Callable[..., Any]]:
+) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Give a command ``OPTIONS`` in place of its parameter ``probe``, a ``ProbeOptions`` that they fill.
 
     Args:
@@ -189,7 +190,7 @@ def with_probe(
     """
     chosen = {name: option for name, option in OPTIONS.items() if name not in leave_out}
 
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+    def decorate(command: Callable[..., R]) -> Callable[..., R]:
         options = {
             name: (kinds.get(name, option.kind), option.show(getattr(defaults, option.field)))
             for name, option in chosen.items()

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specfm.brief import brief
+from specfm.rows import Rows, dataframe
 
 if TYPE_CHECKING:
     import numpy as np
+    from pandas import DataFrame
 
     from downstream.benchmark.leaderboard import Board
     from specfm.deploy.facts import Facts
@@ -43,7 +45,7 @@ class Raster:
 
 
 @dataclass(frozen=True)
-class ClassMap(Raster):
+class ClassMap(Raster, Rows):
     """A map of classes; 0 = no data.
 
     Attributes:
@@ -64,12 +66,12 @@ class ClassMap(Raster):
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """``class`` and ``share``, ready for a DataFrame."""
+        """``class`` and ``share``."""
         return [{"class": name, "share": share} for name, share in self.shares.items()]
 
 
 @dataclass(frozen=True)
-class SimilarityMap(Raster):
+class SimilarityMap(Raster, Rows):
     """A map of cosine similarity to the nearest example.
 
     Attributes:
@@ -117,12 +119,12 @@ class Exported:
 
 
 @dataclass(frozen=True)
-class Vectors:
+class Vectors(Rows):
     """One vector a specimen.
 
     Attributes:
         paths: what was written.
-        rows: specimen, scene, group, label and pixels of each, ready for a DataFrame.
+        rows: specimen, scene, group, label, pixels, row and col of each.
         array: [specimens, features].
     """
 
@@ -132,9 +134,18 @@ class Vectors:
 
     __repr__ = brief
 
+    def to_dataframe(self) -> DataFrame:
+        """A line a specimen: what it is, then its features ``f1``, ``f2`` ... as in the CSV.
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        vectors = ({f"f{i}": value for i, value in enumerate(vector, 1)} for vector in self.array)
+        return dataframe([row | vector for row, vector in zip(self.rows, vectors, strict=True)])
+
 
 @dataclass(frozen=True)
-class Descriptions:
+class Descriptions(Rows):
     """What scenes are, or what specfm itself wrote.
 
     Attributes:
@@ -152,7 +163,7 @@ class Descriptions:
 
 
 @dataclass(frozen=True)
-class Shards:
+class Shards(Rows):
     """A folder of shards.
 
     Attributes:
@@ -167,12 +178,12 @@ class Shards:
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class Benchmark(Rows):
     """A finished benchmark.
 
     Attributes:
         folder: cells, results.jsonl and leaderboard.
-        rows: of all cells, ready for a DataFrame.
+        rows: of all cells.
         board: overview, tables by data set, paired differences.
     """
 
@@ -184,12 +195,12 @@ class Benchmark:
 
 
 @dataclass(frozen=True)
-class Compressed:
+class Compressed(Rows):
     """A finished compression benchmark.
 
     Attributes:
         folder: models, deployed files, results.jsonl, compression.md, pictures.
-        rows: of all scenes and pipelines, ready for a DataFrame; sizes and times stand under ``compression``.
+        rows: of all scenes and pipelines; sizes and times stand under ``compression``.
     """
 
     folder: Path
@@ -220,7 +231,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Rows):
     """A training run.
 
     Attributes:
@@ -243,5 +254,5 @@ class Run:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """Steps of a pretraining, or results of a fine-tuning, ready for a DataFrame."""
+        """Steps of a pretraining, or results of a fine-tuning."""
         return self.read_rows(self.folder)

@@ -21,10 +21,11 @@ def say_taught(encoder: Any, scenes: Sequence[Scene]) -> None:
 
 
 def say_unsaid(scenes: Sequence[Scene], card: dict[str, Any]) -> None:
-    """Print of which scenes nobody knows whether they hold what a task model learnt from; ``card`` tells of that."""
-    from downstream.maps.class_maps import unsaid_quantity
+    """Print which scenes may not hold what a task model learnt from; ``card`` tells of that."""
+    from downstream.maps.class_maps import background_told, unsaid_quantity
 
-    for said in filter(None, (unsaid_quantity(scene, card) for scene in scenes)):
+    told = (tell(scene, card) for tell in (unsaid_quantity, background_told) for scene in scenes)
+    for said in filter(None, told):
         typer.echo(f"notice: {said}", err=True)
 
 

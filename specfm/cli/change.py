@@ -16,11 +16,16 @@ from specfm.cli._scene import say_map, say_taught, say_unsaid
 @function
 @options.with_reader
 def change(
-    model: Annotated[str, typer.Argument(help="Folder of a change model; or of an encoder, for a map without labels.")],
-    before: Annotated[str, typer.Argument(help="First date: a file, CARD or CARD:SCENE.")],
+    model: Annotated[
+        str,
+        typer.Argument(help="Folder of a change model; or of an encoder, for a map without labels."),
+        options.OR_ENCODER,
+    ],
+    before: Annotated[str, typer.Argument(help="First date: a file, CARD or CARD:SCENE."), options.OR_SCENE],
     after: Annotated[
         str,
         typer.Argument(help="Second date on the same grid, from any sensor; as CARD:SCENE where it differs in more."),
+        options.OR_SCENE,
     ],
     out: options.MapOut,
     probabilities: Annotated[

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -11,9 +11,6 @@ from specfm.cli import _options as options
 from specfm.cli._function import function, printed
 from specfm.cli._results import FeatureMap, Vectors
 from specfm.cli._scene import say_no_data, say_taught
-
-if TYPE_CHECKING:
-    from specfm.scene import Scene
 
 
 @function
@@ -26,6 +23,7 @@ def embed(
             metavar="SCENE...",
             help="ENVI, GeoTIFF, MATLAB, HDF5 or .npy file; CARD or CARD:SCENE. Per specimen: several, folders too.",
         ),
+        options.OR_CARD,
     ],
     out: Annotated[
         Path, typer.Option("--out", help="FILE.npy, FILE.hdr (ENVI) or FILE.tif; per specimen FILE.csv or FILE.npy.")
@@ -33,14 +31,9 @@ def embed(
     per: Annotated[
         str, typer.Option(help="patch (dense features) or specimen (one vector for each: no map is kept).")
     ] = "patch",
-    whole: Annotated[
-        int | None, typer.Option(help="Per specimen: see the whole of each on so many pixels a side, in one go (224).")
-    ] = None,
-    object_threshold: Annotated[
-        str | None,
-        typer.Option(help="Per specimen: it is where the mean stored level is above otsu or a number; default groups."),
-    ] = None,
-    dark_objects: Annotated[bool, typer.Option("--dark-objects", help="It lies below the threshold.")] = False,
+    whole: options.Whole = None,
+    object_threshold: options.ObjectThreshold = None,
+    dark_objects: options.DarkObjects = False,
     bands: options.Bands = None,
     window: options.Window = 0,
     stride: options.Stride = 0,
@@ -63,15 +56,17 @@ def embed(
             help="Align for a comparison with this sensor, as the poorest tells it: a known sensor (all its bands, see "
             "specfm sensors) or the other scene (a file, CARD or CARD:SCENE); repeatable."
         ),
+        options.OR_SENSOR,
     ] = None,
     overwrite: options.Overwrite = False,
 ) -> FeatureMap | Vectors:
     """Write one feature vector per patch of SCENE (or pixel), with coordinates, in bounded memory, or per specimen."""
     from specfm.band_selection import select_scenes
-    from specfm.cards.opening import open_sensor
+    from specfm.cards.opening import open_scene, open_sensor
     from specfm.checkpoint import load, release_digest
+    from specfm.cli._specimens import find, open_several
     from specfm.dense.align import aligned
-    from specfm.dense.per_specimen import check_out
+    from specfm.dense.per_specimen import check_out, embed_specimens
     from specfm.dense.stream import embed_to_file
     from specfm.errors import UsageError
 
@@ -97,21 +92,22 @@ def embed(
         check_out(out, overwrite)
     others = [open_sensor(name, "--align-with") for name in align_with or ()]
     encoder = load(checkpoint, device=device)
-    cubes = select_scenes(_open(scenes, reader, specimens), bands)
+    cubes = select_scenes(open_several(scenes, reader) if specimens else [open_scene(scenes[0], **reader)], bands)
     say_taught(encoder, cubes)
     if fit:
         encoder.fit(cubes)
     with aligned(encoder, cubes, True if others else align, others=others) as on:
         facts = {
             "checkpoint": release_digest(checkpoint), "sensor": cubes[0].sensor.digest, "aligned": on,
-            "aligned_with": sorted(align_with or ()), "fitted": encoder.card["fitted"] if fit else None,
+            "aligned_with": sorted(map(_called, align_with or ())), "fitted": encoder.card["fitted"] if fit else None,
             **({} if bands is None else {"bands": bands}),
         }  # fmt: skip
         if specimens:
-            return _per_specimen(
-                encoder, cubes, out, object_threshold, dark_objects, overwrite, whole=whole, window=window,
-                stride=stride, level=level, batch_size=batch_size, facts=facts,
+            vectors = embed_specimens(
+                encoder, find(cubes, object_threshold, dark_objects), whole=whole, window=window, stride=stride,
+                level=level, batch_size=batch_size, facts=facts,
             )  # fmt: skip
+            return Vectors(vectors.write(out, overwrite), vectors.rows, vectors.vectors_ND)
         done = embed_to_file(
             encoder, cubes[0], out, window=window, stride=stride, level=level, pca_png=pca_png, pca_tif=pca_tif,
             even=even, batch_size=batch_size, pixels=pixels, overwrite=overwrite, facts=facts,
@@ -136,31 +132,7 @@ def command(found: FeatureMap | Vectors, pixels: bool, pca_png: Path | None, pca
             typer.echo(f"{path}: false colours of the first three principal components")
 
 
-def _open(names: list[str], reader: dict[str, Any], specimens: bool) -> list[Scene]:
-    """The one scene of dense features, or all scenes of cards, files and folders."""
-    from specfm.cards.opening import open_scene, open_scenes
-
-    if not specimens:
-        return [open_scene(names[0], **reader)]
-    several = [name for name in names if ":" not in name or Path(name).exists()]
-    return [*open_scenes(several, reader), *(open_scene(name, **reader) for name in names if name not in several)]
-
-
-def _per_specimen(
-    encoder: Any,
-    scenes: list[Scene],
-    out: Path,
-    threshold: str | None,
-    dark_objects: bool,
-    overwrite: bool,
-    **how: Any,
-) -> Vectors:
-    from specfm.dense.per_specimen import embed_specimens
-    from specfm.shards.options import WindowOptions
-    from specfm.shards.windows import valid_pixels
-    from specfm.specimens import specimens_of
-
-    objects = WindowOptions(object_threshold=options.number(threshold), dark_objects=dark_objects)
-    found = specimens_of(scenes, lambda scene: valid_pixels(scene, objects))
-    vectors = embed_specimens(encoder, found, **how)
-    return Vectors(vectors.write(out, overwrite), vectors.rows, vectors.vectors_ND)
+def _called(sensor: Any) -> str:
+    """How facts name what was aligned with: as it was written, else by the sensor's name or digest."""
+    told = getattr(sensor, "sensor", sensor)  # of a Scene
+    return sensor if isinstance(sensor, str) else str(told.name or told.digest)

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from downstream.explain.options import ExplainOptions
 from downstream.probe.options import ProbeOptions
 from specfm.cli import _options as shared
+from specfm.cli._function import function, printed
 from specfm.cli._probe import listed, numbers, with_probe
+
+if TYPE_CHECKING:
+    from downstream.explain.run import Explanation
 
 DEFAULTS = ExplainOptions()
 
 
+@function
 @with_probe(DEFAULTS.probe, leave_out=("protocol", "k", "init_seeds", "baselines", "peers", "shots"))
-def command(
+def explain(
     checkpoint: shared.Encoder,
     data: shared.Data,
     probe: ProbeOptions,
@@ -28,14 +33,14 @@ def command(
     ] = DEFAULTS.gradients,
     steps: Annotated[int, typer.Option(min=2, help="Steps of the integral.")] = DEFAULTS.steps,
     device: shared.ProbeDevice = "cpu",
-) -> None:
+) -> Explanation:
     """Show along the wavelength axis what a linear probe loses without a range of bands, and what gradients say.
 
     Writes occlusion.csv, gradients.csv and signatures.csv (means of the classes), and one picture of all.
     """
     from downstream.explain.figures import explanation_figure
     from downstream.explain.files import write_folder
-    from downstream.explain.run import explain
+    from downstream.explain.run import explain as run_explain
     from downstream.features.encoders import open_encoder
     from specfm.cards.opening import card_scenes
     from specfm.cli.probe import title
@@ -47,17 +52,27 @@ def command(
     options.check()
     chosen = card_scenes(data, [scenes] if scenes else [])
     encoder, name, pretrained = open_encoder(checkpoint, device)
-    found = explain(encoder, chosen, options, data=title(data, scenes, probe), name=name, pretrained=pretrained)
-    tables = {"occlusion": found.occlusion, "gradients": found.gradients, "signatures": found.signatures}
-    write_folder(out, tables, {"explain": explanation_figure(found)}, found.facts)
-    for features in found.facts["accuracy"]:
+    called = title(data, scenes, probe)
+    found = run_explain(encoder, chosen, options, data=called, name=name, pretrained=pretrained)
+    write_folder(out, _tables(found), {"explain": explanation_figure(found)}, found.facts)
+    return found
+
+
+@printed(explain)
+def command(found: Explanation, out: Path) -> None:
+    """Say which range matters most to each kind of features."""
+    for features, accuracy in found.facts["accuracy"].items():
         mine = [row for row in found.occlusion if row["features"] == features]
         worst = max(mine, key=lambda row: row["accuracy_lost"])
         typer.echo(
-            f"{features}: accuracy {found.facts['accuracy'][features]:.1%}; most is lost without "
+            f"{features}: accuracy {accuracy:.1%}; most is lost without "
             f"{worst['low_nm']:.0f}-{worst['high_nm']:.0f} nm: {100 * worst['accuracy_lost']:.1f} points "
             f"({100 * worst['accuracy_lost_low']:.1f} to {100 * worst['accuracy_lost_high']:.1f})"
         )
     for note in found.facts["notices"]:
         typer.echo(f"notice: {note}")
-    typer.echo(f"{out}: {', '.join(f'{table}.csv' for table, rows in tables.items() if rows)}, explain.png")
+    typer.echo(f"{out}: {', '.join(f'{name}.csv' for name, rows in _tables(found).items() if rows)}, explain.png")
+
+
+def _tables(found: Explanation) -> dict[str, Any]:
+    return {"occlusion": found.occlusion, "gradients": found.gradients, "signatures": found.signatures}

@@ -21,7 +21,9 @@ log = logging.getLogger(__name__)
 
 @function
 def export(
-    model: Annotated[str, typer.Argument(help="Folder of an encoder or a task model, its run, or a name.")],
+    model: Annotated[
+        str, typer.Argument(help="Folder of an encoder or a task model, its run, or a name."), options.OR_ENCODER
+    ],
     out: Annotated[Path, typer.Option("--out", help="FILE.onnx or FILE.pt2.")],
     format: Annotated[str | None, typer.Option("--format", help="onnx or pt2.", show_default="by the suffix")] = None,
     sensor: Annotated[
@@ -32,10 +34,12 @@ def export(
             "inputs of the file, which then takes any sensor and more time.",
             show_default=False,
         ),
+        options.OR_SENSOR,
     ] = None,
     sensor_after: Annotated[
         str | None,
         typer.Option(help="Change model: the same of the second date.", show_default="that of the first"),
+        options.OR_SENSOR,
     ] = None,
     int8: Annotated[
         bool, typer.Option("--int8", help="Weights of matrix products as 8-bit integers (ONNX): a quarter of the size.")

@@ -24,13 +24,15 @@ if TYPE_CHECKING:
 @function
 @with_reader
 def inspect(
-    path: Annotated[str, typer.Argument(help="A data or header file, a folder of them, or a dataset card.")],
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH...", help="Data or header files, folders of them, or dataset cards.")
+    ],
     *,
     reader: dict[str, Any],
     quicklook: Annotated[
         Path | None,
         typer.Option(
-            help="Write a false-colour PNG here (a folder, if PATH holds several scenes: NAME.png is a picture)."
+            help="Write a false-colour PNG here (a folder, if there are several scenes: NAME.png is a picture)."
         ),
     ] = None,
     card: Annotated[
@@ -45,24 +47,26 @@ def inspect(
     from specfm.progress import progress
     from specfm.rasters.quicklook import write_quicklook
 
-    if (facts := recognise(Path(path))) is not None:
+    first = paths[0]
+    if len(paths) == 1 and (facts := recognise(Path(first))) is not None:
         return Descriptions([facts], [], single=True)
-    single = Path(path).is_file() and Path(path).suffix.lower() not in (".yaml", ".yml")
+    single = len(paths) == 1 and Path(first).is_file() and Path(first).suffix.lower() not in (".yaml", ".yml")
     picture = quicklook is not None and (single or quicklook.suffix.lower() == ".png")
     if quicklook is not None and picture:
-        if not single and (held := _held(path)) > 1:
-            raise UsageError(f"--quicklook {quicklook} is one picture, and {path} holds {held} scenes; name a folder")
+        if not single and (held := sum(map(_held, paths))) > 1:
+            told = ", ".join(paths[:3]) + (", ..." if len(paths) > 3 else "")
+            raise UsageError(f"--quicklook {quicklook} is one picture, and {told} holds {held} scenes; name a folder")
         refuse_existing(quicklook, overwrite, "--quicklook")
     if card is not None:
         if not single:
-            raise UsageError(f"--card begins a card for one file, and {path} is none; name one of its files")
+            raise UsageError(f"--card begins a card for one file, and {first} is none; name one of its files")
         refuse_existing(card, overwrite, "--card")
     results: list[dict[str, Any]] = []
     refused: list[str] = []
     notes: list[str] = []
     drawn: set[str] = set()
     with progress("inspect", None) as advance, reader_notes(lambda record: notes.append(record.getMessage())):
-        for scene, given in _told(path, reader, refused, single, card):
+        for path, scene, given in _all(paths, reader, refused, results, single, card):
             inspection = inspect_scene(scene, given=given)
             made = None if given is scene else inspect_given(scene, given)
             if card is not None:
@@ -75,7 +79,7 @@ def inspect(
             results.append(result)
             advance()
     if not results and refused:
-        raise SpecfmError(refused[0] if len(refused) == 1 else f"{path}: no scene could be read; first: {refused[0]}")
+        raise SpecfmError(refused[0] if len(refused) == 1 else f"{first}: no scene could be read; first: {refused[0]}")
     return Descriptions(results, refused, single)
 
 
@@ -89,10 +93,13 @@ def _title(scene: Scene, drawn: set[str]) -> str:
 
 
 def _held(path: str) -> int:
-    """How many scenes a folder or a card holds; none is opened."""
+    """How many scenes a file, a folder or a card holds; none is opened."""
     from specfm.cards import load_card
     from specfm.cards.loose_files import folder_files
+    from specfm.cards.opening import is_card
 
+    if Path(path).is_file() and not is_card(path):
+        return 1
     return len(folder_files(Path(path))) if Path(path).is_dir() else len(load_card(path).names())
 
 
@@ -129,7 +136,7 @@ def command(
     as_json: Annotated[
         bool,
         typer.Option(
-            "--json", help="Print JSON (a list where PATH holds several scenes); lists of bands count from 0."
+            "--json", help="Print JSON (a list where there may be several scenes); lists of bands count from 0."
         ),
     ] = False,
 ) -> None:
@@ -137,13 +144,45 @@ def command(
     import json
     import sys
 
+    from specfm.inspection.several import summary
+
     if as_json:
         typer.echo(json.dumps(found.rows[0] if found.single else found.rows, indent=1, allow_nan=False))
     else:
         for row in found.rows:
             typer.echo(render(row) if "scene" in row else text(row))
+        if len(scenes := [row for row in found.rows if "scene" in row]) > 1:
+            typer.echo("\n".join(summary(scenes)))
     for message in found.refused:
         print(f"not read: {message}", file=sys.stderr)
+
+
+def _all(
+    paths: list[str],
+    reader: dict[str, Any],
+    refused: list[str],
+    results: list[dict[str, Any]],
+    single: bool,
+    card: Path | None,
+) -> Iterator[tuple[str, Scene, Scene]]:
+    """The scenes behind all paths, each once (a shell's ``*`` names header and data file); of several paths, one that
+    cannot be read is noted in ``refused``, and what is no scene but is known goes to ``results``."""
+    seen: set[Path] = set()
+    for path in paths:
+        if len(paths) > 1 and (facts := recognise(Path(path))) is not None:
+            results.append(facts)
+            continue
+        try:
+            for scene, given in _told(path, reader, refused, single, card):
+                if scene.path is None or len(paths) == 1 or scene.path.resolve() not in seen:
+                    yield path, scene, given
+                if scene.path is not None:
+                    seen.add(scene.path.resolve())
+        except SpecfmError as error:
+            if len(paths) == 1:
+                raise
+            if str(error) not in refused:  # header and data file of one cube
+                refused.append(str(error))
 
 
 def _told(

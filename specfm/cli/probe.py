@@ -80,11 +80,18 @@ def command(found: ProbeResult, out: Path | None, as_json: shared.RowsAsJson = F
         typer.echo(f"{len(found.rows)} rows appended to {out}")
 
 
-def title(data: list[str], scenes: str | None, options: FeatureOptions, through: tuple[str, ...] = ()) -> str:
-    """Name of the data in the tables, with what is done to them."""
+def _of_card(each: Any) -> str:
+    """The name of a card, also of a Scene from it or of a card itself."""
     from specfm.cards import load_card
 
-    cards = "+".join(load_card(name).name for name in data)
+    if isinstance(each, str):
+        return load_card(each).name
+    return getattr(each, "dataset", "") or str(each.name)
+
+
+def title(data: list[str], scenes: str | None, options: FeatureOptions, through: tuple[str, ...] = ()) -> str:
+    """Name of the data in the tables, with what is done to them."""
+    cards = "+".join(dict.fromkeys(_of_card(each) for each in data))
     seen = (f"[{scenes}]" if scenes else "") + "".join(f"@{sensor}" for sensor in through)
     return cards + seen + options.done_to_data
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from specfm.cli._function import function, printed
+from specfm.cli._options import OR_ENCODER
 from specfm.cli._results import Report
 
 
@@ -22,7 +23,9 @@ def report(
         list[str] | None, typer.Option("--data", help="Also show the scenes and spectra of this dataset card.")
     ] = None,
     checkpoint: Annotated[
-        str | None, typer.Option(help="With --data: scatter this encoder's features of the labelled pixels.")
+        str | None,
+        typer.Option(help="With --data: scatter this encoder's features of the labelled pixels."),
+        OR_ENCODER,
     ] = None,
     window: Annotated[int | None, typer.Option(help="Window of those features, pixels.")] = None,
     title: Annotated[str, typer.Option(help="Title of the page.")] = "specfm report",

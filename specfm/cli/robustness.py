@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from downstream.probe.options import ProbeOptions
 from downstream.robustness.options import RobustnessOptions
 from specfm.cli import _options as shared
+from specfm.cli._function import function, printed
 from specfm.cli._probe import feature_bank, listed, names, numbers, refuse_both, with_probe, with_scratch
 from specfm.cli._show import print_remarks, wide_console
+
+if TYPE_CHECKING:
+    from downstream.robustness.run import Robustness
 
 DEFAULTS = RobustnessOptions()
 
 
+@function
 @with_probe(DEFAULTS.probe, leave_out=("layers", "group_by", "split_file", "peers", "pretreatment"))
-def command(
+def robustness(
     checkpoint: shared.Encoder,
     data: shared.Data,
     probe: ProbeOptions,
@@ -34,17 +39,14 @@ def command(
     plot: Annotated[Path | None, typer.Option(help="Write the picture to this PNG file.")] = None,
     out: shared.RowsOut = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing picture.")] = False,
-    as_json: shared.RowsAsJson = False,
-) -> None:
+) -> Robustness:
     """Test probes of scenes as measured on fewer bands, shuffled wavelengths, other sensors, noise and other light."""
-    import json
     from dataclasses import replace
 
     from downstream.features.encoders import open_encoder
     from downstream.report.figures import save_plot
-    from downstream.results import text
     from downstream.results.files import append_rows
-    from downstream.robustness.run import robustness
+    from downstream.robustness.run import robustness as run_robustness
     from specfm.cards.opening import card_scenes
     from specfm.cli.probe import title
     from specfm.files import refuse_existing, refuse_unwritable
@@ -62,7 +64,7 @@ def command(
     chosen = card_scenes(data, [scenes] if scenes else [])
     encoder, name, pretrained = open_encoder(checkpoint, device)
     options = replace(options, probe=with_scratch(probe, encoder, scratch))
-    found = robustness(
+    found = run_robustness(
         encoder,
         chosen,
         options,
@@ -75,6 +77,16 @@ def command(
         append_rows(out, found.rows)
     if plot is not None:
         save_plot(found.rows, plot, overwrite=overwrite)
+    return found
+
+
+@printed(robustness)
+def command(found: Robustness, plot: Path | None, out: Path | None, as_json: shared.RowsAsJson = False) -> None:
+    """Print a table for each kind of change, or the rows as JSON."""
+    import json
+
+    from downstream.results import text
+
     if as_json:
         typer.echo(json.dumps(found.rows, indent=1))
         return

@@ -25,8 +25,9 @@ def as_scene(given: Any, sensor: Sensor | BandGrid | str | None) -> Scene:
 
     Args:
         given: a Scene; an (H, W, C) array or tensor with its ``sensor``; an xarray DataArray of two axes and one of
-            bands; or a mapping of ``image`` (H, W, C or C, H, W) and ``wavelengths_nm``, or ``wavelengths`` with their
-            ``units``.
+            bands; a mapping of ``image`` (H, W, C or C, H, W) and ``wavelengths_nm``, or ``wavelengths`` with their
+            ``units``; or a list of spectra: an (N, C) array, or a pandas DataFrame with a row for each whose columns
+            are bands, called by their wavelength and unit (``450 nm``) where no ``sensor`` says them.
         sensor: of an array; of the others it wins over what they say.
 
     Raises:
@@ -40,11 +41,13 @@ def as_scene(given: Any, sensor: Sensor | BandGrid | str | None) -> Scene:
         return _of_mapping(given, sensor)
     if hasattr(given, "dims") and hasattr(given, "coords"):
         return _of_xarray(given, sensor)
+    if hasattr(given, "columns") and hasattr(given, "to_numpy"):
+        return _of_table(given, sensor)
     if not isinstance(given, np.ndarray | Tensor):
         raise UsageError(
-            f"features are taken of a Scene, an (H, W, C) array or tensor, an xarray DataArray or a mapping of image "
-            f"and wavelengths_nm, not of a {type(given).__name__}; open a file by specfm.read_scene(path), wrap a list "
-            "in numpy.array"
+            f"features are taken of a Scene, an (H, W, C) array or tensor, spectra (N, C), an xarray DataArray, a "
+            "DataFrame of spectra or a mapping of image and wavelengths_nm, not of a "
+            f"{type(given).__name__}; open a file by specfm.read_scene(path), wrap a list in numpy.array"
         )
     if sensor is None:
         raise UsageError("an array does not say what was measured; pass sensor= (a Sensor, BandGrid or known name)")
@@ -54,7 +57,30 @@ def as_scene(given: Any, sensor: Sensor | BandGrid | str | None) -> Scene:
         raise SpecfmError(
             f"an array of shape {cube.shape} has its {count} bands first; bands go last: moveaxis(x, 0, -1)"
         )
-    return Scene.from_array(cube, sensor)
+    return _spectra(cube, sensor) if cube.ndim == 2 else Scene.from_array(cube, sensor)
+
+
+def _spectra(spectra_NC: np.ndarray, sensor: Sensor | BandGrid | str) -> Scene:
+    return Scene.from_array(spectra_NC[:, None], sensor, neighbours=False, name="spectra")
+
+
+def _of_table(given: Any, sensor: Sensor | BandGrid | str | None) -> Scene:
+    from specfm.readers.names import from_names
+
+    if sensor is None:
+        names = [str(name) for name in given.columns]
+        told = from_names("columns", names)
+        if told is None or told.centres_C is None or told.units is None:
+            raise UsageError(
+                "a DataFrame of spectra has bands as columns, called by wavelength and unit (450 nm); call them so, or "
+                "pass sensor= (a Sensor, BandGrid or known name)"
+            )
+        sensor = BandGrid.from_units(told.centres_C, told.units, told.fwhm_C)
+    try:
+        spectra_NC = given.to_numpy(dtype=np.float32)
+    except (TypeError, ValueError):
+        raise UsageError("a DataFrame of spectra holds numbers alone; pick the columns that are bands") from None
+    return _spectra(spectra_NC, sensor)
 
 
 def _numbers(given: Any) -> np.ndarray:

@@ -22,16 +22,19 @@ from specfm.dense.tile_reader import fitting_batch, patch_plan
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import atomic_write_bytes, atomic_write_text, refuse_existing
 from specfm.models.backbone import side_multiple
+from specfm.objects import pieces
 from specfm.progress import progress
+from specfm.rows import Rows
 from specfm.scene import Scene
 from specfm.specimens import Specimen, whole_view
 from specfm.tiles import blended_rows
 
-COLUMNS = ("specimen", "scene", "group", "label", "pixels")  # of a CSV, before the features
+COLUMNS = ("specimen", "scene", "group", "label", "pixels", "row", "col")  # of a CSV, before the features
+OF_LARGEST = 0.2  # of the pixels of the largest piece, from which on a piece may be a specimen
 
 
 @dataclass(frozen=True)
-class SpecimenVectors:
+class SpecimenVectors(Rows):
     """Vectors of specimens.
 
     Attributes:
@@ -141,7 +144,21 @@ def _row(specimen: Specimen) -> dict[str, Any]:
         "group": scene.group or scene.name,
         "label": scene.label_names[specimen.label] if named else "",
         "pixels": int(specimen.mask_hw.sum()),
+        "row": specimen.row + specimen.mask_hw.shape[0] // 2,  # the middle of its box, from 0
+        "col": specimen.col + specimen.mask_hw.shape[1] // 2,
     }
+
+
+def one_of_several_pieces(specimens: Sequence[Specimen]) -> str | None:
+    """What to say where scans without numbers of specimens show several pieces of a size, each perhaps a specimen."""
+    several = [each for each in specimens if each.number is None and pieces(each.mask_hw, OF_LARGEST) > 1]
+    if not several:
+        return None
+    return (
+        f"{several[0].scene.where}: its {pieces(several[0].mask_hw, OF_LARGEST)} pieces count as one specimen"
+        + (f", likewise those of {len(several) - 1} more scans" if len(several) > 1 else "")
+        + "; if each is one, say so in a card (object: {threshold: otsu, each_piece: true})"
+    )
 
 
 def _runs(specimens: Sequence[Specimen]) -> list[tuple[int, int]]:

@@ -17,6 +17,7 @@ import errno
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -131,6 +132,7 @@ def _strike(fault: Fault, path: Path | None) -> str | None:
     if fault.action == "raise":
         raise FaultError(f"fault at {fault.point}")
     if fault.action == "hang":
+        print(f"fault at {fault.point}: hangs", file=sys.stderr, flush=True)  # a test may wait for it
         time.sleep(3600)
     if fault.action == "enospc":
         raise OSError(errno.ENOSPC, f"fault at {fault.point}: no space left on device")

@@ -5,6 +5,7 @@ A group is a name for ranks and torch's handle of them; :class:`specfm.engine.di
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,13 +24,29 @@ class PeerLostError(SpecfmError):
     """A collective failed: another process has ended, or hangs."""
 
 
+_waited_s = 0.0
+
+
+def waited_s() -> float:
+    """Seconds that this process stood in collectives since this was last asked: until the others had come too, and
+    what was sent had arrived. The last to come stands there for the second reason alone.
+
+    On CUDA collectives are waited for by the device, not by the process, so this says little there.
+    """
+    global _waited_s
+    found, _waited_s = _waited_s, 0.0
+    return found
+
+
 @contextmanager
 def collective() -> Iterator[None]:
-    """Around every call that needs all processes: its failure is a sentence.
+    """Around every call that needs all processes: its failure is a sentence, its time is kept (:func:`waited_s`).
 
     Raises:
         PeerLostError: the call failed.
     """
+    global _waited_s
+    began = time.perf_counter()
     try:
         yield
     except torch.OutOfMemoryError:  # ours, and a RuntimeError too
@@ -39,6 +56,8 @@ def collective() -> Iterator[None]:
         raise PeerLostError(
             f"another process of the run has ended or does not answer ({reason}); the run can go on with --resume"
         ) from error
+    finally:
+        _waited_s += time.perf_counter() - began
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
-import logging
+import math
 import os
 import signal
 import sys
@@ -15,8 +15,6 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from specfm.errors import SpecfmError
-
-log = logging.getLogger(__name__)
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 STALLED_EXIT_CODE = 5
@@ -113,7 +111,7 @@ class Watchdog:
 
     Args:
         timeout_s: Longest time one stage may take; 0 switches the watchdog off.
-        report: File that receives the stacks (appended).
+        report: File that receives the stacks (appended); stderr does while there is no such folder.
         give_up: What ends the process; replaced in tests. Default ``os._exit(5)``: a hung collective cannot be unwound.
     """
 
@@ -123,9 +121,9 @@ class Watchdog:
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def stage(self, name: str) -> None:
-        """Tell the watchdog that a new stage begins now."""
-        self._stage, self._since = name, time.monotonic()
+    def stage(self, name: str, endless: bool = False) -> None:
+        """Tell the watchdog that a new stage begins now; an ``endless`` one has a limit of its own."""
+        self._stage, self._since = name, math.inf if endless else time.monotonic()
 
     def _watch(self) -> None:
         pause, looked = min(self.timeout_s / 4, 5.0), time.monotonic()
@@ -136,17 +134,16 @@ class Watchdog:
             waited, looked = now - self._since, now
             if waited <= self.timeout_s:
                 continue
-            line = (
-                f"error: no progress for {waited:.0f} s in stage '{self._stage}' (pid {os.getpid()}), see {self.report}"
-            )
+            line = f"error: no progress for {waited:.0f} s in stage '{self._stage}' (pid {os.getpid()}), see "
             try:
                 with open(self.report, "a") as handle:
-                    handle.write(line + "\n")
+                    handle.write(f"{line}below\n")
                     handle.flush()
                     faulthandler.dump_traceback(handle, all_threads=True)
-            except OSError:
-                log.exception("cannot write %s", self.report)
-            print(line, file=sys.stderr, flush=True)
+                print(f"{line}{self.report}", file=sys.stderr, flush=True)
+            except OSError:  # the folder is not made yet, or its disk is full
+                print(f"{line}below", file=sys.stderr, flush=True)
+                faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
             self._give_up(STALLED_EXIT_CODE)
             return
 

@@ -1,7 +1,8 @@
-"""Starts several processes of a training module on this machine through torchrun; gives back an honest exit code.
+"""Starts the processes of a training module through torchrun: the signal flags that work, an honest exit code.
 
-And what such a process owes its launcher: to end when it has gone (:func:`end_with_launcher`), and to say at its start
-where the launcher would not hand on the signals of a scheduler (:func:`lacking_flags`).
+And what such a process owes its launcher: to end when it has gone (:func:`end_with_launcher`), to say at its start
+where the launcher would not hand on the signals of a scheduler (:func:`lacking_flags`), and to fail, so that it is
+started again, where only others were told to stop (:func:`starts_again`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,30 +29,42 @@ _WORKER = "TORCHELASTIC_RUN_ID"  # set for whom torchrun has started
 
 
 def launch(module: str, arguments: list[str], processes: int) -> int:
-    """Run ``python -m module arguments`` in ``processes`` processes and wait for all of them.
+    """Run ``python -m module arguments`` in ``processes`` processes of this machine; :func:`torchrun` has the rest."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    return torchrun(module, ["--standalone", f"--nproc-per-node={processes}", *arguments])
 
-    Stop signals are handed on to the workers (one that is not in ``--signals-to-handle`` would kill only the launcher
-    and orphan them).
+
+def torchrun(module: str, arguments: list[str]) -> int:
+    """Run ``torchrun`` for a module and wait for it: its own options, then the arguments of the module.
+
+    Stop signals are handed on to the workers: torchrun dies of those it is not told to handle, and orphans its workers.
+    After an orderly stop torchrun itself ends with 1 and a traceback.
 
     Returns:
         0 if all went well, also after an orderly stop by a signal; else the exit code of the first process that failed.
     """
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a peer that is lost is else told by pages of C++ frames
+    from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import get_args_parser, run
+    from torch.distributed.elastic.rendezvous import RendezvousError
+    from torch.distributed.run import get_args_parser, parse_min_max_nnodes, run
 
     # torchrun explains every failing worker at length; the worker has already said it in one sentence.
     for name in ("torch.distributed.elastic", "torch.distributed.run"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     signals = ",".join(number.name for number in stop_signals())
-    command = [
-        "--standalone", f"--nproc-per-node={processes}", f"--signals-to-handle={signals}",
-        f"--shutdown-timeout={SHUTDOWN_S}", "-m", module, *arguments,
-    ]  # fmt: skip
+    parser = get_args_parser()
+    parser.prog = "torchrun"
+    parsed = parser.parse_args([f"--signals-to-handle={signals}", f"--shutdown-timeout={SHUTDOWN_S}", *arguments])
+    parsed.training_script_args.insert(0, parsed.training_script)
+    parsed.module, parsed.training_script = True, module
+    if len(set(parse_min_max_nnodes(parsed.nnodes))) > 1:
+        # torch keeps the address of the first meeting, of which a machine that joins later knows nothing
+        os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     try:
         with _imports_as_here():
-            run(get_args_parser().parse_args(command))
+            run(parsed)
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
         if failure.exitcode > 0:
@@ -64,7 +78,33 @@ def launch(module: str, arguments: list[str], processes: int) -> int:
     except SignalException as stop:
         log.warning("stopped by %s", stop.sigval.name)
         return 0
+    except (RendezvousError, DistError) as error:
+        reason = " ".join(str(error).split())[:200]
+        print(
+            f"error: the launchers of this run do not meet, or the one that holds --rdzv-endpoint has gone ({reason}); "
+            "start them again, with --resume", file=sys.stderr, flush=True,
+        )  # fmt: skip
+        return 1
     return 0
+
+
+def starts_again(wait_s: float = 2.0, told: Callable[[], bool] = lambda: False) -> bool:
+    """Whether this process has to fail to be started again, after a stop that another one was told of.
+
+    That is so where torchrun has restarts left: its node is well, and the run goes on without the other one, or with a
+    new one. A signal of its own may be on its way, and is waited for: then the whole run is to stop.
+
+    Args:
+        wait_s: how long.
+        told: whether it has come.
+    """
+    left = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) - int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+    if _WORKER not in os.environ or left <= 0:
+        return False
+    end = time.monotonic() + wait_s
+    while not told() and time.monotonic() < end:
+        time.sleep(0.05)
+    return not told()
 
 
 @contextmanager

@@ -20,10 +20,12 @@ import torch
 from specfm.engine import faults
 from specfm.engine.guard import BadStepGuard, StopSignals, Watchdog
 from specfm.engine.keeper import Keeper, kept
+from specfm.engine.launch import starts_again
 from specfm.engine.optimizer import clip_gradients, set_lr
 from specfm.engine.schedule import warmup_cosine
 from specfm.engine.sync.all_reduce import AllReduce, Sync
 from specfm.engine.task import StepResult, Task
+from specfm.engine.waits import own_wait_R, wait_columns
 from specfm.errors import SpecfmError
 from specfm.progress import progress
 
@@ -36,7 +38,16 @@ class Outcome:
     finished: bool
 
 
-def run_task(task: Task, resume: bool = False, signals: StopSignals | None = None, sync: Sync | None = None) -> Outcome:
+class StoppedElsewhereError(SpecfmError):
+    """Another process was told to stop, and all did; the launcher of this one starts it again if it fails."""
+
+    exit_code = 75  # of those that are worth another try (EX_TEMPFAIL)
+
+
+def run_task(
+    task: Task, resume: bool = False, signals: StopSignals | None = None, sync: Sync | None = None,
+    watchdog: Watchdog | None = None,
+) -> Outcome:  # fmt: skip
     """All steps of a task that are not done yet, then its release.
 
     Under torchrun every process calls this. A stop signal ends the run early, in order: a checkpoint at the same step
@@ -47,12 +58,14 @@ def run_task(task: Task, resume: bool = False, signals: StopSignals | None = Non
         resume: go on where the newest valid checkpoint in ``task.folder`` ends.
         signals: the caller's, where it has caught them already; else they are caught here (for a run in a folder).
         sync: how processes keep their weights together; default: gradients are summed over all.
+        watchdog: the caller's, where it has watched the making of the task; else one is started here.
 
     Raises:
         UsageError: the folder is in use, or holds an earlier run and ``resume`` is false.
         NoCheckpointError: exit code 3.
         DivergedError: exit code 4.
         CheckpointWriteError: the disk does not take checkpoints.
+        StoppedElsewhereError: exit code 75; under a torchrun that has restarts left, see there.
     """
     config, sync = task.config, sync or AllReduce(task.world)
     guard = BadStepGuard(config.guard.bad_in_a_row, config.guard.bad_per_1000)
@@ -60,12 +73,15 @@ def run_task(task: Task, resume: bool = False, signals: StopSignals | None = Non
         # First, so that it ends last: where one rank has failed, torchrun signals the one that is still cleaning up.
         if signals is None:
             signals = StopSignals() if task.folder is None else stack.enter_context(StopSignals())
+        watchdog = watchdog or stack.enter_context(_watchdog(task))
+        watchdog.stage("lock of the run folder", endless=True)  # of a lost node it is waited for
         keeper = stack.enter_context(kept(task, guard, resume, sync))
+        watchdog.stage("start")
         task.start(keeper.done)
-        watchdog = stack.enter_context(_watchdog(task))
         shown = progress(task.title, config.steps, keeper.done, task.world.is_main, keep=task.folder is not None)
         advance = stack.enter_context(shown)
         batches = task.batches(keeper.done)
+        own_wait_R(task.world)  # in the start, which is no step
         with _collected_on_purpose():
             while not (_over(task, keeper.done) or sync.stopping):
                 number = keeper.done + 1
@@ -89,6 +105,12 @@ def run_task(task: Task, resume: bool = False, signals: StopSignals | None = Non
                     watchdog.stage("after checkpoint")
         if sync.stopping and not _over(task, keeper.done):
             keeper.stop(signals.received or 0)
+            watchdog.stage("stop", endless=True)
+            if starts_again(told=lambda: signals.received is not None):
+                raise StoppedElsewhereError(
+                    f"another process of the run was told to stop, so all did after step {keeper.done}; the launcher "
+                    "goes on from there with those that are left, or new"
+                )
             return Outcome(keeper.done, False)
         watchdog.stage("release")
         keeper.release()
@@ -131,8 +153,10 @@ def _step(
     names = sorted(result.scalars)
     finite = torch.isfinite(result.loss) & torch.isfinite(norm)
     here = torch.stack([(~finite).double(), result.loss.double()])
-    told = torch.tensor([result.scalars[name] for name in names], dtype=torch.float64, device=world.device)
+    figures = [*own_wait_R(world), *(result.scalars[name] for name in names)]
+    told = torch.tensor(figures, dtype=torch.float64, device=world.device)
     bad, loss, *means = sync.agree(number, torch.cat([here, told]), signals.received is not None)
+    waits_R, means = means[: world.size], means[world.size :]
     if bad:
         keeper.dump(number, batch, result, float(norm))
     else:
@@ -148,7 +172,7 @@ def _step(
         columns = task.columns(number, result, bool(bad))
     row = {
         "step": number, "loss": loss, "lr": lr, "grad_norm": float(norm), "bad_step": bool(bad),
-        **dict(zip(names, means, strict=True)), **columns,
+        **dict(zip(names, means, strict=True)), **columns, **wait_columns(waits_R, world, sync.equal),
     }  # fmt: skip
     seconds = time.perf_counter() - began
     row |= {

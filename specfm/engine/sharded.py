@@ -30,6 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from specfm.engine import faults
 from specfm.engine.distributed import World
 from specfm.engine.groups import PeerLostError, collective
 from specfm.engine.parts import is_part, whole
@@ -138,6 +139,7 @@ class Sharded(AllReduce):
     def _assemble(self) -> None:
         replaced: dict[Tensor, nn.Parameter] = {}
         for place in self._places:
+            faults.hit("parts.assemble")
             divided, block = place.block, deepcopy(place.skeleton)
             divided.reshard()
             for name, part in divided.named_parameters():

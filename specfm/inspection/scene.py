@@ -290,6 +290,8 @@ def _unlabelled_findings(scene: Scene, given: Scene | None) -> list[Finding]:
     before = _labels(scene) or {}
     after = (_labels(given) if given is not None else None) or {}
     lost = {name: (number - after.get(name, 0), number) for name, number in before.items() if name != "unlabelled"}
+    if [number for _, number in lost.values()] == [scene.shape[0] * scene.shape[1]]:
+        return []  # one label for all of the scan: the mask says where
     told = [f"{gone} of {all_} of {name}" for name, (gone, all_) in lost.items() if gone > MOST_UNLABELLED * all_]
     if not after or not told:
         return []

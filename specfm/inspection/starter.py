@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from specfm.calibration.beside import references_beside
-from specfm.cards.loose_files import panel_of
+from specfm.cards.loose_files import cubes_among, panel_of
 from specfm.inspection.scene import Inspection, runs
 from specfm.scene import Scene
 
@@ -45,7 +45,7 @@ def starter_card(
         f"name: {_plain(stem)}",
         f"domain: {_plain(_domain(scene, stem))}                # what pretraining balances by: the camera, as a rule",
         f"path: {_plain(_relative(path, card))}",
-        '#                                    or a pattern for many files alike: "scans/*.hdr"',
+        f"#                                    or a pattern for many files alike: {_pattern(path, card)}",
     ]
     if scene is not None:
         lines += _stated(scene, inspection)
@@ -88,15 +88,13 @@ def _references(path: Path, card: Path, reader: Mapping[str, Any]) -> list[str]:
         ]
     panel = "0.99" if found.panel is None else _plain(_relative(found.panel, card))
     named = [_plain(_relative(each, card)) for each in (found.white, found.dark)]
-    own = [each.replace(path.stem, "{stem}") for each in named]
-    told = f"#                                    of many scans: white {own[0]}, dark {own[1]}"
-    shared = [] if own == named else [told]
+    own = [_plain("{folder}/" + each.name.replace(path.stem, "{stem}")) for each in (found.white, found.dark)]
     return [
         "# References seem to lie beside the scan; without # they make reflectance of its counts. reflectance is the",
         "# panel's: a share, or a CSV with columns wavelength_nm, reflectance.",
         f"# white: {{path: {named[0]}, reflectance: {panel}}}",
         f"# dark: {named[1]}",
-        *shared,
+        f"#                                    of many scans: white {own[0]}, dark {own[1]}",
     ]
 
 
@@ -127,6 +125,13 @@ def _relative(path: Path, card: Path) -> str:
     """As a card names its files: below its own folder, else by the whole path."""
     whole, folder = path.resolve(), card.resolve().parent
     return os.path.relpath(whole, folder) if whole.is_relative_to(folder) else str(whole)
+
+
+def _pattern(path: Path, card: Path) -> str:
+    """Files called alike: those in folders of their own where the file is the only cube in its own, else its kind."""
+    folder = Path(_relative(path, card)).parent
+    alone = folder.name and len(cubes_among(p for p in path.parent.iterdir() if p.is_file())) == 1
+    return _plain(folder.parent / "*" / path.name if alone else folder / f"*{path.suffix}")
 
 
 def _plain(value: Any) -> str:

@@ -192,8 +192,9 @@ def _clean(x_BN__C: Tensor, pixel_BNP: Tensor, bands: BandTensors) -> tuple[Tens
 
 def _some(mask: Tensor) -> bool:
     """False if nothing is marked. Not asked of a GPU, which would have to be waited for, nor of a graph that is being
-    exported, which must serve all cubes: there it is always True."""
-    return mask.device.type != "cpu" or torch.compiler.is_exporting() or bool(mask.any())
+    compiled or exported, which must serve all cubes: there it is always True."""
+    traced = torch.compiler.is_compiling() or torch.compiler.is_exporting()
+    return mask.device.type != "cpu" or traced or bool(mask.any())
 
 
 def _blocks(x_BCNP: Tensor, weights_GC: Tensor) -> Iterable[tuple[Tensor, Tensor]]:

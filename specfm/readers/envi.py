@@ -162,19 +162,20 @@ def _spectral(header: EnviHeader, found: Found, supplied: Callable[[], int | Non
     count = found.source.shape[2]
 
     def numbers(key: str) -> list[float] | None:
-        listed = len(header.items(key))
-        if listed in (0, count):
+        try:
             return header.numbers(key, count)
-        problem = f"{key} has {listed} values but the file has {count} bands"
-        if supplied() is None:
-            raise SpecfmError(
-                f"{header.path}: {problem}; correct the header, or supply the list with --wavelengths file.csv "
-                "(columns band, centre_nm, fwhm_nm)"
-            )
-        log.warning("%s: %s; it is not used", header.path, problem)
-        return None
+        except SpecfmError as error:
+            if supplied() is None:
+                raise SpecfmError(
+                    f"{error}; correct the header, or supply the list with --wavelengths file.csv "
+                    "(columns band, centre_nm, fwhm_nm)"
+                ) from None
+            log.warning("%s; it is not used", error)
+            return None
 
-    centres, widths, good = numbers("wavelength"), numbers("fwhm"), numbers("bbl")
+    every_width = header.measure("fwhm")  # one for all bands
+    centres, good = numbers("wavelength"), numbers("bbl")
+    widths = numbers("fwhm") if every_width is None else [every_width] * count
     lists = []
     if centres is not None:
         lists.append(BandList("its list wavelength", np.array(centres), header.units, file=header.path))

@@ -30,6 +30,8 @@ _SPELLINGS = {
     "wavelength unit": "wavelength units", "wavelengths": "wavelength",
 }  # fmt: skip
 _SILENT_UNITS = {"", "unknown", "index", "none", "n/a", "na"}
+_MEASURE = re.compile(r"([+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-zµμ]+)")  # 348.5 nm
+_OTHER_LISTS = ((r"\s*;\s*", "."), (r"\s+", "."), (r"\s*;\s*", ","), (r"\s+", ","))  # separator, decimal point
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,10 @@ class EnviHeader:
     def units(self) -> str | None:
         """Wavelength units as written, None where the header does not say (``Unknown`` is not saying)."""
         units = _uncommented(self.fields.get("wavelength units", "")).strip()
-        return None if units.lower() in _SILENT_UNITS else units
+        if units.lower() not in _SILENT_UNITS:
+            return units
+        behind = {found[2] if (found := _MEASURE.fullmatch(item)) else "" for item in self.items("wavelength")}
+        return behind.pop() or None if len(behind) == 1 else None  # {348.0 nm, 349.1 nm, ...}
 
     def text(self, key: str) -> str:
         """A required single value."""
@@ -120,18 +125,36 @@ class EnviHeader:
         return parts
 
     def numbers(self, key: str, count: int) -> list[float] | None:
-        """A list of exactly ``count`` numbers, None where the key is absent or its braces are empty."""
-        items = self.items(key)
-        if not items:
+        """A list of exactly ``count`` numbers, None where the key is absent or its braces are empty.
+
+        Separators are commas, else semicolons or blanks, with decimal points, else decimal commas: the first of these
+        that gives a number for each band is meant. A unit behind each number is left out here (:attr:`units` has it).
+        """
+        if not self.items(key):
             return None
-        try:
-            values = [float(item) for item in items]
-        except ValueError:
-            bad = next(item for item in items if not _is_number(item))
-            raise SpecfmError(f"{self.path}: {key} holds {bad!r}, which is not a number") from None
+        values, bad = self._measures(key)
+        read = [each for each in values if each is not None]
+        for separator, point in _OTHER_LISTS:
+            if len(read) == count:
+                break
+            parts = [part.replace(point, ".") for part in re.split(separator, self.fields[key].strip()) if part]
+            read = [float(part) for part in parts] if all(map(_is_number, parts)) else read
+        if len(read) == count:
+            return read
         if len(values) != count:
             raise SpecfmError(f"{self.path}: {key} has {len(values)} values but the file has {count} bands")
-        return values
+        raise SpecfmError(f"{self.path}: {key} holds {bad!r}, which is not a number")
+
+    def measure(self, key: str) -> float | None:
+        """The number of a key that holds one alone, with or without its unit; else None."""
+        text = _MEASURE.sub(r"\1", self.fields.get(key, "").strip())
+        return float(text) if _is_number(text) else None
+
+    def _measures(self, key: str) -> tuple[list[float | None], str | None]:
+        """The numbers of a list in commas, None for what is none, and the first such text."""
+        items = [_MEASURE.sub(r"\1", item) for item in self.items(key)]
+        bad = next((item for item in items if not _is_number(item)), None)
+        return [float(item) if _is_number(item) else None for item in items], bad
 
     def _count(self, key: str) -> int:
         value = self.integer(key)

@@ -24,7 +24,7 @@ from specfm.readers.band_lists import BandList, choose, widths_of
 from specfm.readers.exposure import state_exposure
 from specfm.readers.found import Found
 from specfm.readers.names import from_names, says_wavelength
-from specfm.readers.raster_source import PageSource, RasterSource, as_place, names_of, open_raster
+from specfm.readers.raster_source import PageSource, RasterSource, as_place, in_order, names_of, open_raster
 from specfm.readers.raster_tags import items, lists_of_bands, lists_of_file, radiometry, tags_of
 from specfm.readers.sidecar import fill_silent, read_header_beside, read_mission_xml
 from specfm.readers.stac import read_stac
@@ -44,7 +44,7 @@ def read_geotiff(path: Path, supplied: Callable[[], int | None] = lambda: None) 
     """
     with open_raster(path) as raster:
         if raster.count == 1 and len(raster.subdatasets) > 1:
-            return _read_pages(path, tuple(raster.subdatasets), supplied)
+            return _read_pages(path, in_order(raster.subdatasets), supplied)
         band_tags = [tags_of(raster, index) for index in range(1, raster.count + 1)]
         dataset_tags = tags_of(raster)
         alpha = _transparency(raster, band_tags, dataset_tags, supplied)

@@ -7,6 +7,7 @@ bytes; a variable is an element of elements, often compressed as a whole. Format
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -19,7 +20,9 @@ MATRIX, COMPRESSED = 14, 15
 SIMPLE = frozenset({1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 16, 17, 18})  # integers, floats and text
 NUMERIC = range(6, 16)  # classes of arrays that are one block of numbers
 COMPLEX = 0x800  # flag
+CELL, STRUCT, OBJECT, CHAR, SPARSE = 1, 2, 3, 4, 5  # classes of arrays that have further parts
 DEEPEST = 32
+TOLD = 1 << 12  # bytes of an element that are looked at: sizes, lengths
 CHUNK = 1 << 16
 
 
@@ -64,7 +67,7 @@ def check_tags(path: Path) -> None:
                 kind, count = struct.unpack(f"{order}2I", file.read(8))
                 if kind == COMPRESSED:
                     inside = _Inflated(file, count)
-                    kind, within, _ = _tag(inside, order)
+                    kind, within, _, _ = _tag(inside, order)
                     if kind == MATRIX:
                         _walk(inside, within, order, 0)
                 elif kind == MATRIX:
@@ -76,14 +79,13 @@ def check_tags(path: Path) -> None:
         ) from None
 
 
-def _tag(stream: _Stream, order: str) -> tuple[int, int, int]:
+def _tag(stream: _Stream, order: str) -> tuple[int, int, int, bytes]:
     """Type, bytes and bytes still to be read of an element; small ones have their data within the tag."""
     [first] = struct.unpack(f"{order}I", stream.read(4))
     if first >> 16:
-        stream.read(4)
-        return first & 0xFFFF, first >> 16, 0
+        return first & 0xFFFF, first >> 16, 0, stream.read(4)
     [count] = struct.unpack(f"{order}I", stream.read(4))
-    return first, count, count + -count % 8
+    return first, count, count + -count % 8, b""
 
 
 def _walk(stream: _Stream, count: int, order: str, depth: int) -> None:
@@ -92,23 +94,60 @@ def _walk(stream: _Stream, count: int, order: str, depth: int) -> None:
         raise ValueError(f"structs deeper than {DEEPEST}")
     if count == 0:
         return
-    kind, size, left = _tag(stream, order)
+    kind, size, _, _ = _tag(stream, order)
     if kind not in SIMPLE or size != 8:
         raise ValueError(f"an array begins with a tag of type {kind}")
     flags = struct.unpack(f"{order}2I", stream.read(8))[0]
-    done, number = 16, 1
+    plain = flags & 0xFF in NUMERIC and not flags & COMPLEX and depth == 0
+    done, arrays = 16, 0
+    simple = [(b"", 8)]  # of elements that are no variables: the first bytes, and how many there are
     while done < count:
-        kind, size, left = _tag(stream, order)
+        kind, size, left, held = _tag(stream, order)
         done += 8 + (size if kind == MATRIX else left)
-        number += 1
         if kind == MATRIX:
             _walk(stream, size, order, depth + 1)
+            arrays += 1
         elif kind not in SIMPLE:
             raise ValueError(f"a tag of unknown type {kind}")
         else:
-            if number == 4 and flags & 0xFF in NUMERIC and not flags & COMPLEX and depth == 0:
+            if plain and len(simple) == 3:
                 return
-            _skip(stream, left)
+            simple.append((held or _told(stream, left), size))
+    _complete(flags, simple, arrays, order)
+
+
+def _complete(flags: int, simple: list[tuple[bytes, int]], arrays: int, order: str) -> None:
+    """Refuse a variable that has fewer elements than it says: scipy would look for the rest beyond its end.
+
+    Args:
+        flags: class and properties.
+        simple: elements that are no variables: flags, sizes, name, then by class.
+        arrays: elements that are variables themselves.
+        order: of bytes.
+    """
+    kind, more = flags & 0xFF, int(bool(flags & COMPLEX))
+    least = {CELL: 3, STRUCT: 5, OBJECT: 6, CHAR: 4, SPARSE: 6 + more}.get(kind, 4 + more if kind in NUMERIC else 0)
+    if len(simple) < least:
+        raise ValueError(f"an array of class {kind} has {len(simple)} of its {least} parts")
+    if kind not in (CELL, STRUCT, OBJECT):
+        return
+    data, size = simple[1]
+    count = min(len(data), size) // 4
+    wanted = math.prod(struct.unpack(f"{order}{count}i", data[: 4 * count]))
+    if kind != CELL:
+        [length] = struct.unpack(f"{order}i", simple[least - 2][0][:4])
+        if length <= 0:
+            raise ValueError(f"names of fields have {length} characters")
+        wanted *= simple[least - 1][1] // length
+    if not 0 <= wanted <= arrays:
+        raise ValueError(f"an array of class {kind} has {arrays} of its {wanted} elements")
+
+
+def _told(stream: _Stream, count: int) -> bytes:
+    """The first bytes of so many, which are all passed over."""
+    found = stream.read(min(count, TOLD))
+    _skip(stream, count - len(found))
+    return found
 
 
 def _skip(stream: _Stream, count: int) -> None:

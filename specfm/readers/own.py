@@ -84,6 +84,7 @@ def _describe(scene: Scene) -> dict[str, Any]:
         "domain": scene.domain,
         "neighbours": scene.neighbours,
         "whole": scene.whole,
+        "objects_alone": scene.objects_alone,
         "geo": None if scene.geo is None else [scene.geo.crs_wkt, scene.geo.transform],
     }
 
@@ -112,6 +113,7 @@ def read_own(path: Path, file: h5py.File, variable: str | None) -> Found | None:
         found.scene_fields["integration"] = time and IntegrationTime(**{**time, "value": tuple(time["value"])})
         found.scene_fields["neighbours"] = stated.get("neighbours", True)
         found.scene_fields["whole"] = stated.get("whole", False)
+        found.scene_fields["objects_alone"] = bool(stated.get("objects_alone", False))
         found.label_names = tuple(stated["label_names"])
         found.nodata = None if stated["nodata"] is None else float(stated["nodata"])
     except (AttributeError, LookupError, TypeError, ValueError, SpecfmError) as error:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ _DRIVERS = {
     b"EHFA_HEADER_TAG": "HFA",
     b"\0\0\0\x0cjP  ": "JP2OpenJPEG",
 }
+
+KEPT_BYTES = 512 << 20  # of a cube of pages, up to which it is read whole
 
 
 class RasterSource:
@@ -77,8 +80,16 @@ class RasterSource:
         return np.asarray(raster.read(self.mask, window=window) if self.mask else raster.read_masks(1, window=window))
 
 
+def in_order(pages: Iterable[str]) -> tuple[str, ...]:
+    """GDAL's names of the pages of a TIFF (``GTIFF_DIR:10:a.tif``) by their numbers: rasterio sorts them as text."""
+    return tuple(sorted(pages, key=lambda page: int(page.split(":", 2)[1])))
+
+
 class PageSource:
     """Pages of one TIFF, all of one size and type with one band each, as a cube ``[H, W, C]``.
+
+    To find a page GDAL walks over all before it, which takes seconds for hundreds of them. So a cube that is not large
+    is read whole, and the last one read is kept.
 
     Args:
         path: the file.
@@ -92,6 +103,16 @@ class PageSource:
             self.dtype = stored_type(raster.dtypes[0])
 
     def read(self, rows: range, cols: range, bands: NDArray[np.int64] | None) -> NDArray[Any]:
+        height, width, count = self.shape
+        if height * width * count * self.dtype.itemsize <= KEPT_BYTES:
+            state = self.path.stat() if self.path.exists() else None
+            stamp = None if state is None else (state.st_mtime_ns, state.st_size)
+            pixels_hwC = _kept_cube(self, stamp)[np.ix_(rows, cols)]
+            return pixels_hwC if bands is None else pixels_hwC[..., bands]
+        return self.opened(rows, cols, bands)
+
+    def opened(self, rows: range, cols: range, bands: NDArray[np.int64] | None) -> NDArray[Any]:
+        """Read page by page."""
         from rasterio.windows import Window
 
         wanted = self.pages if bands is None else tuple(self.pages[band] for band in bands.tolist())
@@ -101,6 +122,15 @@ class PageSource:
             with open_raster(self.path, page) as raster, pixels_of(self.path):
                 out[:, :, index] = raster.read(1, window=window)[:: rows.step, :: cols.step]
         return out
+
+
+@lru_cache(maxsize=1)
+def _kept_cube(source: PageSource, stamp: tuple[int, int] | None) -> NDArray[Any]:
+    """The whole cube of a file as it was at ``stamp``."""
+    height, width, _ = source.shape
+    cube_HWC = source.opened(range(height), range(width), None)
+    cube_HWC.flags.writeable = False
+    return cube_HWC
 
 
 @contextmanager

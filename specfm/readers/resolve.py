@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from specfm.bands import BandGrid, UnitsError, to_nm, widths_to_nm
-from specfm.errors import SpecfmError
+from specfm.errors import SpecfmError, UsageError
 from specfm.library import same_bands
 from specfm.limits import excess
 from specfm.readers.found import Found
-from specfm.sensor_table import as_sensor, known_sensors
+from specfm.sensor_table import as_sensor, get_sensor, known_sensors
 from specfm.sensors import Sensor
+from specfm.tables import number as decimal
 from specfm.tables import read_table
 
 log = logging.getLogger(__name__)
@@ -112,16 +113,16 @@ def read_wavelengths(path: str | Path) -> BandGrid:
     """
     path = Path(path)
     _check_exists(path)
-    columns, rows = read_table(path, comments=True)
+    columns, rows = read_table(path, ("band", "centre_nm", "fwhm_nm", "valid"), comments=True)
     if "centre_nm" not in columns or not rows:
         raise SpecfmError(f"{path}: needs a column 'centre_nm' (and 'fwhm_nm' where known) with one row per band")
     rows = _by_band(path, rows)
     centres, widths, valid = [], [], []
     for number, row in enumerate(rows, 1):
         try:
-            centres.append(float(row["centre_nm"] or "nan"))
-            widths.append(float(row.get("fwhm_nm") or "nan"))
-            valid.append(float(row.get("valid") or 1) != 0)
+            centres.append(decimal(row["centre_nm"] or "nan"))
+            widths.append(decimal(row.get("fwhm_nm") or "nan"))
+            valid.append(decimal(row.get("valid") or "1") != 0)
         except ValueError:
             raise SpecfmError(
                 f"{path}: row {number}: the columns centre_nm, fwhm_nm and valid must hold numbers only"
@@ -197,7 +198,19 @@ def _supplied_bands(found: Found, wavelengths: str | Path | None, table: Sensor 
         return read_wavelengths(wavelengths), str(wavelengths)
     if table is not None:
         return table.bands, _called(table)
-    raise SpecfmError(f"{found.metadata_path}: no wavelengths in this file; {HOW}")
+    how = HOW
+    if (named := _named_in_file(found)) is not None:
+        how = f"if {named.name}, which it names, is the sensor of the table, say --sensor {named.name}; else {HOW}"
+    raise SpecfmError(f"{found.metadata_path}: no wavelengths in this file; {how}")
+
+
+def _named_in_file(found: Found) -> Sensor | None:
+    """The known sensor that a silent file names, if the cube has its bands."""
+    try:
+        named = get_sensor(found.sensor_name or "")
+    except UsageError:
+        return None
+    return named if len(named.bands) == found.source.shape[2] else None
 
 
 def _removed(table: Sensor | None, count: int) -> str:

@@ -10,13 +10,10 @@ import logging
 import os
 import threading
 import weakref
-import zlib
-from collections import OrderedDict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,29 +22,25 @@ from specfm.errors import UsageError
 from specfm.hdf5 import open_hdf5
 from specfm.sensors import Sensor
 from specfm.shards import cache as machine
-from specfm.shards import schema
+from specfm.shards import checks
+from specfm.shards.decoded import DecodedFile, register_filters
 from specfm.shards.descriptors import Descriptors
 from specfm.shards.extents import Extents, aligned_empty, gather
 from specfm.shards.index import IN_FILE, LISTED, Index, Listed, read_index
-
-if TYPE_CHECKING:
-    pass
+from specfm.shards.schema import ShardError
 
 log = logging.getLogger(__name__)
 BAD_SHARE = 1e-3  # more bad samples than this (and more than one) stop the job
-_VERIFY_BYTES = 1 << 23
 _READ_BYTES = 1 << 22  # whole windows held while some of their bands are copied out
 _MASK_BYTES = 1 << 26  # masks of a shard up to this size are held in memory: one read less per sample
 _MASKS_BYTES = 1 << 30  # of all shards: beyond, masks are read with their samples
-_HANDLES = 64  # files open in HDF5, of shards with a slow layout
 _PER_PROCESS = {
-    "_key", "_handle", "_lock", "_opening", "_verifying", "_ready", "_data", "_data_path", "_substitute",
+    "_key", "_decoded", "_opening", "_verifying", "_ready", "_data", "_data_path", "_substitute",
     "_held_masks", "bad",
 }  # fmt: skip
 _open_readers: weakref.WeakSet[ShardReader] = weakref.WeakSet()
 _keys = itertools.count()
 _descriptors = Descriptors()
-_handles: OrderedDict[int, weakref.ref[ShardReader]] = OrderedDict()
 
 
 class ShardReader(Index):
@@ -71,6 +64,8 @@ class ShardReader(Index):
     Raises:
         ShardError: truncated (with both sizes), incomplete, damaged index, foreign or newer format.
     """
+
+    _keeps_open = True  # a file in HDF5, between reads
 
     def __init__(
         self, path: Path | str, cache: str = "auto", verify: str = "first", listed: Listed | None = None
@@ -107,7 +102,7 @@ class ShardReader(Index):
         for name, value in told.items():
             same = value.digest == index[name].digest if isinstance(value, Sensor) else value == index[name]
             if not same:
-                raise schema.ShardError(
+                raise ShardError(
                     f"{self.path}: its {name.replace('_', ' ')} differs from what the manifest beside it says; copy or "
                     "build the folder again"
                 )
@@ -123,8 +118,7 @@ class ShardReader(Index):
         self._data_path = self.path
         self._data: tuple[Extents, Extents | None] | None = None  # the file's own extents
         self._key = next(_keys)  # of its descriptor
-        self._handle: Any = None
-        self._lock = threading.Lock()
+        self._decoded = DecodedFile()
         self._opening = threading.RLock()
         self._verifying = threading.Lock()
         self._ready = False
@@ -178,14 +172,7 @@ class ShardReader(Index):
     def close(self) -> None:
         """Close what is open; the next read opens it again."""
         _descriptors.close(self._key)
-        with self._lock:
-            self._close_handle()
-
-    def _close_handle(self) -> None:
-        if self._handle is not None:
-            self._handle.close()
-        self._handle = None
-        _handles.pop(self._key, None)
+        self._decoded.close()
 
     def __del__(self) -> None:
         if (key := self.__dict__.get("_key")) is not None:
@@ -245,7 +232,7 @@ class ShardReader(Index):
         made = None
         if machine.copies_allowed(self._cache):
             with machine.one_at_a_time(self.path, self.fingerprint), open_hdf5(self.path) as file:
-                _register_filters(self.codec)
+                register_filters(self.codec)
                 made = machine.uncompressed_copy(file, self.path, self.fingerprint, self.crc_N)
         if made is None:
             log.warning("%s has a slow layout (%s): every read goes through HDF5, one at a time", self.path, reason)
@@ -276,7 +263,7 @@ class ShardReader(Index):
             return
         listed = ", ".join(str(i) for i in self.bad[:10]) + (", ..." if len(bad) > 10 else "")
         if len(bad) > max(1, BAD_SHARE * len(self)) or len(bad) == len(self):
-            raise schema.ShardError(
+            raise ShardError(
                 f"{self.path}: {len(bad)} of {len(self)} samples fail their CRC ({listed}), more than {BAD_SHARE:.1%};"
                 " copy or build the shard again (`specfm verify` lists all)"
             )
@@ -287,45 +274,11 @@ class ShardReader(Index):
             len(self),
             listed,
         )
-        substitute = np.arange(len(self), dtype=np.int64)
-        good = np.setdiff1d(substitute, self.bad)
-        for i in self.bad:  # the next good sample, cyclic: the same on every rank and machine
-            substitute[i] = good[np.searchsorted(good, i) % len(good)]
-        self._substitute = substitute
+        self._substitute = checks.substitutes(self.bad, len(self))
 
     def check_crcs(self, threads: int | None = None) -> list[int]:
         """Read every sample and compare its CRC; returns the ids that differ. No quarantine, no memory of checks."""
-        step = max(1, _VERIFY_BYTES // max(1, self.patches.nbytes))
-        ones = bytes([1]) * (self.shape[1] * self.shape[2])
-
-        def check(start: int) -> list[int]:
-            ids = np.arange(start, min(start + step, len(self)), dtype=np.int64)
-            x = aligned_empty((len(ids), *self._stored), self.dtype)
-            mask = np.ones((len(ids), *self.window), bool)
-            try:
-                self._fetch(ids, x, mask)
-            except OSError:  # a compressed chunk that no longer decodes
-                if len(ids) == 1:
-                    return [int(ids[0])]
-                return [bad for i in ids.tolist() for bad in check_one(i)]
-            raw = mask.view(np.uint8)
-            return [
-                int(i)
-                for i, sample, pixels in zip(ids, x, raw, strict=True)
-                if zlib.crc32(ones if self.masks is None else pixels.tobytes(), zlib.crc32(sample)) != self.crc_N[i]
-            ]
-
-        def check_one(i: int) -> list[int]:
-            x, mask = np.empty((1, *self._stored), self.dtype), np.ones((1, *self.window), bool)
-            try:
-                self._fetch(np.array([i]), x, mask)
-            except OSError:
-                return [i]
-            pixels = ones if self.masks is None else mask.view(np.uint8).tobytes()
-            return [i] if zlib.crc32(pixels, zlib.crc32(x)) != self.crc_N[i] else []
-
-        with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
-            return sorted(bad for found in pool.map(check, range(0, len(self), step)) for bad in found)
+        return checks.failing(self._fetch, self.crc_N, self._stored, self.dtype, self.masks is not None, threads)
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -391,17 +344,8 @@ class ShardReader(Index):
         return _descriptors.lend(self._key, self._data_path)
 
     def _fetch_slow(self, ids: NDArray[np.int64], x: NDArray[Any], mask: NDArray[np.bool_]) -> None:
-        """Through HDF5, one thread at a time, in file order so that samples of one chunk share its decoding."""
-        with self._lock, self._at_hand() as path:
-            if self._handle is None:
-                _register_filters(self.codec)
-                self._handle = open_hdf5(path, rdcc_nbytes=1 << 27)
-                _handles[self._key] = weakref.ref(self)
-                _close_handles(self)
-            patches, masks = self._handle["patches"], self._handle.get("mask")
-            for row in np.argsort(ids, kind="stable"):
-                x[row] = patches[int(ids[row])]
-                mask[row] = True if masks is None else masks[int(ids[row])].astype(bool)
+        """Through HDF5."""
+        self._decoded.fetch(self._at_hand(), self.codec, ids, x, mask, self._keeps_open)
 
 
 class _Budget:
@@ -425,37 +369,12 @@ class _Budget:
 _masks_held = _Budget()
 
 
-def _close_handles(but: ShardReader) -> None:
-    """Close files of other readers in HDF5 where too many are open, the longest open first; none that is read from."""
-    for key, known in list(_handles.items())[: max(0, len(_handles) - _HANDLES)]:
-        reader = known()
-        if reader is None:
-            _handles.pop(key, None)
-        elif reader is not but and reader._lock.acquire(blocking=False):
-            try:
-                reader._close_handle()
-            finally:
-                reader._lock.release()
-
-
-def _register_filters(codec: str) -> None:
-    """Make the hdf5plugin codecs known to HDF5 (needed for reading as for writing)."""
-    try:
-        import hdf5plugin  # noqa: F401
-    except ImportError:
-        if codec in ("blosc-zstd", "lz4"):
-            raise schema.ShardError(
-                f"codec {codec} needs hdf5plugin; install specfm with it or build shards with --codec none"
-            ) from None
-
-
 def _forget_inherited() -> None:
     """In a forked child: give up the parent's descriptors, locks and handles, so that each process opens its own."""
     _descriptors.after_fork()
-    _handles.clear()
     for reader in list(_open_readers):
-        reader._handle = None
-        reader._lock, reader._verifying, reader._opening = threading.Lock(), threading.Lock(), threading.RLock()
+        reader._decoded.after_fork()
+        reader._verifying, reader._opening = threading.Lock(), threading.RLock()
 
 
 os.register_at_fork(after_in_child=_forget_inherited)

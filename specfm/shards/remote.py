@@ -22,9 +22,6 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import TEMPORARY_PREFIX, publish_file, temporary_sibling
 from specfm.shards import schema
@@ -122,6 +119,8 @@ class RemoteReader(ShardReader):
         listed: what the manifest tells of it; None fetches it now.
     """
 
+    _keeps_open = False  # an open file would keep its place on the disk
+
     def __init__(self, address: str, row: dict[str, Any], listed: Listed | None) -> None:
         self.address, self.size, self.sha256 = address, int(row["size"]), str(row["sha256"])
         if not re.fullmatch(r"[0-9a-f]{64}", self.sha256) or self.size < 1:
@@ -170,11 +169,6 @@ class RemoteReader(ShardReader):
                 finally:
                     os.close(descriptor)
             fetch(self.address, self.path, self.size, self.sha256)
-
-    def _fetch_slow(self, ids: NDArray[np.int64], x: NDArray[Any], mask: NDArray[np.bool_]) -> None:
-        super()._fetch_slow(ids, x, mask)
-        with self._lock:
-            self._close_handle()  # an open file would keep its place on the disk
 
 
 # -- fetching ---------------------------------------------------------------------------------------------------

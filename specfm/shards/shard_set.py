@@ -5,7 +5,7 @@ Shapes: B samples of one shard.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -88,12 +88,17 @@ class ShardSet:
         shard = np.searchsorted(self.offsets, ids, side="right") - 1
         return shard, ids - self.offsets[shard]
 
-    def verify_once(self) -> int:
+    def verify_once(self, tell: Callable[[str], object] = lambda what: None) -> int:
         """Check every CRC unless this machine did so before; returns the number of quarantined samples.
 
-        Shards that are known to be good are not opened for it.
+        Shards that are known to be good are not opened for it; ``tell`` is given the path of each other one.
         """
-        return sum(len(reader.verify_once()) for reader in self.readers if not reader.known_good())
+        bad = 0
+        for reader in self.readers:
+            if not reader.known_good():
+                tell(str(reader.path))
+                bad += len(reader.verify_once())
+        return bad
 
     def describe(self, shard: int, ids: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
         """Per-sample fields of (already resolved) local ids, named as in :class:`specfm.batch.BatchPart`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from specfm.calibration.beside import references_beside
 from specfm.cards import load_card
 from specfm.cards.opening import open_scene
 from specfm.cli import app
+from specfm.errors import UsageError
 from tests.calibration.lab import Lab, write_envi
 
 OWN = ("WHITEREF_{}", "DARKREF_{}"), ("{}_white", "{}_dark"), ("white_reference {}", "dark_reference {}")
@@ -79,7 +81,8 @@ def test_a_card_of_a_scan_with_references_of_its_own_says_how_many_scans_would_n
     shown = CliRunner().invoke(app, ["inspect", str(tmp_path / "leaf.raw"), "--card", str(card)])
     assert shown.exit_code == 0, shown.output
     text = card.read_text()
-    assert 'of many scans: white "{stem}_white.raw", dark "{stem}_dark.raw"' in text
+    assert 'of many scans: white "{folder}/{stem}_white.raw", dark "{folder}/{stem}_dark.raw"' in text
+    assert 'a pattern for many files alike: "*.raw"' in text
     for mark, line in (("# white: ", "white: "), ("# dark: ", "dark: "), ("# object: ", "object: ")):
         assert mark in text
         text = text.replace(mark, line)
@@ -90,3 +93,29 @@ def test_a_card_of_a_scan_with_references_of_its_own_says_how_many_scans_would_n
     scenes = list(load_card(card).scenes())
     assert [scene.name for scene in scenes] == ["leaf/leaf", "leaf/twig"]
     assert all(scene.sensor.quantity == "surface_reflectance" for scene in scenes)
+
+
+def test_each_scan_in_a_folder_of_its_own_beside_its_references(tmp_path: Path) -> None:
+    lab = Lab()
+    for stem in ("a", "b"):
+        folder = tmp_path / "day" / stem / "capture"
+        folder.mkdir(parents=True)
+        for name, light in (("scan", lab.truth_HWC), ("WHITEREF_scan", 1.0), ("DARKREF_scan", 0.0)):
+            write_envi(folder / f"{name}.raw", lab.counts(light, 4))
+    card = tmp_path / "mine.yaml"
+    shown = CliRunner().invoke(
+        app, ["inspect", str(tmp_path / "day" / "a" / "capture" / "scan.hdr"), "--card", str(card)]
+    )
+    assert shown.exit_code == 0, shown.output
+    told = re.search(r"of many scans: white (.*), dark (.*)", card.read_text())
+    assert told is not None and told[1] == '"{folder}/WHITEREF_{stem}.hdr"'
+    for path in ('"day/*/capture/scan.*"', "[day/a/capture, day/b/capture]"):
+        card.write_text(
+            f"name: mine\ndomain: lab\npath: {path}\nwhite: {told[1]}\ndark: {told[2]}\ngroup: '{{parent}}'\n"
+        )
+        scenes = list(load_card(card).scenes())
+        assert [scene.name for scene in scenes] == ["mine/a/capture/scan", "mine/b/capture/scan"]
+        assert all(scene.sensor.quantity == "surface_reflectance" for scene in scenes)
+    card.write_text(card.read_text().replace("{parent}", "{folder}"))
+    with pytest.raises(UsageError, match="group uses {folder}"):
+        load_card(card)

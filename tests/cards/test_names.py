@@ -117,3 +117,33 @@ def test_dates_called_alike_are_paired_by_their_stem(lab: Path) -> None:
         load_card(card(lab, task="change", parts=parts)).pairs()
     pairs = load_card(card(lab, task="change", parts=parts, group="{stem}")).pairs()
     assert [scene.name for scene in pairs[0]] == ["leaves/specimen_a/raw", "leaves/specimen_b/raw"]
+
+
+def test_a_path_may_be_a_list_a_folder_or_absolute_and_a_pattern_takes_a_cube_once(lab: Path) -> None:
+    header = "ENVI\nsamples = 4\nlines = 2\nbands = 3\ndata type = 2\ninterleave = bip\n"
+    for folder in (lab / "scans" / each for each in SPECIMENS):
+        (folder / "classes.npy").unlink()
+        (folder / "leaf.hdr").write_text(header)
+        (folder / "leaf.raw").write_bytes(bytes(48))
+        (folder / "leaf.png").write_bytes(b"a picture beside")
+    one, two, three = (f"scans/{each}" for each in SPECIMENS)
+    names = [f"{each}/leaf" for each in SPECIMENS]
+    for path in (
+        "scans/*/leaf.*",
+        str(lab / "scans/*/leaf.*"),
+        [f"{one}/leaf.hdr", f"{two}/leaf.raw", f"{three}/leaf.*"],
+    ):
+        assert load_card(card(lab, path=path)).names() == names
+    assert load_card(card(lab, path=one)).names() == ["leaf", "raw"]
+    parts = [{"path": [one, two], "group": "young"}, {"path": f"{three}/raw.npy"}]
+    made = load_card(card(lab, path=None, parts=parts))
+    assert [part.group for part in made.parts] == ["young", "young", "{card}/{scene}"]
+    assert len(list(made.scenes())) == 5
+
+
+def test_a_folder_of_folders_says_where_the_cubes_are(lab: Path) -> None:
+    with pytest.raises(SpecfmError, match=r"in folders below it .*classes.npy.*path: .*scans/\*/classes.npy"):
+        list(open_scenes([str(lab / "scans")]))
+    (lab / "empty").mkdir()
+    with pytest.raises(SpecfmError, match="no cube files in this folder$"):
+        list(open_scenes([str(lab / "empty")]))

@@ -19,9 +19,9 @@ from specfm.errors import SpecfmError, UsageError
 
 PUBLIC = (
     "inspect", "shard", "pretrain", "probe", "benchmark", "finetune", "predict", "cluster", "search", "change", "embed",
-    "report",
+    "explain", "relate", "report", "robustness",
 )  # fmt: skip
-OF_PRINTING = {"inspect": {"as_json"}, "shard": {"as_json"}, "probe": {"as_json"}}
+OF_PRINTING = {name: {"as_json"} for name in ("inspect", "shard", "probe", "robustness")}
 
 
 def of_shell(name: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from specfm import BandGrid, Scene, Sensor
+from specfm import BandGrid, Scene, Sensor, create_encoder
 from specfm.dense.given import as_scene
 from specfm.errors import SpecfmError
 
@@ -69,3 +69,30 @@ def test_xarray_without_units_or_bands_is_refused() -> None:
     assert as_scene(plain, GRID).shape == CUBE.shape
     with pytest.raises(SpecfmError, match="no two axes and one of bands"):
         as_scene(xarray.DataArray(CUBE, dims=("a", "b", "c")), None)
+
+
+def test_spectra_come_as_an_array_or_as_a_table() -> None:
+    pandas = pytest.importorskip("pandas")
+    spectra_NC = CUBE[0]
+    table = pandas.DataFrame(spectra_NC, columns=[f"{nm:g} nm" for nm in GRID.wavelengths_nm], index=list("abcde"))
+    for given, sensor in ((spectra_NC, GRID), (torch.from_numpy(spectra_NC), GRID), (table, None), (table, GRID)):
+        scene = as_scene(given, sensor)
+        assert scene.shape == (5, 1, 7) and not scene.neighbours
+        np.testing.assert_array_equal(scene.read()[:, 0], spectra_NC)
+        np.testing.assert_allclose(scene.sensor.bands.wavelengths_nm, GRID.wavelengths_nm)
+    with pytest.raises(SpecfmError, match="450 nm"):
+        as_scene(table.rename(columns=lambda name: name.removesuffix(" nm")), None)
+    with pytest.raises(SpecfmError, match="holds numbers alone"):
+        as_scene(table.assign(**{"450 nm": "x"}), table.shape[1] and BandGrid(np.linspace(400, 1000, 8)))
+
+
+def test_each_spectrum_is_seen_by_itself() -> None:
+    torch.manual_seed(0)
+    encoder = create_encoder("nano", patch_size=3, dim=48, depth=1, heads=3).train()
+    spectra_NC = CUBE.reshape(-1, 7).copy()
+    spectra_NC[4, 2] = np.nan
+    found = encoder.embed(spectra_NC, GRID)
+    assert encoder.training and found.features_hwD.shape == (20, 1, 48)
+    alone = encoder.embed(spectra_NC[7:8], GRID).features_hwD
+    np.testing.assert_allclose(found.features_hwD[7:8], alone, atol=1e-5)
+    assert np.isnan(found.features_hwD[4]).all() and len(found.to_dataframe()) == 19

@@ -35,7 +35,10 @@ def test_a_vector_is_the_mean_over_the_pixels_of_the_specimen(encoder: specfm.En
     found = embed_specimens(encoder, find_specimens(scene))
     for number, vector in zip((1, 4), found.vectors_ND, strict=True):
         assert np.allclose(vector, by_pixel[scene.groups_HW == number].mean(0), atol=1e-5)
-    assert found.rows[0] == {"specimen": "drawer#1", "scene": "drawer", "group": "drawer", "label": "c", "pixels": 189}
+    first = {"specimen": "drawer#1", "scene": "drawer", "group": "drawer", "label": "c", "pixels": 189}
+    rows, cols = np.nonzero(scene.groups_HW == 1)
+    middle = {"row": (rows.min() + rows.max() + 1) // 2, "col": (cols.min() + cols.max() + 1) // 2}
+    assert found.rows[0] == {**first, **middle}
 
 
 def test_pixels_that_a_pretreatment_leaves_nothing_of_are_passed_over(encoder: specfm.Encoder) -> None:

@@ -94,12 +94,24 @@ def objectives_of(name: str, around: Surroundings) -> dict[str, Objective]:
     return make_objectives({each: SETTINGS[each] for each in chosen}, around)
 
 
+def even(raw: Batch, world: World) -> Batch:
+    """This rank's equal share of every part, as the loader deals them."""
+    return Batch(tuple(p.select(torch.arange(len(p)).chunk(world.size)[world.rank]) for p in raw))
+
+
+def uneven(raw: Batch, world: World) -> Batch:
+    """As many samples as every rank has, of other sensors: part after part, so that most ranks lack one."""
+    share = len(raw) // world.size
+    return raw.select(world.rank * share, (world.rank + 1) * share)
+
+
 def step_of(
     name: str, world: World, micro: int | None, raw: Batch | None = None, layout: Layout | None = None,
-    sharded: bool = False, change: Callable[[nn.ModuleDict], Any] = lambda modules: None, **settings: Any,
+    sharded: bool = False, change: Callable[[nn.ModuleDict], Any] = lambda modules: None,
+    share: Callable[[Batch, World], Batch] = even, **settings: Any,
 ) -> dict[str, np.ndarray]:  # fmt: skip
-    """One step on this rank's equal share of every part; by :class:`Averaging` where there is a ``layout``, by
-    :class:`Sharded` where asked for. ``change`` is made to the modules first."""
+    """One step on this rank's ``share``; by :class:`Averaging` where there is a ``layout``, by :class:`Sharded` where
+    asked for. ``change`` is made to the modules first."""
     config = PretrainConfig.model_validate(
         {"out": "-", "data": {"shards": "-"}, "views": {"crop": 6}, "optim": {"micro_batch": micro}}
     )
@@ -109,8 +121,7 @@ def step_of(
     objectives = objectives_of(name, around)
     heads = {key: head for each in objectives.values() for key, head in each.heads.items()}
     modules = nn.ModuleDict({"encoder": encoder, **heads})
-    raw = raw or random_batch(COUNT)
-    mine = Batch(tuple(p.select(torch.arange(len(p)).chunk(world.size)[world.rank]) for p in raw))
+    mine = share(raw or random_batch(COUNT), world)
     change(modules)
     sync: Sync = AllReduce(world) if layout is None else Averaging(world, modules, layout, **settings)
     if sharded:

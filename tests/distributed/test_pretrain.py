@@ -1,9 +1,12 @@
-"""The number of processes changes nothing: losses of 1 and 2 ranks, and of a run that changes ranks (fault 20)."""
+"""The number of processes changes nothing: losses of 1 and 2 ranks, and of a run that changes to 1 to 4 (fault 20)."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.pretrain.runs import launch, make_shard, make_shards, metrics, run, settings
@@ -61,6 +64,49 @@ def test_a_run_may_go_on_with_another_number_of_ranks(tmp_path, shards, single):
     assert job.wait() == [0], job.text
     assert "step-00000020" in job.text
     assert_close(out, single, 1e-5)
+
+
+ANY = ("data.global_batch=24", "data.divisor=12", "steps=12", "checkpoint.every=3")
+SPOILT = "nan@step=9"  # a bad step tells its samples
+
+
+def samples(out: Path) -> list[int]:
+    """Of the bad step, over all ranks, which hold different ones."""
+    found = [i for path in (out / "bad_steps").glob("*.json") for i in json.loads(path.read_text())["sample_id"]]
+    assert len(set(found)) == len(found) == 24
+    return sorted(found)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, shards) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "run"
+    codes, text = run(out, shards, *ANY, faults=SPOILT)
+    assert codes == [0], text
+    return out
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory, shards) -> Path:
+    """Two ranks, killed in step 7."""
+    out = tmp_path_factory.mktemp("interrupted") / "run"
+    codes, text = run(out, shards, *ANY, faults="data.read:kill@step=7", world=2)
+    assert codes == [-9, -9], text
+    return out
+
+
+@pytest.mark.parametrize(
+    "world", [1, 3, pytest.param(2, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)]
+)
+def test_a_run_of_two_ranks_goes_on_with_one_to_four(tmp_path, shards, whole, interrupted, world):
+    """Fault 20: the same samples in a step, and losses within 1e-6."""
+    out = tmp_path / "run"
+    shutil.copytree(interrupted, out)
+    job = launch(tmp_path, ["pretrain/debug.yaml", "--resume", *settings(out, shards, *ANY)], SPOILT, world)
+    assert job.wait() == [0] * world, job.text
+    assert "step-00000006" in job.text and samples(out) == samples(whole)
+    found, wanted = ([row["loss"] for row in metrics(each)] for each in (out, whole))
+    assert found[8] is wanted[8] is None and len(found) == 12
+    np.testing.assert_allclose(found[:8] + found[9:], wanted[:8] + wanted[9:], rtol=0, atol=1e-6)
 
 
 @pytest.mark.slow

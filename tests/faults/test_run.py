@@ -297,13 +297,12 @@ def test_a_signal_to_the_command_saves_and_resumes_exactly(tmp_path, shards, num
     wait_for(lambda: not any(running(pid) for pid in workers), seconds=5)
     assert len(checkpoints(out)) == 1
 
-    code, text = resume(out, shards, "checkpoint.every=100", "steps=40")
-    assert code == 0, text
+    keys = ("checkpoint.every=100", "steps=40")
+    job = launch(tmp_path, ["pretrain/debug.yaml", "--resume", *settings(out, shards, *keys)], world=nproc)
+    assert job.wait() == [0] * nproc, job.text
     assert not (out / "REQUEUE").exists() and steps_done(out) == 40
-    if nproc == 1:
-        whole = tmp_path / "whole"
-        assert run(whole, shards, "checkpoint.every=100", "steps=40")[0] == [0]
-        assert weights(out) == weights(whole)
+    assert run(tmp_path / "whole", shards, *keys, world=nproc)[0] == [0] * nproc
+    assert weights(out) == weights(tmp_path / "whole")
 
 
 @pytest.mark.slow

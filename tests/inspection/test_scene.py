@@ -275,5 +275,8 @@ def test_classes_that_lose_their_labels_to_an_object_mask_are_named() -> None:
         each.text for each in inspect_scene(scene, given=on_objects(scene, objects)).findings if "label" in each.kind
     ]
     assert "no label: 180 of 200 of roasted; look at object in the card" in said
+    whole = scene.replace(labels_HW=np.zeros((20, 20), int))  # a species of a table: the mask says where it is
+    findings = inspect_scene(whole, given=on_objects(whole, objects)).findings
+    assert not any(each.kind == "labels_off_objects" for each in findings)
     for fine in (None, scene, on_objects(scene, np.ones((20, 20), bool))):
         assert not any(each.kind == "labels_off_objects" for each in inspect_scene(scene, given=fine).findings)

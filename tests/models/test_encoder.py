@@ -268,3 +268,13 @@ def test_bands_first_and_a_single_sample_are_told_how_to_go_on() -> None:
         model(torch.rand(3, 20, 9, 9), grid)
     with pytest.raises(SpecfmError, match=r"give one sample as x\[None\]"):
         model(torch.rand(9, 9, 20), grid)
+
+
+def test_a_call_compiles_into_one_graph() -> None:
+    torch.manual_seed(0)
+    encoder = create_encoder("nano", patch_size=3, dim=48, depth=1, heads=3).eval()
+    x_BHWC = torch.as_tensor(cube(GRID)).float().clone()
+    x_BHWC[0, 1, 1] = torch.nan
+    with torch.no_grad():  # under inference_mode guards on arrays fail, a fault of PyTorch 2.12
+        compiled = torch.compile(encoder, backend="eager", fullgraph=True)(x_BHWC, GRID).pooled_BD
+        assert torch.allclose(compiled, encoder(x_BHWC, GRID).pooled_BD, atol=1e-6)

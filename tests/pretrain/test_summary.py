@@ -31,6 +31,17 @@ def test_a_run_that_was_not_watched_has_no_scores(tmp_path: Path) -> None:
     assert not {"kNN accuracy", "linear accuracy"} & {name for name, _ in summary_rows(record(tmp_path))}
 
 
+def test_what_processes_wait_for_each_other_is_told_with_whom_they_wait_for(tmp_path: Path) -> None:
+    assert "waiting for processes" not in dict(summary_rows(record(tmp_path)))
+    rows = [{"step": s, "seconds": 2.0, "peer_wait_s": 0.5, "slowest_rank": s % 3} for s in (1, 2, 4)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert dict(summary_rows(tmp_path))["waiting for processes"] == "25% of a step, most often for rank 1"
+    for row in rows:
+        del row["slowest_rank"]  # processes that make their own updates
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert dict(summary_rows(tmp_path))["waiting for processes"] == "25% of a step"
+
+
 def test_curves_are_drawn_with_and_without_scores(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     bare = plot_losses(record(tmp_path))

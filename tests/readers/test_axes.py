@@ -12,6 +12,7 @@ from scipy.io import savemat
 from specfm.errors import SpecfmError
 from specfm.readers import read_scene
 from specfm.readers.axes import band_layout, named_axis
+from specfm.readers.resolve import read_wavelengths
 
 from . import make
 from .test_matlab import save
@@ -137,3 +138,16 @@ def test_names_that_tell_nothing() -> None:
     assert named_axis([{"x"}, {"y"}, {"phony_dim_2"}]) == 2
     assert band_layout("a", (5, 7, 6), None) == "HWC"
     assert band_layout("a", (5, 7, 6), None, own=9, supplied=lambda: 6) == "HWC"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Band;Centre_nm;FWHM_nm\n2;410,5;8,0\n1;400,5;8,0\n3;420,5;\n",
+        "centre_nm\tnote\n400.5\ta\n410.5\tb\n420.5\tc\n",
+        'centre_nm\n"400,5"\n"410,5"\n"420,5"\n',
+    ],
+)
+def test_a_list_of_bands_as_spreadsheets_write_it(tmp_path: Path, text: str) -> None:
+    (tmp_path / "bands.csv").write_text(text)
+    np.testing.assert_allclose(read_wavelengths(tmp_path / "bands.csv").wavelengths_nm, [400.5, 410.5, 420.5])

@@ -242,6 +242,58 @@ def test_unit_less_wavelengths_want_a_word(tmp_path: Path) -> None:
     assert supplied.fwhm_nm.tolist() == [8.0] * 6
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        "{400 nm, 410 nm, 420 nm, 430 nm, 440 nm, 450 nm}",
+        "{0.40 um, 0.41 um, 0.42 um, 0.43 um, 0.44 um, 0.45 um}",
+        "{400; 410; 420; 430; 440; 450}",
+        "{400,0; 410,0; 420,0; 430,0; 440,0; 450,0;}",
+        "{400 410 420 430 440 450}",
+        "{400,0 410,0\n 420,0 430,0\n 440,0 450,0}",
+    ],
+)
+def test_lists_as_other_programs_write_them(tmp_path: Path, written: str) -> None:
+    units = {} if "m," in written else {"wavelength units": "[nm]"}
+    scene = read_scene(make.envi(tmp_path, make.cube(), **{"wavelength units": None, "wavelength": written, **units}))
+    np.testing.assert_allclose(scene.sensor.bands.wavelengths_nm, np.linspace(400, 450, 6))
+
+
+def test_what_numbers_say_of_their_unit_is_not_guessed(tmp_path: Path) -> None:
+    mixed = "{400 nm, 410 nm, 0.42 um, 430 nm, 440 nm, 450 nm}"
+    with pytest.raises(SpecfmError, match="without their units"):
+        read_scene(make.envi(tmp_path, make.cube(), **{"wavelength units": None, "wavelength": mixed}))
+
+
+@pytest.mark.parametrize("written", ["8.0", "{8.0}", "8.0 nm"])
+def test_one_width_is_that_of_all_bands(tmp_path: Path, written: str) -> None:
+    scene = read_scene(make.envi(tmp_path, make.cube(), fwhm=written))
+    assert set(scene.sensor.bands.fwhm_nm) == {8.0}
+
+
+@pytest.mark.parametrize("key", ["wavelength", "fwhm", "bbl"])
+@pytest.mark.parametrize("written", ["{1, 2}", "{a, b, c, d, e, f}"])
+def test_a_list_that_cannot_be_read_gives_way_to_that_of_the_user(
+    tmp_path: Path, key: str, written: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = make.envi(tmp_path, make.cube(), **{key: written})
+    with pytest.raises(SpecfmError, match=f"{key} h.*--wavelengths"):
+        read_scene(path)
+    caplog.set_level("INFO")
+    scene = read_scene(path, wavelengths=make.bands_csv(tmp_path, 6))
+    np.testing.assert_allclose(scene.sensor.bands.wavelengths_nm, make.centres(6))
+    assert f"{key} h" in caplog.text and "it is not used" in caplog.text
+
+
+def test_a_silent_file_that_names_a_known_sensor_is_told_so(tmp_path: Path) -> None:
+    cube = np.ones((2, 3, 408), np.uint16)
+    path = make.envi(tmp_path, cube, **{"wavelength": None, "fwhm": None, "sensor type": "Specimen-408"})
+    with pytest.raises(SpecfmError, match="say --sensor specimen_408; else supply"):
+        read_scene(path)
+    with pytest.raises(SpecfmError, match="in this file; supply"):
+        read_scene(make.envi(tmp_path, cube[..., :9], **{"wavelength": None, "sensor type": "specimen_408"}))
+
+
 @pytest.mark.parametrize("units", ["Unknown", "unknown", "Index", ""])
 def test_units_that_say_nothing(tmp_path: Path, units: str) -> None:
     path = make.envi(tmp_path, make.cube(), wavelength_units=units)

@@ -12,7 +12,7 @@ import pytest
 
 from specfm.bands import BandGrid
 from specfm.errors import SpecfmError
-from specfm.readers import read_scene
+from specfm.readers import raster_source, read_scene
 from specfm.sensors import Sensor
 
 from . import make
@@ -305,6 +305,25 @@ def test_complex_integers_are_read_as_complex_numbers(tmp_path: Path) -> None:
         raster.nodata = None
     tag(path, 0, None, missing_value="8", _FillValue="5")
     np.testing.assert_array_equal(read_scene(path, wavelengths=bands).mask(), [[True, False]])
+
+
+def test_many_pages_are_bands_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GDAL's library for Python lists them as text: 1, 10, 11, 2."""
+    cube = make.cube((6, 5, 23))
+    path = tmp_path / "p.tif"
+    for number in range(23):
+        more = {"APPEND_SUBDATASET": "YES"} if number else {}
+        with rasterio.open(path, "w", driver="GTiff", height=6, width=5, count=1, dtype="int16", **more) as out:
+            out.write(cube[..., number], 1)
+    csv = make.bands_csv(tmp_path, 23)
+    for kept in (1 << 20, 0):  # read whole and kept, or page by page
+        monkeypatch.setattr(raster_source, "KEPT_BYTES", kept)
+        scene = read_scene(path, wavelengths=csv)
+        np.testing.assert_array_equal(scene.read(), cube)
+        part = scene.read(slice(1, 6, 2), slice(2, 5), [22, 3, 9])
+        np.testing.assert_array_equal(part, cube[1:6:2, 2:5][..., [22, 3, 9]])
+        scene.read()[:] = 0
+        np.testing.assert_array_equal(scene.read(), cube)
 
 
 def test_pages_cut_short_are_named(tmp_path: Path) -> None:

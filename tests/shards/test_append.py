@@ -183,11 +183,12 @@ def test_a_manifest_that_tells_of_another_shard_is_noticed(tmp_path: Path) -> No
 def test_few_files_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
+    from specfm.shards import decoded
     from specfm.shards import reader as module
     from specfm.shards.descriptors import Descriptors
 
     monkeypatch.setattr(module, "_descriptors", Descriptors(3))
-    monkeypatch.setattr(module, "_HANDLES", 3)
+    monkeypatch.setattr(decoded, "MOST", 3)
     monkeypatch.setattr(module, "_MASKS_BYTES", 3000)  # of which some shards' are held, and others' read
     held = [write_shard(tmp_path / f"s{n}.h5", seed=n, codec=codec) for n in range(12)]
     readers = [ShardReader(tmp_path / f"s{n}.h5", cache="off") for n in range(12)]
@@ -200,7 +201,7 @@ def test_few_files_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(check, range(200)))
-    assert len(module._descriptors._files) <= 3 and sum(r._handle is not None for r in readers) <= 3 + 4
+    assert len(module._descriptors._files) <= 3 and sum(r._decoded.is_open for r in readers) <= 3 + 4
     assert module._masks_held.used <= 3000
     keys = [reader._key for reader in readers]
     del readers[:]

@@ -157,6 +157,8 @@ def test_scenes_of_two_sensors_are_refused(encoder: torch.nn.Module) -> None:
     other = other.replace(sensor=other.sensor.replace(bands=BandGrid(GRID.wavelengths_nm + 1)))
     with pytest.raises(UsageError, match="have different bands; explain scenes of one sensor"):
         one_sensor([*scenes(2), other])
+    near = other.replace(sensor=other.sensor.replace(bands=BandGrid(GRID.wavelengths_nm + 0.2)))
+    assert one_sensor([*scenes(1), near]) == scenes(1)[0].sensor.bands, "of another calibration of one camera"
 
 
 def test_command_writes_tables_and_a_picture(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""`specfm relate`: specimens beside each other: who is like whom, and whether classes show without labels."""

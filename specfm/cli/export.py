@@ -121,8 +121,8 @@ def command(found: Exported) -> None:
         )
         if "agreement" in told:
             typer.echo(
-                f"  {told['agreement']:.1%} of their pixels have the same class, of which it is "
-                f"{100 * told['confidence']:+.1f} points surer"
+                f"  {told['agreement']:.1%} of their pixels have the same class; the probability of the model's class "
+                f"changes by {100 * told['confidence']:+.1f} points"
             )
 
 

@@ -32,7 +32,10 @@ def samples_of(scene: Scene, facts: Facts, model: str) -> Iterator[dict[str, Any
         UsageError: a model of two dates, other bands than it is baked for, or no valid pixel in any tile.
     """
     if len(facts.sensors) > 1 or facts.kind == "change":
-        raise UsageError(f"static integers are for models of one date, and {model} takes two; leave --calibrate out")
+        raise UsageError(
+            f"static integers are for models of one date, and {model} takes two; leave --calibrate out: with --int8 "
+            "alone activations are scaled as they come"
+        )
     rescale = fitting(scene, facts.sensor(0), model)
     level = scene_level(scene) if facts.level == "scene" else None
     reader, side = TileReader(scene, 1), facts.tile

@@ -201,6 +201,11 @@ def test_what_cannot_be_exported_is_refused_at_once(tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=message):
             specfm.export(tmp_path / "task", out=tmp_path / "a.onnx", sensor="emit", **words)
+    save_task(task("change"), tmp_path / "change", {})
+    with pytest.raises(UsageError, match="change takes two; leave --calibrate out: with --int8 alone"):
+        specfm.export(
+            tmp_path / "change", out=tmp_path / "a.onnx", sensor="emit", int8=True, calibrate="salinas_a"
+        )  # fmt: skip
     with pytest.raises(SpecfmError, match="not a folder"):
         specfm.export(tmp_path / "none", out=tmp_path / "a.onnx")
     (tmp_path / "there.onnx").write_bytes(b"")

@@ -15,6 +15,7 @@ from downstream.probe.run import ProbeResult
 from downstream.relate.run import Relations
 from downstream.robustness.run import Robustness
 from pretrain.multidomain import StudyResult
+from pretrain.planning.plan import Plan
 from specfm.bands import BandGrid
 from specfm.brief import brief
 from specfm.cli import _results
@@ -24,7 +25,7 @@ from specfm.dense.per_specimen import SpecimenVectors
 RESULTS = [
     each for each in vars(_results).values() if dataclasses.is_dataclass(each) and each.__module__ == _results.__name__
 ]
-RESULTS += [ProbeResult, Relations, Robustness, Explanation, StudyResult, DenseFeatures, SpecimenVectors]
+RESULTS += [ProbeResult, Relations, Robustness, Explanation, StudyResult, DenseFeatures, SpecimenVectors, Plan]
 MUCH: Any = [{"x": np.arange(500).tolist()}] * 300
 
 

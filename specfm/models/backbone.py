@@ -167,7 +167,8 @@ class Backbone(HubMethods, TimmSurface, nn.Module):
             weight = torch.einsum("okhw,kl->olhw", before.double(), change).to(before.dtype)
         after = stem.weight = nn.Parameter(weight.contiguous(), requires_grad=before.requires_grad)
         stem.in_channels = len(new_KC)
-        self.mix_KC = None if mix_KC is None else new_KC.to(self.mean_C)
+        # laid out as it is read back: another order of the same numbers sums otherwise in the last bit
+        self.mix_KC = None if mix_KC is None else new_KC.to(self.mean_C).contiguous()
         self.config = {**self.config, "mixtures": None if mix_KC is None else len(mix_KC)}
         return before, after, change
 

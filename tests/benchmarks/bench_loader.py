@@ -11,7 +11,8 @@ millisecond, in which some machines have not yet given the second thread a core 
   same threads. The faster of the two is the yardstick, ``preadv`` the one that we may use: a map of a file that is cut
   short kills the process. Both ratios are printed.
 
-Also the whole :class:`pretrain.loader.Loader` (sampler, metadata, masks) in samples a second.
+Also the whole :class:`pretrain.loader.Loader` (sampler, metadata, masks) in samples a second: over and over the same
+shard, and one pass each from warm and cold cache and from a server (:mod:`tests.benchmarks.loader_sources`).
 
 Targets (mission): >= 2 x h5py on unfiltered one-sample chunks, >= 10 x on gzip and on automatic chunks, >= 0.8 of the
 raw gather.
@@ -38,6 +39,7 @@ from specfm.bands import BandGrid
 from specfm.sensors import Sensor
 from specfm.shards import ShardReader, ShardSet, ShardWriter
 from specfm.shards.extents import aligned_empty
+from tests.benchmarks.loader_sources import rates
 from tests.benchmarks.timing import machine, parser, write
 
 OURS = {"contiguous": "none", "chunks": "chunks"}  # layout -> codec of our writer
@@ -205,6 +207,7 @@ def main() -> None:
         build(folder, asked.count, asked.side, asked.channels)
         figures = compare(folder, asked.batch, asked.threads, asked.repeats, asked.seconds)
         figures["loader"] = loader_rate(folder, asked.batch, asked.threads, 100)
+        figures["sources"] = rates(folder / "contiguous.h5", asked.batch, asked.threads, asked.repeats)
     settings = {key: value for key, value in vars(asked).items() if key != "json"}
     write(asked.json, {"machine": machine(), "settings": settings, **figures})
     print(f"{'':30s} {'wall':>10s} {'processor':>10s}")
@@ -212,6 +215,9 @@ def main() -> None:
         for key, value in figures["wall"][table].items():
             print(f"{key:30s} {value:10.2f} {figures['cpu'][table][key]:10.2f} {unit}")
     print(f"loader: {figures['loader']['samples_per_s']:.0f} samples/s")
+    for name, row in figures["sources"].items():
+        rate, disk = f"{row['samples_per_s']:8.0f} samples/s {row['mb_per_s']:8.0f} MB/s", row["from_disk_mb"]
+        print(f"  {name:20s} {rate} {disk:8.0f} MB from disk")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from specfm.shards import ShardSet, remote, verify_shards
 from specfm.shards.manifest import write_manifest
 from specfm.shards.schema import ShardError
 from tests.shards.make import write_shard
+from tests.shards.server import Server
 from tests.shards.test_build import run
 
 fsspec = pytest.importorskip("fsspec", reason="needs specfm[remote]")
@@ -41,62 +41,6 @@ def memory(folder: Path) -> Iterator[str]:
         store.pipe(f"/bucket/{path.name}", path.read_bytes())
     yield "memory://bucket"
     store.rm("/bucket", recursive=True)
-
-
-class Server(ThreadingHTTPServer):
-    """Serves a folder; cuts the first ``cuts`` connections for shards half-way, counts the bytes that it gave."""
-
-    def __init__(self, folder: Path, cuts: int, parts: bool) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.folder, self.cuts, self.parts, self.given = folder, cuts, parts, 0
-        self.guard = threading.Lock()
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/x"
-
-    def handle_error(self, *_: object) -> None:
-        pass
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def do_HEAD(self) -> None:
-        self.answer(False)
-
-    def do_GET(self) -> None:
-        self.answer(True)
-
-    def answer(self, body: bool) -> None:
-        path = self.server.folder / Path(self.path).name
-        if not path.exists():
-            self.send_error(404)
-            return
-        data = path.read_bytes()
-        ranged = self.headers.get("Range") if self.server.parts else None
-        first, last = 0, len(data) - 1
-        if ranged:
-            left, _, right = ranged.removeprefix("bytes=").partition("-")
-            first, last = int(left), min(int(right or last), last)
-        self.send_response(206 if ranged else 200)
-        if ranged:
-            self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
-        if self.server.parts:
-            self.send_header("Accept-Ranges", "bytes")
-        part = data[first : last + 1]
-        self.send_header("Content-Length", str(len(part)))
-        self.end_headers()
-        if not body:
-            return
-        with self.server.guard:
-            cut = path.suffix == ".h5" and self.server.cuts > 0
-            self.server.cuts -= cut
-            self.server.given += len(part) * (path.suffix == ".h5")
-        self.wfile.write(part[: len(part) // 2] if cut else part)
 
 
 @pytest.fixture(params=[True, False], ids=["parts", "whole"])

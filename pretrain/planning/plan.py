@@ -23,6 +23,7 @@ from pretrain.planning.trial import Cost, Part, Trial
 from specfm.brief import brief
 from specfm.engine import distributed
 from specfm.errors import UsageError
+from specfm.rows import Rows
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Rows):
     """What a run needs. Bytes and seconds; counts of samples are per step.
 
     Attributes:

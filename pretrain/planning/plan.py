@@ -6,7 +6,6 @@ Figures come from a trial of a few steps (:mod:`pretrain.planning.trial`) and fr
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -24,8 +23,6 @@ from specfm.brief import brief
 from specfm.engine import distributed
 from specfm.errors import UsageError
 from specfm.rows import Rows
-
-log = logging.getLogger(__name__)
 
 CONTEXT = 0.8e9  # bytes that a GPU's driver and libraries take
 USABLE = 0.95  # of the rest: memory falls into pieces
@@ -65,7 +62,7 @@ class Plan(Rows):
         flops: of samples that are computed at once, forward and backward.
         seconds: likewise, on ``device``.
         tflops: a process was said to sustain; None: ``seconds`` count.
-        read_s: that one process waits for the share of a step, from this storage.
+        read_s: in which one process reads its share of a step from this storage, or from memory what was read lately.
         checkpoint_bytes: of one.
         doubts: what the run would do although it can hardly be meant.
     """
@@ -111,12 +108,12 @@ class Plan(Rows):
         """With cached gradients every micro-batch is computed twice forward (a third of all) and once backward."""
         at_once = min(self.config.optim.micro_batch or self.share, self.share)
         times = math.ceil(self.share / at_once)
-        return (4 / 3 if times > 1 else 1.0) * (times * cost.always + self.share * cost.each)
+        return (4 / 3 if times > 1 else 1.0) * (cost.of(self.share) + (times - 1) * cost.always)
 
     @property
     def wall_s(self) -> float:
         """Seconds of all steps, where reading keeps up."""
-        return self.config.steps * max(self.step_s, 0.0)
+        return self.config.steps * self.step_s
 
     @property
     def read_bytes(self) -> float:
@@ -158,8 +155,6 @@ class Plan(Rows):
                 f"reading takes {self.read_s:.3g} s of a step that computes {self.step_s:.3g} s, so the device would "
                 "wait; raise data.threads, use faster storage, or cut smaller windows"
             )
-        if self.processes > 1 and self.config.data.part_divisor % self.processes:
-            found.append(f"set data.divisor to a multiple of {self.processes}")
         return found
 
 

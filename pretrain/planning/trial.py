@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -92,8 +93,9 @@ class Trial:
         self.sampler = setup.make_sampler(config, self.shards)
         one_of = World(0, processes, device)
         self.simulated = setup.make_simulated(config, self.shards, one_of)
-        data, paired = config.data, PairedSampler(self.sampler, None)
-        self.loader = Loader(self.shards, paired, 0, processes, data.threads, data.prefetch, device)
+        self._paired = PairedSampler(self.sampler, None)
+        # nothing is read ahead, so that reading and computing are timed apart
+        self.loader = Loader(self.shards, self._paired, 0, processes, config.data.threads, 0, device)
         self.modules, self.objectives = setup.make_modules(config, self.shards)
         refuse_small_windows(config, self.shards, self.objectives, self.encoder.patch_size)
         self.modules.to(device)
@@ -101,21 +103,20 @@ class Trial:
         setup.normalise(config, self.shards, self.sampler, self.modules)
         setup.make_room(config, self.shards, self.modules)
         share_stems(self.modules)
-        route = setup.make_router(config, self.shards, self.encoder)
+        self._route = setup.make_router(config, self.shards, self.encoder)
         for objective in self.objectives.values():
             objective.start(self.encoder, self.shards)
             objective.initialise(self.encoder)
-        self._route, self._paired = route, paired
-        began = time.perf_counter()
-        batches = self._stored()
-        self.pairs = next(batches)
-        for _ in range(READ - 1):
+        self.shards.verify_once()  # once on a machine, and no part of reading
+        batches, waits = self._stored(), []
+        for _ in range(READ):
             self.pairs = next(batches)
-        self.read_s = (time.perf_counter() - began) / READ
+            waits.append(self.loader.data_wait)
+        self.read_s = statistics.median(waits[1:])
         self._take(self._some(1))  # what is made at the first call is not counted
 
     @property
-    def encoder(self):  # type: ignore[no-untyped-def]
+    def encoder(self) -> Any:
         """The encoder in training."""
         return self.modules["encoder"]
 

@@ -46,7 +46,8 @@ def read_labels(rule: Labels, names: Sequence[str], grid: Grid, find: Find, fill
         SpecfmError: a file is missing, does not fit the scene, or holds a value that is neither class nor unlabelled.
     """
     index, shape_HW = {name: i for i, name in enumerate(names)}, grid.shape_HW
-    spelt = {_plain(name): i for i, name in enumerate(names)}  # "Morpho" of a table is the class morpho
+    plain = [_plain(name) for name in names]  # "Morpho" of a table is the class morpho, unless there are two of it
+    spelt = {name: i for i, name in enumerate(plain) if plain.count(name) == 1}
     # a table holds text, whatever YAML makes of the numbers of remap
     told = {str(raw): target for raw, target in (rule.remap or {}).items()}
 

@@ -113,7 +113,7 @@ def _read_numpy(path: Path, variable: str | None) -> NDArray[Any]:
             if len(data) < count * dtype.itemsize:
                 raise ValueError("it was cut short")
             return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
-    except (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, ValueError, RuntimeError, BadZipFile, zlib.error) as error:
         if isinstance(error, SpecfmError):
             raise
         raise SpecfmError(f"{path} cannot be read as an array ({error}); write it again with numpy.save") from None

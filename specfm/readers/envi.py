@@ -186,8 +186,9 @@ def _spectral(header: EnviHeader, found: Found, supplied: Callable[[], int | Non
     if held is not None:
         found.wavelengths, found.units = held.centres_C, held.units
         found.fwhm = held.fwhm_C if widths is None else widths
-        if widths is not None and header.units is not None and header.units != held.units:
-            found.fwhm_units = header.units
+        own = header.unit_behind("fwhm") or header.units
+        if widths is not None and own is not None and own != held.units:
+            found.fwhm_units = own
     found.valid = None if good is None else np.asarray(good) != 0
     sensor = header.fields.get("sensor type", "").strip()
     found.sensor_name = None if sensor.lower() in ("", "unknown") else sensor

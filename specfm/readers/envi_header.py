@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from specfm.bands import nm_per_unit
 from specfm.errors import SpecfmError
 from specfm.limits import excess
 from specfm.rasters.map_info import parse_map_info
@@ -83,8 +84,15 @@ class EnviHeader:
         units = _uncommented(self.fields.get("wavelength units", "")).strip()
         if units.lower() not in _SILENT_UNITS:
             return units
-        behind = {found[2] if (found := _MEASURE.fullmatch(item)) else "" for item in self.items("wavelength")}
-        return behind.pop() or None if len(behind) == 1 else None  # {348.0 nm, 349.1 nm, ...}
+        return self.unit_behind("wavelength")
+
+    def unit_behind(self, key: str) -> str | None:
+        """The unit that stands behind every number of a list (``{348.0 nm, 349.1 nm}``), None where it does not."""
+        behind = self._units_behind(key)
+        return behind[0] if behind and "" not in behind and len({nm_per_unit(each) for each in behind}) == 1 else None
+
+    def _units_behind(self, key: str) -> list[str]:
+        return sorted({found[2] if (found := _MEASURE.fullmatch(item)) else "" for item in self.items(key)})
 
     def text(self, key: str) -> str:
         """A required single value."""
@@ -128,12 +136,17 @@ class EnviHeader:
         """A list of exactly ``count`` numbers, None where the key is absent or its braces are empty.
 
         Separators are commas, else semicolons or blanks, with decimal points, else decimal commas: the first of these
-        that gives a number for each band is meant. A unit behind each number is left out here (:attr:`units` has it).
+        that gives a number for each band is meant. A unit behind each number is left out here (:meth:`unit_behind` has
+        it).
+
+        Raises:
+            SpecfmError: another number of them, something that is none, or numbers in several units.
         """
         if not self.items(key):
             return None
+        self._refuse_other_units(key)
         values, bad = self._measures(key)
-        read = [each for each in values if each is not None]
+        read = [] if bad is not None else [each for each in values if each is not None]
         for separator, point in _OTHER_LISTS:
             if len(read) == count:
                 break
@@ -144,6 +157,14 @@ class EnviHeader:
         if len(values) != count:
             raise SpecfmError(f"{self.path}: {key} has {len(values)} values but the file has {count} bands")
         raise SpecfmError(f"{self.path}: {key} holds {bad!r}, which is not a number")
+
+    def _refuse_other_units(self, key: str) -> None:
+        units = [unit for unit in self._units_behind(key) if unit]
+        stated = _uncommented(self.fields.get("wavelength units", "")).strip()
+        if key == "wavelength" and stated.lower() not in _SILENT_UNITS:
+            units.append(stated)
+        if len({nm_per_unit(unit) for unit in units}) > 1:
+            raise SpecfmError(f"{self.path}: {key} has numbers in several units ({', '.join(dict.fromkeys(units))})")
 
     def measure(self, key: str) -> float | None:
         """The number of a key that holds one alone, with or without its unit; else None."""

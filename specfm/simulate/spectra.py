@@ -233,6 +233,9 @@ def _read_usgs(path: Path) -> MaterialSpectra | None:
     """
     from scipy.io import loadmat
 
+    from specfm.readers.matlab_tags import check_tags
+
+    check_tags(path)
     try:
         held = loadmat(path, variable_names=["datalib", "names"])
         table, codes = held["datalib"], held["names"]

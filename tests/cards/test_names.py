@@ -65,6 +65,17 @@ def test_a_card_of_folders_gives_every_specimen_its_name_and_group(lab: Path) ->
         open_scene(str(path))
 
 
+@pytest.mark.parametrize(("named", "index"), [("Oak", 0), ("oak", 1), ("ELM", 2), ("OAK", -1)])
+def test_a_table_in_other_capitals(lab: Path, named: str, index: int, caplog: pytest.LogCaptureFixture) -> None:
+    """OAK may be Oak or oak: neither is guessed."""
+    (lab / "species.csv").write_text("scene,species\n" + "".join(f"{each},{named}\n" for each in SPECIMENS))
+    labels = {"table": {"path": "species.csv", "key": "scene", "match": "{parent}", "value": "species"}}
+    path = card(lab, path="scans/*/raw.npy", labels=labels, label_names=["Oak", "oak", "elm"])
+    for scene in load_card(path).scenes():
+        assert set(np.unique(scene.labels_HW)) == {index}  # type: ignore[arg-type]
+    assert ("carries no label: it is none of label_names" in caplog.text) == (index == -1)
+
+
 def test_no_scene_is_opened_that_was_not_asked_for(lab: Path) -> None:
     path = card(lab, path="scans/*/raw.npy")
     for specimen in (SPECIMENS[0], SPECIMENS[2]):

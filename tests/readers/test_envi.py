@@ -259,10 +259,43 @@ def test_lists_as_other_programs_write_them(tmp_path: Path, written: str) -> Non
     np.testing.assert_allclose(scene.sensor.bands.wavelengths_nm, np.linspace(400, 450, 6))
 
 
-def test_what_numbers_say_of_their_unit_is_not_guessed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stated", [None, "nm", "um"])
+@pytest.mark.parametrize("key", ["wavelength", "fwhm"])
+def test_what_numbers_say_of_their_unit_is_not_guessed(tmp_path: Path, key: str, stated: str | None) -> None:
     mixed = "{400 nm, 410 nm, 0.42 um, 430 nm, 440 nm, 450 nm}"
+    with pytest.raises(SpecfmError, match=rf"{key} has numbers in several units \(nm, um.*--wavelengths"):
+        read_scene(make.envi(tmp_path, make.cube(), **{"wavelength units": stated, key: mixed}))
+
+
+def test_a_unit_behind_some_numbers_is_not_that_of_all(tmp_path: Path) -> None:
+    some = "{400 nm, 410, 420, 430, 440, 450}"
     with pytest.raises(SpecfmError, match="without their units"):
-        read_scene(make.envi(tmp_path, make.cube(), **{"wavelength units": None, "wavelength": mixed}))
+        read_scene(make.envi(tmp_path, make.cube(), **{"wavelength units": None, "wavelength": some}))
+
+
+def test_numbers_that_contradict_the_stated_unit(tmp_path: Path) -> None:
+    in_um = "{0.40 um, 0.41 um, 0.42 um, 0.43 um, 0.44 um, 0.45 um}"
+    with pytest.raises(SpecfmError, match=r"several units \(um, nm\)"):
+        read_scene(make.envi(tmp_path, make.cube(), **{"wavelength units": "nm", "wavelength": in_um}))
+
+
+@pytest.mark.parametrize("written", ["{" + ", ".join(["0.008 um"] * 6) + "}", "0.008 um", "8 nm"])
+@pytest.mark.parametrize("units", ["nm", "um"])
+def test_widths_may_have_a_unit_of_their_own(tmp_path: Path, written: str, units: str) -> None:
+    """Not that of the wavelengths: 0.008 um is no width of 0.008 nm."""
+    listed = ", ".join(f"{nm if units == 'nm' else nm / 1000}" for nm in range(400, 460, 10))
+    header = {"wavelength units": units, "wavelength": f"{{{listed}}}", "fwhm": written}
+    bands = read_scene(make.envi(tmp_path, make.cube(), **header)).sensor.bands
+    np.testing.assert_allclose(bands.fwhm_nm, 8.0)
+    np.testing.assert_allclose(bands.wavelengths_nm, np.arange(400, 460, 10))
+
+
+@pytest.mark.parametrize("written", ["{about, 1, 1, 1, 0, 1, 1}", "{1, 1, x, 1, 0, 1, 1}", "{1, 1, 1, 0, 1, 1, end}"])
+@pytest.mark.parametrize("key", ["wavelength", "fwhm", "bbl", "data gain values"])
+def test_what_is_no_number_is_not_passed_over(tmp_path: Path, key: str, written: str) -> None:
+    """Seven of which six are numbers, of six bands: which belongs to which nobody knows."""
+    with pytest.raises(SpecfmError, match=f"{key} has 7 values but the file has 6 bands"):
+        read_scene(make.envi(tmp_path, make.cube(), **{key: written}))
 
 
 @pytest.mark.parametrize("written", ["8.0", "{8.0}", "8.0 nm"])

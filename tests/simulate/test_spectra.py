@@ -91,6 +91,19 @@ def test_usgs_matrix(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.spectra_NL[:, at(1500)], [0.3, 0.6], atol=1e-6)
 
 
+def test_a_damaged_matrix_is_a_sentence(tmp_path: Path) -> None:
+    """One that says it is complex and has no imaginary part: scipy looks beyond the file, and the process ends."""
+    from scipy.io import savemat
+
+    path = tmp_path / "usgs.mat"
+    savemat(path, {"datalib": np.ones((9, 4)), "names": np.ones((4, 9), np.uint8)})
+    data = bytearray(path.read_bytes())
+    data[128 + 17] |= 8
+    path.write_bytes(bytes(data))
+    with pytest.raises(SpecfmError, match="usgs.mat: not a readable MATLAB file .*has 4 of its 5 parts"):
+        read_library(str(path))
+
+
 def test_real_libraries(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPECFM_DATA", str(data_root))
     folder = data_root / "spectral_libraries"

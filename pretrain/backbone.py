@@ -16,7 +16,7 @@ from pretrain.config import PretrainConfig
 from specfm.band_selection import BandSelection
 from specfm.batch import Batch
 from specfm.errors import UsageError
-from specfm.models.backbone import Backbone, create_backbone
+from specfm.models import Backbone, create_backbone
 from specfm.reducers import Principal
 from specfm.shards import ShardSet
 

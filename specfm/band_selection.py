@@ -11,13 +11,15 @@ importance:20       the 20 bands that tell most of the pixels' first 20 principa
 pca:20              20 principal components in place of bands: no wavelengths, so not for encoders that are told them
 =================== =================================================================================================
 
-Shapes: C bands of a sensor, K chosen ones, M pixels, H W rows and columns.
+Scenes with the chosen bands only: :mod:`specfm.selected_scene`.
+
+Shapes: C bands of a sensor, K chosen ones, M pixels.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -26,11 +28,8 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator
 
 from specfm.bands import BandGrid
-from specfm.digests import digest_parts
 from specfm.errors import UsageError
 from specfm.limits import excess
-from specfm.pretreatment import beneath, measured
-from specfm.scene import CubeSource, Scene
 
 RGB_NM = (650.0, 550.0, 450.0)
 RGB_WITHIN_NM = 40.0  # a band farther away is another colour
@@ -45,9 +44,6 @@ REGIONS: dict[str, tuple[float, float]] = {
     "swir2": (1800.0, 2600.0),
 }
 PER_REGION = 4
-SAME_NM = 0.5  # a band whose centre differs by less in another scene is the same band
-PIXELS = 4000  # that principal components are fitted on
-ROWS = 64  # of a scene that these are drawn from
 FORMS = "rgb, sample:1-9,40, uniform:N, regions, regions:N, regions:blue,red, window:LOW-HIGH, importance:N or pca:N"
 NO_COMPONENTS = (
     "pca makes components without wavelengths, which {what}; choose bands instead: importance:N takes those that tell "
@@ -140,7 +136,9 @@ class BandSelection:
             low, high = self.window_nm
             found = usable[(centres >= low) & (centres <= high)]
             if not len(found):
-                raise UsageError(f"{begin}no usable band lies in {low:g}-{high:g} nm; the sensor sees {_span(centres)}")
+                raise UsageError(
+                    f"{begin}no usable band lies in {low:g}-{high:g} nm; the sensor sees {span_text(centres)}"
+                )
             return found
         if self.kind == "regions":
             return np.sort(np.concatenate([usable[place] for place in self._by_region(centres, begin)]))
@@ -162,133 +160,19 @@ class BandSelection:
             inside = np.flatnonzero((centres >= low) & (centres < high))
             if not len(inside):
                 if self.names:
-                    raise UsageError(f"{begin}no usable band lies in {name}, {low:g}-{high:g} nm; {_span(centres)} do")
+                    raise UsageError(
+                        f"{begin}no usable band lies in {name}, {low:g}-{high:g} nm; {span_text(centres)} do"
+                    )
                 continue
             few = inside if self.count is None else inside[_evenly(centres[inside], min(self.count, len(inside)), "")]
             found.append(few)
         if not found:
-            raise UsageError(f"{begin}no region of {', '.join(REGIONS)} lies in {_span(centres)}; choose by window")
+            raise UsageError(f"{begin}no region of {', '.join(REGIONS)} lies in {span_text(centres)}; choose by window")
         return found
 
 
 # a key of a configuration: text or mapping, kept as text
 BandsText = Annotated[str, BeforeValidator(lambda given: str(BandSelection.parse(given)))]
-
-
-@dataclass(frozen=True)
-class SelectedSource:
-    """Some bands of a cube, in the order given; no other is read."""
-
-    under: CubeSource
-    index_K: NDArray[np.int64]
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return (*self.under.shape[:2], len(self.index_K))
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.under.dtype
-
-    @property
-    def digest(self) -> str:
-        """16 hex digits over what is done to the stored numbers."""
-        return digest_parts([f"bands {self.index_K.tolist()}", str(getattr(self.under, "digest", ""))])
-
-    def read(self, rows: range, cols: range, bands: NDArray[np.int64] | None) -> NDArray[Any]:
-        return self.under.read(rows, cols, self.index_K if bands is None else self.index_K[bands])
-
-
-def selected(scene: Scene, index_K: NDArray[np.int64]) -> Scene:
-    """The scene with some of its bands (0-based); a pixel is valid by these alone.
-
-    A pretreated one is pretreated from these alone, so that no other band has a part in them.
-
-    Raises:
-        SpecfmError: it comes from a file that holds pretreated spectra, or these bands cannot be pretreated so.
-    """
-
-    def narrow(scene: Scene) -> Scene:
-        sensor = scene.sensor.replace(bands=scene.sensor.bands.subset(index_K))
-        return scene.replace(source=SelectedSource(scene.source, index_K), sensor=sensor)
-
-    return beneath(scene, narrow)
-
-
-def select_scenes(scenes: Sequence[Scene], selection: str | BandSelection | None) -> list[Scene]:
-    """Scenes with the chosen bands only; nothing is read, but of ``importance`` some rows of pixels, no label.
-
-    Scenes of one band grid get the same bands. Those of pretreated scenes are chosen from spectra as measured
-    (:func:`selected`).
-
-    Raises:
-        UsageError: as :meth:`BandSelection.parse` and :meth:`BandSelection.indices`.
-        SpecfmError: as :func:`selected`.
-    """
-    if selection is None:
-        return list(scenes)
-    wanted = BandSelection.parse(selection)
-    as_measured = [measured(scene) for scene in scenes]
-    alike: dict[str, list[Scene]] = {}
-    for scene in as_measured:
-        alike.setdefault(scene.sensor.bands.digest, []).append(scene)
-    index = {
-        digest: wanted.indices(
-            members[0].sensor.bands,
-            some_pixels(members) if wanted.kind == "importance" else None,
-            members[0].where,
-        )
-        for digest, members in alike.items()
-    }
-    return [selected(scene, index[bare.sensor.bands.digest]) for scene, bare in zip(scenes, as_measured, strict=True)]
-
-
-def selected_again(scene: Scene, selection: str, wavelengths_nm: Sequence[Sequence[float]]) -> Scene:
-    """The bands that a selection took of other scenes: those at the same wavelengths, else what it takes of this one.
-
-    Args:
-        scene: whose bands are selected.
-        selection: as of :func:`selected`.
-        wavelengths_nm: centres of what was taken, a list for each sensor.
-
-    Raises:
-        UsageError: the scene has none of these lists, and the selection goes by numbers or pixels of other scenes.
-        SpecfmError: as :func:`selected`.
-    """
-    have_C = measured(scene).sensor.bands.wavelengths_nm
-    found: list[NDArray[np.int64]] = []
-    for centres in wavelengths_nm:
-        gap_KC = np.nan_to_num(np.abs(np.asarray(centres)[:, None] - have_C), nan=np.inf)
-        index_K = gap_KC.argmin(1)
-        if len(set(index_K.tolist())) == len(centres) and gap_KC.min(1).max() < SAME_NM:
-            found.append(index_K)
-    if found:
-        most_K = max(found, key=len)
-        return scene if np.array_equal(most_K, np.arange(len(have_C))) else selected(scene, most_K)
-    wanted = BandSelection.parse(selection)
-    if wanted.is_fitted or wanted.kind == "sample":
-        raise UsageError(
-            f"{scene.where}: lacks bands that {selection} took of the training data ({len(wavelengths_nm[0])} from "
-            f"{_span(np.asarray(wavelengths_nm[0]))}); give a scene of that sensor"
-        )
-    return select_scenes([scene], wanted)[0]
-
-
-def some_pixels(scenes: Sequence[Scene], most: int = PIXELS) -> NDArray[np.float32]:
-    """pixels_MC: physical values of valid pixels of scenes of one band grid, at most ``most``, the same each time."""
-    rng, found, share = np.random.default_rng(11), [], -(-most // max(len(scenes), 1))
-    for scene in scenes:
-        height = scene.shape[0]
-        rows = np.unique(np.linspace(0, height - 1, min(ROWS, height)).astype(int))
-        usable_C = scene.sensor.bands.valid
-        kept: list[NDArray[np.float32]] = []
-        for row in rows.tolist():
-            stored_WC = scene.read(row)[0]
-            good_WC = stored_WC[scene.mask_of(stored_WC[:, usable_C])].astype(np.float32)
-            kept.append(good_WC * np.float32(scene.sensor.scale) + np.float32(scene.sensor.offset))
-        mine = np.concatenate(kept)
-        found.append(mine[np.sort(rng.permutation(len(mine))[:share])])
-    return np.concatenate(found)
 
 
 def _kind_and_value(given: Any) -> tuple[str, Any]:
@@ -334,7 +218,8 @@ def _ends(value: Any) -> tuple[float, float] | None:
     return (low, high) if low <= high else None
 
 
-def _span(centres: NDArray[np.float64]) -> str:
+def span_text(centres: NDArray[np.float64]) -> str:
+    """From where to where, for a message."""
     return f"{centres.min():.0f}-{centres.max():.0f} nm"
 
 
@@ -344,7 +229,7 @@ def _colours(centres: NDArray[np.float64], begin: str) -> NDArray[np.int64]:
     if gap_3K.min(1).max() > RGB_WITHIN_NM or len(set(near_3.tolist())) < 3:
         raise UsageError(
             f"{begin}no bands near {', '.join(f'{nm:g}' for nm in RGB_NM)} nm for red, green and blue; the sensor sees "
-            f"{_span(centres)} (sample:I,J,K takes any three)"
+            f"{span_text(centres)} (sample:I,J,K takes any three)"
         )
     return near_3
 

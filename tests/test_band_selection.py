@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from specfm.band_selection import RGB_NM, BandSelection, select_scenes, selected
+from specfm.band_selection import RGB_NM, BandSelection
 from specfm.bands import BandGrid
 from specfm.errors import UsageError
 from specfm.scene import ArraySource, Scene
+from specfm.selected_scene import select_scenes, selected
 from specfm.sensor_table import get_sensor
 from specfm.shards import ShardSet
 from specfm.shards.build import write_shards

@@ -48,6 +48,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "grids",
         "window",
         "band_selection",
+        "selected_scene",
         "objects",
         "specimens",
         "reducers",

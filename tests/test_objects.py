@@ -185,10 +185,10 @@ def test_a_card_without_any_object_is_refused_when_it_is_opened(tmp_path: Path) 
 
 def test_a_model_of_objects_alone_is_told_of_a_scan_with_its_background(tmp_path: Path) -> None:
     from downstream.maps.class_maps import background_told
-    from specfm.band_selection import select_scenes
     from specfm.pretreatment import pretreat
     from specfm.readers import read_scene
     from specfm.readers.own import save_scene
+    from specfm.selected_scene import select_scenes
 
     cube, on_HW = scan()
     whole = Scene.from_array(cube, SENSOR)

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from specfm.band_selection import BandSelection, select_scenes
+from specfm.band_selection import BandSelection
 from specfm.bands import BandGrid
 from specfm.errors import SpecfmError, UsageError
 from specfm.pretreatment import pretreat, pretreat_spectra
 from specfm.readers import read_scene
 from specfm.readers.own import save_scene
 from specfm.scene import Scene
+from specfm.selected_scene import select_scenes
 from specfm.sensors import Sensor
 from specfm.shards import ShardSet
 from specfm.shards.build import write_shards

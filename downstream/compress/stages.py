@@ -36,7 +36,7 @@ from specfm.config import to_dict
 from specfm.digests import digest_json, state_digest
 from specfm.documents import read_json
 from specfm.files import atomic_write_json, staged_folder
-from specfm.models.backbone import create_backbone
+from specfm.models import create_backbone
 from specfm.models.registry import fresh_like
 
 TAYLOR_WINDOWS = 512  # whose gradients say what matters

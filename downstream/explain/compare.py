@@ -36,11 +36,12 @@ from downstream.results.rows import Comparison, EncoderFacts, result_rows
 from downstream.results.runs import Runs
 from downstream.splits.samples import Samples
 from downstream.splits.split import Split, draw_splits
-from specfm.band_selection import BandSelection, selected
+from specfm.band_selection import BandSelection
 from specfm.dense.align import aligned
 from specfm.digests import digest_json
 from specfm.errors import SpecfmError
 from specfm.pretreatment import untreated
+from specfm.selected_scene import selected
 
 if TYPE_CHECKING:
     from specfm.scene import Scene

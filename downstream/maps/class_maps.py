@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from downstream.supervised.decide import decide
-from specfm.band_selection import selected_again
 from specfm.dense.tile_reader import TileReader, fitting_batch, scene_level
 from specfm.errors import UsageError
 from specfm.pretreatment import pretreat
@@ -27,6 +26,7 @@ from specfm.progress import progress
 from specfm.rasters.class_map import CHANGE_COLOURS, ClassMapWriter, Legend
 from specfm.rasters.writers import RasterWriter, open_raster, refuse_shared_name
 from specfm.scene import Scene
+from specfm.selected_scene import selected_again
 from specfm.tiles import Compute, Tile, TilePlan, blended_rows
 
 

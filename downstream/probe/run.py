@@ -27,7 +27,7 @@ from downstream.results.runs import Runs
 from downstream.results.seen import pretraining_record
 from downstream.splits.samples import Samples, asked_window, collect_samples
 from downstream.splits.split import Split, draw_splits, rule_of
-from specfm.band_selection import BandSelection, select_scenes
+from specfm.band_selection import BandSelection
 from specfm.brief import brief
 from specfm.dense.align import aligned, wants_alignment
 from specfm.digests import digest_json
@@ -35,6 +35,7 @@ from specfm.errors import UsageError
 from specfm.models.backbone import side_multiple
 from specfm.pretreatment import otherwise_taught, pretreat
 from specfm.rows import Rows
+from specfm.selected_scene import select_scenes
 from specfm.specimens import whole_views
 
 if TYPE_CHECKING:

@@ -21,13 +21,13 @@ from downstream.splits.samples import Samples, collect_samples
 from downstream.splits.split import Split, load_splits, make_splits
 from downstream.supervised.views import TURNS, View, turned_batch, turns_about_its_middle
 from downstream.tasks.config import FinetuneConfig
-from specfm.band_selection import select_scenes
 from specfm.batch import BandTensors
 from specfm.dense.tile_reader import scene_level
 from specfm.digests import digest_parts
 from specfm.errors import SpecfmError, UsageError
 from specfm.grids import Grid, require_one_grid
 from specfm.scene import ArraySource, Scene
+from specfm.selected_scene import select_scenes
 from specfm.window import read_window
 
 

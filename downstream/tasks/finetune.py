@@ -42,7 +42,8 @@ from specfm.engine.run_folder import RunFolder
 from specfm.errors import UsageError
 from specfm.files import atomic_write_json
 from specfm.library import same_bands
-from specfm.models.backbone import AnyEncoder, create_backbone, side_multiple
+from specfm.models import create_backbone
+from specfm.models.backbone import AnyEncoder, side_multiple
 
 log = logging.getLogger(__name__)
 TEST, RESULTS, PICTURE = "test.json", "results.jsonl", "map.png"

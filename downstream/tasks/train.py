@@ -307,7 +307,7 @@ class Finetuning(Supervised):
 
 
 def _taken(selection: str, scenes: Sequence[Scene]) -> dict[str, Any]:
-    """Which bands a selection took, for :func:`specfm.band_selection.selected_again`."""
+    """Which bands a selection took, for :func:`specfm.selected_scene.selected_again`."""
     lists = (scene.sensor.bands.wavelengths_nm.tolist() for scene in scenes)
     distinct = dict.fromkeys(tuple(nm for nm in centres if nm == nm) for centres in lists)  # no number: unusable
     return {"selection": selection, "wavelengths_nm": [list(centres) for centres in distinct]}

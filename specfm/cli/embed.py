@@ -61,7 +61,6 @@ def embed(
     overwrite: options.Overwrite = False,
 ) -> FeatureMap | Vectors:
     """Write one feature vector per patch of SCENE (or pixel), with coordinates, in bounded memory, or per specimen."""
-    from specfm.band_selection import select_scenes
     from specfm.cards.opening import open_scene, open_sensor
     from specfm.checkpoint import load, release_digest
     from specfm.cli._specimens import find, open_several
@@ -69,6 +68,7 @@ def embed(
     from specfm.dense.per_specimen import check_out, embed_specimens
     from specfm.dense.stream import embed_to_file
     from specfm.errors import UsageError
+    from specfm.selected_scene import select_scenes
 
     specimens = per == "specimen"
     if per not in ("patch", "specimen"):

@@ -50,12 +50,12 @@ def relate(
     from downstream.relate.picture import relations_figure
     from downstream.relate.run import SPECTRUM, mean_spectra
     from downstream.relate.run import relate as compare
-    from specfm.band_selection import select_scenes
     from specfm.checkpoint import load, release_digest
     from specfm.cli._specimens import find, open_several
     from specfm.dense.align import aligned
     from specfm.dense.per_specimen import embed_specimens
     from specfm.errors import UsageError
+    from specfm.selected_scene import select_scenes
 
     if out.exists():
         raise UsageError(f"{out} exists; choose another --out")

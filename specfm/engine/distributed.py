@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from specfm.engine.groups import Group, PeerLostError, collective
+from specfm.engine.sync.buckets import cut
 from specfm.errors import SpecfmError, UsageError, sentence
 
 log = logging.getLogger(__name__)
@@ -142,11 +143,17 @@ class World:
         return torch.cat(rows)
 
     def broadcast_module(self, module: nn.Module) -> None:
-        """Give every rank the parameters and buffers of rank 0."""
-        if self.size > 1:
+        """Give every rank the parameters and buffers of rank 0, many in one message: each costs the way there."""
+        if self.size == 1:
+            return
+        tensors = [tensor.data for tensor in (*module.parameters(), *module.buffers())]
+        for part in cut(sorted(tensors, key=lambda tensor: str(tensor.dtype))):
+            flat = torch.cat([tensor.reshape(-1) for tensor in part])
             with collective():
-                for tensor in [*module.parameters(), *module.buffers()]:
-                    dist.broadcast(tensor.data, src=0)
+                dist.broadcast(flat, src=0)
+            if not self.is_main:
+                for tensor, piece in zip(part, flat.split([tensor.numel() for tensor in part]), strict=True):
+                    tensor.copy_(piece.view_as(tensor))
 
     def tighten(self, timeout_s: float) -> None:
         """Lower the collective timeout after the first step, so that a dead peer becomes an error in minutes."""

@@ -24,21 +24,20 @@ from specfm.library import Library
 from specfm.models.encoder import Bands, Encoder
 from specfm.models.features import Features, masked_mean, one_below_the_other
 from specfm.models.hub import HubMethods
-from specfm.models.networks import as_map, create_network, least_side, stem_of
+from specfm.models.known_bands import change_of_mixtures, match_bands
+from specfm.models.networks import as_map, least_side, stem_of
 from specfm.models.patches import as_tensor, sample_level
 from specfm.models.pixels import Asked
 from specfm.models.stem import Stems
 from specfm.models.timm_surface import TimmSurface
 from specfm.reducers.moments import Moments
-from specfm.sensor_table import as_sensor
 from specfm.sensors import Sensor
 
-SAME_NM = 0.5  # centres that differ by less are one band
 WIDEST = 10.0  # standardised values are cut off here, deviations: a dead or saturated pixel is not worth more
 
 
 class Backbone(HubMethods, TimmSurface, nn.Module):
-    """A timm network for one list of bands. Build it with :func:`create_backbone`.
+    """A timm network for one list of bands. Build it with :func:`specfm.create_backbone`.
 
     Args:
         net: the network without a classifier.
@@ -155,12 +154,7 @@ class Backbone(HubMethods, TimmSurface, nn.Module):
         new_KC = whole_CC if mix_KC is None else mix_KC.to(whole_CC)
         if new_KC.shape[1] != len(whole_CC):
             raise SpecfmError(f"the mixtures are of {new_KC.shape[1]} bands, but the backbone has {len(whole_CC)}")
-        # exact zeros and ones where the new rows begin with the old ones, which a solver would only come close to
-        nested = len(new_KC) >= len(old_KC) and torch.equal(new_KC[: len(old_KC)].float(), old_KC.float())
-        if nested:
-            change = torch.eye(len(old_KC), len(new_KC), dtype=torch.float64, device=self.device)
-        else:
-            change = torch.linalg.lstsq(new_KC.T.cpu(), old_KC.T.cpu(), driver="gelsd").solution.T.to(self.device)
+        change = change_of_mixtures(old_KC, new_KC)
         stem = stem_of(self.net)
         before = cast(nn.Parameter, stem.weight)
         with torch.no_grad():
@@ -293,7 +287,9 @@ class Backbone(HubMethods, TimmSurface, nn.Module):
                 f"a cube of shape {tuple(x_BHWM.shape)} does not go with {len(tensors)} grids of {tensors.channels} "
                 "bands; give (batch, rows, cols, bands) and the bands of the cube"
             )
-        index_GC, there_GC = tensors.once("match", lambda: self._match(tensors))
+        index_GC, there_GC = tensors.once(
+            "match", lambda: match_bands(self.own_nm_C, tensors, self.training, self.config["backbone"])
+        )
         if len(tensors) == 1:
             index_C = index_GC[0]
             whole = len(index_C) == tensors.channels and not torch.compiler.is_exporting()
@@ -313,37 +309,6 @@ class Backbone(HubMethods, TimmSurface, nn.Module):
             level = sample_level(x_BHWM, tensors, valid_BHW) if given is None else given
             x_BHWC = x_BHWC / level.clamp_min(1e-12)[:, None, None, None]
         return torch.where(missing_GC, torch.nan, x_BHWC), valid_BHW
-
-    def _match(self, tensors: BandTensors) -> tuple[Tensor, Tensor]:
-        """Where each of the C bands stands among those given [G, C], and whether it is there at all.
-
-        Raises:
-            SpecfmError: bands that the backbone does not know, or (not in training) some that are missing.
-        """
-        own_C = self.own_nm_C
-        given_GM = torch.where(tensors.valid_GC, tensors.wavelengths_nm_GC, torch.inf)
-        away_GCM = (own_C[None, :, None] - given_GM[:, None]).abs()
-        near_GC, index_GC = away_GCM.min(-1)
-        there_GC = near_GC < SAME_NM
-        # Centres that stand twice (two detectors overlap) are told apart by their order, where all bands are given.
-        first_GC = (~tensors.valid_GC).int().argsort(dim=1, stable=True)[:, : len(own_C)]
-        if first_GC.shape[1] == len(own_C):
-            fits_GC = (given_GM.gather(1, first_GC) - own_C).abs() < SAME_NM
-            same_G1 = (fits_GC.all(1) & (tensors.valid_GC.sum(1) == len(own_C)))[:, None]
-            index_GC, there_GC = torch.where(same_G1, first_GC, index_GC), there_GC | same_G1
-        strange = (tensors.valid_GC & ~(away_GCM.min(1).values < SAME_NM)).any()
-        if strange or not there_GC.any() or not (self.training or there_GC.all()):
-            raise SpecfmError(self._refusal(tensors, there_GC))
-        return index_GC, there_GC
-
-    def _refusal(self, tensors: BandTensors, there_GC: Tensor) -> str:
-        own, worst = self.own_nm_C, int(there_GC.sum(1).argmin())
-        given = tensors.wavelengths_nm_GC[worst][tensors.valid_GC[worst]]
-        span = [f"{len(v)} at {v.min():.0f}-{v.max():.0f} nm" if len(v) else "none" for v in (own, given)]
-        return (
-            f"{self.config['backbone']} was built for other bands ({span[0]}; here are {span[1]}, of which "
-            f"{int(there_GC[worst].sum())} are its own); give a scene of its sensor, or train another"
-        )
 
     def _features(self, x_BHWC: Tensor, valid_BHW: Tensor) -> Features:
         p, (height, width) = self.patch_size, valid_BHW.shape[1:]
@@ -365,48 +330,6 @@ class Backbone(HubMethods, TimmSurface, nn.Module):
 
 
 AnyEncoder = Encoder | Backbone
-
-
-def create_backbone(
-    backbone: str,
-    bands: BandGrid | Sensor | str | dict[str, Any],
-    *,
-    stride: int | None = 1,
-    level: str = "none",
-    drop_path: float = 0.0,
-    mixtures: int | None = None,
-    options: dict[str, Any] | None = None,
-) -> Backbone:
-    """Build a network with random weights and a stem for the bands of one sensor (nothing is downloaded).
-
-    Args:
-        backbone: ``timm:NAME``, such as timm:resnet50 or timm:vit_tiny_patch16_224, or a small network of ours
-            (``small:mlp``, ``small:cnn1d``, ``small:cnn2d``, ``small:cnn3d``; :mod:`specfm.models.small`).
-        bands: those it will see; unusable ones are left out. A dict is :meth:`BandGrid.to_dict`'s.
-        stride: of the stem, pixels; a network made for images of 224 pixels and a stride of 4 would leave nothing of a
-            window of 9. Of a transformer it is the side of its patch. None keeps what timm has.
-        level: ``none`` or ``sample``, see :class:`Backbone`.
-        drop_path: as in timm.
-        mixtures: of bands, that the stem sees in place of them (:meth:`Backbone.set_channels`).
-        options: further keyword arguments of ``timm.create_model``, or of the small network.
-
-    Raises:
-        UsageError: no such model, one that cannot be built like this, or a value that an option cannot have.
-    """
-    if level not in ("none", "sample"):
-        raise UsageError(f"backbone option level must be none or sample, got {level!r}")
-    if stride is not None and (isinstance(stride, bool) or not isinstance(stride, int) or stride < 1):
-        raise UsageError(f"backbone option stride must be a whole number of at least 1, or null, got {stride!r}")
-    grid = BandGrid.from_dict(bands) if isinstance(bands, dict) else as_sensor(bands).bands
-    count = int(grid.valid.sum())
-    if not count:
-        raise UsageError("a backbone needs at least one usable band")
-    net, patch = create_network(backbone, mixtures or count, stride, drop_path, dict(options or {}))
-    config = {
-        "backbone": backbone, "bands": grid.to_dict(), "stride": stride, "level": level, "drop_path": drop_path,
-        "mixtures": mixtures, "options": dict(options or {}),
-    }  # fmt: skip
-    return Backbone(net, grid, mixtures, patch, level, config)
 
 
 def side_multiple(encoder: Any) -> int:

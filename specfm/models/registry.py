@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from specfm.bands import BandGrid
 from specfm.errors import UsageError
-from specfm.models.backbone import AnyEncoder, create_backbone
+from specfm.models.backbone import AnyEncoder, Backbone
 from specfm.models.embeddings import (
     BasisEmbedding,
     DofaEmbedding,
@@ -21,10 +22,13 @@ from specfm.models.embeddings import (
     SpectralAttentionEmbedding,
 )
 from specfm.models.encoder import Encoder
+from specfm.models.networks import create_network
 from specfm.models.options import check_options
 from specfm.models.timm_surface import HEAD_OPTIONS
 from specfm.models.widths import narrow
 from specfm.plugins import plugin
+from specfm.sensor_table import as_sensor
+from specfm.sensors import Sensor
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,48 @@ def create_encoder(size: str = "nano", embedding: str = "hyper", patch_size: int
     whole = _defaults(make) | rest | trunk | {"size": size, "embedding": embedding}
     config = {k: list(v) if isinstance(v, tuple) else v for k, v in whole.items()} | {"patch_size": patch_size}
     return Encoder(module, patch_size, config=config, **trunk)
+
+
+def create_backbone(
+    backbone: str,
+    bands: BandGrid | Sensor | str | dict[str, Any],
+    *,
+    stride: int | None = 1,
+    level: str = "none",
+    drop_path: float = 0.0,
+    mixtures: int | None = None,
+    options: dict[str, Any] | None = None,
+) -> Backbone:
+    """Build a network with random weights and a stem for the bands of one sensor (nothing is downloaded).
+
+    Args:
+        backbone: ``timm:NAME``, such as timm:resnet50 or timm:vit_tiny_patch16_224, or a small network of ours
+            (``small:mlp``, ``small:cnn1d``, ``small:cnn2d``, ``small:cnn3d``; :mod:`specfm.models.small`).
+        bands: those it will see; unusable ones are left out. A dict is :meth:`BandGrid.to_dict`'s.
+        stride: of the stem, pixels; a network made for images of 224 pixels and a stride of 4 would leave nothing of a
+            window of 9. Of a transformer it is the side of its patch. None keeps what timm has.
+        level: ``none`` or ``sample``, see :class:`Backbone`.
+        drop_path: as in timm.
+        mixtures: of bands, that the stem sees in place of them (:meth:`Backbone.set_channels`).
+        options: further keyword arguments of ``timm.create_model``, or of the small network.
+
+    Raises:
+        UsageError: no such model, one that cannot be built like this, or a value that an option cannot have.
+    """
+    if level not in ("none", "sample"):
+        raise UsageError(f"backbone option level must be none or sample, got {level!r}")
+    if stride is not None and (isinstance(stride, bool) or not isinstance(stride, int) or stride < 1):
+        raise UsageError(f"backbone option stride must be a whole number of at least 1, or null, got {stride!r}")
+    grid = BandGrid.from_dict(bands) if isinstance(bands, dict) else as_sensor(bands).bands
+    count = int(grid.valid.sum())
+    if not count:
+        raise UsageError("a backbone needs at least one usable band")
+    net, patch = create_network(backbone, mixtures or count, stride, drop_path, dict(options or {}))
+    config = {
+        "backbone": backbone, "bands": grid.to_dict(), "stride": stride, "level": level, "drop_path": drop_path,
+        "mixtures": mixtures, "options": dict(options or {}),
+    }  # fmt: skip
+    return Backbone(net, grid, mixtures, patch, level, config)
 
 
 def build_encoder(config: Mapping[str, Any]) -> AnyEncoder:

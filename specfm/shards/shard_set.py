@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from specfm.band_selection import PIXELS, BandSelection
+from specfm.band_selection import BandSelection
 from specfm.digests import digest_parts
 from specfm.errors import SpecfmError, UsageError
+from specfm.selected_scene import PIXELS
 from specfm.shards import schema
 from specfm.shards.manifest import listed_shards, read_manifest
 from specfm.shards.reader import ShardReader

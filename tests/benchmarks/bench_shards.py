@@ -24,7 +24,7 @@ import numpy as np
 from specfm.bands import BandGrid
 from specfm.sensors import Sensor
 from specfm.shards import ShardSet, ShardWriter
-from specfm.shards.build import write_manifest
+from specfm.shards.manifest import write_manifest
 from tests.benchmarks.timing import machine, parser, write
 
 SENSORS, DOMAINS = 4, 8

@@ -33,6 +33,8 @@ WAYS = {
     "local SGD, 8 steps": "local_sgd",
 }
 HOSTS, FIRST = 4, 4  # the first steps, which fill caches, are left out of the time of a step
+SAMPLES = 32  # of a step
+MET = {"DS-Sync": 2, "local SGD, 8 steps": 4}  # a sample meets this part of them: a pair's, its own process's
 
 
 def trained(hosts: Network, home: Path, way: str, steps: int, limit_s: float) -> dict[str, Any]:
@@ -43,8 +45,9 @@ def trained(hosts: Network, home: Path, way: str, steps: int, limit_s: float) ->
     """
     out = home / "".join(filter(str.isalnum, way))
     keys = [
-        f"out={out}", f"data.shards={home / 'shards'}", f"sync={WAYS[way]}", f"steps={steps}", "data.global_batch=32",
-        "data.divisor=4", f"monitor.every={steps}", f"checkpoint.every={steps}", "optim.warmup_steps=5",
+        f"out={out}", f"data.shards={home / 'shards'}", f"sync={WAYS[way]}", f"steps={steps}",
+        f"data.global_batch={SAMPLES}", "data.divisor=4", f"monitor.every={steps}",
+        f"checkpoint.every={steps}", "optim.warmup_steps=5",
         "monitor.features_every=1000", "views.crop=9",
     ]  # fmt: skip
     processes, began = [], time.perf_counter()
@@ -66,7 +69,10 @@ def trained(hosts: Network, home: Path, way: str, steps: int, limit_s: float) ->
 
 
 def plot(runs: dict[str, dict[str, Any]], title: str, path: Path) -> None:
-    """Loss, a mean over five steps, against samples and against time."""
+    """Loss, a mean over five steps, against samples and against time.
+
+    A sample that meets fewer others has the lower loss, so that of guessing among all views that it meets is taken off.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -74,10 +80,11 @@ def plot(runs: dict[str, dict[str, Any]], title: str, path: Path) -> None:
 
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained", sharey=True)
     for way, run in runs.items():
-        loss = np.convolve(run["loss"], np.full(5, 0.2), "valid")
-        axes[0].plot(32 * np.arange(5, 5 + len(loss)), loss, label=way)
+        guessed = np.log(2 * SAMPLES // MET.get(way, 1) - 1)
+        loss = np.convolve(run["loss"], np.full(5, 0.2), "valid") - guessed
+        axes[0].plot(SAMPLES * np.arange(5, 5 + len(loss)), loss, label=way)
         axes[1].plot(np.cumsum(run["seconds"])[4:], loss, label=way)
-    axes[0].set(xlabel="samples", ylabel="loss (of a group or a process: fewer negatives, lower)")
+    axes[0].set(xlabel="samples", ylabel="NT-Xent, less that of guessing")
     axes[1].set(xlabel="seconds")
     axes[0].legend(fontsize=7)
     figure.suptitle(title, fontsize=9)

@@ -12,7 +12,8 @@ from specfm.config import build_config
 from specfm.engine.curriculum import CurriculumConfig
 from specfm.engine.optimizer import adamw, optimizer_tensors, replace_parameter, restore_optimizer
 from specfm.engine.stem import StemStages
-from specfm.models.backbone import Backbone, create_backbone, stem_of
+from specfm.models import Backbone, create_backbone
+from specfm.models.networks import stem_of
 
 BANDS = BandGrid(np.linspace(450, 900, 13), valid=np.arange(13) != 4)
 

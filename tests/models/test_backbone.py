@@ -11,7 +11,7 @@ from specfm.bands import BandGrid
 from specfm.batch import BandTensors, Batch, BatchPart
 from specfm.errors import SpecfmError, UsageError
 from specfm.models import Backbone, build_encoder, create_backbone
-from specfm.models.backbone import stem_of
+from specfm.models.networks import stem_of
 
 BANDS = BandGrid(np.linspace(450, 900, 10), np.full(10, 50.0), valid=[True] * 9 + [False])
 NAMES = {"timm:resnet18": {}, "timm:vit_tiny_patch16_224": {"stride": 3, "options": {"depth": 2}}}

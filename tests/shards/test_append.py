@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from specfm.errors import SpecfmError, UsageError
-from specfm.shards import ShardReader, ShardSet, reader, verify_shards, write_shards
+from specfm.shards import ShardReader, ShardSet, build, reader, verify_shards, write_shards
 from specfm.shards.manifest import read_manifest, write_manifest
 from specfm.shards.schema import ShardError
 from tests.shards.make import ramp_scene, sensor, write_shard
@@ -95,14 +95,14 @@ def test_what_would_be_there_twice_is_refused(tmp_path: Path) -> None:
 def test_two_commands_do_not_forget_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     write_shards(scenes(), out, 4, 2)
-    plan = write_shards.__globals__["_plan"]
+    plan = build.plan_windows
 
     def other_comes_first(*arguments: object) -> None:
         plan(*arguments)
         monkeypatch.undo()
         write_shards(more()[2:], out, 4, 2, append=True)
 
-    monkeypatch.setattr("specfm.shards.build._plan", other_comes_first)
+    monkeypatch.setattr(build, "plan_windows", other_comes_first)
     with pytest.raises(SpecfmError, match="changed by another command meanwhile; run this one again"):
         write_shards(more()[:1], out, 4, 2, append=True)
     write_shards(more()[:1], out, 4, 2, append=True)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from specfm.band_selection import select_scenes
 from specfm.cards import load_card
 from specfm.cli import app
 from specfm.errors import UsageError
 from specfm.readers import read_scene
 from specfm.scene import Scene
+from specfm.selected_scene import select_scenes
 from specfm.simulate import SPECIES, simulate_specimen, write_specimens
 
 

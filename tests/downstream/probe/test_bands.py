@@ -20,11 +20,11 @@ from downstream.robustness.run import robustness
 from downstream.splits.samples import collect_samples
 from downstream.tasks.config import FinetuneConfig
 from downstream.tasks.data import open_places
-from specfm.band_selection import select_scenes
 from specfm.config import build_config
 from specfm.errors import UsageError
 from specfm.pretreatment import pretreat
 from specfm.scene import Scene
+from specfm.selected_scene import select_scenes
 from specfm.simulate import simulate_specimen
 from specfm.specimens import whole_views
 from tests.downstream.toy_scenes import SENSOR, ToyEncoder, plots

@@ -22,7 +22,6 @@ from downstream.supervised.folder import load_task
 from downstream.supervised.trainer import unsettled
 from downstream.tasks.config import FinetuneConfig
 from downstream.tasks.finetune import finetune
-from specfm.band_selection import select_scenes
 from specfm.cards import load_card
 from specfm.cli import app
 from specfm.config import load_config
@@ -32,6 +31,7 @@ from specfm.engine.record import read_metrics
 from specfm.errors import SpecfmError, UsageError
 from specfm.pretreatment import pretreat
 from specfm.scene import Scene
+from specfm.selected_scene import select_scenes
 from tests.downstream.tasks.toys import COARSE, FINE, SMALL, config, field_card, pair_card, scene
 
 

@@ -24,6 +24,8 @@ class ModelSpec(Strict):
         options: of the network, or changes to the encoder's (then with random weights), such as ``depth``.
         window: side of what it sees, pixels; default the benchmark's.
         pooling: of the tokens of a window.
+        fit: first fit the stem of the encoder to the scene in closed form, from all its pixels and no label
+            (``encoder.fit``), those of the test side among them; it is held.
         train: overrides that of the benchmark where this model is trained for the first time.
     """
 
@@ -32,12 +34,15 @@ class ModelSpec(Strict):
     options: dict[str, Any] = Field(default_factory=dict)
     window: Positive | None = None
     pooling: str = "concat"
+    fit: bool = False
     train: TrainConfig | None = None
 
     @model_validator(mode="after")
     def _one(self) -> ModelSpec:
         if (self.encoder is None) == (self.network is None):
             raise ValueError("a model is an encoder or a network; give one of the two")
+        if self.fit and (self.encoder is None or self.options or self.encoder.startswith("random:")):
+            raise ValueError("fit is for the encoder of a checkpoint as it is; leave fit out")
         return self
 
 

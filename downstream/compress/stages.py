@@ -228,6 +228,8 @@ class Pipelines:
             else:
                 source, _, pretrained = open_encoder(str(spec.encoder), "cpu")
                 pretrained = pretrained and not spec.options
+                if spec.fit:
+                    source.fit(ground.scenes)
                 weights = state_digest(source) if pretrained else "-"
                 encoder = fresh_like(source, drop_path=DROP_PATH if pretrained else 0.0, **spec.options)
             head = HeadSpec("pooled", dropout=0.0, pooling=spec.pooling)

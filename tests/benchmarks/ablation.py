@@ -6,7 +6,8 @@ For each domain left out, seed and recipe: a pretraining on all other domains, a
 left out, once with the stem of the run and once fitted to it (``--fit together``). ``start`` is the same encoder, of
 the same seed, before its first step: every recipe is compared with it split by split.
 
-DIR gets ``results.jsonl`` (one row a run, written as it ends; a second call goes on) and ``table.md``.
+DIR gets ``results.jsonl`` (one row a run, written as it ends; a second call goes on), ``table.md`` and ``curves.png``,
+the losses of every recipe.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ VIEWS, NEAREST = "pairs={kind: views}", "pairs={kind: nearest_elsewhere}"
 SIMULATED = "data.simulated={share: .5}"
 VICREG = "vicreg: {projection: {layers: 0}}"
 MASKED = "masked: {bands: 64, decoder: {width: 64}}"
+LEARNT = "whiten.lr_share=.1"  # what comes before the trunk is trained too, at a tenth of its rate
 RECIPES: dict[str, list[str]] = {
     "start": [VIEWS, f"objective={{{NT_XENT % 'false'}}}", "steps=1", "optim.lr=1e-12", "optim.weight_decay=0"],
     "views": [VIEWS, f"objective={{{NT_XENT % 'false'}}}"],
@@ -47,6 +49,9 @@ RECIPES: dict[str, list[str]] = {
     "latent": [VIEWS, "objective={latent: {}}"],
     "band_prediction": [VIEWS, "views.keep_low=.5", "objective={band_prediction: {}}"],
     "nearest + masked": [NEAREST, f"objective={{{NT_XENT % 'true'}, {MASKED}}}"],
+    "nearest + learnt": [NEAREST, f"objective={{{NT_XENT % 'true'}}}", LEARNT],
+    "nearest + learnt - content": [NEAREST, f"objective={{{NT_XENT % 'true'}}}", LEARNT, "model.options.content=false"],
+    "masked + learnt": [VIEWS, f"objective={{{MASKED}}}", LEARNT],
 }
 PROBES: dict[str, dict[str, int]] = {
     "neon_osbs": {"max_per_class": 6, "min_groups": 3},
@@ -95,7 +100,7 @@ def run(recipe: str, domain: str, cards: Sequence[str], seed: int, given: argpar
                     values[f"{card}/{'fitted' if fit else 'own'}/{row['protocol']}"] = row["aa"]["values"]
     return {
         "recipe": recipe, "left_out": domain, "seed": seed, "steps": given.steps, "batch": given.batch,
-        "minutes": round(minutes, 2), "loss_first": losses[0], "loss_last": losses[-1], "values": values,
+        "minutes": round(minutes, 2), "losses": losses, "values": values,
     }  # fmt: skip
 
 
@@ -122,6 +127,37 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         minutes = np.mean([row["minutes"] for row in mine])
         lines.append(f"| {recipe} | {len({r['seed'] for r in mine})} | {minutes:.1f} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Losses against steps, means over ten; a panel a recipe, a line a seed and domain left out."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    recipes = [name for name in dict.fromkeys(row["recipe"] for row in rows) if name != "start"]
+    if not recipes:
+        return
+    columns = min(4, len(recipes))
+    shape = -(-len(recipes) // columns), columns
+    figure, axes = plt.subplots(
+        *shape, figsize=(2.6 * columns, 1.9 * shape[0]), layout="constrained", sharex=True, squeeze=False
+    )
+    for axis in axes.flat[len(recipes) :]:
+        axis.set_axis_off()
+    for axis, recipe in zip(axes.flat, recipes, strict=False):
+        for row in rows:
+            if row["recipe"] == recipe:
+                losses = np.array(row["losses"])
+                means = losses[: len(losses) // 10 * 10].reshape(-1, 10).mean(1)
+                axis.plot(10 * np.arange(1, len(means) + 1), means, lw=0.8)
+        axis.set_title(recipe, fontsize=8)
+        axis.tick_params(labelsize=7)
+    figure.supxlabel("steps", fontsize=8)
+    figure.supylabel("loss", fontsize=8)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -156,6 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 with results.open("a") as file:
                     file.write(json.dumps(row) + "\n")
                 (given.out / "table.md").write_text(table(_lines(results)))
+                plot(_lines(results), given.out / "curves.png")
     print(table(_lines(results)))
     return 0
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Fit = bool | Literal["scene"]
 FITTED = "features of the encoder and of untrained twins: fitted without labels to {}"
+BEGINS_FITTED = "what is fine-tuned begins with a stem that was fitted without labels to scenes"
+NOT_FITTED = "what is fine-tuned has one stem and begins with that of the checkpoint: not fitted to each scene"
 
 
 class SceneStems:
@@ -61,6 +63,11 @@ def check_fit(fit: Fit, align: bool | None) -> None:
             "--fit scene gives every scene a stem of its own, between which no map is known; leave --align out, or fit "
             "all scenes --fit together"
         )
+
+
+def begins_fitted(fit: Fit, protocol: str) -> bool:
+    """Whether an encoder that is trained on the labels begins fitted: one stem can be held, fresh weights have none."""
+    return fit is True and protocol == "finetune"
 
 
 @contextmanager

@@ -14,7 +14,16 @@ from downstream.baselines.run import baseline_rows
 from downstream.features.bank import Bank, windows_digest
 from downstream.features.encoders import encoder_device, random_twin
 from downstream.features.extract import FeatureSet, extract
-from downstream.features.fit import FITTED, Fit, SceneStems, fit_facts, fitted
+from downstream.features.fit import (
+    BEGINS_FITTED,
+    FITTED,
+    NOT_FITTED,
+    Fit,
+    SceneStems,
+    begins_fitted,
+    fit_facts,
+    fitted,
+)  # fmt: skip
 from downstream.features.options import FeatureOptions
 from downstream.features.spectra import Spectra, spectra
 from downstream.probe.expected import Counts, refuse_early, say_expected
@@ -188,10 +197,11 @@ def probe(
         frozen = [] if features is None else [features]
         all_runs = evaluate(frozen, splits, options, "encoder", name, device)
         for protocol in to_train:
-            of_labels = trained(
-                encoder, {"": scenes}, samples, splits, options, protocol, name, window, options.pooling, bank,
-                {"": data_digest},
-            )  # fmt: skip
+            with fitted(encoder, scenes, begins_fitted(options.fit, protocol)):
+                of_labels = trained(
+                    encoder, {"": scenes}, samples, splits, options, protocol, name, window, options.pooling, bank,
+                    {"": data_digest},
+                )  # fmt: skip
             all_runs += of_labels.values()
         for label, other in (extra or {}).items():
             all_runs += evaluate([other], splits, options, "baseline", label, device)
@@ -257,9 +267,13 @@ def say_fitted(rows: Sequence[dict[str, Any]], fit: Fit) -> None:
     """What the stem behind each row's features was fitted to without labels: ``scenes``, ``each scene`` or nothing."""
     to = {True: "scenes", "scene": "each scene"}.get(fit)
     for row in rows:
-        row["fitted"] = to if row["kind"] in ("encoder", "twin") and row["protocol"] not in TRAINED else None
-        if row["fitted"]:
-            row["notices"] = sorted({*row["notices"], FITTED.format(to)})
+        ours, said = to if row["kind"] in ("encoder", "twin") else None, FITTED.format(to)
+        if row["protocol"] in TRAINED:
+            ours = to if begins_fitted(fit, row["protocol"]) else None
+            said = BEGINS_FITTED if ours else NOT_FITTED
+        row["fitted"] = ours
+        if ours or (to and row["protocol"] == "finetune"):
+            row["notices"] = sorted({*row["notices"], said})
 
 
 def _peer_features(

@@ -25,7 +25,7 @@ from downstream.baselines.run import baseline_rows
 from downstream.features.bank import Bank, windows_digest
 from downstream.features.encoders import encoder_device, random_twin
 from downstream.features.extract import FeatureSet, extract
-from downstream.features.fit import fit_facts, fitted
+from downstream.features.fit import begins_fitted, fit_facts, fitted
 from downstream.features.spectra import CommonGrid, Spectra, common_grid, seen_through, spectra
 from downstream.probe.expected import Counts, refuse_early, say_expected
 from downstream.probe.run import how_aligned, prepared_scenes, say_aligned, say_fitted, say_taught, take_samples
@@ -135,9 +135,10 @@ def robustness(
         runs, how = tested(encoder, name, "encoder", name)
         add(runs)
     for protocol in probe.trained:
-        by_condition = trained(
-            encoder, altered, samples, splits, probe, protocol, name, window, probe.pooling, bank, digests
-        )
+        with fitted(encoder, scenes, begins_fitted(probe.fit, protocol)):
+            by_condition = trained(
+                encoder, altered, samples, splits, probe, protocol, name, window, probe.pooling, bank, digests
+            )
         add({label: [runs] for label, runs in by_condition.items()})
     if probe.frozen:
         add(

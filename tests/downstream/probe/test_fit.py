@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+import downstream.protocols.trained
 from downstream.features.bank import Bank
 from downstream.features.extract import extract
-from downstream.features.fit import fitted
+from downstream.features.fit import BEGINS_FITTED, NOT_FITTED, fitted
 from downstream.probe.options import ProbeOptions
 from downstream.probe.run import probe
+from downstream.protocols.options import TrainOptions
 from downstream.results import text
 from downstream.robustness.options import RobustnessOptions
 from downstream.robustness.run import robustness
@@ -54,6 +56,29 @@ def test_rows_of_frozen_features_say_so_and_no_others() -> None:
     plain = rows(replace(with_baselines, fit=False), model)
     assert all(row["fitted"] is None for row in plain.values())
     assert plain["encoder"]["digests"]["config"] != found["encoder"]["digests"]["config"]
+
+
+@pytest.mark.parametrize(("fit", "told"), [(False, None), (True, "scenes"), ("scene", None)])
+def test_what_is_fine_tuned_begins_with_the_stem_that_frozen_features_have(
+    fit: Any, told: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: dict[str, str] = {}
+
+    def train_on(model: Any, *arguments: Any, **options: Any) -> Any:
+        began["finetune" if options["pretrained"] else "scratch"] = state_digest(model)
+        return plain(model, *arguments, **options)
+
+    plain = downstream.protocols.trained.train_on
+    monkeypatch.setattr(downstream.protocols.trained, "train_on", train_on)
+    model, scenes = encoder(), plots(6)
+    asked = replace(QUICK, fit=fit, protocols=("finetune", "scratch"), train=TrainOptions(steps=4), trained_seeds=1)
+    found = {row["protocol"]: row for row in probe(model, scenes, asked).rows if row["protocol"] != "-"}
+    assert (found["finetune"]["fitted"], found["scratch"]["fitted"]) == (told, None)
+    said = {name: [text for text in found[name]["notices"] if "fitted" in text] for name in found}
+    assert said["scratch"] == [] and said["finetune"] == {False: [], True: [BEGINS_FITTED], "scene": [NOT_FITTED]}[fit]
+    assert began["scratch"] == state_digest(model)
+    fitted_alone = state_digest(encoder().fit(scenes))
+    assert began["finetune"] == (fitted_alone if fit is True else state_digest(model))
 
 
 def test_one_stem_for_all_or_one_for_each_scene(tmp_path: Path) -> None:

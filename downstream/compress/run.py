@@ -43,6 +43,7 @@ from specfm.progress import progress
 
 log = logging.getLogger(__name__)
 ASKED, RESULTS, TABLE = "compression.yaml", "results.jsonl", "compression.md"
+FITTED = "fitted models and what they teach: a stem fitted without labels to the scene, test ground included"
 
 
 @dataclass(frozen=True)
@@ -107,14 +108,20 @@ def _slug(scene: SceneConfig, name: str, number: int) -> str:
     return re.sub(r"[^A-Za-z0-9_.+-]+", "_", f"{scene.title}--{name}-{number}")
 
 
-def _cell_file(config: CompressionConfig, ground: Ground, name: str, number: int, out: Path) -> Path:
-    """Where a cell is kept: by all that decides its numbers."""
+def _models_of(config: CompressionConfig, name: str) -> list[str]:
+    """What a pipeline begins with, and its teachers."""
     pipeline = config.pipelines[name]
     teachers = [step.distil.teacher for step in pipeline.steps if step.distil is not None]
-    used = {model: to_dict(config.models[model]) for model in (pipeline.model, *teachers) if model in config.models}
+    return [model for model in (pipeline.model, *teachers) if model in config.models]
+
+
+def _cell_file(config: CompressionConfig, ground: Ground, name: str, number: int, out: Path) -> Path:
+    """Where a cell is kept: by all that decides its numbers."""
+    used = {model: to_dict(config.models[model]) for model in _models_of(config, name)}
     of = {
         "data": ground.digest, "split": ground.splits[number].digest, "number": number, "window": config.window,
-        "pipeline": to_dict(pipeline), "models": used, "train": to_dict(config.train), "tune": to_dict(config.tune),
+        "pipeline": to_dict(config.pipelines[name]), "models": used,
+        "train": to_dict(config.train), "tune": to_dict(config.tune),
     }  # fmt: skip
     return out / "cells" / f"{_slug(ground.config, name, number)}-{digest_json(of)}.json"
 
@@ -188,10 +195,12 @@ def _rows(
     rows = result_rows([*all_runs, majority], of)
     reference = _counts(all_runs, config.reference)
     for row in rows:
-        row["benchmark"] = BENCHMARK
+        row |= {"benchmark": BENCHMARK, "fitted": None}
     for row in rows[:-1]:
         difference, interval = paired_difference(_counts(all_runs, row["method"]), reference, "oa", draws=config.draws)
         mine = cells[row["method"]]
+        if any(config.models[model].fit for model in _models_of(config, row["method"])):
+            row |= {"fitted": "scenes", "notices": sorted({*row["notices"], FITTED})}
         row["compression"] = {
             "reference": config.reference,
             "numbers": int(np.median([cell["numbers"] for cell in mine])),

@@ -46,6 +46,9 @@ def test_steps_that_make_no_sense(message: str, tmp_path: Path) -> None:
         ({"window": 0}, "greater than or equal to 1|at least 1"),
         ({"models": {"nano": {"encoder": "a", "network": "b"}}}, "an encoder or a network"),
         ({"models": {**BASE["models"], "mlp": {"network": "small:mlp", "window": 11}}}, "wider than window 9"),
+        ({"models": {"nano": {"network": "small:mlp", "fit": True}}}, "fit is for the encoder of a checkpoint"),
+        ({"models": {"nano": {"encoder": "random:nano:3", "fit": True}}}, "fit is for the encoder of a checkpoint"),
+        ({"models": {"nano": {"encoder": "a", "fit": True, "options": {"depth": 2}}}}, "fit is for the encoder of a"),
     ],
 )
 def test_values_that_make_no_sense(changes: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -144,6 +144,26 @@ def test_training_alone_is_timed_later(tmp_path: Path) -> None:
     assert lines(timed)[1][10:17] != ["-"] * 7
 
 
+def test_a_model_that_begins_fitted_keeps_its_stem_and_rows_say_so(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    specfm.save(specfm.create_encoder("nano", patch_size=3, dim=12, depth=1, heads=2, content=False), tmp_path / "own")
+    pipelines = {"fitted": {"model": "fitted"}, "mlp": {"model": "mlp"}}
+    pipelines["taught"] = {"model": "mlp", "steps": [{"distil": {"teacher": "fitted"}}]}  # type: ignore[dict-item]
+    models = {"fitted": {"encoder": str(tmp_path / "own"), "fit": True}, "mlp": {"network": "small:mlp", "window": 1}}
+    path = written(tmp_path, pipelines, models=models, window=6, rounds=0)
+    found = {row["method"]: row for row in specfm.compress(path, out=tmp_path / "out").rows}
+    said = {
+        name: (row.get("fitted"), "fitted without labels" in " ".join(row["notices"])) for name, row in found.items()
+    }
+    yes, no = ("scenes", True), (None, False)
+    assert said == {"fitted": yes, "mlp": no, "taught": yes, "majority class": no}
+    config = load_config(path, CompressionConfig)
+    ground = open_ground(config.scenes[0], config.window, config.seeds)
+    wanted = specfm.load(tmp_path / "own").fit(ground.scenes).stem
+    held = stages_room.Pipelines(config, ground.side(0), tmp_path / "out" / "stages").labelled("fitted").model
+    assert torch.equal(held.encoder.stem.weight, wanted.weight) and not held.encoder.stem.weight.requires_grad
+
+
 def test_multiplications_are_counted() -> None:
     class Line(torch.nn.Module):
         def __init__(self) -> None:

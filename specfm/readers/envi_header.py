@@ -80,16 +80,19 @@ class EnviHeader:
 
     @property
     def units(self) -> str | None:
-        """Wavelength units as written, None where the header does not say (``Unknown`` is not saying)."""
-        units = _uncommented(self.fields.get("wavelength units", "")).strip()
-        if units.lower() not in _SILENT_UNITS:
-            return units
-        return self.unit_behind("wavelength")
+        """Wavelength units as written, None where the header does not say (``Unknown`` is not saying).
+
+        Where what it states and what stands behind the numbers differ, both: that is no unit, and users say which is.
+        """
+        stated, behind = _uncommented(self.fields.get("wavelength units", "")).strip(), self.unit_behind("wavelength")
+        if stated.lower() in _SILENT_UNITS:
+            return behind
+        return stated if behind is None or _alike(stated, behind) else f"{stated}, {behind} behind its numbers"
 
     def unit_behind(self, key: str) -> str | None:
         """The unit that stands behind every number of a list (``{348.0 nm, 349.1 nm}``), None where it does not."""
         behind = self._units_behind(key)
-        return behind[0] if behind and "" not in behind and len({nm_per_unit(each) for each in behind}) == 1 else None
+        return behind[0] if behind and "" not in behind and all(_alike(behind[0], each) for each in behind) else None
 
     def _units_behind(self, key: str) -> list[str]:
         return sorted({found[2] if (found := _MEASURE.fullmatch(item)) else "" for item in self.items(key)})
@@ -159,11 +162,12 @@ class EnviHeader:
         raise SpecfmError(f"{self.path}: {key} holds {bad!r}, which is not a number")
 
     def _refuse_other_units(self, key: str) -> None:
-        units = [unit for unit in self._units_behind(key) if unit]
-        stated = _uncommented(self.fields.get("wavelength units", "")).strip()
-        if key == "wavelength" and stated.lower() not in _SILENT_UNITS:
-            units.append(stated)
-        if len({nm_per_unit(unit) for unit in units}) > 1:
+        """Numbers without a unit are in that of the wavelengths, so others must be in it too."""
+        behind = self._units_behind(key)
+        units = [unit for unit in behind if unit]
+        if units and "" in behind and (key != "wavelength" or self.units is not None):
+            units.append(self.units or "not said")
+        if not all(_alike(units[0], unit) for unit in units):
             raise SpecfmError(f"{self.path}: {key} has numbers in several units ({', '.join(dict.fromkeys(units))})")
 
     def measure(self, key: str) -> float | None:
@@ -259,6 +263,12 @@ def parse_header(path: Path) -> EnviHeader:
 
 def _uncommented(value: str) -> str:
     return "\n".join(line.split(";", 1)[0] for line in value.split("\n"))
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether two texts mean one unit."""
+    sizes = nm_per_unit(one), nm_per_unit(other)
+    return one.casefold() == other.casefold() if None in sizes else sizes[0] == sizes[1]
 
 
 def _is_number(text: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -273,10 +274,24 @@ def test_a_unit_behind_some_numbers_is_not_that_of_all(tmp_path: Path) -> None:
         read_scene(make.envi(tmp_path, make.cube(), **{"wavelength units": None, "wavelength": some}))
 
 
-def test_numbers_that_contradict_the_stated_unit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stated", ["nm", "wavenumber", "Nanometers (nm)"])
+def test_numbers_that_contradict_the_stated_unit(tmp_path: Path, stated: str) -> None:
     in_um = "{0.40 um, 0.41 um, 0.42 um, 0.43 um, 0.44 um, 0.45 um}"
-    with pytest.raises(SpecfmError, match=r"several units \(um, nm\)"):
-        read_scene(make.envi(tmp_path, make.cube(), **{"wavelength units": "nm", "wavelength": in_um}))
+    path = make.envi(tmp_path, make.cube(), **{"wavelength units": stated, "wavelength": in_um})
+    with pytest.raises(SpecfmError, match=rf"unknown unit '{re.escape(stated)}, um behind its numbers'.*--units"):
+        read_scene(path)
+    assert read_scene(path, units="um").sensor.bands.wavelengths_nm[0] == pytest.approx(400)
+
+
+@pytest.mark.parametrize(
+    ("units", "width"), [("um", "0.3 nm"), ("nm", "0.008 um"), (None, "8 nm"), ("wavenumber", "8 nm")]
+)
+def test_a_width_with_a_unit_among_widths_without_one(tmp_path: Path, units: str | None, width: str) -> None:
+    mixed = f"{{8, {width}, 8, 8, 8, 8}}"
+    with pytest.raises(SpecfmError, match=r"fwhm has numbers in several units \(.*--wavelengths"):
+        read_scene(make.envi(tmp_path, make.cube(), **{"wavelength units": units, "fwhm": mixed}))
+    same = read_scene(make.envi(tmp_path, make.cube(), **{"wavelength units": "nm", "fwhm": "{8, 8 nm, 8, 8, 8, 8}"}))
+    np.testing.assert_allclose(same.sensor.bands.fwhm_nm, 8.0)
 
 
 @pytest.mark.parametrize("written", ["{" + ", ".join(["0.008 um"] * 6) + "}", "0.008 um", "8 nm"])

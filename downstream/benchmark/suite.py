@@ -100,7 +100,8 @@ class SuiteConfig(Strict):
         init_seeds: untrained twins of every architecture.
         align: make features of different sensors comparable; null: where a dataset has several sensors and the encoder
             comes with a library.
-        fit: fit encoders and twins to each dataset's scenes without labels: true (one stem), scene (one each).
+        fit: fit encoders and twins to each dataset's scenes without labels: true (one stem), scene (one each). What is
+            fine-tuned on one sensor begins with the former too.
         trained_seeds: of finetune and scratch: on so many of the splits.
         train_steps: for so many steps at most.
         draws: of the bootstrap.

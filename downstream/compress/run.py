@@ -43,7 +43,7 @@ from specfm.progress import progress
 
 log = logging.getLogger(__name__)
 ASKED, RESULTS, TABLE = "compression.yaml", "results.jsonl", "compression.md"
-FITTED = "fitted models and what they teach: a stem fitted without labels to the scene, test ground included"
+FITTED = "begun with a stem fitted without labels to the scene (test ground included), or taught by what was: {}"
 
 
 @dataclass(frozen=True)
@@ -194,13 +194,14 @@ def _rows(
     )  # fmt: skip
     rows = result_rows([*all_runs, majority], of)
     reference = _counts(all_runs, config.reference)
+    fitted = [name for name in config.pipelines if any(config.models[each].fit for each in _models_of(config, name))]
     for row in rows:
         row |= {"benchmark": BENCHMARK, "fitted": None}
     for row in rows[:-1]:
         difference, interval = paired_difference(_counts(all_runs, row["method"]), reference, "oa", draws=config.draws)
         mine = cells[row["method"]]
-        if any(config.models[model].fit for model in _models_of(config, row["method"])):
-            row |= {"fitted": "scenes", "notices": sorted({*row["notices"], FITTED})}
+        if row["method"] in fitted:
+            row |= {"fitted": "scenes", "notices": sorted({*row["notices"], FITTED.format(", ".join(fitted))})}
         row["compression"] = {
             "reference": config.reference,
             "numbers": int(np.median([cell["numbers"] for cell in mine])),

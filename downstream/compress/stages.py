@@ -73,6 +73,7 @@ class Pipelines:
 
     def __init__(self, config: CompressionConfig, side: Side, folder: Path) -> None:
         self.config, self.side, self.folder = config, side, folder
+        self._fitted: dict[str, tuple[Any, float]] = {}
         self.seed = 1000 * (side.number + 1)
 
     def run(self, pipeline: PipelineConfig) -> Stage:
@@ -109,7 +110,8 @@ class Pipelines:
             self._begin(name if step is None else f"{name}, {step.kind}", fresh, objective, step, spec, pretrained)
             return _cut(fresh, step, objective)
 
-        return self._kept(made_of, work, teacher.train_s if teacher is not None else 0.0)
+        begun_s = self._fitted[str(spec.encoder)][1] if spec.fit else 0.0
+        return self._kept(made_of, work, begun_s + (teacher.train_s if teacher is not None else 0.0))
 
     def _next(self, before: Stage, spec: ModelSpec, step: Step) -> Stage:
         if step.quantise is not None and not step.quantise.aware:
@@ -228,15 +230,21 @@ class Pipelines:
             else:
                 source, _, pretrained = open_encoder(str(spec.encoder), "cpu")
                 pretrained = pretrained and not spec.options
-                if spec.fit:
-                    source.fit(ground.scenes)
                 weights = state_digest(source) if pretrained else "-"
                 encoder = fresh_like(source, drop_path=DROP_PATH if pretrained else 0.0, **spec.options)
             head = HeadSpec("pooled", dropout=0.0, pooling=spec.pooling)
             model = TaskModel(encoder, "classification", ground.samples.label_names, tile, head, level="sample")
-            if pretrained:
-                start_from(model, source, weights=True, library=False)
+        if pretrained:
+            start_from(model, self._fit(source, spec)[0] if spec.fit else source, weights=True, library=False)
         return model, pretrained, weights
+
+    def _fit(self, source: Any, spec: ModelSpec) -> tuple[Any, float]:
+        """An encoder fitted to the scene, once for all pipelines, and the seconds that it took."""
+        name = str(spec.encoder)
+        if name not in self._fitted:
+            began = time.process_time()
+            self._fitted[name] = source.fit(self.side.ground.scenes), time.process_time() - began
+        return self._fitted[name]
 
     def _kept(
         self, made_of: dict[str, Any], work: Callable[[], TaskModel], earlier_s: float, sparse: bool = False

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Fit = bool | Literal["scene"]
 FITTED = "features of the encoder and of untrained twins: fitted without labels to {}"
 BEGINS_FITTED = "what is fine-tuned begins with a stem that was fitted without labels to scenes"
-NOT_FITTED = "what is fine-tuned has one stem and begins with that of the checkpoint: not fitted to each scene"
+NOT_FITTED = "what is fine-tuned begins with the stem of the checkpoint: one stem is fitted to one sensor alone"
 
 
 class SceneStems:
@@ -65,9 +65,12 @@ def check_fit(fit: Fit, align: bool | None) -> None:
         )
 
 
-def begins_fitted(fit: Fit, protocol: str) -> bool:
-    """Whether an encoder that is trained on the labels begins fitted: one stem can be held, fresh weights have none."""
-    return fit is True and protocol == "finetune"
+def begins_fitted(fit: Fit, scenes: Sequence[Scene]) -> bool:
+    """Whether what is fine-tuned begins fitted: it holds one stem, and that suits one sensor.
+
+    Several sensors go through one stem only where they are aligned, and in training they are not.
+    """
+    return fit is True and len({scene.sensor.bands.digest for scene in scenes}) == 1
 
 
 @contextmanager

@@ -24,7 +24,7 @@ class FeatureOptions:
             and the encoder comes with a library.
         fit: whiten the stem of the encoder and its untrained twins for the probed scenes, without labels
             (``downstream.features.fit``): one stem from all scenes, or with "scene" one for each.
-            What is fine-tuned begins with the former too, and holds it.
+            What is fine-tuned on one sensor begins with the former too, and holds it.
         whole: one sample a specimen, the whole of it on so many pixels a side (``specfm.specimens``); the window is
             then of that size.
         bands: use these bands of every scene only, in all rows (``specfm.band_selection``).

@@ -192,12 +192,13 @@ def probe(
     facts, config_digest = EncoderFacts.of(encoder, pretrained, measured), digest_json(asdict(options))
     rows: list[dict[str, Any]] = []
     kept_runs: list[Runs] = []
+    begun = begins_fitted(options.fit, scenes)
     for splits in tables:
         leaks = [leakage_score(split, samples, raw.pixel.X_ND if raw else None) for split in splits]
         frozen = [] if features is None else [features]
         all_runs = evaluate(frozen, splits, options, "encoder", name, device)
         for protocol in to_train:
-            with fitted(encoder, scenes, begins_fitted(options.fit, protocol)):
+            with fitted(encoder, scenes, begun and protocol == "finetune"):
                 of_labels = trained(
                     encoder, {"": scenes}, samples, splits, options, protocol, name, window, options.pooling, bank,
                     {"": data_digest},
@@ -231,7 +232,7 @@ def probe(
         table = result_rows(all_runs, about)
         say_aligned(table, aligned_how)
         say_taught(table, encoder, scenes)
-        say_fitted(table, options.fit)
+        say_fitted(table, options.fit, begun)
         rows += table
         kept_runs += all_runs
     return ProbeResult(rows, kept_runs, samples, [s for t in tables for s in t], features, raw)
@@ -263,13 +264,19 @@ def say_taught(rows: Sequence[dict[str, Any]], encoder: Any, scenes: Sequence[Sc
             row["notices"] = sorted({*row["notices"], said})
 
 
-def say_fitted(rows: Sequence[dict[str, Any]], fit: Fit) -> None:
-    """What the stem behind each row's features was fitted to without labels: ``scenes``, ``each scene`` or nothing."""
+def say_fitted(rows: Sequence[dict[str, Any]], fit: Fit, begun: bool = False) -> None:
+    """What the stem behind each row was fitted to without labels: ``scenes``, ``each scene`` or nothing.
+
+    Args:
+        rows: changed in place.
+        fit: of frozen features.
+        begun: what was fine-tuned began fitted as well.
+    """
     to = {True: "scenes", "scene": "each scene"}.get(fit)
     for row in rows:
         ours, said = to if row["kind"] in ("encoder", "twin") else None, FITTED.format(to)
         if row["protocol"] in TRAINED:
-            ours = to if begins_fitted(fit, row["protocol"]) else None
+            ours = to if begun and row["protocol"] == "finetune" else None
             said = BEGINS_FITTED if ours else NOT_FITTED
         row["fitted"] = ours
         if ours or (to and row["protocol"] == "finetune"):

@@ -9,7 +9,8 @@ features are aligned, it is known beforehand which sensors will be compared. The
 own, fitted on true spectra as that sensor tells them: features as the poorer of the two
 (:class:`specfm.models.alignment.Alignment`), raw spectra seen through its bands. Encoders trained on the labels are
 trained once, on scenes as measured, and where the encoder is fitted without labels, it is fitted to these; other
-sensors are then put as theirs would tell it, and features of the scenes as measured stay as they are.
+sensors are then put as theirs would tell it, and features of the scenes as measured stay as they are. What is
+fine-tuned meets all sensors as they are, so it begins as the checkpoint is.
 
 Shape suffixes: N samples, D features, S runs, K bands of the grid of the spectra.
 """
@@ -25,7 +26,7 @@ from downstream.baselines.run import baseline_rows
 from downstream.features.bank import Bank, windows_digest
 from downstream.features.encoders import encoder_device, random_twin
 from downstream.features.extract import FeatureSet, extract
-from downstream.features.fit import begins_fitted, fit_facts, fitted
+from downstream.features.fit import fit_facts, fitted
 from downstream.features.spectra import CommonGrid, Spectra, common_grid, seen_through, spectra
 from downstream.probe.expected import Counts, refuse_early, say_expected
 from downstream.probe.run import how_aligned, prepared_scenes, say_aligned, say_fitted, say_taught, take_samples
@@ -135,10 +136,9 @@ def robustness(
         runs, how = tested(encoder, name, "encoder", name)
         add(runs)
     for protocol in probe.trained:
-        with fitted(encoder, scenes, begins_fitted(probe.fit, protocol)):
-            by_condition = trained(
-                encoder, altered, samples, splits, probe, protocol, name, window, probe.pooling, bank, digests
-            )
+        by_condition = trained(
+            encoder, altered, samples, splits, probe, protocol, name, window, probe.pooling, bank, digests
+        )
         add({label: [runs] for label, runs in by_condition.items()})
     if probe.frozen:
         add(

@@ -168,8 +168,8 @@ OPTIONS: dict[str, Option] = {
         Annotated[
             str,
             typer.Option(
-                help="Fit encoder and untrained twins to the scenes without labels: together (one stem), scene (one "
-                "each), no."
+                help="Fit encoder and untrained twins to the scenes without labels: together (one stem, which "
+                "fine-tuning on one sensor begins with too), scene (one each), no."
             ),
         ],
         lambda text: one_of("--fit", text, {"no": False, "together": True, "scene": "scene"}),

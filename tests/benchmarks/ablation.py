@@ -34,7 +34,7 @@ VIEWS, NEAREST = "pairs={kind: views}", "pairs={kind: nearest_elsewhere}"
 SIMULATED = "data.simulated={share: .5}"
 VICREG = "vicreg: {projection: {layers: 0}}"
 MASKED = "masked: {bands: 64, decoder: {width: 64}}"
-LEARNT = "whiten.lr_share=.1"  # what comes before the trunk is trained too, at a tenth of its rate
+LEARNT = "whiten.lr_share=.1"  # the embedding is trained too, at a tenth of the rate; stems are held
 RECIPES: dict[str, list[str]] = {
     "start": [VIEWS, f"objective={{{NT_XENT % 'false'}}}", "steps=1", "optim.lr=1e-12", "optim.weight_decay=0"],
     "views": [VIEWS, f"objective={{{NT_XENT % 'false'}}}"],
@@ -136,7 +136,8 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    recipes = [name for name in dict.fromkeys(row["recipe"] for row in rows) if name != "start"]
+    rows = [row for row in rows if "losses" in row and row["recipe"] != "start"]
+    recipes = list(dict.fromkeys(row["recipe"] for row in rows))
     if not recipes:
         return
     columns = min(4, len(recipes))

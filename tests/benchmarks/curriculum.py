@@ -39,6 +39,8 @@ from specfm.engine.loop import run_task
 from tests.benchmarks.curriculum_report import write_report
 
 OURS = "ours"
+# of splits by blocks: classes that stand in fewer blocks cannot stand on both sides of a guard
+BLOCKS: dict[str, dict[str, int]] = {"indian_pines": {"block": 9, "min_groups": 6}}
 BACKBONES = ("timm:resnet34", "timm:convnext_tiny", "timm:vit_tiny_patch16_224", OURS)
 
 
@@ -100,7 +102,8 @@ def settings(args: argparse.Namespace, backbone: str, card: str, split: str) -> 
         "out": "-", "task": "classification", "steps": args.steps, "device": args.device, "controls": [],
         "data": {"card": card, "tile": args.tile, "batch": args.batch, "class_weights": "none",
                  "crops": {"rare": 0.0, "boundary": 0.0}},
-        "split": {"rule": split, "seeds": args.seeds, "test_share": args.test_share, "val_share": 0.05},
+        "split": {"rule": split, "seeds": args.seeds, "test_share": args.test_share, "val_share": 0.05,
+                  **(BLOCKS.get(card, {}) if split == "block" else {})},
         "head": {"pooling": "concat" if ours else "mean", "dropout": 0.0},
         "optim": {"lr": args.lr, "warmup_steps": max(args.steps // 20, 1), "layer_decay": 1.0, "head_lr": 1.0,
                   "drop_path": 0.0},

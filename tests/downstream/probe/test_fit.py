@@ -13,16 +13,18 @@ import torch
 import downstream.protocols.trained
 from downstream.features.bank import Bank
 from downstream.features.extract import extract
-from downstream.features.fit import BEGINS_FITTED, NOT_FITTED, fitted
+from downstream.features.fit import BEGINS_FITTED, NOT_FITTED, begins_fitted, fitted
 from downstream.probe.options import ProbeOptions
 from downstream.probe.run import probe
 from downstream.protocols.options import TrainOptions
 from downstream.results import text
 from downstream.robustness.options import RobustnessOptions
 from downstream.robustness.run import robustness
+from specfm.bands import BandGrid
 from specfm.digests import state_digest
 from specfm.errors import UsageError
 from specfm.models import create_encoder
+from specfm.sensors import Sensor
 from tests.downstream.toy_scenes import ToyEncoder, plots
 
 QUICK = ProbeOptions(
@@ -79,6 +81,16 @@ def test_what_is_fine_tuned_begins_with_the_stem_that_frozen_features_have(
     assert began["scratch"] == state_digest(model)
     fitted_alone = state_digest(encoder().fit(scenes))
     assert began["finetune"] == (fitted_alone if fit is True else state_digest(model))
+
+
+def test_one_stem_is_no_start_for_several_sensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They go through it only where they are aligned, and training aligns nothing."""
+    coarse = Sensor(BandGrid(np.linspace(450, 900, 8)), quantity="surface_reflectance", name="coarse")
+    several = [*plots(6), *(scene.replace(name=f"other {scene.name}") for scene in plots(6, sensor=coarse))]
+    assert begins_fitted(True, plots(2)) and not begins_fitted(True, several) and not begins_fitted("scene", plots(2))
+    asked = replace(QUICK, protocols=("finetune",), train=TrainOptions(steps=2), trained_seeds=1, align=False)
+    (row,) = (row for row in probe(encoder(), several, asked).rows if row["protocol"] == "finetune")
+    assert row["fitted"] is None and NOT_FITTED in row["notices"] and BEGINS_FITTED not in row["notices"]
 
 
 def test_one_stem_for_all_or_one_for_each_scene(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ Shapes: N windows, B batch, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from specfm.engine.loop import run_task
 from specfm.engine.optimizer import adamw, share_of_lr
 from specfm.engine.task import StepResult
 from specfm.models.backbone import Backbone
+from specfm.models.mixtures import fit_mixtures
 
 PROBE_WINDOWS = 4000  # that a head starts from, at most
 
@@ -148,9 +149,18 @@ def first_training(
     if pretrained:
         start_from_probe(model, _some(own, seed), looked, unit_I, seed)
     elif isinstance(model.encoder, Backbone):
-        views = (part.view(at) for part in own for at in np.array_split(np.arange(len(part)), -(-len(part) // 256)))
-        model.encoder.fit_statistics((view.x_BHWC, view.bands, view.mask_BHW) for view in views)
+        model.encoder.fit_statistics(tiles_of(own))
+        if model.encoder.mix_KC is not None:  # noise is told by neighbours, whom a model of one pixel does not see
+            fit_mixtures(model.encoder, tiles_of(train_parts))
     return train(title, model, objective, config, train_parts, val, seed, pretrained)
+
+
+def tiles_of(parts: Sequence[Windows]) -> Iterator[tuple[Any, ...]]:
+    """(x_BHWC, bands, mask_BHW) of all windows, some at a time."""
+    for part in parts:
+        for at in np.array_split(np.arange(len(part)), -(-len(part) // 256)):
+            view = part.view(at)
+            yield view.x_BHWC, view.bands, view.mask_BHW
 
 
 def _some(parts: Sequence[Windows], seed: int) -> list[Windows]:

@@ -39,6 +39,7 @@ from specfm.engine.run_folder import RunFolder
 from specfm.engine.task import Snapshot
 from specfm.errors import UsageError
 from specfm.models.backbone import AnyEncoder, Backbone
+from specfm.models.mixtures import fit_mixtures
 from specfm.models.registry import fresh_like
 from specfm.scene import Scene
 
@@ -177,8 +178,8 @@ class Finetuning(Supervised):
             self.curriculum = ViewCurriculum(config.curriculum, config.steps, model, self.optimizer, seed)
 
     def start(self, done: int) -> None:
-        """A new run fits what follows from training tiles: statistics of a backbone's bands, the curriculum's stages,
-        and the standardisation of the head's input."""
+        """A new run fits what follows from training tiles: statistics of a backbone's bands and mixtures of them, the
+        curriculum's stages, and the standardisation of the head's input."""
         if done:
             return
         encoder, device = self.model.encoder, self.world.device
@@ -189,6 +190,8 @@ class Finetuning(Supervised):
                 encoder.fit_statistics((view.x_BHWC, view.bands, view.mask_BHW) for view in views)
             if self.curriculum is not None:
                 self.curriculum.fit(views)
+            elif encoder.mix_KC is not None and not self.member.pretrained:
+                fit_mixtures(encoder, ((view.x_BHWC, view.bands, view.mask_BHW) for view in views))
         parts = [part for step in range(STANDARDISE_BATCHES) for part in self.crops(step)]
         dates = [[to_device(view, device) for view in views] for views in zip(*(p.views for p in parts), strict=True)]
         # an untrained network with batch norm has no statistics to be evaluated by yet; a frozen one never gets others

@@ -24,7 +24,8 @@ from specfm.library import Library
 from specfm.models.encoder import Bands, Encoder
 from specfm.models.features import Features, masked_mean, one_below_the_other
 from specfm.models.hub import HubMethods
-from specfm.models.known_bands import change_of_mixtures, match_bands
+from specfm.models.known_bands import match_bands
+from specfm.models.mixtures import change_of_mixtures
 from specfm.models.networks import as_map, least_side, stem_of
 from specfm.models.patches import as_tensor, sample_level
 from specfm.models.pixels import Asked
@@ -42,7 +43,8 @@ class Backbone(HubMethods, TimmSurface, nn.Module):
     Args:
         net: the network without a classifier.
         bands: the usable ones are its C bands.
-        mixtures: K, where the stem sees mixtures of the bands (see :meth:`set_channels`); None: the bands.
+        mixtures: K, where the stem sees mixtures of the bands (see :meth:`set_channels` and
+            :func:`specfm.models.mixtures.fit_mixtures`); None: the bands.
         patch_size: pixels of the image per position of the network's last map.
         level: ``none``: physical values are standardised as they are; ``sample``: after division by each sample's mean
             level (or ``level_B``).
@@ -133,8 +135,13 @@ class Backbone(HubMethods, TimmSurface, nn.Module):
     @torch.no_grad()
     def pixels(self, x_BHWC: Tensor, bands: Bands, mask_BHW: Tensor | None = None) -> Tensor:
         """Valid pixels as the stem would see them without mixtures, standardised, [n, C]."""
+        z_BHWC, valid_BHW = self.standardised(x_BHWC, bands, mask_BHW)
+        return z_BHWC[valid_BHW]
+
+    def standardised(self, x_BHWC: Tensor, bands: Bands, mask_BHW: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(z_BHWC, valid_BHW): pixels as the stem would see them without mixtures; undefined where not valid."""
         x_BHWC, valid_BHW = self._physical(x_BHWC, bands, mask_BHW, None)
-        return ((x_BHWC[valid_BHW] - self.mean_C) * self.factor_C).clamp(-WIDEST, WIDEST)
+        return ((x_BHWC - self.mean_C) * self.factor_C).clamp(-WIDEST, WIDEST), valid_BHW
 
     def set_channels(self, mix_KC: Tensor | None) -> tuple[nn.Parameter, nn.Parameter, Tensor]:
         """Let the stem see other mixtures of the bands, and answer as before as far as the new ones can tell.

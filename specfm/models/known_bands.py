@@ -1,6 +1,6 @@
-"""What a network for one list of bands needs to know: where those given stand, what other mixtures change in its stem.
+"""Where the bands of a network for one list of bands stand among those given.
 
-Shapes: C usable bands of the network, K and L mixtures of them, G band grids of M bands as given.
+Shapes: C usable bands of the network, G band grids of M bands as given.
 """
 
 from __future__ import annotations
@@ -46,14 +46,3 @@ def match_bands(own_nm_C: Tensor, tensors: BandTensors, may_miss: bool, network:
             f"{int(there_GC[worst].sum())} are its own); give a scene of its sensor, or train another"
         )
     return index_GC, there_GC
-
-
-def change_of_mixtures(old_KC: Tensor, new_LC: Tensor) -> Tensor:
-    """M ``[K, L]`` with ``old = M @ new`` as nearly as can be: least squares, float64.
-
-    Exact zeros and ones where the new rows begin with the old ones, which a solver would only come close to.
-    """
-    if len(new_LC) >= len(old_KC) and torch.equal(new_LC[: len(old_KC)].float(), old_KC.float()):
-        return torch.eye(len(old_KC), len(new_LC), dtype=torch.float64, device=old_KC.device)
-    solved = torch.linalg.lstsq(new_LC.T.cpu(), old_KC.T.cpu(), driver="gelsd").solution
-    return solved.T.to(old_KC.device)

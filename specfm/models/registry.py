@@ -141,7 +141,8 @@ def create_backbone(
             window of 9. Of a transformer it is the side of its patch. None keeps what timm has.
         level: ``none`` or ``sample``, see :class:`Backbone`.
         drop_path: as in timm.
-        mixtures: of bands, that the stem sees in place of them (:meth:`Backbone.set_channels`).
+        mixtures: so many of the bands, that the stem sees in place of them: what varies most beside the noise, found
+            in training tiles without labels by whoever trains it (:func:`specfm.models.mixtures.fit_mixtures`).
         options: further keyword arguments of ``timm.create_model``, or of the small network.
 
     Raises:

@@ -128,6 +128,36 @@ def whitening(
     Raises:
         SpecfmError: fewer than two vectors, no difference, or vectors that are all the same.
     """
+    gain_D, vector_DD, start_DD = _directions(moments, power, damping, left_out_D)
+    if components is not None:
+        gain_D[: max(len(gain_D) - components, 0)] = 0
+    matrix_DD = vector_DD * gain_D @ vector_DD.T @ start_DD
+    matrix_DD = matrix_DD / _variance(matrix_DD, moments).sqrt()
+    return matrix_DD, -matrix_DD @ moments.mean_D
+
+
+def leading(moments: Moments, count: int, power: float = POWER, damping: float = DAMPING) -> Tensor:
+    """M_KD in float64: the ``count`` directions that :func:`whitening` would keep, each by itself, the largest l first.
+
+    As there, a direction keeps a deviation of ``c l^power``, and c makes the mean variance of the K results 1.
+
+    Raises:
+        SpecfmError: as :func:`whitening`.
+    """
+    gain_D, vector_DD, start_DD = _directions(moments, power, damping, None)
+    matrix_KD = ((vector_DD * gain_D).T @ start_DD).flip(0)[:count]
+    return matrix_KD / _variance(matrix_KD, moments).sqrt()
+
+
+def _variance(matrix_KD: Tensor, moments: Moments) -> Tensor:
+    """Mean variance of what a map gives."""
+    return torch.einsum("ij,jk,ik->", matrix_KD, moments.covariance_DD, matrix_KD) / len(matrix_KD)
+
+
+def _directions(
+    moments: Moments, power: float, damping: float, left_out_D: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Deviations ``l^power / l^.5`` of all directions, rising with l; V; and W0 (times what leaves a direction out)."""
     if moments.count < 2 or not moments.pairs:
         raise SpecfmError(
             f"{moments.count} vectors and {moments.pairs} pairs of neighbours are too few to tell signal from noise"
@@ -144,9 +174,4 @@ def whitening(
     start_DD = vector_DD * value_D.rsqrt() @ vector_DD.T
     ratio_D, vector_DD = torch.linalg.eigh(start_DD @ covariance_DD @ start_DD)  # rising
     gain_D = ratio_D.clamp_min(LEAST * ratio_D[-1].clamp_min(1e-300)) ** (power - 0.5)
-    if components is not None:
-        gain_D[: max(len(gain_D) - components, 0)] = 0
-    matrix_DD = vector_DD * gain_D @ vector_DD.T @ start_DD @ project_DD
-    variance = torch.einsum("ij,jk,ik->", matrix_DD, covariance_DD, matrix_DD) / len(matrix_DD)
-    matrix_DD = matrix_DD / variance.sqrt()
-    return matrix_DD, -matrix_DD @ moments.mean_D
+    return gain_D, vector_DD, start_DD @ project_DD

@@ -19,11 +19,13 @@ from downstream.compress import stages as stages_room
 from downstream.compress.config import CompressionConfig
 from downstream.compress.ground import open_ground
 from downstream.compress.measure import multiplications
+from downstream.compress.train import middle_of, tiles_of
 from downstream.report.compression import HEADINGS, best, lines, markdown, sections
 from downstream.supervised.folder import load_task
 from specfm.config import load_config
 from specfm.deploy.runtime import Deployed
 from specfm.errors import UsageError
+from specfm.models.mixtures import fit_mixtures
 from tests.downstream.tasks.toys import field_card
 
 pytest.importorskip("onnx")
@@ -162,6 +164,21 @@ def test_a_model_that_begins_fitted_keeps_its_stem_and_rows_say_so(tmp_path: Pat
     wanted = specfm.load(tmp_path / "own").fit(ground.scenes).stem
     held = stages_room.Pipelines(config, ground.side(0), tmp_path / "out" / "stages").labelled("fitted").model
     assert torch.equal(held.encoder.stem.weight, wanted.weight) and not held.encoder.stem.weight.requires_grad
+
+
+def test_mixtures_are_those_of_the_training_windows_and_travel_in_the_file(tmp_path: Path) -> None:
+    models = {"mixed": {"network": "small:mlp", "window": 1, "options": {"mixtures": 3, "options": {"width": 8}}}}
+    path = written(tmp_path, {"mixed": {"model": "mixed"}}, models=models, window=6, rounds=0)
+    specfm.compress(path, out=tmp_path / "out")
+    config = load_config(path, CompressionConfig)
+    side = open_ground(config.scenes[0], config.window, config.seeds).side(0)
+    held = stages_room.Pipelines(config, side, tmp_path / "out" / "stages").labelled("mixed").model.encoder
+    wanted = specfm.create_backbone("small:mlp", side.ground.sensor, mixtures=3, options={"width": 8})
+    wanted.fit_statistics(tiles_of(middle_of(side.train, 1)))
+    fit_mixtures(wanted, tiles_of(side.train))
+    assert held.mix_KC is not None and wanted.mix_KC is not None
+    torch.testing.assert_close(held.mix_KC, wanted.mix_KC)
+    assert not torch.equal(held.mix_KC, torch.eye(*held.mix_KC.shape))
 
 
 def test_multiplications_are_counted() -> None:

@@ -1,0 +1,59 @@
+"""Mixtures of bands that the stem of a network for one list of bands sees in place of them.
+
+Shapes: B tiles, H W pixels, C bands, K and L mixtures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from specfm.errors import SpecfmError, UsageError
+from specfm.models.whitening import Moments, leading
+
+if TYPE_CHECKING:
+    from specfm.models.backbone import Backbone
+    from specfm.models.encoder import Bands
+
+POWER = 0.25  # as the stem of an encoder: half-way between minimum noise fraction and directions that count alike
+
+
+@torch.no_grad()
+def fit_mixtures(backbone: Backbone, tiles: Iterable[tuple[Tensor, Bands, Tensor | None]]) -> None:
+    """Let the mixtures of a network be what varies most beside the noise, which differences of neighbours tell.
+
+    Minimum noise fraction (Green et al., IEEE TGRS 26, 1988) in closed form, with the scaling of
+    :func:`specfm.models.whitening.whitening`; no label is needed. Fit the statistics first
+    (:meth:`specfm.models.backbone.Backbone.fit_statistics`).
+
+    Args:
+        backbone: one with ``mixtures``; its weights must be untrained, for they see other channels from now on.
+        tiles: (x_BHWC as stored, bands, mask_BHW) of training data, at least two pixels wide.
+
+    Raises:
+        UsageError: a network without mixtures.
+        SpecfmError: no two valid pixels are neighbours, or none differ.
+    """
+    if backbone.mix_KC is None:
+        raise UsageError("a network that sees its bands has no mixtures to fit; build it with mixtures=N")
+    moments = Moments(len(backbone.mean_C), backbone.device)
+    for x_BHWC, bands, mask_BHW in tiles:
+        z_BHWC, valid_BHW = backbone.standardised(x_BHWC, bands, mask_BHW)
+        moments.add_lattice(z_BHWC.flatten(1, 2), valid_BHW.flatten(1), (z_BHWC.shape[1], z_BHWC.shape[2]), 1)
+    if not moments.pairs:
+        raise SpecfmError("no two valid pixels are neighbours, so noise cannot be told from material; give wider tiles")
+    backbone.mix_KC.copy_(leading(moments, len(backbone.mix_KC), POWER))
+
+
+def change_of_mixtures(old_KC: Tensor, new_LC: Tensor) -> Tensor:
+    """M ``[K, L]`` with ``old = M @ new`` as nearly as can be: least squares, float64.
+
+    Exact zeros and ones where the new rows begin with the old ones, which a solver would only come close to.
+    """
+    if len(new_LC) >= len(old_KC) and torch.equal(new_LC[: len(old_KC)].float(), old_KC.float()):
+        return torch.eye(len(old_KC), len(new_LC), dtype=torch.float64, device=old_KC.device)
+    solved = torch.linalg.lstsq(new_LC.T.cpu(), old_KC.T.cpu(), driver="gelsd").solution
+    return solved.T.to(old_KC.device)

@@ -52,6 +52,8 @@ RECIPES: dict[str, list[str]] = {
     "nearest + learnt": [NEAREST, f"objective={{{NT_XENT % 'true'}}}", LEARNT],
     "nearest + learnt - content": [NEAREST, f"objective={{{NT_XENT % 'true'}}}", LEARNT, "model.options.content=false"],
     "masked + learnt": [VIEWS, f"objective={{{MASKED}}}", LEARNT],
+    "masked + learnt - content": [VIEWS, f"objective={{{MASKED}}}", LEARNT, "model.options.content=false"],
+    "nearest + vicreg + learnt - content": [NEAREST, f"objective={{{VICREG}}}", LEARNT, "model.options.content=false"],
 }
 PROBES: dict[str, dict[str, int]] = {
     "neon_osbs": {"max_per_class": 6, "min_groups": 3},

@@ -194,3 +194,25 @@ def test_a_graph_that_is_not_the_model_replaces_nothing(tmp_path: Path, monkeypa
         exported(encoder("hyper-metadata"), SENSOR, out, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["encoder.pt2"]
     assert out.read_bytes() == b"the one before"
+
+
+class _Steep(torch.nn.Module):
+    """The last bit of its input moves it by a thousandth."""
+
+    def forward(self, x_BC: torch.Tensor, known_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.sin(3e4 * x_BC), known_B
+
+
+def test_rounding_that_a_model_amplifies_is_no_other_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a stem fitted to a clean scene does: float32 itself is no better."""
+    from specfm.deploy import write as room
+
+    generator = torch.Generator().manual_seed(0)
+    given = {"x_BC": torch.rand(4, 50, generator=generator), "known_B": torch.ones(4, dtype=torch.bool)}
+    assert 2e-4 < room._shaken(_Steep(), given) < 4e-3
+    monkeypatch.setattr(room, "_off", lambda *given: 2e-3)
+    with pytest.raises(SpecfmError, match=r"differs from the model by 2.0e-03"):
+        exported(encoder("hyper-metadata"), SENSOR, tmp_path / "steady.pt2")
+    monkeypatch.setattr(room, "_shaken", lambda *given: 1e-3)
+    assert exported(encoder("hyper-metadata"), SENSOR, tmp_path / "steep.pt2") == 2e-3
+    assert [path.name for path in tmp_path.iterdir()] == ["steep.pt2"]

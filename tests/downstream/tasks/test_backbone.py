@@ -19,7 +19,7 @@ from specfm.cli import app
 from specfm.config import read_yaml
 from specfm.engine.faults import FaultError
 from specfm.engine.record import read_metrics
-from specfm.errors import UsageError
+from specfm.errors import SpecfmError, UsageError
 from specfm.models import Backbone
 from tests.downstream.tasks.toys import COARSE, FINE, config, field_card, reflectance, write_card
 
@@ -46,6 +46,18 @@ def trained(tmp_path_factory, field) -> Path:
     out = tmp_path_factory.mktemp("trained") / "run"
     curriculum = {"stages": STAGES, "reducer": "pca", "repeats": 1}
     return finetune(settings(out, field, curriculum=curriculum, controls=["frozen"]))
+
+
+def test_mixtures_are_fitted_to_the_training_tiles(field, tmp_path) -> None:
+    options = {"encoder": "small:mlp", "model": {**PLAIN, "options": {"mixtures": 3, "options": {"width": 8}}}}
+    out = finetune(settings(tmp_path / "run", field, **options, controls=[], steps=20))
+    mix_KC = load_task(out).encoder.mix_KC
+    assert mix_KC is not None and not torch.equal(mix_KC, torch.eye(*mix_KC.shape))
+    z_KC = mix_KC / mix_KC.norm(dim=1, keepdim=True)
+    assert (z_KC.abs() > 0.05).sum(1).min() > 3, "noise is averaged over many bands"
+    assert read_rows(out / "results.jsonl")[0]["oa"]["mean"] > 0.5
+    with pytest.raises(SpecfmError, match="no two valid pixels are neighbours"):
+        finetune(settings(tmp_path / "one", field, **options, controls=[], data={"tile": 1, "batch": 16}, steps=4))
 
 
 def test_a_network_learns_through_its_stages(trained) -> None:

@@ -25,8 +25,7 @@ from specfm.models.encoder import Bands, Encoder
 from specfm.models.features import Features, masked_mean, one_below_the_other
 from specfm.models.hub import HubMethods
 from specfm.models.known_bands import match_bands
-from specfm.models.mixtures import change_of_mixtures
-from specfm.models.networks import as_map, least_side, stem_of
+from specfm.models.networks import as_map, change_of_mixtures, least_side, stem_of
 from specfm.models.patches import as_tensor, sample_level
 from specfm.models.pixels import Asked
 from specfm.models.stem import Stems

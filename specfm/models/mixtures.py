@@ -1,22 +1,19 @@
 """Mixtures of bands that the stem of a network for one list of bands sees in place of them.
 
-Shapes: B tiles, H W pixels, C bands, K and L mixtures.
+Shapes: B tiles, H W pixels, C bands, K mixtures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from specfm.errors import SpecfmError, UsageError
+from specfm.models.backbone import Backbone
+from specfm.models.encoder import Bands
 from specfm.models.whitening import Moments, leading
-
-if TYPE_CHECKING:
-    from specfm.models.backbone import Backbone
-    from specfm.models.encoder import Bands
 
 POWER = 0.25  # as the stem of an encoder: half-way between minimum noise fraction and directions that count alike
 
@@ -46,14 +43,3 @@ def fit_mixtures(backbone: Backbone, tiles: Iterable[tuple[Tensor, Bands, Tensor
     if not moments.pairs:
         raise SpecfmError("no two valid pixels are neighbours, so noise cannot be told from material; give wider tiles")
     backbone.mix_KC.copy_(leading(moments, len(backbone.mix_KC), POWER))
-
-
-def change_of_mixtures(old_KC: Tensor, new_LC: Tensor) -> Tensor:
-    """M ``[K, L]`` with ``old = M @ new`` as nearly as can be: least squares, float64.
-
-    Exact zeros and ones where the new rows begin with the old ones, which a solver would only come close to.
-    """
-    if len(new_LC) >= len(old_KC) and torch.equal(new_LC[: len(old_KC)].float(), old_KC.float()):
-        return torch.eye(len(old_KC), len(new_LC), dtype=torch.float64, device=old_KC.device)
-    solved = torch.linalg.lstsq(new_LC.T.cpu(), old_KC.T.cpu(), driver="gelsd").solution
-    return solved.T.to(old_KC.device)

@@ -3,7 +3,7 @@
 A network has ``num_features``, ``forward_features`` and, where its first layer is one convolution of the image, the
 name of it in ``pretrained_cfg["first_conv"]``.
 
-Shapes: B samples, K channels of the stem, D width, h w map of the network.
+Shapes: B samples, K channels of the stem (L other ones), C bands, D width, h w map of the network.
 """
 
 from __future__ import annotations
@@ -132,3 +132,14 @@ def as_map(found: Tensor, net: Any, grid: tuple[int, int] | None) -> Tensor:
         tokens = found[:, int(getattr(net, "num_prefix_tokens", 0)) :]
         return tokens.mT.reshape(found.shape[0], -1, *grid)
     return found if found.shape[1] == net.num_features else found.movedim(-1, 1)
+
+
+def change_of_mixtures(old_KC: Tensor, new_LC: Tensor) -> Tensor:
+    """M ``[K, L]`` with ``old = M @ new`` as nearly as can be: least squares, float64.
+
+    Exact zeros and ones where the new rows begin with the old ones, which a solver would only come close to.
+    """
+    if len(new_LC) >= len(old_KC) and torch.equal(new_LC[: len(old_KC)].float(), old_KC.float()):
+        return torch.eye(len(old_KC), len(new_LC), dtype=torch.float64, device=old_KC.device)
+    solved = torch.linalg.lstsq(new_LC.T.cpu(), old_KC.T.cpu(), driver="gelsd").solution
+    return solved.T.to(old_KC.device)

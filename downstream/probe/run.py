@@ -23,7 +23,7 @@ from downstream.features.fit import (
     begins_fitted,
     fit_facts,
     fitted,
-)  # fmt: skip
+)
 from downstream.features.options import FeatureOptions
 from downstream.features.spectra import Spectra, spectra
 from downstream.probe.expected import Counts, refuse_early, say_expected
@@ -192,18 +192,19 @@ def probe(
     facts, config_digest = EncoderFacts.of(encoder, pretrained, measured), digest_json(asdict(options))
     rows: list[dict[str, Any]] = []
     kept_runs: list[Runs] = []
-    begun = begins_fitted(options.fit, scenes)
-    for splits in tables:
+    begun, learnt = begins_fitted(options.fit, scenes), list[list[Runs]]([] for _ in tables)
+    for protocol in to_train:
+        with fitted(encoder, scenes, begun and protocol == "finetune"):  # once for all tables
+            for of_labels, splits in zip(learnt, tables, strict=True):
+                of_labels += trained(
+                    encoder, {"": scenes}, samples, splits, options, protocol, name, window, options.pooling, bank,
+                    {"": data_digest},
+                ).values()  # fmt: skip
+    for splits, of_labels in zip(tables, learnt, strict=True):
         leaks = [leakage_score(split, samples, raw.pixel.X_ND if raw else None) for split in splits]
         frozen = [] if features is None else [features]
         all_runs = evaluate(frozen, splits, options, "encoder", name, device)
-        for protocol in to_train:
-            with fitted(encoder, scenes, begun and protocol == "finetune"):
-                of_labels = trained(
-                    encoder, {"": scenes}, samples, splits, options, protocol, name, window, options.pooling, bank,
-                    {"": data_digest},
-                )  # fmt: skip
-            all_runs += of_labels.values()
+        all_runs += of_labels
         for label, other in (extra or {}).items():
             all_runs += evaluate([other], splits, options, "baseline", label, device)
         for label, peer in peers.items():

@@ -27,7 +27,7 @@ from specfm.files import publish_file, refuse_existing, temporary_sibling
 MOST_OFF = 1e-3  # of the largest output: a float32 graph that differs by more than this is not the model
 # A fitted stem amplifies noise, that of rounding too: what moves a model when the last bit of its input does, another
 # order of sums may move by so many times as much.
-SHAKEN = 4.0
+SHAKEN, MOST_SHAKEN = 4.0, 1e-2
 
 
 def write(
@@ -78,13 +78,18 @@ def write(
         else:
             write_onnx(program, list(example), outputs, made, facts)
         off = max(_off(made, form, module, given) for given in (example, _three(example)))
-        if integers is None and not off <= MOST_OFF and not off <= SHAKEN * _shaken(module, example):
+        if integers is None and not off <= MOST_OFF and not off <= _explained(module, example):
             raise SpecfmError(f"{out}: not written, since the exported graph differs from the model by {off:.1e}")
         publish_file(made, out, overwrite)
     finally:
         for each in (made, whole):
             each.unlink(missing_ok=True)
     return off
+
+
+def _explained(module: nn.Module, example: Mapping[str, Tensor]) -> float:
+    """Up to where rounding explains a difference; of a model that anything moves it explains nothing."""
+    return min(SHAKEN * _shaken(module, example), MOST_SHAKEN)
 
 
 def _shaken(module: nn.Module, example: Mapping[str, Tensor]) -> float:

@@ -15,15 +15,13 @@ from specfm.models.backbone import Backbone
 from specfm.models.encoder import Bands
 from specfm.models.whitening import Moments, leading
 
-POWER = 0.25  # as the stem of an encoder: half-way between minimum noise fraction and directions that count alike
-
 
 @torch.no_grad()
 def fit_mixtures(backbone: Backbone, tiles: Iterable[tuple[Tensor, Bands, Tensor | None]]) -> None:
     """Let the mixtures of a network be what varies most beside the noise, which differences of neighbours tell.
 
-    Minimum noise fraction (Green et al., IEEE TGRS 26, 1988) in closed form, with the scaling of
-    :func:`specfm.models.whitening.whitening`; no label is needed. Fit the statistics first
+    Minimum noise fraction (Green et al., IEEE TGRS 26, 1988) in closed form, scaled as the stem of an encoder is
+    (:func:`specfm.models.whitening.whitening`); no label is needed. Fit the statistics first
     (:meth:`specfm.models.backbone.Backbone.fit_statistics`).
 
     Args:
@@ -42,4 +40,4 @@ def fit_mixtures(backbone: Backbone, tiles: Iterable[tuple[Tensor, Bands, Tensor
         moments.add_lattice(z_BHWC.flatten(1, 2), valid_BHW.flatten(1), (z_BHWC.shape[1], z_BHWC.shape[2]), 1)
     if not moments.pairs:
         raise SpecfmError("no two valid pixels are neighbours, so noise cannot be told from material; give wider tiles")
-    backbone.mix_KC.copy_(leading(moments, len(backbone.mix_KC), POWER))
+    backbone.mix_KC.copy_(leading(moments, len(backbone.mix_KC)))

@@ -156,7 +156,11 @@ def create_backbone(
     count = int(grid.valid.sum())
     if not count:
         raise UsageError("a backbone needs at least one usable band")
-    net, patch = create_network(backbone, mixtures or count, stride, drop_path, dict(options or {}))
+    if mixtures is not None and (type(mixtures) is not int or not 1 <= mixtures <= count):
+        raise UsageError(f"backbone option mixtures must be a whole number from 1 to {count} bands, got {mixtures!r}")
+    net, patch = create_network(
+        backbone, count if mixtures is None else mixtures, stride, drop_path, dict(options or {})
+    )
     config = {
         "backbone": backbone, "bands": grid.to_dict(), "stride": stride, "level": level, "drop_path": drop_path,
         "mixtures": mixtures, "options": dict(options or {}),

@@ -215,4 +215,8 @@ def test_rounding_that_a_model_amplifies_is_no_other_model(tmp_path: Path, monke
         exported(encoder("hyper-metadata"), SENSOR, tmp_path / "steady.pt2")
     monkeypatch.setattr(room, "_shaken", lambda *given: 1e-3)
     assert exported(encoder("hyper-metadata"), SENSOR, tmp_path / "steep.pt2") == 2e-3
+    monkeypatch.setattr(room, "_off", lambda *given: 2e-2)
+    monkeypatch.setattr(room, "_shaken", lambda *given: 0.5)
+    with pytest.raises(SpecfmError, match=r"differs from the model by 2.0e-02"):
+        exported(encoder("hyper-metadata"), SENSOR, tmp_path / "chaotic.pt2")
     assert [path.name for path in tmp_path.iterdir()] == ["steep.pt2"]

@@ -58,7 +58,7 @@ def test_micro_batches_on_two_ranks_give_the_losses_of_one(tmp_path, shards, sin
 @pytest.mark.slow
 def test_a_run_may_go_on_with_another_number_of_ranks(tmp_path, shards, single):
     out = tmp_path / "run"
-    codes, _ = run(out, shards, *STEPS, faults="data.read:kill@step=25", world=2)
+    codes, _ = run(out, shards, *STEPS, "checkpoint.beside=false", faults="data.read:kill@step=25", world=2)
     assert codes[0] == -9
     job = launch(tmp_path, ["pretrain/debug.yaml", "--resume", *settings(out, shards, *STEPS)])
     assert job.wait() == [0], job.text
@@ -144,7 +144,7 @@ def test_a_network_with_running_statistics_trains_on_two_ranks_and_goes_on(tmp_p
     """Those statistics are of the samples of each rank; they are no difference between replicas."""
     shards = [str(make_shard(tmp_path / "a.h5", "alpha", 60, 48, 1, low=400, high=900))]
     out, network = tmp_path / "run", ("steps=4", "checkpoint.every=2", "model={backbone: timm:resnet10t}")
-    codes, text = run(out, shards, *network, faults="data.read:kill@step=3", world=2)
+    codes, text = run(out, shards, *network, "checkpoint.beside=false", faults="data.read:kill@step=3", world=2)
     assert codes == [-9, -9] and len(losses(out)) == 2, text
     job = launch(tmp_path, ["pretrain/debug.yaml", "--resume", *settings(out, shards, *network)], world=2)
     assert job.wait() == [0, 0], job.text

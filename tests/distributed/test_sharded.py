@@ -85,7 +85,9 @@ def test_a_run_goes_on_with_the_other_strategy_and_other_ranks(tmp_path: Path) -
     codes, text = run(tmp_path / "one", shards, *STEPS)
     assert codes == [0], text
     out = tmp_path / "two"
-    codes, text = run(out, shards, *STEPS, "parallel=fsdp2", faults="data.read:kill@step=6", world=2)
+    codes, text = run(
+        out, shards, *STEPS, "checkpoint.beside=false", "parallel=fsdp2", faults="data.read:kill@step=6", world=2
+    )
     assert codes == [-9, -9], text
     job = launch(tmp_path, ["pretrain/debug.yaml", "--resume", *settings(out, shards, *STEPS)])
     assert job.wait() == [0], job.text
@@ -101,7 +103,7 @@ def test_a_run_that_was_whole_goes_on_in_parts(tmp_path: Path) -> None:
     codes, text = run(tmp_path / "one", shards, *STEPS)
     assert codes == [0], text
     out = tmp_path / "two"
-    codes, text = run(out, shards, *STEPS, faults="data.read:kill@step=6")
+    codes, text = run(out, shards, *STEPS, "checkpoint.beside=false", faults="data.read:kill@step=6")
     assert codes == [-9], text
     job = launch(
         tmp_path, ["pretrain/debug.yaml", "--resume", *settings(out, shards, *STEPS, "parallel=fsdp2")], world=2

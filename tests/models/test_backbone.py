@@ -189,6 +189,7 @@ def test_a_release_comes_back_whole(tmp_path: object, mixtures: int | None) -> N
         ({"backbone": "resnet18"}, "choose timm:NAME"),
         ({"stride": 0}, "stride must be a whole number"),
         ({"level": "scene"}, "level must be none or sample"),
+        *(({"mixtures": n}, "mixtures must be a whole number from 1 to 9 bands") for n in (0, -1, 10, 2.5, True)),
         ({"options": {"depth": 3}}, "cannot be built for 9 bands"),
         ({"bands": BandGrid([500.0, 600.0], valid=[False, False])}, "at least one usable band"),
     ],

@@ -148,7 +148,7 @@ def test_training_mixes_shards_and_simulation(tmp_path: Path, paths: list[str]) 
 def test_a_run_that_was_killed_goes_on_with_the_same_samples(tmp_path: Path, paths: list[str]) -> None:
     options = (*FEW, "steps=5", "checkpoint.every=2")
     whole = train(debug_config(tmp_path / "whole", paths, *options))
-    codes, text = run(tmp_path / "killed", paths, *options, faults="step.loss:kill@step=4")
+    codes, text = run(tmp_path / "killed", paths, *options, "checkpoint.beside=false", faults="step.loss:kill@step=4")
     assert codes != [0], text
     train(debug_config(tmp_path / "killed", paths, *options), resume=True)
     assert weights(tmp_path / "killed") == weights(whole)

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from downstream.features.pooling import pooling_parts
 from downstream.probe.options import ProbeOptions
 from downstream.protocols.options import Protocol, TrainOptions
+from downstream.protocols.weights import ClassWeights
 from downstream.splits.options import AUTO, GroupBy, Rule
 from specfm.band_selection import BandsText
 from specfm.config import Strict
@@ -102,6 +103,7 @@ class SuiteConfig(Strict):
             comes with a library.
         fit: fit encoders and twins to each dataset's scenes without labels: true (one stem), scene (one each). What is
             fine-tuned on one sensor begins with the former too.
+        class_weights: how much each class counts where a row is fitted on labels: balanced (as in AA), sqrt, none.
         trained_seeds: of finetune and scratch: on so many of the splits.
         train_steps: for so many steps at most.
         draws: of the bootstrap.
@@ -121,6 +123,7 @@ class SuiteConfig(Strict):
     init_seeds: NonNegative = ProbeOptions.init_seeds
     align: bool | None = ProbeOptions.align
     fit: bool | Literal["scene"] = ProbeOptions.fit
+    class_weights: ClassWeights = ProbeOptions.class_weights
     trained_seeds: Positive = ProbeOptions.trained_seeds
     train_steps: Positive = TrainOptions.steps
     draws: Positive = ProbeOptions.draws
@@ -164,8 +167,8 @@ def probe_options(suite: SuiteConfig, dataset: DatasetConfig, window: int) -> Pr
         layers=suite.layers, init_seeds=suite.init_seeds, ks=suite.ks, max_per_class=dataset.max_per_class,
         min_groups=dataset.min_groups, min_samples=dataset.min_samples, block=dataset.block,
         group_by=dataset.group_by, draws=suite.draws, align=suite.align, fit=suite.fit,
-        trained_seeds=suite.trained_seeds, train=TrainOptions(steps=suite.train_steps),
-        bands=dataset.bands, pretreatment=dataset.pretreatment,
+        class_weights=suite.class_weights, trained_seeds=suite.trained_seeds,
+        train=TrainOptions(steps=suite.train_steps), bands=dataset.bands, pretreatment=dataset.pretreatment,
     )  # fmt: skip
 
 

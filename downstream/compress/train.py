@@ -66,7 +66,7 @@ class Compressing(WindowTraining):
         share = share_of_lr(config.layer_decay, len(model.encoder.blocks)) if fine else None
         super().__init__(
             title, model, run, train, val, np.random.default_rng([seed, 23]), batch_size=config.batch,
-            patience=config.patience, first=fine,
+            patience=config.patience, class_weights="none", first=fine,
         )  # fmt: skip
         self.objective = objective.to(model.device)
         self.modules = nn.ModuleDict({"model": model, "objective": objective})
@@ -147,7 +147,7 @@ def first_training(
     """
     own, looked = middle_of(train_parts, model.tile), middle_of(val, model.tile)
     if pretrained:
-        start_from_probe(model, _some(own, seed), looked, unit_I, seed)
+        start_from_probe(model, _some(own, seed), looked, unit_I, seed, "none")
     elif isinstance(model.encoder, Backbone):
         model.encoder.fit_statistics(tiles_of(own))
         if model.encoder.mix_KC is not None:  # noise is told by neighbours, whom a model of one pixel does not see

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from downstream.features.standardise import Standardiser
 from downstream.protocols.linear import linear_probe
 from downstream.protocols.logistic import fit_grid
+from downstream.protocols.options import ProtocolOptions
+from downstream.protocols.weights import weights_of_samples
 from downstream.splits.split import Split
 
 
@@ -25,14 +27,20 @@ class Judge:
     classes_K: NDArray[np.int64]
 
     @classmethod
-    def fit(cls, x_ND: NDArray[np.float32], y_N: NDArray[np.int64], split: Split, grid: tuple[float, ...]) -> Judge:
+    def fit(cls, x_ND: NDArray[np.float32], y_N: NDArray[np.int64], split: Split, options: ProtocolOptions) -> Judge:
         """Strength chosen on validation, then fitted on train and validation (``linear_probe``)."""
         sides = x_ND[split.train_I], y_N[split.train_I], x_ND[split.val_I], y_N[split.val_I]
         chosen = linear_probe(
-            *sides, x_ND[split.test_I[:1]], grid=grid, train_group_M=split.unit_N[split.train_I], seed=split.seed
+            *sides,
+            x_ND[split.test_I[:1]],
+            grid=options.grid,
+            train_group_M=split.unit_N[split.train_I],
+            seed=split.seed,
+            class_weights=options.class_weights,
         )
         scale = Standardiser(x_ND[split.fit_I])
-        fit = fit_grid(scale(x_ND[split.fit_I]), y_N[split.fit_I], (chosen.C,))
+        weight_M = weights_of_samples(y_N[split.fit_I], options.class_weights)
+        fit = fit_grid(scale(x_ND[split.fit_I]), y_N[split.fit_I], (chosen.C,), weight_M=weight_M)
         weights_KP = fit.weight_GKP[0].cpu().numpy()
         weight_KD = weights_KP[:, :-1] * scale.factor_D
         bias_K = weights_KP[:, -1] - weight_KD @ scale.mean_D

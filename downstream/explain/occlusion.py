@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from downstream.explain.judge import Judge
 from downstream.explain.ranges import BandRange
+from downstream.protocols.options import ProtocolOptions
 from downstream.splits.samples import Samples
 from downstream.splits.split import Split
 
@@ -28,7 +29,7 @@ def occlusion_rows(
     ranges: Sequence[BandRange],
     samples: Samples,
     splits: Sequence[Split],
-    grid: tuple[float, ...],
+    options: ProtocolOptions,
     draws: int,
 ) -> Rows:
     """A row for each range: accuracy and margin lost on the test sides, with 95 % intervals.
@@ -40,14 +41,14 @@ def occlusion_rows(
         ranges: of the bands that are occluded.
         samples: labelled samples.
         splits: the splits.
-        grid: strengths of regularisation to choose from.
+        options: of the probe: strengths to choose from, and how much each class counts.
         draws: of the bootstrap over resampling units (groups or blocks).
     """
     lost_ON2 = np.zeros((len(ranges), len(samples), 2))
     tested_N = np.zeros(len(samples))
     accuracy = []
     for split in splits:
-        judge, test_I = Judge.fit(clean_ND, samples.y_N, split, grid), split.test_I
+        judge, test_I = Judge.fit(clean_ND, samples.y_N, split, options), split.test_I
         whole = judge.right_and_margin(clean_ND[test_I], samples.y_N[test_I])
         accuracy.append(whole[0].mean())
         for number, x_ND in enumerate(hidden):

@@ -108,7 +108,7 @@ def explain(
             encoder, scenes, samples, window, [lambda x: x, *changes], pooling=probe.pooling, layers=probe.layers,
             title=f"occlude {name}",
         )  # fmt: skip
-        shared = (ranges, samples, splits, probe.grid, probe.draws)
+        shared = (ranges, samples, splits, probe, probe.draws)
         rows = occlusion_rows(name, clean_ND, hidden, *shared)
         gradients, completeness = _gradients(encoder, clean_ND, scenes, samples, splits, window, mean_C, options, bands)
     plain_ND = np.zeros((len(samples), len(bands)), np.float32)
@@ -174,7 +174,7 @@ def _gradients(
         mine = samples.y_N[order_I] == label
         rank[mine] = np.arange(mine.sum())
     chosen_I = np.sort(order_I[np.argsort(rank, kind="stable")[: options.gradients]])
-    judge = Judge.fit(clean_ND, samples.y_N, split, probe.grid)
+    judge = Judge.fit(clean_ND, samples.y_N, split, probe)
     some = samples.take(chosen_I)
     found_NC, error = integrated_gradients(
         encoder, judge, scenes, some, window, mean_C, pooling=probe.pooling, layers=probe.layers, steps=options.steps

@@ -213,7 +213,7 @@ def probe(
                 runs.pooling = "the peer's own"
             all_runs += found
         all_runs += evaluate(twins, splits, options, "twin", "random-init", device)
-        notices = [*prepared]
+        notices = [*prepared, *options.notices]
         if raw and raw.pixel.info["resampled"]:
             notices.append("spectra of different sensors are resampled to one grid")
         if options.baselines:

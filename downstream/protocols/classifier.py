@@ -15,6 +15,7 @@ from torch import Tensor
 from downstream.features.standardise import Standardiser
 from downstream.protocols.linear import linear_probe
 from downstream.protocols.logistic import fit_grid
+from downstream.protocols.weights import ClassWeights, weighted_accuracy, weights_of_classes, weights_of_samples
 from downstream.protocols.windows import Epochs, LabelledWindows, Windows, classify, in_batches
 from downstream.supervised.model import TaskModel
 from downstream.supervised.trainer import Supervised
@@ -39,20 +40,21 @@ class WindowTraining(Supervised):
         rng: of order and turns.
         batch_size: windows a step.
         patience: steps.
+        class_weights: how much each class counts, in the loss and on validation (:mod:`.weights`).
         lr_share: of the learning rate, by parameter name.
         first: the model counts before its first step.
     """
 
     def __init__(
         self, title: str, model: TaskModel, config: RunConfig, train: Sequence[Windows], val: Sequence[Windows],
-        rng: np.random.Generator, *, batch_size: int, patience: int, lr_share: Callable[[str], float] | None = None,
-        first: bool = False,
+        rng: np.random.Generator, *, batch_size: int, patience: int, class_weights: ClassWeights,
+        lr_share: Callable[[str], float] | None = None, first: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(
             title, model, config, World(0, 1, model.device), None, batch_size=batch_size, patience=patience,
-            lr_share=lr_share,
+            lr_share=lr_share, weight_K=_class_weights(model, train, class_weights),
         )  # fmt: skip
-        self.val, self.first = val, first
+        self.val, self.first, self.class_weights = val, first, class_weights
         self.epochs = Epochs(train, batch_size, rng)
         self._best: dict[str, Tensor] = {}
         self._number = 0
@@ -73,8 +75,9 @@ class WindowTraining(Supervised):
         )
 
     def validate(self) -> tuple[float, dict[str, Any]]:
-        right = np.concatenate([classify(self.model, part)[0] == part.y_N for part in self.val])
-        return float(right.mean()), {}
+        said_N = np.concatenate([classify(self.model, part)[0] for part in self.val])
+        true_N = np.concatenate([part.y_N for part in self.val])
+        return float(weighted_accuracy(true_N, said_N, self.class_weights)), {}
 
     def on_better(self) -> None:
         self._best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
@@ -90,8 +93,9 @@ class WindowTraining(Supervised):
 
 
 def start_from_probe(
-    model: TaskModel, train: Sequence[Windows], val: Sequence[Windows], unit_I: np.ndarray, seed: int
-) -> None:
+    model: TaskModel, train: Sequence[Windows], val: Sequence[Windows], unit_I: np.ndarray, seed: int,
+    class_weights: ClassWeights,
+) -> None:  # fmt: skip
     """Set a pooled head to the linear probe of the frozen features, its strength chosen on ``val`` (or inside train).
 
     Args:
@@ -100,12 +104,14 @@ def start_from_probe(
         val: windows likewise; may be empty.
         unit_I: group or block of the samples that ``train`` holds.
         seed: of folds inside train.
+        class_weights: how much each class counts (:mod:`.weights`).
     """
     (x_MD, y_M), (x_ND, y_N) = _frozen(model, train), _frozen(model, val)
     unit_M = np.concatenate([unit_I[part.id_N] for part in train])
-    chosen = linear_probe(x_MD, y_M, x_ND, y_N, x_MD[:1], train_group_M=unit_M, seed=seed)
+    chosen = linear_probe(x_MD, y_M, x_ND, y_N, x_MD[:1], train_group_M=unit_M, seed=seed, class_weights=class_weights)
     scale = Standardiser(x_MD)
-    fit = fit_grid(scale(x_MD), y_M, (chosen.C,), max_iter=HEAD_ITERATIONS)
+    weight_M = weights_of_samples(y_M, class_weights)
+    fit = fit_grid(scale(x_MD), y_M, (chosen.C,), weight_M=weight_M, max_iter=HEAD_ITERATIONS)
     model.standardise.take(0, scale)
     weight, bias = model.head.parameters()
     with torch.no_grad():
@@ -114,6 +120,11 @@ def start_from_probe(
         bias.fill_(-20.0)
         weight[fit.classes_K] = fit.weight_GKP[0, :, :-1].to(weight)
         bias[fit.classes_K] = fit.weight_GKP[0, :, -1].to(bias)
+
+
+def _class_weights(model: TaskModel, parts: Sequence[Windows], how: ClassWeights) -> Tensor:
+    counts_K = np.bincount(np.concatenate([part.y_N for part in parts]), minlength=model.classes)
+    return torch.from_numpy(weights_of_classes(counts_K, how)).float()
 
 
 def _frozen(model: TaskModel, parts: Sequence[Windows]) -> tuple[np.ndarray, np.ndarray]:

@@ -27,7 +27,8 @@ FORMAT = "specfm-predictions-1"
 # Code that decides what a training comes to, beside what decides features.
 _DECIDING = (
     *("downstream.protocols.trained", "downstream.protocols.classifier", "downstream.protocols.windows"),
-    *("downstream.protocols.linear", "downstream.supervised", "specfm.engine", "specfm.dense"),
+    *("downstream.protocols.linear", "downstream.protocols.weights"),
+    *("downstream.supervised", "specfm.engine", "specfm.dense"),
 )
 Said = dict[str, tuple[np.ndarray, np.ndarray, float]]  # by condition: predicted_I, confidence_I, seconds
 

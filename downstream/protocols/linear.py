@@ -17,6 +17,7 @@ import numpy as np
 from downstream.features.standardise import Standardiser
 from downstream.protocols.logistic import fit_grid
 from downstream.protocols.options import C_GRID
+from downstream.protocols.weights import ClassWeights, weighted_accuracy, weights_of_samples
 from specfm.errors import SpecfmError
 
 log = logging.getLogger(__name__)
@@ -38,9 +39,9 @@ class ProbeResult:
 
     predicted_N: np.ndarray
     C: float
-    validation_oa: float
+    validation_score: float
     converged: bool
-    path: tuple[tuple[float, float], ...]  # (C, validation accuracy) tried
+    path: tuple[tuple[float, float], ...]  # (C, score on validation) tried
     confidence_N: np.ndarray | None = None  # probability of the predicted class
 
 
@@ -64,13 +65,13 @@ def _model(max_iter: int) -> Any:
     return LogisticRegression(solver="lbfgs", max_iter=max_iter, tol=1e-4, warm_start=True)
 
 
-def _fit(model: Any, x_MD: np.ndarray, y_M: np.ndarray) -> bool:
+def _fit(model: Any, x_MD: np.ndarray, y_M: np.ndarray, class_weights: ClassWeights) -> bool:
     """Fit; True if the solver converged."""
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        model.fit(x_MD, y_M)
+        model.fit(x_MD, y_M, sample_weight=weights_of_samples(y_M, class_weights))
     return not any(issubclass(w.category, ConvergenceWarning) for w in caught)
 
 
@@ -90,18 +91,20 @@ def _path_scores(
     grid: tuple[float, ...],
     max_iter: int,
     device: str,
+    class_weights: ClassWeights,
 ) -> np.ndarray:
-    """Validation accuracy along the grid from strong to weak regularisation, each start warm from the last."""
+    """Weighted accuracy on validation along the grid from strong to weak, each start warm from the last."""
     x_MD, x_ND = _scaled(train_MD, val_ND)
     if on_cuda(device):
-        fit = fit_grid(x_MD, train_y_M, grid, max_iter=max_iter, device=device)
-        return (fit.classes_K[fit.probability(x_ND).argmax(2)] == val_y_N).mean(1)
+        weight_M = weights_of_samples(train_y_M, class_weights)
+        fit = fit_grid(x_MD, train_y_M, grid, weight_M=weight_M, max_iter=max_iter, device=device)
+        return weighted_accuracy(val_y_N, fit.classes_K[fit.probability(x_ND).argmax(2)], class_weights)
     model = _model(max_iter)
     accuracy = np.empty(len(grid))
     for i, strength in enumerate(grid):
         model.C = strength
-        _fit(model, x_MD, train_y_M)
-        accuracy[i] = float((model.predict(x_ND) == val_y_N).mean())
+        _fit(model, x_MD, train_y_M, class_weights)
+        accuracy[i] = weighted_accuracy(val_y_N, model.predict(x_ND), class_weights)
     return accuracy
 
 
@@ -136,6 +139,7 @@ def linear_probe(
     train_group_M: np.ndarray | None = None,
     seed: int = 0,
     device: str = "cpu",
+    class_weights: ClassWeights = "balanced",
 ) -> ProbeResult:
     """Choose C on validation, refit on train + validation, predict the test set once.
 
@@ -150,6 +154,7 @@ def linear_probe(
         train_group_M: groups for that cross-validation.
         seed: seed of its folds.
         device: "cpu" fits by scikit-learn, a CUDA device by ``protocols.logistic``, all strengths at once.
+        class_weights: how much each class counts, in the fit and in the choice of C (:mod:`.weights`).
 
     Raises:
         SpecfmError: fewer than two classes, or non-finite features.
@@ -157,13 +162,15 @@ def linear_probe(
     train_y_M = np.asarray(train_y_M)
     check_sides(train_y_M, train_MD, val_ND, test_ND)
     if len(val_y_N):
-        accuracy = _path_scores(train_MD, train_y_M, val_ND, np.asarray(val_y_N), grid, max_iter, device)
+        accuracy = _path_scores(train_MD, train_y_M, val_ND, np.asarray(val_y_N), grid, max_iter, device, class_weights)
         fit_X, fit_y = np.concatenate([train_MD, val_ND]), np.concatenate([train_y_M, val_y_N])
     else:
         folds = _folds(train_y_M, train_group_M, seed)
         if folds:
             parts = [
-                _path_scores(train_MD[a], train_y_M[a], train_MD[b], train_y_M[b], grid, max_iter, device)
+                _path_scores(
+                    train_MD[a], train_y_M[a], train_MD[b], train_y_M[b], grid, max_iter, device, class_weights
+                )
                 for a, b in folds
             ]
             accuracy = np.average(parts, axis=0, weights=[len(b) for _, b in folds])
@@ -174,17 +181,18 @@ def linear_probe(
     best = int(np.argmax(accuracy)) if known else len(grid) // 2  # the first maximum = the stronger regularisation
     fit_scaled, test_scaled = _scaled(fit_X, test_ND)
     if on_cuda(device):
-        fit = fit_grid(fit_scaled, fit_y, (grid[best],), max_iter=max_iter, device=device)
+        weight_M = weights_of_samples(fit_y, class_weights)
+        fit = fit_grid(fit_scaled, fit_y, (grid[best],), weight_M=weight_M, max_iter=max_iter, device=device)
         converged, classes_K, share_NK = bool(fit.converged_G[0]), fit.classes_K, fit.probability(test_scaled)[0]
     else:
         model = _model(max_iter)
         model.C = grid[best]
-        converged = _fit(model, fit_scaled, fit_y)
+        converged = _fit(model, fit_scaled, fit_y, class_weights)
         classes_K, share_NK = model.classes_, model.predict_proba(test_scaled)
     if not converged:
         log.warning("linear probe (C = %g) did not converge in %d iterations", grid[best], max_iter)
     path = tuple((c, float(a)) for c, a in zip(grid, accuracy, strict=True)) if known else ()
-    validation_oa = float(accuracy[best]) if known else float("nan")
+    validation_score = float(accuracy[best]) if known else float("nan")
     return ProbeResult(
-        classes_K[share_NK.argmax(1)], grid[best], validation_oa, converged, path, share_NK.max(1).astype(np.float32)
+        classes_K[share_NK.argmax(1)], grid[best], validation_score, converged, path, share_NK.max(1).astype(np.float32)
     )

@@ -35,8 +35,8 @@ class GridFit:
 
 
 def fit_grid(
-    x_MD: np.ndarray, y_M: np.ndarray, grid: tuple[float, ...], *, max_iter: int = 3000, tol: float = 1e-4,
-    device: str = "cpu",
+    x_MD: np.ndarray, y_M: np.ndarray, grid: tuple[float, ...], *, weight_M: np.ndarray | None = None,
+    max_iter: int = 3000, tol: float = 1e-4, device: str = "cpu",
 ) -> GridFit:  # fmt: skip
     """Fit one model per strength of ``grid`` (inverse regularisation, as scikit-learn's ``C``).
 
@@ -44,6 +44,7 @@ def fit_grid(
         x_MD: standardised features.
         y_M: classes, any integers.
         grid: strengths.
+        weight_M: of samples in the log-loss, mean 1; None: all 1.
         max_iter: L-BFGS iterations; strengths that stop there are marked as not converged.
         tol: largest absolute gradient at which a strength is done.
         device: torch device; sums are in float64.
@@ -59,14 +60,17 @@ def fit_grid(
     ridge_GKP = ridge_G[:, None, None].expand(len(grid), len(classes_K), features + 1).clone()
     ridge_GKP[..., -1] = 0
     rows_M = torch.arange(count, device=device)
+    weight_M = np.ones(count) if weight_M is None else weight_M
+    share_M = torch.as_tensor(weight_M, dtype=torch.float64, device=device) / count
 
     def loss_and_gradient(weight_GKP: Any, ridge: Any) -> tuple[Any, Any]:
         logit_GMK = torch.einsum("mp,gkp->gmk", x_MP, weight_GKP)
         log_GMK = logit_GMK.log_softmax(-1)
-        loss_G = -log_GMK[:, rows_M, target_M].mean(1) + 0.5 * (ridge * weight_GKP**2).sum((1, 2))
+        loss_G = -log_GMK[:, rows_M, target_M] @ share_M + 0.5 * (ridge * weight_GKP**2).sum((1, 2))
         error_GMK = log_GMK.exp_()
         error_GMK[:, rows_M, target_M] -= 1
-        return loss_G, torch.einsum("gmk,mp->gkp", error_GMK, x_MP) / count + ridge * weight_GKP
+        error_GMK *= share_M[:, None]
+        return loss_G, torch.einsum("gmk,mp->gkp", error_GMK, x_MP) + ridge * weight_GKP
 
     final_GKP = torch.zeros_like(ridge_GKP)
     converged_G = np.zeros(len(grid), bool)

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from downstream.protocols.weights import ClassWeights, check_class_weights
 from downstream.splits.options import at_least
 from specfm.errors import UsageError
 
@@ -68,6 +69,8 @@ class ProtocolOptions:
         protocols: of ``PROTOCOLS``; "finetune" and "scratch" train the encoder and take minutes to hours.
         ks: neighbours of kNN, one row each.
         grid: strengths C of the linear probe.
+        class_weights: how much each class counts in every fit on labels and in the choice of its strength or its end:
+            "balanced" (alike, as in AA), "sqrt" or "none" (by their samples, as in OA). Neighbours are not weighted.
         trained_seeds: seeds of the rows that train the encoder.
         train: how those are trained.
     """
@@ -75,6 +78,7 @@ class ProtocolOptions:
     protocols: tuple[Protocol, ...] = ("knn", "linear")
     ks: tuple[int, ...] = (1, 5, 20)
     grid: tuple[float, ...] = C_GRID
+    class_weights: ClassWeights = "balanced"
     trained_seeds: int = 3
     train: TrainOptions = field(default_factory=TrainOptions)
 
@@ -82,6 +86,13 @@ class ProtocolOptions:
     def frozen(self) -> bool:
         """Whether any protocol works on frozen features."""
         return any(protocol in FROZEN for protocol in self.protocols)
+
+    @property
+    def notices(self) -> list[str]:
+        """What the reader of a table must know of these options."""
+        how = {"none": "samples count alike, not classes", "sqrt": "classes count by the roots of their numbers"}
+        said = how.get(self.class_weights)
+        return [] if said is None else [f"in every fit on labels {said} (--class-weights {self.class_weights})"]
 
     @property
     def trained(self) -> tuple[Protocol, ...]:
@@ -103,5 +114,6 @@ class ProtocolOptions:
             raise UsageError("k of kNN must be at least 1")
         if not self.grid or not all(low < high < np.inf for low, high in pairwise((0.0, *self.grid))):
             raise UsageError(f"grid must hold rising strengths C above 0, not {self.grid}")
+        check_class_weights(self.class_weights, "--class-weights")
         at_least(1, {"trained_seeds": self.trained_seeds})
         self.train.check()

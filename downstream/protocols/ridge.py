@@ -11,6 +11,7 @@ import numpy as np
 
 from downstream.features.standardise import Standardiser
 from downstream.protocols.linear import ProbeResult, check_sides
+from downstream.protocols.weights import ClassWeights, weighted_accuracy, weights_of_samples
 from specfm.errors import SpecfmError
 
 STRENGTHS: tuple[float, ...] = tuple(float(s) for s in np.logspace(-6, 5, 45))  # penalty per sample
@@ -22,14 +23,19 @@ class RidgePath:
     Args:
         x_MD: features; standardised here, on themselves.
         y_M: classes.
+        class_weights: how much each class counts (:mod:`.weights`).
     """
 
-    def __init__(self, x_MD: np.ndarray, y_M: np.ndarray) -> None:
+    def __init__(self, x_MD: np.ndarray, y_M: np.ndarray, class_weights: ClassWeights = "balanced") -> None:
+        self.class_weights: ClassWeights = class_weights
         self.classes_K, index_M = np.unique(y_M, return_inverse=True)
         self._scale = Standardiser(x_MD)
-        scaled_MD = self._scale(x_MD)
+        self._weight_M = weights_of_samples(y_M, class_weights)
+        scaled_MD, root_M1 = self._scale(x_MD), np.sqrt(self._weight_M)[:, None]
         target_MK = np.eye(len(self.classes_K))[index_M.reshape(-1)]
-        self._mean_K = target_MK.mean(0)
+        # weighted means are taken out, which is the intercept, and rows count by the roots of their weights
+        self._mean_K, self._centre_D = (self._weight_M @ each / len(each) for each in (target_MK, scaled_MD))
+        scaled_MD, target_MK = root_M1 * (scaled_MD - self._centre_D), root_M1 * (target_MK - self._mean_K)
         self._count = len(scaled_MD)
         if self._count >= scaled_MD.shape[1]:
             self._value_E, self._vector_DE = np.linalg.eigh(scaled_MD.T @ scaled_MD)
@@ -39,23 +45,27 @@ class RidgePath:
             self._value_E = value_E[keep_E]
             self._vector_DE = scaled_MD.T @ vector_ME[:, keep_E] / np.sqrt(self._value_E)
         self._value_E = np.maximum(self._value_E, 0)
-        self._right_EK = (scaled_MD @ self._vector_DE).T @ (target_MK - self._mean_K)
+        self._right_EK = (scaled_MD @ self._vector_DE).T @ target_MK
 
     def scores(self, x_ND: np.ndarray, strengths: tuple[float, ...]) -> np.ndarray:
         """Regressed one-hot targets ``[L, N, K]`` for every penalty (per training sample)."""
-        turned_NE = self._scale(x_ND) @ self._vector_DE
+        turned_NE = self._turned(x_ND)
         shrunk = [self._right_EK / (self._value_E + s * self._count)[:, None] for s in strengths]
         return np.stack([turned_NE @ right_EK for right_EK in shrunk]) + self._mean_K
 
+    def _turned(self, x_ND: np.ndarray) -> np.ndarray:
+        return (self._scale(x_ND) - self._centre_D) @ self._vector_DE
+
     def left_out_accuracy(self, x_MD: np.ndarray, y_M: np.ndarray, strengths: tuple[float, ...]) -> np.ndarray:
-        """Leave-one-out accuracy ``[L]`` on the training samples: residual / (1 - leverage), no refit."""
-        turned_ME = self._scale(x_MD) @ self._vector_DE
+        """Leave-one-out accuracy ``[L]``, weighted, on the training samples: residual / (1 - leverage), no refit."""
+        turned_ME = self._turned(x_MD)
         target_MK = np.eye(len(self.classes_K))[np.searchsorted(self.classes_K, y_M)]
         accuracy_L = []
         for score_MK, s in zip(self.scores(x_MD, strengths), strengths, strict=True):
-            leverage_M = 1 / self._count + (turned_ME**2 / (self._value_E + s * self._count)).sum(1)
+            spread_M = 1 / self._count + (turned_ME**2 / (self._value_E + s * self._count)).sum(1)
+            leverage_M = self._weight_M * spread_M
             left_MK = target_MK - (target_MK - score_MK) / np.maximum(1 - leverage_M, 1e-9)[:, None]
-            accuracy_L.append(float((left_MK.argmax(1) == target_MK.argmax(1)).mean()))
+            accuracy_L.append(weighted_accuracy(target_MK.argmax(1), left_MK.argmax(1), self.class_weights))
         return np.array(accuracy_L)
 
 
@@ -93,7 +103,7 @@ def left_out_classes(x_ND: np.ndarray, y_N: np.ndarray, teaches_NN: np.ndarray, 
 
 def ridge_probe(
     train_MD: np.ndarray, train_y_M: np.ndarray, val_ND: np.ndarray, val_y_N: np.ndarray, test_ND: np.ndarray,
-    *, strengths: tuple[float, ...] = STRENGTHS,
+    *, strengths: tuple[float, ...] = STRENGTHS, class_weights: ClassWeights = "balanced",
 ) -> ProbeResult:  # fmt: skip
     """Choose the penalty on validation, refit on train + validation, predict the test set once.
 
@@ -108,11 +118,12 @@ def ridge_probe(
     check_sides(train_y_M, train_MD, val_ND, test_ND)
     train_y_M = np.asarray(train_y_M)
     if len(val_y_N):
-        path = RidgePath(train_MD, train_y_M)
-        accuracy_L = (path.classes_K[path.scores(val_ND, strengths).argmax(2)] == np.asarray(val_y_N)).mean(1)
-        fit = RidgePath(np.concatenate([train_MD, val_ND]), np.concatenate([train_y_M, val_y_N]))
+        path = RidgePath(train_MD, train_y_M, class_weights)
+        said_LN = path.classes_K[path.scores(val_ND, strengths).argmax(2)]
+        accuracy_L = weighted_accuracy(np.asarray(val_y_N), said_LN, class_weights)
+        fit = RidgePath(np.concatenate([train_MD, val_ND]), np.concatenate([train_y_M, val_y_N]), class_weights)
     else:
-        fit = RidgePath(train_MD, train_y_M)
+        fit = RidgePath(train_MD, train_y_M, class_weights)
         accuracy_L = fit.left_out_accuracy(train_MD, train_y_M, strengths)
     best = len(accuracy_L) - 1 - int(np.argmax(accuracy_L[::-1]))  # of equals the stronger penalty
     score_NK = fit.scores(test_ND, strengths[best : best + 1])[0]

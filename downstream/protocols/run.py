@@ -116,14 +116,19 @@ def evaluate_conditions(
         start = time.perf_counter()
         sides = X[split.train_I], y[split.train_I], X[split.val_I], y[split.val_I], test_XD
         if protocol == "svm":
-            predicted_N, strength, gamma = svm_predict(*sides, seed=split.seed)
+            predicted_N, strength, gamma = svm_predict(*sides, seed=split.seed, class_weights=options.class_weights)
             record(protocol, split, predicted_N, time.perf_counter() - start, strength=strength, gamma=gamma)
         elif protocol == "ridge":
-            ridge = ridge_probe(*sides)
+            ridge = ridge_probe(*sides, class_weights=options.class_weights)
             record(protocol, split, ridge.predicted_N, time.perf_counter() - start, strength=ridge.C)
         else:
             result = linear_probe(
-                *sides, grid=options.grid, train_group_M=split.unit_N[split.train_I], seed=split.seed, device=device
+                *sides,
+                grid=options.grid,
+                train_group_M=split.unit_N[split.train_I],
+                seed=split.seed,
+                device=device,
+                class_weights=options.class_weights,
             )
             record(
                 protocol, split, result.predicted_N, time.perf_counter() - start, result.confidence_N,
@@ -180,13 +185,16 @@ def trained(
     found = {condition: Runs(kind, method, protocol, layers=()) for condition in views}
     seeds = sorted({split.seed for split in splits})[: options.trained_seeds]
     scenes = next(iter(views.values()))
-    kept = KeptPredictions(bank, encoder, digests, options.train, protocol=protocol, window=window, pooling=pooling)
+    kept = KeptPredictions(
+        bank, encoder, digests, options.train, protocol=protocol, window=window, pooling=pooling,
+        class_weights=options.class_weights,
+    )  # fmt: skip
 
     def train(split: Split) -> Said:
         start, said = time.perf_counter(), {}
         done = train_on(
             encoder, scenes, samples, split, pretrained=protocol == "finetune", window=window,
-            pooling=pooling, options=options.train,
+            pooling=pooling, options=options.train, class_weights=options.class_weights,
         )  # fmt: skip
         for condition, view in views.items():
             predicted_N, confidence_N = done.predict(view, samples, split.test_I)

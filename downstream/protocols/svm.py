@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from downstream.protocols.weights import ClassWeights, weighted_accuracy, weights_of_samples
+
 SVM_C: tuple[float, ...] = (1.0, 10.0, 100.0, 1000.0)
 SVM_GAMMA: tuple[float, ...] = (0.1, 1.0, 10.0)  # in units of 1 / features
 SVM_SAMPLES = 2000  # an RBF machine costs the square of its training samples
@@ -21,11 +23,13 @@ def svm_predict(
     *,
     most: int = SVM_SAMPLES,
     seed: int = 0,
+    class_weights: ClassWeights = "balanced",
 ) -> tuple[np.ndarray, float, float]:
     """Support vector machine with an RBF kernel, the classic of spectral classification (Melgani & Bruzzone 2004).
 
     Standardised on train; C and gamma chosen on validation, or by stratified folds in train where there is none; refit
     on train + validation; the test set predicted once. Above ``most`` samples each side is thinned, class by class.
+    Classes count by ``class_weights``, in the fit and in the choice.
 
     Returns:
         (predicted, C, gamma).
@@ -50,7 +54,9 @@ def svm_predict(
         scale = Standardiser(fit[0])
         x, other = scale(fit[0]), scale(held[0])
         grid = [(c, g / x.shape[1]) for c in SVM_C for g in SVM_GAMMA]
-        return np.array([(SVC(C=c, gamma=g).fit(x, fit[1]).predict(other) == held[1]).mean() for c, g in grid])
+        weight = weights_of_samples(fit[1], class_weights)
+        said = [SVC(C=c, gamma=g).fit(x, fit[1], weight).predict(other) for c, g in grid]
+        return weighted_accuracy(held[1], np.stack(said), class_weights)
 
     train_y_M, val_y_N = np.asarray(train_y_M), np.asarray(val_y_N)
     kept, kept_val = thin(train_y_M), thin(val_y_N)
@@ -67,4 +73,5 @@ def svm_predict(
     best = int(accuracy.argmax())
     c, gamma = SVM_C[best // len(SVM_GAMMA)], SVM_GAMMA[best % len(SVM_GAMMA)] / x.shape[1]
     scale = Standardiser(x)
-    return SVC(C=c, gamma=gamma).fit(scale(x), y).predict(scale(test_ND)), c, gamma
+    fitted = SVC(C=c, gamma=gamma).fit(scale(x), y, weights_of_samples(y, class_weights))
+    return fitted.predict(scale(test_ND)), c, gamma

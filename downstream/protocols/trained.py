@@ -20,6 +20,7 @@ import numpy as np
 
 from downstream.features.encoders import encoder_device
 from downstream.protocols.options import TrainOptions
+from downstream.protocols.weights import ClassWeights
 from downstream.splits.samples import Samples
 from downstream.splits.split import Split
 from specfm.errors import UsageError
@@ -38,7 +39,7 @@ class Trained:
 
     model: TaskModel
     steps: int
-    validation_oa: float
+    validation_score: float
 
     def predict(self, scenes: Sequence[Scene], samples: Samples, ids_I: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(predicted_N, confidence_N) of the samples ``ids_I``, their windows read from ``scenes``."""
@@ -60,6 +61,7 @@ def train_on(
     window: int,
     pooling: str = "concat",
     options: TrainOptions | None = None,
+    class_weights: ClassWeights = "balanced",
 ) -> Trained:
     """Train on the training side of ``split`` and stop by its validation side; nothing of its test side is read.
 
@@ -72,6 +74,7 @@ def train_on(
         window: side of the windows, pixels.
         pooling: of the encoder's tokens (``downstream.features.pooling``).
         options: see ``TrainOptions``.
+        class_weights: how much each class counts, in the loss and on validation (:mod:`.weights`).
 
     Raises:
         UsageError: an encoder without a config, which cannot be built again.
@@ -97,12 +100,12 @@ def train_on(
         model = TaskModel(fresh, "classification", samples.label_names, window, head, level="sample").to(device)
         start_from(model, encoder, weights=pretrained, library=pretrained)
         if pretrained:
-            start_from_probe(model, train, val, split.unit_N[train_I], split.seed)
+            start_from_probe(model, train, val, split.unit_N[train_I], split.seed, class_weights)
         title = f"{'fine-tune' if pretrained else 'from scratch'}, split {split.seed}"
         share = share_of_lr(options.layer_decay, len(encoder.blocks)) if pretrained else None
         task = WindowTraining(
             title, model, _run_config(options), train, val, rng, batch_size=options.batch, patience=options.patience,
-            lr_share=share, first=pretrained,
+            class_weights=class_weights, lr_share=share, first=pretrained,
         )  # fmt: skip
         try:
             outcome = run_task(task)

@@ -147,7 +147,7 @@ def robustness(
                 for init in range(probe.init_seeds)
             )
         )
-    notices = [*prepared]
+    notices = [*prepared, *options.probe.notices]
     needed = altered if probe.baselines else {CLEAN: altered[CLEAN]}  # leakage is measured on spectra too
     raw = condition_spectra(needed, window, samples, others if how and probe.baselines else ())
     if probe.baselines:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from downstream.protocols.weights import ClassWeights
 from downstream.splits.options import AUTO, SplitOptions
 from specfm.band_selection import NO_COMPONENTS, BandsText
 from specfm.config import Strict
@@ -59,7 +60,7 @@ class DataConfig(Strict):
     tile: Positive = 9
     batch: Positive = 16
     level: Literal["scene", "sample"] = "scene"
-    class_weights: Literal["balanced", "sqrt", "none"] = "sqrt"
+    class_weights: ClassWeights = "sqrt"
     crops: CropConfig = CropConfig()
 
 

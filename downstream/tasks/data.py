@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from downstream.protocols.weights import ClassWeights, weights_of_classes
 from downstream.splits.options import GroupBy
 from downstream.splits.samples import Samples, collect_samples
 from downstream.splits.split import Split, load_splits, make_splits
@@ -211,13 +212,10 @@ class Crops:
         share_M = (1 - crops.rare - boundary) / total + crops.rare * rare_M / rare_M.sum()
         return share_M + (boundary * border_M / border_M.sum() if boundary else 0.0)
 
-    def class_weights(self, how: str) -> torch.Tensor:
+    def class_weights(self, how: ClassWeights) -> torch.Tensor:
         """Weights ``[K]`` of the loss with mean 1 over the classes present."""
-        if how == "none":
-            return torch.ones(len(self.counts_K))
-        weights = np.where(self.counts_K > 0, self.counts_K.sum() / np.maximum(self.counts_K, 1), 0.0)
-        weights = np.sqrt(weights) if how == "sqrt" else weights
-        return torch.from_numpy(weights / weights[weights > 0].mean()).float()
+        weight_K = weights_of_classes(self.counts_K, how)
+        return torch.from_numpy(weight_K / weight_K[weight_K > 0].mean()).float()
 
     def __call__(self, step: int) -> list[Part]:
         """The tiles of a step (from 0), place by place."""

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -240,9 +241,10 @@ def _controls(
 
     if "simple" in config.controls:
         if pixels is not None:
+            classic = partial(simple.pixel_predictions, pixels, class_weights=config.data.class_weights)
             for protocol in simple.CLASSICS:
                 method = f"PCA-{simple.PCA} of {pixels.name}" if protocol == "knn5" else pixels.name
-                run("baseline", method, protocol, lambda split, p=protocol: simple.pixel_predictions(pixels, split, p))
+                run("baseline", method, protocol, lambda split, p=protocol: classic(split, p))
         if config.task == "change":
 
             def distances(kind: Kind, method: str, protocol: str, maps: Sequence[np.ndarray]) -> None:

@@ -18,6 +18,7 @@ from downstream.features.standardise import Standardiser
 from downstream.protocols.knn import knn_predict
 from downstream.protocols.linear import linear_probe
 from downstream.protocols.svm import svm_predict
+from downstream.protocols.weights import ClassWeights
 from downstream.splits.samples import Samples
 from downstream.splits.split import Split
 from downstream.tasks.data import Place
@@ -127,14 +128,16 @@ def pixel_features(places: Sequence[Place], samples: Samples) -> FeatureSet | No
     return FeatureSet(X, samples, "pixel spectra of both dates", {"window": 1})
 
 
-def pixel_predictions(features: FeatureSet, split: Split, protocol: str) -> np.ndarray:
-    """Classes of the test samples by a classic of pixel spectra, one of :data:`CLASSICS`."""
+def pixel_predictions(features: FeatureSet, split: Split, protocol: str, class_weights: ClassWeights) -> np.ndarray:
+    """Classes of the test samples by a classic of pixel spectra, of :data:`CLASSICS`, weighted as the head's loss."""
     X, y = features.X_ND, features.y_N
     sides = X[split.train_I], y[split.train_I], X[split.val_I], y[split.val_I], X[split.test_I]
     if protocol == "linear":
-        return linear_probe(*sides, train_group_M=split.unit_N[split.train_I], seed=split.seed).predicted_N
+        return linear_probe(
+            *sides, train_group_M=split.unit_N[split.train_I], seed=split.seed, class_weights=class_weights
+        ).predicted_N
     if protocol == "svm":
-        return svm_predict(*sides, seed=split.seed)[0]
+        return svm_predict(*sides, seed=split.seed, class_weights=class_weights)[0]
     fit, test = pca_features(X[split.fit_I], X[split.test_I], PCA, split.seed)
     classes = len(features.samples.label_names)
     return knn_predict(fit, y[split.fit_I], test, (5,), classes=classes, metric="euclidean")[5]

@@ -162,6 +162,12 @@ OPTIONS: dict[str, Option] = {
         names,
         lambda value: listed(value) or None,
     ),
+    "class_weights": Option(
+        "class_weights",
+        Annotated[
+            str, typer.Option(help="How much each class counts in fits: balanced (as in AA), sqrt, none (as in OA).")
+        ],
+    ),
     "align": Option("align", Align),
     "fit": Option(
         "fit",

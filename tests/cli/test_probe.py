@@ -115,6 +115,14 @@ def test_json_few_shots_and_saved_splits(folder: Path, tmp_path: Path) -> None:
     assert same[0]["digests"]["splits"] == rows[0]["digests"]["splits"]
 
 
+def test_rows_say_where_samples_count_and_not_classes(folder: Path) -> None:
+    words = ["random:nano:3", "--data", folder / "card.yaml", *QUICK, "--protocol", "ridge", "--no-baselines", "--json"]
+    plain, other = (json.loads(call("probe", *words, *more).stdout) for more in ([], ["--class-weights", "none"]))
+    assert all("--class-weights none" in " ".join(row["notices"]) for row in other)
+    assert not any("--class-weights" in " ".join(row["notices"]) for row in plain)
+    assert plain[0]["digests"]["config"] != other[0]["digests"]["config"]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
@@ -128,6 +136,7 @@ def test_json_few_shots_and_saved_splits(folder: Path, tmp_path: Path) -> None:
         (["random:nano:3", "--group-by", "moon"], 2, "moon"),
         (["random:nano:3", "--shots", "5,many"], 2, "--shots takes whole numbers"),
         (["random:nano:3", "--shots", "0"], 2, "--shots"),
+        (["random:nano:3", "--class-weights", "even"], 2, "choose one of balanced, sqrt, none"),
         (["random:nano:3", "--layers", "4"], 2, "blocks 0 to 3"),
         (["random:nano:3", "--pooling", "class"], 2, "no class token"),
         (["random:nano:3", "--pooling", "middle"], 2, "'middle'"),

@@ -31,6 +31,7 @@ from specfm.errors import UsageError
         ({"grid": (0.0, 1.0)}, "grid must hold rising strengths C above 0, not (0.0, 1.0)"),
         ({"grid": (10.0, 1.0)}, "grid must hold rising strengths C above 0, not (10.0, 1.0)"),
         ({"grid": (1.0, float("nan"))}, "grid must hold rising strengths C above 0, not (1.0, nan)"),
+        ({"class_weights": "even"}, "--class-weights 'even': choose one of balanced, sqrt, none"),
         ({"trained_seeds": 0}, "trained_seeds must be at least 1, not 0"),
         ({"train": TrainOptions(steps=0)}, "train.steps must be at least 1, not 0"),
         ({"train": TrainOptions(batch=0)}, "train.batch must be at least 1, not 0"),

@@ -12,6 +12,7 @@ from downstream.protocols.linear import C_GRID, linear_probe
 from downstream.protocols.logistic import fit_grid
 from downstream.protocols.ridge import STRENGTHS, RidgePath, left_out_classes, ridge_probe
 from downstream.protocols.svm import SVM_C, svm_predict
+from downstream.protocols.weights import weighted_accuracy, weights_of_samples
 from specfm.errors import SpecfmError
 
 
@@ -26,7 +27,7 @@ def test_ridge_path_equals_sklearn(count: int, width: int) -> None:
     from sklearn.linear_model import Ridge
 
     x, y = blobs(count + 50, 1, 0, width=width)
-    path = RidgePath(x[:count], y[:count])
+    path = RidgePath(x[:count], y[:count], "none")
     scale = Standardiser(x[:count])
     strengths = (1e-3, 0.1, 10.0)
     for strength, found in zip(strengths, path.scores(x[count:], strengths), strict=True):
@@ -34,11 +35,44 @@ def test_ridge_path_equals_sklearn(count: int, width: int) -> None:
         np.testing.assert_allclose(found, model.predict(scale(x[count:])), atol=1e-8)
 
 
+@pytest.mark.parametrize(("count", "width"), [(300, 12), (25, 80)])
+def test_balanced_ridge_equals_sklearn_with_weights_also_left_out(count: int, width: int) -> None:
+    from sklearn.linear_model import Ridge
+
+    x, y = blobs(count + 50, 1, 12, width=width)
+    y = np.where(np.arange(count + 50) % 7 < 5, 0, y)  # the first class is the commonest by far
+    path = RidgePath(x[:count], y[:count])
+    scale, weight = Standardiser(x[:count]), weights_of_samples(y[:count], "balanced")
+    scaled, target, strengths = scale(x[:count]), np.eye(3)[y[:count]], (1e-2, 0.1, 10.0)
+    for strength, found in zip(strengths, path.scores(x[count:], strengths), strict=True):
+        model = Ridge(alpha=strength * count, solver="cholesky").fit(scaled, target, sample_weight=weight)
+        np.testing.assert_allclose(found, model.predict(scale(x[count:])), atol=1e-7)
+    for strength, found in zip(strengths, path.left_out_accuracy(x[:count], y[:count], strengths), strict=True):
+        said = np.zeros(count, int)
+        for i in range(count):
+            rest = np.arange(count) != i
+            model = Ridge(alpha=strength * count, solver="cholesky")
+            model.fit(scaled[rest], target[rest], sample_weight=weight[rest])
+            said[i] = model.predict(scaled[i : i + 1]).argmax()
+        assert found == pytest.approx(weighted_accuracy(y[:count], said, "balanced"))
+
+
+def test_svm_counts_classes_alike() -> None:
+    rng = np.random.default_rng(13)
+    y = (np.arange(1200) % 12 == 0).astype(int)
+    x = (rng.normal(size=(1200, 4)) + y[:, None] * np.eye(4)[0]).astype(np.float32)
+    recall = {}
+    for how in ("balanced", "none"):
+        said = svm_predict(x[:400], y[:400], x[400:600], y[400:600], x[600:], class_weights=how)[0]
+        recall[how] = float((said[y[600:] == 1] == 1).mean())
+    assert recall["none"] < 0.2 < 0.5 < recall["balanced"]
+
+
 def test_ridge_probe_chooses_on_validation_and_refits() -> None:
     x, y = blobs(700, 1, 1, width=200)
     found = ridge_probe(x[:120], y[:120], x[120:300], y[120:300], x[300:])
     accuracies = dict(found.path)
-    assert found.validation_oa == max(accuracies.values()) > min(accuracies.values()) and found.C in STRENGTHS
+    assert found.validation_score == max(accuracies.values()) > min(accuracies.values()) and found.C in STRENGTHS
     refit = RidgePath(x[:300], y[:300]).scores(x[300:], (found.C,))[0].argmax(1)
     np.testing.assert_array_equal(found.predicted_N, refit)
 
@@ -46,7 +80,7 @@ def test_ridge_probe_chooses_on_validation_and_refits() -> None:
 def test_ridge_leave_one_out_is_what_refitting_gives() -> None:
     x, y = blobs(40, 1, 2)
     strengths = (0.03, 1.0)
-    closed = RidgePath(x, y).left_out_accuracy(x, y, strengths)
+    closed = RidgePath(x, y, "none").left_out_accuracy(x, y, strengths)
     x_scaled, target = Standardiser(x)(x), np.eye(3)[y]
     for strength, found in zip(strengths, closed, strict=True):
         right = 0

@@ -44,7 +44,7 @@ def train_and_predict(
     done = train_on(encoder, scenes, samples, split, **words)
     predicted_N, confidence_N = done.predict(scenes, samples, split.test_I)
     return SimpleNamespace(
-        predicted_N=predicted_N, confidence_N=confidence_N, steps=done.steps, validation_oa=done.validation_oa
+        predicted_N=predicted_N, confidence_N=confidence_N, steps=done.steps, validation_score=done.validation_score
     )
 
 
@@ -60,7 +60,7 @@ def test_both_kinds_learn_and_leave_the_encoder_alone(encoder: torch.nn.Module) 
         found[pretrained] = done
         # chance is a third; .976 and more fine-tuned, .995 from scratch, over five seeds and three instruction sets
         assert (done.predicted_N == samples.y_N[split.test_I]).mean() > 0.8
-        assert done.validation_oa > 0.8 and done.confidence_N.min() >= 1 / 3 - 1e-6
+        assert done.validation_score > 0.8 and done.confidence_N.min() >= 1 / 3 - 1e-6
     assert not np.array_equal(found[True].confidence_N, found[False].confidence_N)
     assert all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
     again = train_and_predict(encoder, SCENES, samples, split, pretrained=True, window=3, options=SHORT)
@@ -95,7 +95,7 @@ def test_it_stops_when_validation_gets_no_better(encoder: torch.nn.Module) -> No
         encoder, SCENES, samples, make_split(samples, "group", 0, shots=5), pretrained=True, window=3,
         options=replace(SHORT, steps=7),
     )  # fmt: skip
-    assert few.steps == 7 and np.isnan(few.validation_oa)
+    assert few.steps == 7 and np.isnan(few.validation_score)
 
 
 @pytest.mark.parametrize("pooling", ["centre", "mean+centre"])
@@ -114,7 +114,8 @@ def test_fine_tuning_starts_from_the_linear_probe(encoder: torch.nn.Module, pool
         train_group_M=split.unit_N[train_I], seed=split.seed,
     )  # fmt: skip
     np.testing.assert_array_equal(done.predicted_N, probe_of.predicted_N)
-    np.testing.assert_allclose(done.confidence_N, probe_of.confidence_N, atol=2e-3)
+    # two solvers, each to its own tolerance
+    np.testing.assert_allclose(done.confidence_N, probe_of.confidence_N, atol=5e-3)
 
 
 def test_an_encoder_of_aligned_tokens_is_tuned_aligned_and_its_twin_from_scratch_is_not() -> None:

@@ -21,6 +21,8 @@ from downstream.explain.run import explain
 from downstream.features.extract import extract
 from downstream.probe.options import ProbeOptions
 from downstream.protocols.linear import linear_probe
+from downstream.protocols.options import ProtocolOptions
+from downstream.protocols.weights import ClassWeights
 from downstream.splits.samples import collect_samples
 from downstream.splits.split import make_split
 from specfm.bands import BandGrid
@@ -105,16 +107,18 @@ def test_unchanged_windows_give_the_features_of_a_probe(encoder: torch.nn.Module
     assert np.allclose(x_ND, extract(encoder, some, 3, samples).X_ND, atol=1e-5)
 
 
-def test_the_judge_says_what_the_probe_says(encoder: torch.nn.Module) -> None:
+@pytest.mark.parametrize("how", ["balanced", "none"])
+def test_the_judge_says_what_the_probe_says(encoder: torch.nn.Module, how: ClassWeights) -> None:
     some = scenes()
     samples = collect_samples(some, 3, max_per_class=12)
     split = make_split(samples, "group", 0)
     x_ND = extract(encoder, some, 3, samples).X_ND
-    judge = Judge.fit(x_ND, samples.y_N, split, (1.0,))
+    options = ProtocolOptions(grid=(1.0,), class_weights=how)
+    judge = Judge.fit(x_ND, samples.y_N, split, options)
     y, test = samples.y_N, split.test_I
     sides = (x_ND[split.train_I], y[split.train_I], x_ND[split.val_I], y[split.val_I], x_ND[test])
     told_N = judge.classes_K[judge.logits(x_ND[test]).argmax(1)]
-    assert np.array_equal(told_N, linear_probe(*sides, grid=(1.0,)).predicted_N)
+    assert np.array_equal(told_N, linear_probe(*sides, grid=(1.0,), class_weights=how).predicted_N)
     right, margin = judge.right_and_margin(x_ND[test], y[test])
     assert np.array_equal(right > 0, margin > 0) and np.abs(judge.logits(x_ND).sum(1)).max() < 1e-6
 

@@ -144,11 +144,13 @@ class WhitenConfig(Strict):
         batches: per run: global batches it is computed from; 0 starts from the identity. With ``init_from`` the stem of
             those weights is replaced too, which fits an encoder to the scenes of another sensor without labels; 0 keeps
             it.
-        shift: distance of the patches whose differences count as noise, pixels.
+        shift: distance of the patches whose differences count as noise, pixels. This, ``power``, ``components`` and
+            ``brightness`` are of stems per sensor or scene, and of the fit to other scenes later; the one stem per run
+            is made without them, and where they are given it says so.
         power: 0: every direction counts alike; 0.5: by its signal-to-noise ratio.
         components: keep only so many directions; null: all.
         damping: share of the mean eigenvalue added to all.
-        brightness: per sensor, scene: keep the direction that says how bright a patch is beside its window.
+        brightness: keep the direction that says how bright a patch is beside its window.
         lr_share: share of the learning rate for what comes before the trunk, once the stem is whitened. 0 leaves it as
             it is and is cheaper: nothing is back-propagated through the embedding. A whitened stem amplifies what
             was small in the embedding, so at a share of 1 the first 50 steps undo what it is for
@@ -168,6 +170,12 @@ class WhitenConfig(Strict):
     def on(self) -> bool:
         """Whether a stem is computed at all."""
         return self.per != "run" or self.batches > 0
+
+    @property
+    def only_later(self) -> list[str]:
+        """Keys that differ from their defaults and that the one stem per run is made without."""
+        keys = ("shift", "power", "components", "brightness") if self.per == "run" else ()
+        return [key for key in keys if getattr(self, key) != type(self).model_fields[key].default]
 
     @property
     def recipe(self) -> WhitenRecipe:

@@ -218,6 +218,12 @@ def whiten(config: PretrainConfig, shards: ShardSet, sampler: MixtureSampler, mo
                 "views are as wide as the windows (%d pixels), so what neighbours share cannot be told from noise: "
                 "set views.crop to less, or cut wider shards (specfm shard --window)", max(sides),
             )  # fmt: skip
+        later = config.whiten.only_later
+        if later:
+            log.warning(
+                "whiten.%s: of stems per sensor or scene (whiten.per=sensor); the stem of this run is made without, "
+                "and only a later fit to other scenes follows it", ", whiten.".join(later),
+            )  # fmt: skip
         loader = Loader(shards, sampler, threads=config.data.threads, device=encoder.device)
         batches = (batch for _, batch in loader.iterate(0, count))
         whiten_stem(encoder, batches, config.views, config.seed, config.whiten.damping)

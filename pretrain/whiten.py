@@ -59,7 +59,8 @@ def whiten_stem(encoder: Encoder, batches: Iterable[Batch], views: ViewConfig, s
     spread_DD = torch.zeros_like(noise_DD)
     sums: dict[int, tuple[Tensor, Tensor, int]] = {}  # by domain: sum of samples, sum of units, samples
     pairs = samples = 0
-    views = views.model_copy(update={"band_draw": "sample", "dihedral": False})
+    # what a pretreatment does to a spectrum is no noise of the sensor
+    views = views.model_copy(update={"band_draw": "sample", "dihedral": False, "pretreatment": ()})
     if encoder.alignment is not None:
         every = {"keep_low": 1.0, "keep_high": 1.0, "merge_probability": 0.0, "window_probability": 0.0}
         views = views.model_copy(update=every)

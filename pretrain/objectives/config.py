@@ -175,6 +175,20 @@ class MaskedConfig(Strict):
     published: bool = False
     decoder: DecoderConfig = DecoderConfig()
 
+    @model_validator(mode="after")
+    def _acts(self) -> MaskedConfig:
+        fields = type(self).model_fields
+        if (self.window_start < 1) != (self.window_steps > 0):
+            raise ValueError(
+                "masked.window_start is the share that a window has at first, and masked.window_steps says over how "
+                "many steps it widens; give both, or neither"
+            )
+        idle = {"patches": ("range_share", "ranges"), "ranges": ("ratio",)}.get(self.mask, ())
+        for key in idle:
+            if getattr(self, key) != fields[key].default:
+                raise ValueError(f"masked.{key} does nothing with masked.mask={self.mask}; leave it out, or mask both")
+        return self
+
 
 class PredictorConfig(Strict):
     """The predictor, which only training needs: ViT blocks over visible and mask tokens.

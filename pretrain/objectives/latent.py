@@ -36,7 +36,7 @@ from specfm.shards import ShardSet
 # What a view may change, all of it undone: the same crop with all of its bands, as they are.
 UNCHANGED = {
     "keep_low": 1.0, "keep_high": 1.0, "window_probability": 0.0, "merge_probability": 0.0, "gain": 0.0, "tilt": 0.0,
-    "noise": 0.0, "pixel_dropout": 0.0, "attribute_dropout": 0.0,
+    "noise": 0.0, "pixel_dropout": 0.0, "attribute_dropout": 0.0, "pretreatment": (),
 }  # fmt: skip
 
 

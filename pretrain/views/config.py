@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from specfm.config import Strict
+from specfm.pretreatment import parse_steps
 
 # `mild` kept features above their random init on a sensor that was never pretrained on; `strong`, used from the first
 # step, put them far below it while the loss looked healthy: it is meant for the end of a schedule, and for ablation.
@@ -48,6 +49,9 @@ class ViewConfig(Strict):
         tilt: smooth change of illumination over wavelength, at most this much.
         noise: standard deviation relative to the sample's mean level (0.02 is an SNR of 50).
         pixel_dropout: share of pixels masked out.
+        pretreatment: what some samples of a view are pretreated by, in order (``[snv]``, ``[sg1:40nm]``,
+            :mod:`specfm.pretreatment.steps`), after all else, as laboratories do it before they model.
+        pretreatment_share: how many of them; the others are seen as measured.
         attribute_dropout: chance that each of quantity, level, GSD and sensor name is not told.
     """
 
@@ -68,12 +72,20 @@ class ViewConfig(Strict):
     noise: float = Field(default=0.02, ge=0.0)
     pixel_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     attribute_dropout: float = Field(default=0.2, ge=0.0, le=1.0)
+    pretreatment: tuple[str, ...] = ()
+    pretreatment_share: float = Field(default=0.5, ge=0.0, le=1.0)
+
+    @property
+    def pretreats(self) -> bool:
+        """Whether any sample is pretreated."""
+        return bool(self.pretreatment) and self.pretreatment_share > 0
 
     def tells_alike(self, strength: float) -> bool:
         """True if nothing that is told of bands and sensor is drawn: what holds for one sample holds for all."""
         all_bands = self.keep_low == 1.0 and self.window_probability == 0.0
         merged = self.merge_max > 1 and self.merge_probability > 0.0
-        return strength == 0.0 or (all_bands and not merged and self.attribute_dropout == 0.0)
+        drawn = self.attribute_dropout > 0.0 or self.pretreats
+        return strength == 0.0 or (all_bands and not merged and not drawn)
 
     @model_validator(mode="before")
     @classmethod
@@ -86,4 +98,5 @@ class ViewConfig(Strict):
     def _ordered(self) -> ViewConfig:
         if self.keep_low > self.keep_high:
             raise ValueError(f"keep_low {self.keep_low} is above keep_high {self.keep_high}")
+        parse_steps(self.pretreatment)
         return self

@@ -14,6 +14,7 @@ from torch import Tensor
 from pretrain.rng import SHARED, Keys
 from pretrain.views.attributes import drop_attributes
 from pretrain.views.config import ViewConfig
+from pretrain.views.pretreated import chosen, pretreated
 from pretrain.views.radiometric import gain_and_tilt, noise, pixel_dropout
 from pretrain.views.spatial import SpatialPlan, plan_spatial
 from pretrain.views.spectral import SpectralPlan, plan_spectral, view_bands
@@ -99,5 +100,8 @@ def _view_part(part: BatchPart, config: ViewConfig, seed: int, step: int, view: 
         x_BhwK = x_BhwK * gain_and_tilt(bands, raw, config, plan.keys, strength)[:, None, None]
     if config.noise * strength > 0:
         x_BhwK = x_BhwK + noise(x_BhwK, mask_Bhw, bands, plan.keys, seed, config.noise * strength)
+    if strength > 0 and config.pretreats:
+        which_B = chosen(plan.keys, config.pretreatment_share * strength)
+        x_BhwK, mask_Bhw, bands = pretreated(x_BhwK, mask_Bhw, bands, config.pretreatment, which_B)
     origin_B2 = part.origin_B2 + plan.spatial.offset_B2.to(part.origin_B2.dtype)
     return part.replace(x_BHWC=x_BhwK, bands=bands, mask_BHW=mask_Bhw, origin_B2=origin_B2)

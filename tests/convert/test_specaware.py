@@ -172,6 +172,7 @@ def config_of(init_from: Path) -> PretrainConfig:
             *(f"model.options.{k}={v}" for k, v in
               {"dim": DIM, "depth": DEPTH, "heads": 1, "image_size": SIDE, "rank": RANK}.items()),
             *(f"objective.masked.decoder.{k}={v}" for k, v in decoder.items()), "objective.masked.window_steps=0",
+            "objective.masked.window_start=1",
         ],
     )  # fmt: skip
 

@@ -87,6 +87,10 @@ def test_epochs_become_steps(tmp_path):
         ("data.divisor=7", "not a multiple of data.divisor 7"),
         ("seed=99999999999999999999", "seed: input should be less than"),
         ("schedule.strength_end=2", "schedule.strength_end"),
+        ("objective={masked: {window_start: .5}}", "masked.window_start is the share .* give both, or neither"),
+        ("objective={masked: {window_steps: 9}}", "masked.window_start is the share .* give both, or neither"),
+        ("objective={masked: {range_share: .5}}", "masked.range_share does nothing with masked.mask=patches"),
+        ("objective={masked: {mask: ranges, ratio: .5}}", "masked.ratio does nothing with masked.mask=ranges"),
         ("model.options.patch_size=3", "model.options: set patch_size beside options"),
     ],
 )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pretrain import setup
+from pretrain.config import WhitenConfig
 from pretrain.views.config import ViewConfig
 from pretrain.views.view import make_view
 from pretrain.whiten import whiten_stem
@@ -32,6 +33,12 @@ def noise_shares(encoder: Encoder, batch: Batch) -> Tensor:
     change_MD = torch.cat([(one - two).flatten(0, 1) for one, two in pairs]).double()
     values = torch.linalg.eigvalsh(change_MD.T @ change_MD).flip(0)
     return values / values.sum()
+
+
+def test_keys_that_the_one_stem_of_a_run_is_made_without_are_named() -> None:
+    given = {"shift": 2, "power": 0.5, "components": 8, "brightness": not WhitenConfig().brightness}
+    assert WhitenConfig(batches=2, **given).only_later == list(given)
+    assert WhitenConfig(batches=2).only_later == WhitenConfig(per="sensor", **given).only_later == []
 
 
 @torch.no_grad()

@@ -4,8 +4,10 @@ Green et al. 1988 (doi 10.1109/36.3001): components of the spectrum in order of 
 noise is half the covariance of the differences between neighbouring pixels (right and lower), as ground changes slowly
 and noise does not. Scores have unit noise variance, so distances between them count in noise.
 
-Nothing here sees a label or a test pixel: both covariances come from the windows of the samples that a split trains
-on, and the guard band of the splits keeps test pixels out of those (``downstream.splits.split``; leaky rules apart).
+Nothing here sees a label. What ``fit_splits`` gives has seen no test pixel either: both covariances come from the
+windows of the samples that a split trains on, and the guard band of the splits keeps test pixels out of those
+(``downstream.splits.split``; leaky rules apart). What ``fit_scenes`` gives has seen all pixels of the scenes, as an
+encoder that is fitted to them has, and stands beside that.
 
 Shape suffixes: S splits, N samples, P pixels, HW scene pixels, K bands of the common grid, D components.
 """
@@ -130,6 +132,26 @@ def fit_splits(
     if fewest < bands:
         raise NoNeighbours(f"the training windows of a split hold {fewest} pairs of neighbours for {bands} bands")
     return [solve(moments, components) for moments in moments_S]
+
+
+def fit_scenes(scenes: Sequence[Scene], components: int = 30, grid: CommonGrid | None = None) -> NoiseFraction:
+    """One fit on all valid pixels of the scenes, of whatever side of a split, read a strip of rows at a time.
+
+    Raises:
+        NoNeighbours: lists of spectra, or fewer pairs of neighbours than bands.
+        SpecfmError: no common grid.
+    """
+    common = common_grid(scenes) if grid is None else grid
+    if common is None:
+        raise SpecfmError("the scenes have no common quantity and band range; fit them apart")
+    moments = Moments.empty(len(common.bands))
+    for scene, matrix_CK in zip(scenes, common.matrices, strict=True):
+        if scene.neighbours:
+            every_HW = np.ones(scene.shape[:2], bool)
+            _add_scene([_View(moments, every_HW, every_HW, every_HW)], scene, matrix_CK, common.resampled)
+    if moments.pairs < len(common.bands):
+        raise NoNeighbours(f"the scenes hold {moments.pairs} pairs of neighbours for {len(common.bands)} bands")
+    return solve(moments, components)
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from downstream.baselines.classics import pca_features
-from downstream.baselines.mnf import NoNeighbours, fit_splits
+from downstream.baselines.mnf import NoiseFraction, NoNeighbours, fit_scenes, fit_splits
 from downstream.baselines.options import BaselineOptions
 from downstream.features.extract import FeatureSet
+from downstream.features.fit import Fit
 from downstream.features.neighbours import Metric
-from downstream.features.spectra import CommonGrid, Spectra
+from downstream.features.spectra import CommonGrid, Spectra, common_grid
 from downstream.protocols.options import FROZEN, ProtocolOptions
 from downstream.protocols.run import Scores, evaluate_conditions
 from downstream.results.runs import Runs
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from specfm.scene import Scene
 
 PRETREATED: dict[str, tuple[str, ...]] = {"SNV": ("snv",), "SG1": ("sg1",), "continuum removed": ("continuum",)}
+WHOLE = ", whole scenes"  # end of the names of rows that looked at all pixels of the scenes without labels
 SHOWN_KS = 2  # of Euclid's neighbours and of those of patches: the fewest neighbours, or tables would double
 
 
@@ -50,6 +52,7 @@ def baseline_rows(
     device: str = "cpu",
     grid: CommonGrid | None = None,
     every: bool = True,
+    fit: Fit = False,
 ) -> tuple[dict[str, list[Runs]], list[str]]:
     """Runs of every baseline by condition, and notices about those that could not be worked out.
 
@@ -63,6 +66,8 @@ def baseline_rows(
         grid: of the spectra, if not the scenes' own common one.
         every: False leaves out Euclid's neighbours of spectra and MNF scores, the rows of the patch, and pretreated
             spectra.
+        fit: as the encoder is fitted to the scenes; MNF of the very same pixels then stands beside it, fitted to all
+            scenes together or to each.
     """
     found: dict[str, list[Runs]] = {condition: [] for condition in spectra}
     frozen = [protocol for protocol in FROZEN if protocol in protocols.protocols]
@@ -130,7 +135,32 @@ def baseline_rows(
 
         neighbours(f"MNF-{options.pca} {label}", support, noise_fraction)
         add(over(support), f"MNF-{options.pca} {label}", support, *regressions, scores=noise_fraction)
+    if fit:
+        own = fit_whole(scenes, options.pca, grid, fit)
+        for support, label in (("pixel", "pixel"), *((("patch", patch),) if patch else ())):
+            method = f"MNF-{options.pca} {label}{WHOLE}"
+            scored = {name: _scored(each, own) for name, each in over(support).items()}
+            add(scored, method, support, *frozen, of=few if support == "patch" else protocols)
     return found, notices
+
+
+def fit_whole(scenes: Sequence[Scene], components: int, grid: CommonGrid | None, fit: Fit) -> list[NoiseFraction]:
+    """Of every scene the components that its spectra are scored by: fitted to all together, or to each (``scene``)."""
+    if fit != "scene":
+        return [fit_scenes(scenes, components, grid)] * len(scenes)
+    common = common_grid(scenes) if grid is None else grid
+    assert common is not None  # spectra were taken to it
+    apart = [common._replace(matrices=[matrix]) for matrix in common.matrices]
+    return [fit_scenes([scene], components, one) for scene, one in zip(scenes, apart, strict=True)]
+
+
+def _scored(features: FeatureSet, of_scene: Sequence[NoiseFraction]) -> FeatureSet:
+    """Spectra scored by the components of their scenes."""
+    scene_N = features.samples.scene_N
+    found_ND = np.zeros((len(scene_N), of_scene[0].basis_KD.shape[1]), np.float32)
+    for index in np.unique(scene_N).tolist():
+        found_ND[scene_N == index] = of_scene[index].scores(features.X_ND[scene_N == index])
+    return replace(features, X_ND=found_ND)
 
 
 def _pretreated(features: Mapping[str, FeatureSet], steps: Sequence[str]) -> dict[str, FeatureSet]:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from downstream.baselines.classics import majority
-from downstream.baselines.run import baseline_rows
+from downstream.baselines.run import WHOLE, baseline_rows
 from downstream.features.bank import Bank, windows_digest
 from downstream.features.encoders import encoder_device, random_twin
 from downstream.features.extract import FeatureSet, extract
@@ -218,7 +218,9 @@ def probe(
             notices.append("spectra of different sensors are resampled to one grid")
         if options.baselines:
             if raw is not None and "baselines" in parts:
-                by_condition, missing = baseline_rows({"": raw}, scenes, splits, options, options, device)
+                by_condition, missing = baseline_rows(
+                    {"": raw}, scenes, splits, options, options, device, fit=options.fit
+                )
                 all_runs += by_condition[""]
                 notices += missing
             all_runs.append(majority(samples, splits))
@@ -275,7 +277,8 @@ def say_fitted(rows: Sequence[dict[str, Any]], fit: Fit, begun: bool = False) ->
     """
     to = {True: "scenes", "scene": "each scene"}.get(fit)
     for row in rows:
-        ours, said = to if row["kind"] in ("encoder", "twin") else None, FITTED.format(to)
+        looked = row["kind"] in ("encoder", "twin") or str(row["method"]).endswith(WHOLE)
+        ours, said = to if looked else None, FITTED.format(to)
         if row["protocol"] in TRAINED:
             ours = to if begun and row["protocol"] == "finetune" else None
             said = BEGINS_FITTED if ours else NOT_FITTED

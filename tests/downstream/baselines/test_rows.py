@@ -153,3 +153,35 @@ def test_what_pretreated_spectra_cannot_be_used_for() -> None:
         RobustnessOptions(replace(OPTIONS, pretreatment=("snv",))).check()
     with pytest.raises(UsageError, match="plot_0: is pretreated"):
         robustness(ToyEncoder(), [pretreat(scene, ["snv"]) for scene in SCENES], RobustnessOptions(OPTIONS))
+
+
+@pytest.mark.parametrize("fit", [True, "scene"])
+def test_beside_a_fitted_encoder_stands_mnf_of_the_very_same_pixels(fit: Any) -> None:
+    """Fitted to all valid pixels of the scenes, test plots among them; and its rows say so."""
+    found = {"": raw()}
+    runs, _ = baselines.baseline_rows(found, SCENES, SPLITS, OPTIONS, OPTIONS, fit=fit)
+    plain, _ = baselines.baseline_rows(found, SCENES, SPLITS, OPTIONS, OPTIONS)
+    whole = {(r.method, r.protocol): r for r in runs[""] if r.method.endswith(baselines.WHOLE)}
+    assert {name for name, _ in whole} == {"MNF-30 pixel, whole scenes", "MNF-30 3x3 mean, whole scenes"}
+    assert {p for _, p in whole} == {"knn1", "knn5", "knn20", "linear"} and len(runs[""]) == len(plain[""]) + len(whole)
+    y, few = SAMPLES.y_N, SPLITS[0]
+    X = np.zeros((len(y), min(30, len(SENSOR.bands))), np.float32)
+    for index, scene in enumerate(SCENES):
+        mine, of = SAMPLES.scene_N == index, [scene] if fit == "scene" else SCENES
+        X[mine] = fit_by_hand(of, X.shape[1]).scores(raw().pixel.X_ND[mine])
+    told = knn_predict(X[few.fit_I], y[few.fit_I], X[few.test_I], (1,), classes=3, metric="cosine")[1]
+    first = whole["MNF-30 pixel, whole scenes", "knn1"].conf_SUKK[0].sum(0)
+    assert first.trace() / first.sum() == pytest.approx((told == y[few.test_I]).mean(), abs=0.02)
+
+
+def fit_by_hand(scenes: Any, components: int) -> Any:
+    """All pixels at once."""
+    from downstream.baselines.mnf import Moments, solve
+
+    moments = Moments.empty(len(SENSOR.bands))
+    for scene in scenes:
+        x_HWK = scene.values().astype(np.float64)
+        moments.add_pixels(x_HWK.reshape(-1, x_HWK.shape[2]))
+        for axis in (0, 1):
+            moments.add_differences(np.diff(x_HWK, axis=axis).reshape(-1, x_HWK.shape[2]))
+    return solve(moments, components)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import downstream.protocols.trained
+from downstream.baselines.run import WHOLE
 from downstream.features.bank import Bank
 from downstream.features.extract import extract
 from downstream.features.fit import BEGINS_FITTED, NOT_FITTED, begins_fitted, fitted
@@ -47,7 +48,11 @@ def test_rows_of_frozen_features_say_so_and_no_others() -> None:
     model = encoder()
     before, card = state_digest(model), dict(model.card)
     with_baselines = replace(QUICK, baselines=True)
-    found = rows(with_baselines, model)
+    every = probe(model, plots(6), with_baselines).rows
+    assert {row["method"]: row["fitted"] for row in every if row["kind"] == "baseline" and row["fitted"]} == {
+        "MNF-30 pixel, whole scenes": "scenes", "MNF-30 3x3 mean, whole scenes": "scenes",
+    }  # fmt: skip
+    found = {row["kind"]: row for row in every if not row["method"].endswith(WHOLE)}
     assert {kind: row["fitted"] for kind, row in found.items()} == {
         "encoder": "scenes", "twin": "scenes", "baseline": None, "majority": None,
     }  # fmt: skip

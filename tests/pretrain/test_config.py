@@ -6,8 +6,11 @@ import math
 import re
 
 import pytest
+from typer.testing import CliRunner
 
 from pretrain.config import PretrainConfig
+from pretrain.objectives.registry import OBJECTIVES
+from specfm.cli import app
 from specfm.config import _classes_in, load_config, to_yaml
 from specfm.errors import UsageError
 from specfm.models.registry import EMBEDDINGS, SIZES
@@ -55,6 +58,12 @@ def test_what_others_call_a_key_leads_to_a_key_that_is_there():
                 kinds = _classes_in(model.model_fields[name].annotation)
                 inner = [each for each in kinds if hasattr(each, "model_fields")]
                 model = inner[0] if inner else model
+
+
+def test_help_names_every_objective():
+    told = CliRunner().invoke(app, ["pretrain", "--help"]).output
+    for name in OBJECTIVES:
+        assert re.search(rf"\b{name}\b", told), name
 
 
 def test_epochs_become_steps(tmp_path):

@@ -25,7 +25,8 @@ def test_every_preset_is_valid_and_begins_with_its_command(path, tmp_path):
     assert config.model.size in SIZES and config.model.embedding in EMBEDDINGS
     first = path.read_text().splitlines()[0]
     assert re.match(r"# specfm (pretrain|multidomain) ", first)
-    assert "# Cost" in path.read_text()
+    head = path.read_text().partition("\nout:")[0]
+    assert "# Cost" in head and re.search(r"Should reach|Reached|Reaches", head)
     again = tmp_path / "resolved.yaml"
     again.write_text(to_yaml(config))
     assert load_config(again, PretrainConfig) == config

@@ -105,7 +105,7 @@ def run_study(
 
     Raises:
         UsageError: ``out`` holds an earlier study, options or overrides are wrong.
-        SpecfmError: matplotlib is missing.
+        SpecfmError: matplotlib is missing, or the real scan.
     """
     from downstream.report.figures import new_figure
     from pretrain.config import PretrainConfig
@@ -117,6 +117,7 @@ def run_study(
     places = [f"out={json.dumps(str(out / 'pretrain'))}", f"data.shards={json.dumps([str(each) for each in folders])}"]
     config = load_config(CONFIG, PretrainConfig, [*places, *overrides])
     new_figure(1, 1)  # fails before the work, not after it
+    real = _real_scans(options.real, config.views.crop or WINDOW)
     clear_stages(out, STAGES, "study", overwrite)
     seconds: dict[str, float] = {}
 
@@ -133,7 +134,7 @@ def run_study(
     with stage("mask", "calibrated, background masked, patches labelled"):
         seen, probed = _objects(cards, out / "objects", options.pretrain_scans)
     with stage("shard", f"shards of {WINDOW} x {WINDOW} patches"):
-        say(f"      {_shard(seen, options.real, folders, config.views.crop or WINDOW)}")
+        say(f"      {_shard(seen, real, folders, config.views.crop or WINDOW)}")
     with stage("pretrain", f"NT-Xent on {config.data.domains_per_batch} domains a step, without labels"):
         from pretrain.loop import train
 
@@ -206,20 +207,38 @@ def _objects(cards: Sequence[Path], out: Path, pretrain_scans: int) -> tuple[lis
     return seen, probed
 
 
-def _shard(seen: Sequence[Scene], real: str | None, folders: Sequence[Path], crop: int) -> str:
-    """Write the shards; says how many patches there are."""
+def _real_scans(card: str | None, crop: int) -> list[Scene]:
+    """The scans of the card, opened, so that what cannot be read is told before the work; no card: none."""
     from specfm.cards import load_card
+
+    if card is None:
+        return []
+    try:
+        scans = list(load_card(card).scenes())
+    except SpecfmError as error:
+        raise type(error)(f"{error}; to leave the real scan out give --real none") from None
+    if (side := _real_side(scans)) < crop:
+        raise UsageError(
+            f"scans of {card} are {side} pixels wide, less than a view of {crop}; choose another card for --real, or "
+            "leave it out: --real none"
+        )
+    return scans
+
+
+def _real_side(scans: Sequence[Scene]) -> int:
+    return min(WINDOW, *(min(scan.shape[:2]) for scan in scans))
+
+
+def _shard(seen: Sequence[Scene], real: Sequence[Scene], folders: Sequence[Path], crop: int) -> str:
+    """Write the shards; says how many patches there are."""
     from specfm.shards import write_shards
 
     patches = sum(row["samples"] for row in write_shards(seen, folders[0], WINDOW, SEEN_STRIDE))
-    if real is None:
+    if not real:
         return f"{patches} patches"
-    scans = list(load_card(real).scenes())
-    side = min(WINDOW, *(min(scan.shape[:2]) for scan in scans))
-    if side < crop:
-        raise SpecfmError(f"scans of {real} are {side} pixels wide, less than a view of {crop}; choose another --real")
-    rows = write_shards(scans, folders[1], min(side, max(crop, side - 3)), 1, object_threshold="otsu")
-    return f"{patches} patches of simulated scans, {sum(row['samples'] for row in rows)} of {real}"
+    side = _real_side(real)
+    rows = write_shards(real, folders[1], min(side, max(crop, side - 3)), 1, object_threshold="otsu")
+    return f"{patches} patches of simulated scans, {sum(row['samples'] for row in rows)} of {real[0].dataset}"
 
 
 def _probe(out: Path, seen: Sequence[Scene], probed: Sequence[Scene], options: StudyOptions) -> list[dict[str, Any]]:

@@ -104,13 +104,8 @@ def selected_again(scene: Scene, selection: str, wavelengths_nm: Sequence[Sequen
         SpecfmError: as :func:`selected`.
     """
     have_C = measured(scene).sensor.bands.wavelengths_nm
-    found: list[NDArray[np.int64]] = []
-    for centres in wavelengths_nm:
-        gap_KC = np.nan_to_num(np.abs(np.asarray(centres)[:, None] - have_C), nan=np.inf)
-        index_K = gap_KC.argmin(1)
-        if len(set(index_K.tolist())) == len(centres) and gap_KC.min(1).max() < SAME_NM:
-            found.append(index_K)
-    if found:
+    places = [same_places(np.asarray(centres), have_C) for centres in wavelengths_nm]
+    if found := [index_K for index_K in places if index_K is not None]:
         most_K = max(found, key=len)
         return scene if np.array_equal(most_K, np.arange(len(have_C))) else selected(scene, most_K)
     wanted = BandSelection.parse(selection)
@@ -120,6 +115,28 @@ def selected_again(scene: Scene, selection: str, wavelengths_nm: Sequence[Sequen
             f"{span_text(np.asarray(wavelengths_nm[0]))}); give a scene of that sensor"
         )
     return select_scenes([scene], wanted)[0]
+
+
+def same_places(centres_K: NDArray[np.float64], have_C: NDArray[np.float64]) -> NDArray[np.int64] | None:
+    """index_K: where the bands of these centres stand in another list; None unless each has a place of its own."""
+    gap_KC = np.nan_to_num(np.abs(centres_K[:, None] - have_C), nan=np.inf)
+    index_K = gap_KC.argmin(1)
+    return index_K if len(set(index_K.tolist())) == len(centres_K) and gap_KC.min(1).max() < SAME_NM else None
+
+
+def for_encoder(encoder: Any, scene: Scene) -> Scene:
+    """What an encoder sees of a scene: where it is built for one list of bands and the scene has more, these alone.
+
+    A pretreated scene is pretreated from these alone, as :func:`selected` does. An encoder that takes any bands gets
+    all; one that misses some of its own gets the scene as it is, and says so itself.
+    """
+    own = getattr(encoder, "bands", None)
+    bands = scene.sensor.bands
+    if own is None or bool(own.valid.sum() >= bands.valid.sum()):
+        return scene
+    usable_C = np.where(bands.valid, bands.wavelengths_nm, np.nan)
+    index_K = same_places(own.wavelengths_nm[own.valid], usable_C)
+    return scene if index_K is None else selected(scene, index_K)
 
 
 def some_pixels(scenes: Sequence[Scene], most: int = PIXELS) -> NDArray[np.float32]:

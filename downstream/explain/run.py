@@ -29,6 +29,7 @@ from specfm.dense.align import aligned
 from specfm.digests import digest_json
 from specfm.errors import SpecfmError
 from specfm.pretreatment import otherwise_taught
+from specfm.selected_scene import for_encoder
 
 if TYPE_CHECKING:
     from specfm.scene import Scene
@@ -89,6 +90,9 @@ def explain(
     probe = options.probe
     measured = scenes
     scenes, notices = prepared_scenes(scenes, probe)
+    given, scenes = scenes, [for_encoder(encoder, scene) for scene in scenes]
+    if (own := scenes[0].shape[2]) < given[0].shape[2]:
+        notices.append(f"{name} is built for {own} of {given[0].shape[2]} bands: all rows are of these")
     notices += [FITTED.format("scenes")] if probe.fit else []
     notices += [said] if (said := otherwise_taught(getattr(encoder, "card", None), scenes)) else []
     bands = one_sensor(scenes)

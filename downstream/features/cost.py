@@ -15,6 +15,7 @@ from downstream.features.encoders import encoder_device
 from downstream.features.extract import iterate_windows
 from downstream.features.pooling import encode
 from downstream.splits.samples import Samples
+from specfm.selected_scene import for_encoder
 
 if TYPE_CHECKING:
     from specfm.scene import Scene
@@ -37,7 +38,7 @@ def seconds_a_window(
     """
     import torch
 
-    part = next(iterate_windows(scenes, samples, window, few))
+    part = next(iterate_windows([for_encoder(encoder, scene) for scene in scenes], samples, window, few))
     device = encoder_device(encoder)
     x_BHWC = torch.from_numpy(part.x_BHWC).to(device)
     mask_BHW = torch.from_numpy(np.ascontiguousarray(part.mask_BHW)).to(device)

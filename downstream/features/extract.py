@@ -21,6 +21,7 @@ from specfm.dense.tile_reader import fitting_batch
 from specfm.errors import SpecfmError, UsageError
 from specfm.models.backbone import side_multiple
 from specfm.progress import progress
+from specfm.selected_scene import for_encoder
 from specfm.window import read_window
 
 if TYPE_CHECKING:
@@ -152,6 +153,7 @@ def extract(
     if window > samples.window:
         raise UsageError(f"window {window} is larger than the {samples.window} pixels that the split guards")
     check_window(side_multiple(encoder), window)
+    scene_list = [for_encoder(encoder, scene) for scene in scene_list]
     if layers:
         layers = chosen_layers(encoder, layers)
     if hasattr(encoder, "eval"):

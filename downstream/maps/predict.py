@@ -17,6 +17,7 @@ from downstream.maps.class_maps import Date, Layout, MapModel, TilePredictor, as
 from specfm.checkpoint import has_whitened_stem
 from specfm.errors import UsageError
 from specfm.scene import Scene
+from specfm.selected_scene import for_encoder
 
 if TYPE_CHECKING:
     from downstream.supervised.model import TaskModel
@@ -62,7 +63,8 @@ def tile_predictor(model: TaskModel, scenes: Sequence[Scene]) -> TilePredictor:
         return model.predict_tile(**words).float().cpu().numpy()
 
     wanted = model.level == "scene" and model.encoder.level != "none"
-    return TilePredictor([as_taught(scene, model.card) for scene in scenes], wanted, probabilities)
+    seen = [as_taught(for_encoder(model.encoder, scene), model.card) for scene in scenes]
+    return TilePredictor(seen, wanted, probabilities)
 
 
 def predict_to_file(

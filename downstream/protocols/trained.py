@@ -24,6 +24,7 @@ from downstream.protocols.weights import ClassWeights
 from downstream.splits.samples import Samples
 from downstream.splits.split import Split
 from specfm.errors import UsageError
+from specfm.selected_scene import for_encoder
 
 if TYPE_CHECKING:
     from downstream.supervised.model import TaskModel
@@ -46,7 +47,8 @@ class Trained:
         from downstream.protocols.windows import classify, windows_of
 
         predicted_N, confidence_N = np.zeros(len(ids_I), np.int64), np.zeros(len(ids_I), np.float32)
-        for part in windows_of(scenes, samples, ids_I, self.model.tile):
+        seen = [for_encoder(self.model.encoder, scene) for scene in scenes]
+        for part in windows_of(seen, samples, ids_I, self.model.tile):
             predicted_N[part.id_N], confidence_N[part.id_N] = classify(self.model, part)
         return predicted_N, confidence_N
 
@@ -93,7 +95,8 @@ def train_on(
     device = encoder_device(encoder)
     rng = np.random.default_rng([split.seed, 17])
     train_I, val_I = (_thinned(samples, ids_I, options.most, rng) for ids_I in (split.train_I, split.val_I))
-    train, val = (by_sensor(windows_of(scenes, samples, ids_I, window)) for ids_I in (train_I, val_I))
+    seen = [for_encoder(encoder, scene) for scene in scenes]
+    train, val = (by_sensor(windows_of(seen, samples, ids_I, window)) for ids_I in (train_I, val_I))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int(rng.integers(2**31)))
         fresh, head = _fresh(encoder, options.drop_path), HeadSpec("pooled", dropout=0.0, pooling=pooling)

@@ -28,7 +28,7 @@ from specfm.digests import digest_parts
 from specfm.errors import SpecfmError, UsageError
 from specfm.grids import Grid, require_one_grid
 from specfm.scene import ArraySource, Scene
-from specfm.selected_scene import select_scenes
+from specfm.selected_scene import for_encoder, select_scenes
 from specfm.window import read_window
 
 
@@ -124,6 +124,13 @@ def make_place(dates: Sequence[Scene], level: str = "scene") -> Place:
             held[0] = held[0].replace(labels_HW=np.where(seen, labels, -1).astype(np.int32))
     levels = tuple(scene_level(scene) if level == "scene" else None for scene in held)
     return Place(tuple(held), levels, tuple(BandTensors.from_sensors(scene.sensor) for scene in held))
+
+
+def seen_by(encoder: Any, place: Place, level: str) -> Place:
+    """The place with the bands that an encoder is built for (:func:`specfm.selected_scene.for_encoder`)."""
+    dates = [for_encoder(encoder, scene) for scene in place.dates]
+    as_it_is = all(seen is scene for seen, scene in zip(dates, place.dates, strict=True))
+    return place if as_it_is else make_place(dates, level)
 
 
 def make_samples(places: Sequence[Place], config: FinetuneConfig) -> tuple[Samples, list[Split]]:

@@ -29,7 +29,7 @@ from downstream.supervised.folder import load_task, save_task
 from downstream.supervised.trainer import unsettled
 from downstream.tasks import simple
 from downstream.tasks.config import FinetuneConfig, Mode
-from downstream.tasks.data import Place, content_digest, make_samples, open_places
+from downstream.tasks.data import Place, content_digest, make_samples, open_places, seen_by
 from downstream.tasks.evaluate import predict_samples
 from downstream.tasks.rows import task_rows
 from downstream.tasks.train import Finetuning, Member, TaskData, make_model, member_inputs
@@ -122,6 +122,7 @@ def prepare(config: FinetuneConfig) -> tuple[TaskData, AnyEncoder, str]:
     """
     places = open_places(config)
     source, name = load_source(config, places)
+    places = [seen_by(source, place, config.data.level) for place in places]
     unit = side_multiple(source)
     if config.data.tile % unit:
         near = max(unit, round(config.data.tile / unit) * unit)

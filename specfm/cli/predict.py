@@ -42,13 +42,15 @@ def predict(
     from specfm.cards.opening import open_scene
     from specfm.checkpoint import release_digest
     from specfm.errors import UsageError
+    from specfm.selected_scene import for_encoder
 
     loaded = load_task(model, device=device)
     if loaded.task == "change":
         raise UsageError(f"{model} holds a change model; give it two dates with: specfm change {model} BEFORE AFTER")
     cube = open_scene(scene, **reader)
     known = loaded.card.get("sensors") or []
-    if known and not {cube.sensor.name, as_taught(cube, loaded.card).sensor.digest} & set(known):
+    seen = as_taught(for_encoder(loaded.encoder, cube), loaded.card)
+    if known and not {cube.sensor.name, seen.sensor.digest} & set(known):
         typer.echo(
             f"notice: the model learnt from {', '.join(map(str, known))}; this scene is of another sensor", err=True
         )

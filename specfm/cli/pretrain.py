@@ -29,7 +29,10 @@ def pretrain(
     resume: options.Resume = False,
     dry_run: options.DryRun = False,
 ) -> Run:
-    """Pretrain an encoder with NT-Xent on shards of many sensors.
+    """Pretrain an encoder without labels on shards of many sensors.
+
+    It learns by the objectives that CONFIG gives, one or several: objective.nt_xent (where none is given), local,
+    vicreg, masked, latent, band_prediction, teacher.
 
     Writes OUT/config.yaml, metrics.jsonl, checkpoints/, loss.png and model/ (for specfm.load). Stop signals save a
     checkpoint and leave OUT/REQUEUE. Exit codes: 0 done or stopped in order, 1 failed, 2 usage, 3 no valid

@@ -20,6 +20,7 @@ from specfm.dense.tile_encoder import DenseEncoder, TileEncoder, cell_side, copi
 from specfm.dense.tile_reader import fitting_batch, patch_plan
 from specfm.rows import from_columns
 from specfm.scene import Scene
+from specfm.selected_scene import for_encoder
 from specfm.sensors import Sensor
 from specfm.tiles import blended_rows
 
@@ -132,6 +133,7 @@ def embed_scene(
 
 def _embed_spectra(encoder: DenseEncoder, scene: Scene) -> DenseFeatures:
     """Each spectrum as a window of one pixel: side by side they are no neighbours."""
+    scene = for_encoder(encoder, scene)
     height, width, channels = scene.shape
     out = np.empty((height, width, encoder.num_features), np.float32)
     step = max(1, SPECTRA_AT_ONCE // width)

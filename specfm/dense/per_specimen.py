@@ -26,6 +26,7 @@ from specfm.objects import pieces
 from specfm.progress import progress
 from specfm.rows import Rows
 from specfm.scene import Scene
+from specfm.selected_scene import for_encoder
 from specfm.specimens import Specimen, whole_view
 from specfm.tiles import blended_rows
 
@@ -202,7 +203,7 @@ def _by_views(encoder: DenseEncoder, specimens: Sequence[Specimen], side: int, b
     """Pooled features of whole views, [n, D]; each view has its own level, since it is all that is seen."""
     import torch
 
-    views = [whole_view(each, side) for each in specimens]
+    views = [for_encoder(encoder, whole_view(each, side)) for each in specimens]
     step = fitting_batch(batch_size, side, views[0].shape[2])
     found = []
     for start in range(0, len(views), step):

@@ -18,6 +18,7 @@ from torch import Tensor
 from specfm.dense.tile_reader import TileReader, fitting_batch, scene_level
 from specfm.errors import UsageError
 from specfm.scene import Scene
+from specfm.selected_scene import for_encoder
 from specfm.tiles import Tile
 
 EVEN_SPECTRA = 16  # pixels whose uniform tiles show what features say of places
@@ -74,6 +75,7 @@ class TileEncoder:
     def __init__(
         self, encoder: DenseEncoder, scene: Scene, level: str = "scene", even: bool = False, pixels: bool = False
     ) -> None:
+        scene = for_encoder(encoder, scene)
         self.encoder, self.scene, self.even, self.pixels = encoder.eval(), scene, even, pixels
         self.read = TileReader(scene, cell_side(encoder, pixels))
         self.level = scene_levels(scene, encoder, level)

@@ -6,8 +6,11 @@ import math
 import re
 
 import pytest
+from typer.testing import CliRunner
 
 from pretrain.config import PretrainConfig
+from pretrain.objectives.registry import OBJECTIVES
+from specfm.cli import app
 from specfm.config import _classes_in, load_config, to_yaml
 from specfm.errors import UsageError
 from specfm.models.registry import EMBEDDINGS, SIZES
@@ -22,7 +25,8 @@ def test_every_preset_is_valid_and_begins_with_its_command(path, tmp_path):
     assert config.model.size in SIZES and config.model.embedding in EMBEDDINGS
     first = path.read_text().splitlines()[0]
     assert re.match(r"# specfm (pretrain|multidomain) ", first)
-    assert "# Cost" in path.read_text()
+    head = path.read_text().partition("\nout:")[0]
+    assert "# Cost" in head and re.search(r"Should reach|Reached|Reaches", head)
     again = tmp_path / "resolved.yaml"
     again.write_text(to_yaml(config))
     assert load_config(again, PretrainConfig) == config
@@ -55,6 +59,12 @@ def test_what_others_call_a_key_leads_to_a_key_that_is_there():
                 kinds = _classes_in(model.model_fields[name].annotation)
                 inner = [each for each in kinds if hasattr(each, "model_fields")]
                 model = inner[0] if inner else model
+
+
+def test_help_names_every_objective():
+    told = CliRunner().invoke(app, ["pretrain", "--help"]).output
+    for name in OBJECTIVES:
+        assert re.search(rf"\b{name}\b", told), name
 
 
 def test_epochs_become_steps(tmp_path):

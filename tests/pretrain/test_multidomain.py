@@ -109,10 +109,21 @@ def test_a_real_scan_joins_pretraining(data_root: Path, tmp_path: Path, study) -
 
     out, _, _ = study
     seen = [read_scene(out / "objects" / "grapes_00.h5", name="grapes_00")]
-    said = multidomain._shard(seen, "corn_kernel", [tmp_path / "a", tmp_path / "b"], crop=24)
+    real = multidomain._real_scans("corn_kernel", 24)
+    said = multidomain._shard(seen, real, [tmp_path / "a", tmp_path / "b"], crop=24)
     (reader,) = ShardSet([tmp_path / "b"]).readers
     assert f"{len(reader)} of corn_kernel" in said and len(reader) > 10
     assert reader.domain == "lab" and tuple(reader.window) == (28, 28) and reader.shape[-1] == 580
+
+
+def test_a_real_scan_that_is_not_there_is_told_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPECFM_DATA", str(tmp_path / "nothing"))
+    told = CliRunner().invoke(app, ["multidomain", "--out", str(tmp_path / "out")])
+    said = " ".join(told.output.split())
+    assert told.exit_code == 1 and "lab_corn_kernel" in said and "give --real none" in said, said
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

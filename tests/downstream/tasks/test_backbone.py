@@ -16,7 +16,7 @@ from downstream.tasks.config import FinetuneConfig
 from downstream.tasks.data import Crops, label_rasters, make_samples, open_places
 from downstream.tasks.finetune import finetune
 from specfm.cli import app
-from specfm.config import read_yaml
+from specfm.config import load_config, read_yaml
 from specfm.engine.faults import FaultError
 from specfm.engine.record import read_metrics
 from specfm.errors import SpecfmError, UsageError
@@ -46,6 +46,16 @@ def trained(tmp_path_factory, field) -> Path:
     out = tmp_path_factory.mktemp("trained") / "run"
     curriculum = {"stages": STAGES, "reducer": "pca", "repeats": 1}
     return finetune(settings(out, field, curriculum=curriculum, controls=["frozen"]))
+
+
+def test_the_curriculum_of_the_shipped_configuration_runs(field, tmp_path) -> None:
+    words = [f"data.card={field}", f"out={tmp_path / 'run'}", "steps=4", "data.batch=8", "optim.warmup_steps=1"]
+    shipped = load_config("downstream/curriculum_salinas_a.yaml", FinetuneConfig, words)
+    out = finetune(shipped)
+    assert {"timm:resnet18 from-scratch", "majority class"} <= {
+        row["method"] for row in read_rows(out / "results.jsonl")
+    }
+    assert load_task(out).encoder.mix_KC is None, "the last stage sees all bands"
 
 
 def test_mixtures_are_fitted_to_the_training_tiles(field, tmp_path) -> None:

@@ -167,8 +167,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     about = {"left_out": domain, "seed": seed, "arm": arm, "fit": fit, "steps": given.steps}
                     keep(about | {"values": judge(encoder, wanted, given.splits, fit=fit)})
     if not any(row["arm"] == "baselines" for row in rows()):
-        keep({"left_out": "", "arm": "baselines", "seed": 0, "fit": False} | {
-            "values": judge(specfm.load("real_nano"), names, given.splits, ("baselines",), baselines=True, fit=True)})  # fmt: skip
+        found = judge(specfm.load("real_nano"), names, given.splits, ("baselines",), baselines=True, fit=True)
+        keep({"left_out": "", "arm": "baselines", "seed": 0, "fit": False, "values": found})
     print(table(rows()))
     return 0
 

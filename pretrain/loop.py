@@ -9,9 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from pretrain import setup
 from pretrain.config import PretrainConfig
 from pretrain.curriculum import BatchCurriculum
@@ -25,8 +22,8 @@ from pretrain.release.library import collect_library
 from pretrain.state import restore, training_state, training_tensors
 from pretrain.stems import share_stems
 from pretrain.step import PretrainStep, StepResult
-from pretrain.windows import refuse_small_windows
-from specfm.batch import Batch
+from pretrain.views.plain import pooled
+from pretrain.windows import refuse_windows
 from specfm.engine import distributed, faults
 from specfm.engine.checkpointing import read_tensors
 from specfm.engine.distributed import World
@@ -110,7 +107,7 @@ class Pretraining(Task):
             device=world.device,
         )
         self.modules, self.objectives = setup.make_modules(config, self.shards)
-        refuse_small_windows(config, self.shards, self.objectives, self.encoder.patch_size)
+        refuse_windows(config, self.shards, self.objectives, self.encoder)
         self.modules.to(world.device)
         world.broadcast_module(self.modules)
         self.optimizer = setup.make_optimizer(config, self.modules, world.device)
@@ -185,14 +182,9 @@ class Pretraining(Task):
     def compute(self, number: int, batch: Pairs) -> StepResult:
         result = self.step(number - 1, batch)
         if result.pooled_BD is None and self._watches(number):  # no objective asked for the features of whole views
-            result = replace(result, pooled_BD=self._pooled(batch.first))
+            limit = self.config.optim.micro_batch
+            result = replace(result, pooled_BD=pooled(self.encoder, batch.first, limit))
         return result
-
-    @torch.no_grad()
-    def _pooled(self, batch: Batch) -> Tensor:
-        limit = self.config.optim.micro_batch or len(batch)
-        parts = [batch.select(start, min(start + limit, len(batch))) for start in range(0, len(batch), limit)]
-        return torch.cat([self.encoder(part).pooled_BD for part in parts])
 
     def _watches(self, number: int) -> bool:
         """Whether figures of collapse are due."""

@@ -18,6 +18,7 @@ from downstream.protocols.ridge import left_out_classes
 from pretrain.config import MonitorConfig
 from pretrain.rng import permute
 from pretrain.stems import StemRouter
+from pretrain.views.plain import pooled
 from specfm.batch import BandTensors, Batch, BatchPart
 from specfm.models.encoder import Encoder
 from specfm.shards import ShardSet
@@ -129,7 +130,7 @@ class Monitor:
             fields = {key: torch.from_numpy(value) for key, value in self.shards.describe(shard, some).items()}
             part = BatchPart(x_BHWC=x_BHWC, bands=bands, mask_BHW=mask_BHW, **fields)
             batch = Batch((part,)) if self.route is None else self.route(Batch((part,)))
-            chunks.append(encoder(batch.to(encoder.device)).pooled_BD.float())
+            chunks.append(pooled(encoder, batch.to(encoder.device)).float())
         return torch.cat(chunks)
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pretrain.pairs.nearest import chunks, noise_pairs, spread
+from pretrain.views.plain import middle
 from specfm.batch import BandTensors, Batch, BatchPart
 from specfm.dense.fit_tokens import add_lattices, empty_moments, lattices, stems_of, whitened
 from specfm.errors import SpecfmError, UsageError
@@ -122,12 +123,12 @@ def scene_moments(encoder: Encoder, reader: ShardReader, scene: int, recipe: Whi
     Where they are not, from windows of the scene whose places differ by the shift, or by as little more as any do.
     """
     moments, patch = empty_moments(encoder), encoder.patch_size
-    cells = [-(-side // patch) for side in reader.window]
+    cells = [-(-(encoder.fixed_side or side) // patch) for side in reader.window]
     ids = np.flatnonzero((reader.scene_id_N == scene) & (reader.valid_N > 0))
     ids = ids[spread(len(ids), max(1, PATCHES // (cells[0] * cells[1])))]
     bands, step = BandTensors.from_sensors(reader.sensor), recipe.step(patch)
     with encoder.plain():
-        for x_BHWC, mask_BHW in _read(reader, ids):
+        for x_BHWC, mask_BHW in _read(encoder, reader, ids):
             add_lattices(moments, lattices(encoder, x_BHWC, bands, mask_BHW), step)
         if max(cells) <= step:
             sides = noise_pairs(reader, max(recipe.shift, patch), "set whiten.per=run")
@@ -140,7 +141,7 @@ def _add_pairs(
     encoder: Encoder, moments: Sequence[Moments], reader: ShardReader, sides: NDArray[np.int64], bands: BandTensors
 ) -> None:
     """Differences of the tokens at one place of two windows."""
-    for first, second in zip(_read(reader, sides[:, 0]), _read(reader, sides[:, 1]), strict=True):
+    for first, second in zip(*(_read(encoder, reader, ids) for ids in sides.T), strict=True):
         seen = [_tokens(encoder, x_BHWC, bands, mask_BHW) for x_BHWC, mask_BHW in (first, second)]
         for kind, ((one_BND, one_BN), (two_BND, two_BN)) in enumerate(zip(*seen, strict=True)):
             both_BN = one_BN & two_BN
@@ -158,10 +159,10 @@ def _tokens(encoder: Encoder, x_BHWC: Tensor, bands: BandTensors, mask_BHW: Tens
     return found
 
 
-def _read(reader: ShardReader, ids: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:
+def _read(encoder: Encoder, reader: ShardReader, ids: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:
     for some in chunks(ids, WINDOWS):
-        x_BHWC, mask_BHW = reader.read(reader.resolve(some))
-        yield torch.from_numpy(x_BHWC), torch.from_numpy(mask_BHW)
+        x_BHWC, mask_BHW = (torch.from_numpy(each) for each in reader.read(reader.resolve(some)))
+        yield middle(x_BHWC, encoder.fixed_side), middle(mask_BHW, encoder.fixed_side)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a view shows of a window at least, in every stage of a run, and who needs more of it.
+"""What views show of a window in every stage of a run, and who needs more of it, or another size.
 
 Crops of views and of a curriculum lie anywhere in a window, so what is measured or compared at one place of it must be
 in all of them.
@@ -13,37 +13,68 @@ from pretrain.config import PretrainConfig
 from pretrain.objectives.base import Objective
 from specfm.engine.curriculum import side_of
 from specfm.errors import UsageError
+from specfm.models.backbone import AnyEncoder
+from specfm.models.one_size import fixed_side
 from specfm.shards import ShardSet
+from specfm.simulate.pairs import WIDEST
 
 log = logging.getLogger(__name__)
+Sides = tuple[int, int]
+SIMULATED = "data.simulated.window"
 
 
-def refuse_small_windows(
-    config: PretrainConfig, shards: ShardSet, objectives: dict[str, Objective], patch_size: int
+def refuse_windows(
+    config: PretrainConfig, shards: ShardSet, objectives: dict[str, Objective], encoder: AnyEncoder
 ) -> None:
-    """Refuse views of one patch where patches are compared, and views without the patch that pairs were found by.
+    """Refuse views of a size that the encoder does not read, of one patch where patches are compared, and without the
+    patch that pairs were found by.
 
     Raises:
         UsageError: there are such.
     """
     _say_large_crop(config, shards)
+    patch_size = encoder.patch_size
+    shown = list(_shown(config, shards, patch_size))
     needy = next((name for name, each in objectives.items() if each.compares_patches), None)
-    for where, least in _shown(config, shards, patch_size):
-        if needy is not None and all(side <= patch_size for side in least):
+    for where, window, views in shown:
+        _refuse_other_sizes(config, where, window, views, encoder)
+        if needy is not None and any(max(view) <= patch_size for view in views):
             raise UsageError(
                 f"{where}: its views are one patch of {patch_size} pixels, and objective.{needy} needs several; set a "
                 "smaller model.patch_size, a larger views.crop or curriculum.start_size, or cut wider windows"
             )
     if config.pairs.kind != "nearest_elsewhere":
         return
-    for reader, (where, least) in zip(shards.readers, _shown(config, shards, patch_size), strict=False):
-        needed = [_around_middle(side, config.model.patch_size) for side in reader.window]
+    for reader, (where, window, views) in zip(shards.readers, shown, strict=False):
+        least, needed = min(views), [_around_middle(side, config.model.patch_size) for side in window]
         if any(side < need for side, need in zip(least, needed, strict=True)):
             raise UsageError(
                 f"{where}: pairs.kind=nearest_elsewhere compares the middle patch of windows, which crops of "
                 f"{'x'.join(map(str, least))} of {'x'.join(map(str, reader.window))} pixels may not show; set "
                 f"views.crop and stages of a curriculum to at least {max(needed)} pixels, or leave them out"
             )
+
+
+def _refuse_other_sizes(
+    config: PretrainConfig, where: str, window: Sides, views: list[Sides], encoder: AnyEncoder
+) -> None:
+    """Of an encoder that reads windows of one size every view, in every stage, has that."""
+    only, patch = fixed_side(encoder), encoder.patch_size
+    odd = [view for view in views if {-(-side // patch) * patch for side in view} != {only}]
+    if only is None or not odd:
+        return
+    if min(window) < only and where == SIMULATED:
+        remedy = f"set {where}={only}" if only <= WIDEST else f"leave data.simulated out, whose windows reach {WIDEST}"
+    elif min(window) < only:
+        remedy = f"cut wider windows (specfm shard --window {only}), or set a smaller model.options.image_size"
+    elif config.views.crop != only:
+        remedy = f"set views.crop={only}"
+    else:
+        remedy = "set curriculum.start_size=1, or larger sizes of its stages"
+    raise UsageError(
+        f"{where}: views are {'x'.join(map(str, odd[0]))} pixels, and the encoder reads {only}x{only} alone "
+        f"(model.options.image_size); {remedy}"
+    )
 
 
 def _say_large_crop(config: PretrainConfig, shards: ShardSet) -> None:
@@ -59,17 +90,20 @@ def _say_large_crop(config: PretrainConfig, shards: ShardSet) -> None:
         )
 
 
-def _shown(config: PretrainConfig, shards: ShardSet, patch_size: int) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Of every shard, then of simulated windows: where they are from, and the sides of the smallest view of them."""
-    stages = [1.0] if config.curriculum is None else [stage.size for stage in config.curriculum.listed()]
+def _shown(config: PretrainConfig, shards: ShardSet, patch_size: int) -> Iterator[tuple[str, Sides, list[Sides]]]:
+    """Of every shard, then of simulated windows: where they are from, their sides, those of views stage by stage."""
+    stages = [] if config.curriculum is None else [stage.size for stage in config.curriculum.listed()]
 
-    def least(side: int) -> int:
-        return min(config.views.crop or side, *(side_of(size, side, patch_size) for size in stages))
+    def views(window: Sides) -> list[Sides]:
+        crop, (height, width) = config.views.crop or max(window), window
+        cut = [(side_of(size, height, patch_size), side_of(size, width, patch_size)) for size in stages] or [window]
+        return [(min(crop, height), min(crop, width)) for height, width in cut]
 
     for reader in shards.readers:
-        yield str(reader.path), (least(reader.window[0]), least(reader.window[1]))
+        yield str(reader.path), reader.window, views(reader.window)
     if (simulated := config.data.simulated) is not None:
-        yield "data.simulated.window", (least(simulated.window), least(simulated.window))
+        side = simulated.window
+        yield SIMULATED, (side, side), views((side, side))
 
 
 def _around_middle(side: int, patch_size: int) -> int:

@@ -37,6 +37,8 @@ from specfm.files import (
     sha256_file,
 )
 from specfm.locks import RunLock
+from specfm.models.backbone import side_multiple
+from specfm.models.one_size import fixed_side
 from specfm.progress import progress
 
 
@@ -51,7 +53,8 @@ class _Entry:
     library: str
     fit: str
     window: int
-    patch: int
+    patch_size: int
+    fixed_side: int | None
 
 
 def run_benchmark(
@@ -129,15 +132,15 @@ def _entries(suite: SuiteConfig, checkpoints: Sequence[str], device: str) -> lis
         if name in (entry.name for entry in found):
             raise UsageError(f"{text}: another encoder is called {name!r} too; tell them apart: NAME={path or text}")
         window = suite.window or default_window(encoder)
-        patch = int(encoder.patch_size)
-        check_window(patch, window)
+        check_window(encoder, window)
         weights, architecture = state_digest(encoder), architecture_digest(encoder)
         held = getattr(encoder, "library", None)
         library = "-" if held is None else held.digest
         if suite.align and held is None:
             raise UsageError(f"{text} comes without a library of spectra, so it cannot be aligned; leave align out")
         fit = digest_json(fit_facts(encoder))
-        found.append(_Entry(path if sign else text, name, weights, architecture, library, fit, window, patch))
+        reads = side_multiple(encoder), fixed_side(encoder)
+        found.append(_Entry(path if sign else text, name, weights, architecture, library, fit, window, *reads))
     if len({entry.window for entry in found}) > 1:
         sides = ", ".join(f"{entry.name} {entry.window}" for entry in found)
         raise UsageError(f"the encoders were pretrained with different windows ({sides} px); give the suite a window")
@@ -153,8 +156,8 @@ def plan_cells(
     for dataset in suite.datasets:
         scenes = open_dataset(dataset)  # what cannot be opened is known before any work
         window = asked_window(scenes, dataset.window) or entries[0].window
-        for patch in {entry.patch for entry in entries}:
-            check_window(patch, window)
+        for entry in entries:
+            check_window(entry, window)
         options = probe_options(suite, dataset, window)
         options.check()
         protocols, frozen = options.protocols, options.frozen

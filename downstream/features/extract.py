@@ -20,6 +20,7 @@ from downstream.splits.samples import Samples, collect_samples
 from specfm.dense.tile_reader import fitting_batch
 from specfm.errors import SpecfmError, UsageError
 from specfm.models.backbone import side_multiple
+from specfm.models.one_size import refuse_other_side
 from specfm.progress import progress
 from specfm.selected_scene import for_encoder
 from specfm.window import read_window
@@ -106,8 +107,14 @@ def iterate_windows(
                 yield WindowBatch(ids, scene, x_BHWC, mask_BHW)
 
 
-def check_window(patch: int, window: int) -> None:
-    """Refuse a window that the encoder's patches do not divide; one pixel (point spectra) is a patch padded."""
+def check_window(encoder: Any, window: int) -> None:
+    """Refuse a window that the encoder's patches do not divide; one pixel (point spectra) is a patch padded.
+
+    Raises:
+        UsageError: that, or another one than the only one that the encoder reads.
+    """
+    refuse_other_side(encoder, window, "window")
+    patch = side_multiple(encoder)
     if window > 1 and window % patch:
         near = max(patch, round(window / patch) * patch)
         raise UsageError(f"window {window} is not a multiple of the encoder's patch of {patch} pixels; try {near}")
@@ -152,7 +159,7 @@ def extract(
     samples = collect_samples(scene_list, window) if samples is None else samples
     if window > samples.window:
         raise UsageError(f"window {window} is larger than the {samples.window} pixels that the split guards")
-    check_window(side_multiple(encoder), window)
+    check_window(encoder, window)
     scene_list = [for_encoder(encoder, scene) for scene in scene_list]
     if layers:
         layers = chosen_layers(encoder, layers)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from downstream.features.standardise import Standardiser
 from downstream.maps.paint import fitting_sample, paint, unit_rows
-from specfm.dense.tile_encoder import TileEncoder
-from specfm.dense.tile_reader import fitting_batch, patch_plan
+from specfm.dense.tile_encoder import TileEncoder, encoder_plan
+from specfm.dense.tile_reader import fitting_batch
 from specfm.grids import Grid, require_one_grid
 from specfm.models.backbone import AnyEncoder
 from specfm.objects import otsu
@@ -109,7 +109,7 @@ def distance_to_file(
     """
     require_one_grid(Grid.of(before), Grid.of(after))
     p = encoder.patch_size
-    plan = patch_plan(before, p, window, stride)
+    plan = encoder_plan(encoder, before, window, stride)
     batch_size = fitting_batch(batch_size, plan.side * p, before.shape[2] + after.shape[2])
     shape_HW = before.shape[:2]
     told: dict[str, Any] = {

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from downstream.features.standardise import Standardiser
 from downstream.maps.paint import fitting_sample, paint
-from specfm.dense.tile_encoder import TileEncoder, cell_side, copies
-from specfm.dense.tile_reader import fitting_batch, patch_plan
+from specfm.dense.tile_encoder import TileEncoder, cell_side, copies, encoder_plan
+from specfm.dense.tile_reader import fitting_batch
 from specfm.errors import UsageError
 from specfm.models.backbone import AnyEncoder
 from specfm.progress import progress
@@ -136,7 +136,7 @@ def cluster_to_file(
         SpecfmError: fewer patches with data than classes.
     """
     p = cell_side(encoder, pixels)
-    plan = patch_plan(scene, encoder.patch_size, window, stride, cell=p)
+    plan = encoder_plan(encoder, scene, window, stride, pixels)
     batch_size = fitting_batch(batch_size, plan.side * p, scene.shape[2] * copies(encoder, pixels))
     legend = Legend.of([f"cluster {i + 1}" for i in range(classes)])
     told = {

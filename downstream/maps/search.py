@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from downstream.features.standardise import Standardiser
 from downstream.maps.paint import fitting_sample, paint, unit_rows
-from specfm.dense.tile_encoder import TileEncoder, cell_side, copies
-from specfm.dense.tile_reader import fitting_batch, patch_plan
+from specfm.dense.tile_encoder import TileEncoder, cell_side, copies, encoder_plan
+from specfm.dense.tile_reader import fitting_batch
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import atomic_write_bytes, refuse_existing
 from specfm.models.backbone import AnyEncoder
@@ -112,7 +112,7 @@ def search_to_file(
         SpecfmError: an example in a patch without data.
     """
     p = cell_side(encoder, pixels)
-    plan = patch_plan(scene, encoder.patch_size, window, stride, cell=p)
+    plan = encoder_plan(encoder, scene, window, stride, pixels)
     batch_size = fitting_batch(batch_size, plan.side * p, scene.shape[2] * copies(encoder, pixels))
     apart = -(-apart // p) or max(plan.side // 2, 1)
     height, width = scene.shape[:2]

@@ -13,7 +13,6 @@ from downstream.features.pooling import chosen_layers
 from downstream.probe.options import ProbeOptions
 from downstream.protocols.options import TrainOptions
 from downstream.splits.samples import Samples
-from specfm.models.backbone import side_multiple
 from specfm.progress import expect, words_of
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def refuse_early(encoder: Any, window: int, options: ProbeOptions, bank: Bank | 
         SpecfmError: features cannot be kept where they are to be.
     """
     if options.frozen:
-        check_window(side_multiple(encoder), window)
+        check_window(encoder, window)
         if options.layers:
             chosen_layers(encoder, options.layers)
         if bank is not None:

@@ -42,6 +42,7 @@ from specfm.dense.align import aligned, wants_alignment
 from specfm.digests import digest_json
 from specfm.errors import UsageError
 from specfm.models.backbone import side_multiple
+from specfm.models.one_size import fixed_side
 from specfm.pretreatment import otherwise_taught, pretreat
 from specfm.rows import Rows
 from specfm.selected_scene import select_scenes
@@ -78,7 +79,10 @@ class ProbeResult(Rows):
 
 
 def default_window(encoder: Any) -> int:
-    """The window pretraining used (from the model card), else the smallest multiple of the patch from 9 pixels."""
+    """The only window that the encoder reads, else that of its pretraining (from the model card), else the smallest
+    multiple of the patch from 9 pixels."""
+    if (only := fixed_side(encoder)) is not None:
+        return only
     window = pretraining_record(getattr(encoder, "card", None)).get("window")
     if isinstance(window, (list, tuple)):
         window = window[0] if window else None

@@ -24,6 +24,7 @@ from specfm.errors import SpecfmError, UsageError
 from specfm.models.backbone import AnyEncoder, Backbone, side_multiple
 from specfm.models.encoder import Bands
 from specfm.models.features import Features
+from specfm.models.one_size import refuse_other_side
 from specfm.models.pixels import Asked
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ class TaskModel(nn.Module):
         unit = side_multiple(encoder)
         if (tile < unit or tile % unit) and not (windows and tile == 1):
             raise UsageError(f"tile {tile} is not a multiple of the encoder's patch of {unit} pixels")
+        refuse_other_side(encoder, tile, "tile")
         if level not in ("scene", "sample"):
             raise UsageError(f"unknown level {level!r}; choose scene or sample")
         if windows and (head.kind not in ON_WINDOWS or len(head.layers) != 1):

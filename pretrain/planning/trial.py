@@ -26,7 +26,7 @@ from pretrain.loader import Loader
 from pretrain.pairs.pairing import PairedSampler, Pairs, joined
 from pretrain.stems import share_stems
 from pretrain.step import PretrainStep, StepResult
-from pretrain.windows import refuse_small_windows
+from pretrain.windows import refuse_windows
 from specfm.batch import Batch
 from specfm.engine.distributed import World
 
@@ -97,7 +97,7 @@ class Trial:
         # nothing is read ahead, so that reading and computing are timed apart
         self.loader = Loader(self.shards, self._paired, 0, processes, config.data.threads, 0, device)
         self.modules, self.objectives = setup.make_modules(config, self.shards)
-        refuse_small_windows(config, self.shards, self.objectives, self.encoder.patch_size)
+        refuse_windows(config, self.shards, self.objectives, self.encoder)
         self.modules.to(device)
         self.optimizer = setup.make_optimizer(config, self.modules, device)
         setup.normalise(config, self.shards, self.sampler, self.modules)

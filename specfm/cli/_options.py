@@ -70,7 +70,7 @@ SceneName = Annotated[
     str, typer.Argument(help="ENVI, GeoTIFF, MATLAB, HDF5 or .npy file; CARD or CARD:SCENE."), OR_SCENE
 ]
 MapOut = Annotated[Path, typer.Option("--out", help="FILE.tif, FILE.hdr (ENVI Classification) or FILE.npy.")]
-Window = Annotated[int, typer.Option(min=0, help="Side of a tile, pixels; 0 = 8 patches.")]
+Window = Annotated[int, typer.Option(min=0, help="Side of a tile, pixels; 0 = 8 patches, or the only size it reads.")]
 Stride = Annotated[int, typer.Option(min=0, help="Step between tiles, pixels; 0 = half a window.")]
 Level = Annotated[str, typer.Option(help="Brightness level divided out: scene (no seams) or sample.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Tiles per forward call.")]

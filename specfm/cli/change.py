@@ -35,7 +35,9 @@ def change(
         float | None, typer.Option(help="Changed above this.", show_default="the model's; Otsu's for an encoder")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Encoder: of the sample that the distance is fitted on.")] = 0,
-    window: Annotated[int, typer.Option(help="Encoder: side of a tile, pixels; 0 = 8 patches.")] = 0,
+    window: Annotated[
+        int, typer.Option(help="Encoder: side of a tile, pixels; 0 = 8 patches, or the only size it reads.")
+    ] = 0,
     stride: Annotated[
         int, typer.Option(help="Step between tiles, pixels; larger is faster. 0 = a quarter of a tile (encoder: half).")
     ] = 0,

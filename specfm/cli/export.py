@@ -69,7 +69,11 @@ def export(
     ] = None,
     content_free_steps: Annotated[int, typer.Option(min=1, help="With --content-free: steps of learning.")] = 300,
     tile: Annotated[
-        int, typer.Option(min=0, help="Encoder: side of its input, pixels; 0 = 8 patches. A model keeps its own.")
+        int,
+        typer.Option(
+            min=0,
+            help="Encoder: side of its input, pixels; 0 = 8 patches, or the only size it reads. A model keeps its own.",
+        ),
     ] = 0,
     level: Annotated[
         str | None,
@@ -179,6 +183,7 @@ def _encoder(
     from specfm.dense.tile_reader import WINDOW_PATCHES
     from specfm.deploy.encoder import OUTPUTS, encoder_facts, encoder_graph
     from specfm.errors import UsageError
+    from specfm.models.one_size import fixed_side, refuse_other_side
 
     if sensor_after is not None:
         raise UsageError(f"--sensor-after is for change models, and {model} is an encoder; leave it out")
@@ -187,9 +192,10 @@ def _encoder(
         raise UsageError(f"--level is {level!r}; give scene or sample")
     encoder = load(model)
     patch = encoder.patch_size
-    tile = tile or WINDOW_PATCHES * patch
+    tile = tile or fixed_side(encoder) or WINDOW_PATCHES * patch
     if tile % patch:
         raise UsageError(f"--tile {tile} is not a multiple of the encoder's patch of {patch} pixels")
+    refuse_other_side(encoder, tile, "--tile")
     level = "none" if encoder.level == "none" else level
     seen = _sensor(sensor, encoder, model)
     encoder, cost = _student(encoder, model, taught, seen, tile, level, {})

@@ -31,7 +31,7 @@ def can_align(encoder: Any, sensors: Sequence[Sensor]) -> bool:
     from specfm.models.alignment import Alignment
 
     library = getattr(encoder, "library", None)
-    if library is None or getattr(encoder, "pixel", False):
+    if library is None or getattr(encoder, "pixel", False) or getattr(encoder, "fixed_side", None) is not None:
         return False
     alignment = Alignment(library)
     return all(alignment.covers(BandTensors.from_sensors(each))[0] for each in sensors)
@@ -82,9 +82,13 @@ def aligned(
                 )
             if wanted and getattr(encoder, "pixel", False):
                 raise UsageError("an encoder with pixel tokens cannot be aligned; leave --align out")
+            one_size = getattr(encoder, "fixed_side", None) is not None
+            if wanted and one_size:
+                raise UsageError("an encoder that reads windows of one size cannot be aligned; leave --align out")
             if wanted:
                 raise UsageError("the encoder's library of spectra does not cover all sensors here; leave --align out")
-            log.warning("features are not aligned: the encoder's library of spectra does not cover all sensors")
+            why = "the encoder reads windows of one size" if one_size else "its library does not cover all sensors"
+            log.warning("features are not aligned: %s", why)
             on = before is not None and encoder.aligned  # a trunk made for aligned tokens keeps those that there are
         compared = together and (bool(others) or wants_alignment(scenes, None))
         sensors = [*(scene.sensor for scene in scenes), *others] if compared else []

@@ -41,6 +41,9 @@ class FitEncoder(Protocol):
     training: bool
 
     @property
+    def fixed_side(self) -> int | None: ...
+
+    @property
     def aligned_to(self) -> list[Sensor] | None: ...
 
     @property
@@ -131,6 +134,8 @@ def add_lattices(moments: Sequence[Moments], found: Sequence[Lattice], step: int
 
 def window_side(encoder: FitEncoder, recipe: WhitenRecipe) -> int:
     """Side of the windows that are read, pixels: as pretrained, and wide enough to hold two patches to compare."""
+    if encoder.fixed_side is not None:
+        return encoder.fixed_side
     patch = encoder.patch_size
     window = encoder.card.get("window") or 0
     known = (max(window) if isinstance(window, list | tuple) else int(window)) // patch

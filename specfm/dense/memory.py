@@ -16,8 +16,9 @@ from torch import Tensor
 from specfm.bands import BandGrid
 from specfm.brief import brief
 from specfm.dense.given import as_scene
-from specfm.dense.tile_encoder import DenseEncoder, TileEncoder, cell_side, copies
-from specfm.dense.tile_reader import fitting_batch, patch_plan
+from specfm.dense.tile_encoder import DenseEncoder, TileEncoder, cell_side, copies, encoder_plan
+from specfm.dense.tile_reader import fitting_batch
+from specfm.models.one_size import refuse_other_side
 from specfm.rows import from_columns
 from specfm.scene import Scene
 from specfm.selected_scene import for_encoder
@@ -98,7 +99,7 @@ def embed_scene(
             else says its bands itself (:func:`specfm.dense.given.as_scene`). Of a list of spectra (N, C), also as a
             DataFrame with a row for each, every one is seen by itself, and features are (N, 1, D).
         sensor: of an array; a Scene has its own.
-        tile: side of a tile, pixels (default 8 patches).
+        tile: side of a tile, pixels (default 8 patches, or the only size that the encoder reads).
         stride: step between tiles, pixels (default half a tile).
         level: ``scene`` divides by one level for the whole scene (no seams), ``sample`` by each tile's own.
         batch_size: tiles encoded at once.
@@ -112,7 +113,7 @@ def embed_scene(
     if not scene.neighbours and tile != 1:  # which the road below takes one by one too, by the level of all
         return _embed_spectra(encoder, scene)
     p = cell_side(encoder, pixels)
-    plan = patch_plan(scene, encoder.patch_size, tile, stride, called="tile", cell=p)
+    plan = encoder_plan(encoder, scene, tile, stride, pixels, "tile")
     out = np.empty((*plan.shape, encoder.num_features), np.float32)
     was_training = encoder.training
     encode = TileEncoder(encoder, scene, level, pixels=pixels)
@@ -134,6 +135,7 @@ def embed_scene(
 def _embed_spectra(encoder: DenseEncoder, scene: Scene) -> DenseFeatures:
     """Each spectrum as a window of one pixel: side by side they are no neighbours."""
     scene = for_encoder(encoder, scene)
+    refuse_other_side(encoder, 1, "window")
     height, width, channels = scene.shape
     out = np.empty((height, width, encoder.num_features), np.float32)
     step = max(1, SPECTRA_AT_ONCE // width)

@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specfm.brief import brief
-from specfm.dense.tile_encoder import DenseEncoder, TileEncoder
-from specfm.dense.tile_reader import fitting_batch, patch_plan
+from specfm.dense.tile_encoder import DenseEncoder, TileEncoder, encoder_plan
+from specfm.dense.tile_reader import fitting_batch
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import atomic_write_bytes, atomic_write_text, refuse_existing
 from specfm.models.backbone import side_multiple
+from specfm.models.one_size import refuse_other_side
 from specfm.objects import pieces
 from specfm.progress import progress
 from specfm.rows import Rows
@@ -123,6 +124,8 @@ def embed_specimens(
     if whole is not None and (whole < multiple or whole % multiple):
         near = max(multiple, round(whole / multiple) * multiple)
         raise UsageError(f"a view of {whole} pixels is not a multiple of the encoder's patch of {multiple}; try {near}")
+    if whole is not None:
+        refuse_other_side(encoder, whole, "whole")
     vectors_ND = np.empty((len(specimens), int(encoder.num_features)), np.float32)
     with progress("embed specimens", len(specimens)) as advance:
         for first, last in _runs(specimens):
@@ -173,7 +176,7 @@ def _by_pixels(
 ) -> NDArray[np.float64]:
     """Means of the dense features of one scene over the pixels of each of its specimens, [n, D]."""
     scene, p = specimens[0].scene, encoder.patch_size
-    plan = patch_plan(scene, p, window, stride)
+    plan = encoder_plan(encoder, scene, window, stride)
     shares = [_pixels_of_patches(each, scene, p, plan.shape) for each in specimens]
     sums_nD, counts_n = np.zeros((len(specimens), int(encoder.num_features))), np.zeros(len(specimens))
     encode = TileEncoder(encoder, scene, level)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specfm.dense.tile_encoder import DenseEncoder, TileEncoder, cell_side, copies
-from specfm.dense.tile_reader import fitting_batch, patch_plan
+from specfm.dense.tile_encoder import DenseEncoder, TileEncoder, cell_side, copies, encoder_plan
+from specfm.dense.tile_reader import fitting_batch
 from specfm.errors import UsageError
 from specfm.progress import progress
 from specfm.rasters.writers import open_raster, refuse_shared_name, scaled_geo
@@ -49,7 +49,8 @@ def embed_to_file(
         scene: the scene; read tile by tile.
         out: ``.npy`` (with a ``.json`` of coordinates beside), ``.hdr`` (ENVI) or ``.tif``. Patches without a valid
             pixel are NaN.
-        window: side of the tile that the encoder sees, pixels (default 8 patches), a multiple of the patch.
+        window: side of the tile that the encoder sees, pixels, a multiple of the patch (default 8 patches, or the only
+            size that the encoder reads).
         stride: step between tiles, pixels (default half a window), a multiple of the patch.
         level: "scene" divides by one level for the whole scene, "sample" by each tile's own.
         batch_size: tiles per forward call.
@@ -71,7 +72,7 @@ def embed_to_file(
     from specfm.rasters.false_colour import FalseColour, FalseColourFiles
 
     p = cell_side(encoder, pixels)
-    plan = patch_plan(scene, encoder.patch_size, window, stride, cell=p)
+    plan = encoder_plan(encoder, scene, window, stride, pixels)
     height, width, depth = *plan.shape, int(encoder.num_features)
     written: dict[str, Any] = {
         **(facts or {}),

@@ -15,17 +15,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from specfm.dense.tile_reader import TileReader, fitting_batch, scene_level
+from specfm.dense.tile_reader import TileReader, fitting_batch, patch_plan, scene_level
 from specfm.errors import UsageError
+from specfm.models.one_size import fixed_side, refuse_other_side
 from specfm.scene import Scene
 from specfm.selected_scene import for_encoder
-from specfm.tiles import Tile
+from specfm.tiles import Tile, TilePlan
 
 EVEN_SPECTRA = 16  # pixels whose uniform tiles show what features say of places
 
 
 class DenseEncoder(Protocol):
-    """What dense features need of an encoder: features of a batch of tiles, and the sizes that say what these are."""
+    """What dense features need of an encoder: features of a batch of tiles, and the sizes that say what these are.
+
+    One that reads tiles of one size alone has it as ``fixed_side`` too.
+    """
 
     patch_size: int
     num_features: int
@@ -119,16 +123,44 @@ class TileEncoder:
         if self.level is not None:
             level_B = torch.full((len(cubes),), self.level, device=self.encoder.device)
         asked = {"pixels": "all"} if self.pixels else {}
+        rows, cols = (-(-side // self.read.patch) for side in masks.shape[1:])
+        # of a scene smaller than the only tile that the encoder reads, what lies beyond its edge is not valid
+        short = [(0, max(0, (fixed_side(self.encoder) or 0) - side)) for side in masks.shape[1:]]
+        if any(more for _, more in short):
+            cubes, masks = np.pad(cubes, [(0, 0), *short, (0, 0)]), np.pad(masks, [(0, 0), *short])
         with torch.inference_mode():
             found = self.encoder(
                 torch.from_numpy(cubes), self.scene.sensor, torch.from_numpy(masks), level_B=level_B, **asked
             )
         if self.pixels:
             pixels = found.pixel_BQD.float().cpu().numpy().reshape(*cubes.shape[:3], -1)
-            return pixels, found.pixel_mask_BQ.cpu().numpy().reshape(cubes.shape[:3])
+            return pixels[:, :rows, :cols], found.pixel_mask_BQ.cpu().numpy().reshape(cubes.shape[:3])[:, :rows, :cols]
         grid = (len(cubes), *found.grid_hw[0])
         tokens = found.tokens_BND.float().cpu().numpy().reshape(*grid, -1)
-        return tokens, found.token_mask_BN.cpu().numpy().reshape(grid)
+        return tokens[:, :rows, :cols], found.token_mask_BN.cpu().numpy().reshape(grid)[:, :rows, :cols]
+
+
+def encoder_plan(
+    encoder: DenseEncoder, scene: Scene, window: int = 0, stride: int = 0, pixels: bool = False, called: str = "window"
+) -> TilePlan:
+    """Tiles of a scene for an encoder, by default of the only size that it reads, or of 8 patches.
+
+    Args:
+        encoder: a specfm encoder.
+        scene: what is tiled.
+        window: as of :func:`specfm.dense.tile_reader.patch_plan`.
+        stride: likewise.
+        pixels: cells are pixels, see :func:`cell_side`.
+        called: what the user calls the window.
+
+    Raises:
+        UsageError: sides that the patch does not divide, or another size than the only one.
+        SpecfmError: a scene without a pixel.
+    """
+    cell, window = cell_side(encoder, pixels), window or fixed_side(encoder) or 0
+    if window:
+        refuse_other_side(encoder, window, called)
+    return patch_plan(scene, encoder.patch_size, window, stride, called, cell)
 
 
 def cell_side(encoder: DenseEncoder, pixels: bool) -> int:

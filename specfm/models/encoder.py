@@ -23,6 +23,7 @@ from specfm.models.features import Features, masked_mean, one_below_the_other
 from specfm.models.front import UNALIGNED, Bands, Front
 from specfm.models.hub import HubMethods
 from specfm.models.normaliser import Normaliser
+from specfm.models.one_size import ONE_SIZE
 from specfm.models.patches import Patches, as_tensor
 from specfm.models.pixels import Asked, attention_mask, pixel_places
 from specfm.models.stem import Stem
@@ -106,6 +107,8 @@ class Encoder(HubMethods, TimmSurface, Front):
         if aligned and pixel:
             raise UsageError(f"encoder options aligned and pixel go not together: {UNALIGNED}")
         self.embedding = embedding
+        if (aligned or pixel) and self.fixed_side is not None:
+            raise UsageError(f"options aligned and pixel are not for an encoder whose {ONE_SIZE}; leave them out")
         self.patch_size, self.num_features = patch_size, dim
         self.level, self.gsd_reference_m = level, gsd_reference_m
         self.config = dict(config or {})

@@ -22,6 +22,7 @@ from specfm.errors import SpecfmError, UsageError
 from specfm.library import Library
 from specfm.models.alignment import Alignment
 from specfm.models.normaliser import Normaliser
+from specfm.models.one_size import ONE_SIZE
 from specfm.models.patches import Patches, patchify
 from specfm.models.pixels import pixel_patches
 from specfm.models.position import corner_positions, position_embedding
@@ -91,6 +92,11 @@ class Front(nn.Module):
         return self.pixel_stem is not None
 
     @property
+    def fixed_side(self) -> int | None:
+        """Side of the only windows that its embedding reads, pixels; None where it reads any."""
+        return getattr(self.embedding, "image_size", None)
+
+    @property
     def _own_stems(self) -> list[Stem]:
         return [stem for stem in (self.stem, self.pixel_stem) if isinstance(stem, Stem)]
 
@@ -143,8 +149,10 @@ class Front(nn.Module):
         and :meth:`eval` fits it anew; call it yourself if you write to weights through ``.data``.
 
         Raises:
-            UsageError: the encoder comes without a library of spectra, or with pixel tokens.
+            UsageError: the encoder comes without a library of spectra, with pixel tokens, or reads no single spectra.
         """
+        if on and self.fixed_side is not None:
+            raise UsageError(f"an encoder cannot be aligned whose {ONE_SIZE}; leave it as it is")
         if on and self.pixel:
             raise UsageError(f"an encoder with pixel tokens cannot be aligned: {UNALIGNED}")
         if on and self.library is None:

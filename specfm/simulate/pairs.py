@@ -33,6 +33,7 @@ from specfm.simulate.surfaces import Ground, Pool
 SLOT, SENSOR = 1, 2  # streams of random numbers
 DRAWN_RANGES_NM = ((400.0, 1000.0), (400.0, 2450.0), (950.0, 2450.0))
 DRAWN_CHANCE = (0.35, 0.85, 1.0)  # cumulative
+WIDEST = 64  # window, pixels
 COMMON = 0.5  # of one sensor's bands lie in the other's range
 
 Quantity = Literal["surface_reflectance", "toa_reflectance", "radiance"]
@@ -65,7 +66,7 @@ class SurfacePairsConfig(Strict):
     quantities: tuple[Quantity, ...] = Field(
         default=("surface_reflectance", "toa_reflectance", "radiance"), min_length=1
     )
-    window: int = Field(default=9, ge=1, le=64)
+    window: int = Field(default=9, ge=1, le=WIDEST)
     slots: int = Field(default=4, ge=1)
     siblings: int = Field(default=4, ge=1)
     errors: SensorErrors = SensorErrors()

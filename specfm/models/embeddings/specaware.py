@@ -35,8 +35,11 @@ class SpecAwareEmbedding(nn.Module):
     Args:
         dim: D.
         patch_size: p (published: 8).
-        image_size: side of the only image it can read, in pixels.
+        image_size: side of the only image it can read, in pixels; what is over a whole number of patches is cut off.
         rank: R.
+
+    Attributes:
+        image_size: as far as patches fill it.
     """
 
     # Zeroed bands are data (2, 6), bands are summed (3), the range is limited (5), content sees every patch (8).
@@ -48,6 +51,7 @@ class SpecAwareEmbedding(nn.Module):
             raise UsageError(f"image_size {image_size} is smaller than the patch of {patch_size} pixels; raise it")
         self.dim, self.rank, self.pixels = dim, rank, patch_size**2
         self.tokens = (image_size // patch_size) ** 2
+        self.image_size = image_size // patch_size * patch_size
         self.meta = _MetaCode()
         self.mixer = nn.TransformerEncoderLayer(
             WIDTH, nhead=4, dim_feedforward=WIDTH, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
@@ -81,7 +85,7 @@ class SpecAwareEmbedding(nn.Module):
         if found != self.tokens:
             raise SpecfmError(
                 f"embedding 'specaware' was built for {self.tokens} patches and was given {found}; its content module "
-                "reads one image size and every patch of it, set image_size to yours"
+                f"reads every patch of one image size, so hand it windows of {self.image_size} pixels a side"
             )
         meta_GCE = patches.bands.once("codes", lambda: self.band_codes(patches.bands))
         return self.fusion(meta_GCE.expand(patches.x_BCNP.shape[0], -1, -1), self.content(patches.x_BCNP)) + meta_GCE

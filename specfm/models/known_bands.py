@@ -41,8 +41,11 @@ def match_bands(own_nm_C: Tensor, tensors: BandTensors, may_miss: bool, network:
         worst = int(there_GC.sum(1).argmin())
         given = tensors.wavelengths_nm_GC[worst][tensors.valid_GC[worst]]
         span = [f"{len(v)} at {v.min():.0f}-{v.max():.0f} nm" if len(v) else "none" for v in (own_nm_C, given)]
+        own = int(there_GC[worst].sum())
+        remedy = "give a scene of its sensor, or train another"
+        if own == len(own_nm_C):
+            remedy = "give its own alone, as specfm.selected_scene.for_encoder takes them of a scene"
         raise SpecfmError(
-            f"{network} was built for other bands ({span[0]}; here are {span[1]}, of which "
-            f"{int(there_GC[worst].sum())} are its own); give a scene of its sensor, or train another"
+            f"{network} was built for other bands ({span[0]}; here are {span[1]}, of which {own} are its own); {remedy}"
         )
     return index_GC, there_GC

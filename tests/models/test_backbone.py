@@ -70,6 +70,9 @@ def test_other_bands_are_refused_and_missing_ones_only_in_training() -> None:
     few = np.arange(5)
     with pytest.raises(SpecfmError, match="5 are its own"):
         backbone(x[..., few], BANDS.subset(few))
+    more = BandGrid(np.append(BANDS.wavelengths_nm, 950), valid=[*BANDS.valid, True])
+    with pytest.raises(SpecfmError, match="9 are its own.; give its own alone"):
+        backbone(torch.cat([x, x[..., :1]], -1), more)
     assert backbone.train()(x[..., few], BANDS.subset(few)).pooled_BD.isfinite().all()
     with pytest.raises(SpecfmError, match="other bands"):
         backbone(x, BandGrid(BANDS.wavelengths_nm + 10, valid=BANDS.valid))

@@ -54,7 +54,7 @@ class Step:
         torch.manual_seed(0)
         self.encoder = create_encoder(sizes["size"], "hyper", sizes["patch"], **sizes["options"]).train().to(device)
         views = ViewConfig(band_draw="part", attribute_dropout=0.0)
-        around = Surroundings(self.encoder.num_features, sizes["patch"], views, 0, PairsConfig())
+        around = Surroundings(self.encoder.num_features, sizes["patch"], views, 0, PairsConfig(), self.encoder)
         some = SOME if candidate == CANDIDATES[1] else None
         self.objective = Masked(MaskedConfig(bands=some, decoder=sizes["decoder"]), around)
         self.objective.decoder.to(device)

@@ -150,7 +150,8 @@ def fit_scenes(scenes: Sequence[Scene], components: int = 30, grid: CommonGrid |
             every_HW = np.ones(scene.shape[:2], bool)
             _add_scene([_View(moments, every_HW, every_HW, every_HW)], scene, matrix_CK, common.resampled)
     if moments.pairs < len(common.bands):
-        raise NoNeighbours(f"the scenes hold {moments.pairs} pairs of neighbours for {len(common.bands)} bands")
+        named = scenes[0].where if len(scenes) == 1 else "the scenes"
+        raise NoNeighbours(f"{named} hold {moments.pairs} pairs of neighbours for {len(common.bands)} bands")
     return solve(moments, components)
 
 

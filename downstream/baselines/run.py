@@ -66,8 +66,8 @@ def baseline_rows(
         grid: of the spectra, if not the scenes' own common one.
         every: False leaves out Euclid's neighbours of spectra and MNF scores, the rows of the patch, and pretreated
             spectra.
-        fit: as the encoder is fitted to the scenes; MNF of the very same pixels then stands beside it, fitted to all
-            scenes together or to each.
+        fit: as the encoder is fitted to the scenes; MNF of the same pixels then stands beside it, fitted to all scenes
+            together (of all sensors, where the encoder is fitted to one of them) or to each.
     """
     found: dict[str, list[Runs]] = {condition: [] for condition in spectra}
     frozen = [protocol for protocol in FROZEN if protocol in protocols.protocols]
@@ -120,6 +120,16 @@ def baseline_rows(
         add(over(support), f"PCA-{options.pca} {label}", support, "knn", scores=scores, metric="euclidean")
     if not frozen:
         return found, notices
+    if fit:
+        try:
+            own = fit_whole(scenes, options.pca, grid, fit)
+        except NoNeighbours as error:
+            notices.append(f"no baseline of MNF of whole scenes: {error}")
+        else:
+            for support, label in (("pixel", "pixel"), *((("patch", patch),) if patch else ())):
+                scored = {name: _scored(each, own) for name, each in over(support).items()}
+                few_or_all = few if support == "patch" else protocols
+                add(scored, f"MNF-{options.pca} {label}{WHOLE}", support, *frozen, of=few_or_all)
     try:
         fits = fit_splits(scenes, first.pixel.info["window"], first.pixel.samples, splits, options.pca, grid)
     except NoNeighbours as error:
@@ -135,23 +145,30 @@ def baseline_rows(
 
         neighbours(f"MNF-{options.pca} {label}", support, noise_fraction)
         add(over(support), f"MNF-{options.pca} {label}", support, *regressions, scores=noise_fraction)
-    if fit:
-        own = fit_whole(scenes, options.pca, grid, fit)
-        for support, label in (("pixel", "pixel"), *((("patch", patch),) if patch else ())):
-            method = f"MNF-{options.pca} {label}{WHOLE}"
-            scored = {name: _scored(each, own) for name, each in over(support).items()}
-            add(scored, method, support, *frozen, of=few if support == "patch" else protocols)
     return found, notices
 
 
 def fit_whole(scenes: Sequence[Scene], components: int, grid: CommonGrid | None, fit: Fit) -> list[NoiseFraction]:
-    """Of every scene the components that its spectra are scored by: fitted to all together, or to each (``scene``)."""
+    """Of every scene the components that its spectra are scored by: fitted to all together, or to each (``scene``).
+
+    Components of one scene have signs and an order of their own. To be compared with those of another they are turned
+    back to the axes of the bands: scores of the symmetric root of ``basis basis^T`` keep all distances within a scene.
+
+    Raises:
+        NoNeighbours: too few pairs of neighbours in the scenes, or in one.
+    """
     if fit != "scene":
         return [fit_scenes(scenes, components, grid)] * len(scenes)
     common = common_grid(scenes) if grid is None else grid
     assert common is not None  # spectra were taken to it
     apart = [common._replace(matrices=[matrix]) for matrix in common.matrices]
-    return [fit_scenes([scene], components, one) for scene, one in zip(scenes, apart, strict=True)]
+    return [turned_back(fit_scenes([scene], components, one)) for scene, one in zip(scenes, apart, strict=True)]
+
+
+def turned_back(fitted: NoiseFraction) -> NoiseFraction:
+    """The same distances between spectra, on the axes of the bands."""
+    left_KD, size_D, _ = np.linalg.svd(fitted.basis_KD, full_matrices=False)
+    return replace(fitted, basis_KD=(left_KD * size_D) @ left_KD.T)
 
 
 def _scored(features: FeatureSet, of_scene: Sequence[NoiseFraction]) -> FeatureSet:

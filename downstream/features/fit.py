@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from specfm.scene import Scene
 
 Fit = bool | Literal["scene"]
-FITTED = "features of the encoder and of untrained twins, and MNF of whole scenes: fitted without labels to {}"
+FITTED = (
+    "features of encoder and untrained twins (and of MNF of whole scenes, where it stands): fitted without labels to {}"
+)
 BEGINS_FITTED = "what is fine-tuned begins with a stem that was fitted without labels to scenes"
 NOT_FITTED = "what is fine-tuned begins with the stem of the checkpoint: one stem is fitted to one sensor alone"
 

@@ -181,12 +181,15 @@ class MaskedConfig(Strict):
         if (self.window_start < 1) != (self.window_steps > 0):
             raise ValueError(
                 "masked.window_start is the share that a window has at first, and masked.window_steps says over how "
-                "many steps it widens; give both, or neither"
+                "many steps it widens; give both, or neither (window_start=1 window_steps=0)"
             )
         idle = {"patches": ("range_share", "ranges"), "ranges": ("ratio",)}.get(self.mask, ())
         for key in idle:
             if getattr(self, key) != fields[key].default:
-                raise ValueError(f"masked.{key} does nothing with masked.mask={self.mask}; leave it out, or mask both")
+                raise ValueError(
+                    f"masked.{key} does nothing with masked.mask={self.mask}; leave it at "
+                    f"{fields[key].default}, or mask both"
+                )
         return self
 
 

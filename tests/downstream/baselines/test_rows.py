@@ -165,10 +165,11 @@ def test_beside_a_fitted_encoder_stands_mnf_of_the_very_same_pixels(fit: Any) ->
     assert {name for name, _ in whole} == {"MNF-30 pixel, whole scenes", "MNF-30 3x3 mean, whole scenes"}
     assert {p for _, p in whole} == {"knn1", "knn5", "knn20", "linear"} and len(runs[""]) == len(plain[""]) + len(whole)
     y, few = SAMPLES.y_N, SPLITS[0]
-    X = np.zeros((len(y), min(30, len(SENSOR.bands))), np.float32)
+    X = np.zeros((len(y), len(SENSOR.bands)), np.float32)
     for index, scene in enumerate(SCENES):
         mine, of = SAMPLES.scene_N == index, [scene] if fit == "scene" else SCENES
-        X[mine] = fit_by_hand(of, X.shape[1]).scores(raw().pixel.X_ND[mine])
+        by_hand = fit_by_hand(of, X.shape[1])
+        X[mine] = (by_hand if fit != "scene" else baselines.turned_back(by_hand)).scores(raw().pixel.X_ND[mine])
     told = knn_predict(X[few.fit_I], y[few.fit_I], X[few.test_I], (1,), classes=3, metric="cosine")[1]
     first = whole["MNF-30 pixel, whole scenes", "knn1"].conf_SUKK[0].sum(0)
     assert first.trace() / first.sum() == pytest.approx((told == y[few.test_I]).mean(), abs=0.02)
@@ -185,3 +186,33 @@ def fit_by_hand(scenes: Any, components: int) -> Any:
         for axis in (0, 1):
             moments.add_differences(np.diff(x_HWK, axis=axis).reshape(-1, x_HWK.shape[2]))
     return solve(moments, components)
+
+
+def test_components_of_each_scene_are_compared_on_common_axes() -> None:
+    """Scenes alike but for their pixels' order: what one scene says of a class the other says too."""
+    whole = {}
+    for fit in (True, "scene"):
+        runs, _ = baselines.baseline_rows({"": raw()}, SCENES, SPLITS, OPTIONS, OPTIONS, fit=fit)
+        of = next(r for r in runs[""] if r.method == "MNF-30 pixel, whole scenes" and r.protocol == "linear")
+        whole[fit] = np.mean([c.sum(0).trace() / c.sum() for c in of.conf_SUKK])
+    assert whole["scene"] > whole[True] - 0.1
+    fitted = fit_by_hand(SCENES[:1], 5)
+    turned = baselines.turned_back(fitted)
+    apart = [np.linalg.norm(np.diff(f.scores(raw().pixel.X_ND[:40]), axis=0), axis=1) for f in (fitted, turned)]
+    np.testing.assert_allclose(apart[0], apart[1], rtol=1e-3)
+    assert np.allclose(turned.basis_KD, turned.basis_KD.T)
+
+
+def test_a_scene_of_too_few_neighbours_costs_its_row_and_is_told_by_name() -> None:
+    """12 x 12 pixels have 264 pairs."""
+    many = SENSOR.replace(bands=BandGrid(np.linspace(400, 2400, 300)))
+    scenes = plots(6, sensor=many)
+    samples = collect_samples(scenes, 9, max_per_class=15)
+    found = spectra(scenes, 9, samples, patch=3)
+    assert found is not None
+    splits = make_splits(samples, "group", 1)
+    few = replace(OPTIONS, protocols=("knn",))
+    runs, notices = baselines.baseline_rows({"": found}, scenes, splits, few, few, fit="scene")
+    names = {r.method for r in runs[""]}
+    assert not any(name.endswith(baselines.WHOLE) for name in names) and "MNF-30 pixel" in names
+    assert any("no baseline of MNF of whole scenes: " in text and "264 pairs" in text for text in notices)

@@ -82,7 +82,7 @@ def spectra_card(folder: Path) -> Path:
 
 
 def test_benchmark_plans_windows_of_one_pixel(tmp_path: Path) -> None:
-    card, entry = str(spectra_card(tmp_path)), _Entry("random:nano", "one", "w", "a", "-", "-", 9, 3)
+    card, entry = str(spectra_card(tmp_path)), _Entry("random:nano", "one", "w", "a", "-", "-", 9, 3, None)
 
     def windows(dataset: dict[str, object]) -> set[int]:
         asked = {"name": "s", "datasets": [{"cards": card, "split": "random_pixels", **dataset}]}

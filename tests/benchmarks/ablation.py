@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -27,8 +26,9 @@ import specfm
 from downstream.probe.options import ProbeOptions
 from downstream.probe.run import probe
 from specfm.cards.opening import open_scenes
+from tests.benchmarks.pretrained import START, lines, train
+from tests.benchmarks.pretrained import arguments as arguments_of
 
-BASE = "pretrain/real_scenes.yaml"
 NT_XENT = "nt_xent: {temperature: .1, negatives: {spectral: false, within: domain, near: %s}, projection: {layers: 0}}"
 VIEWS, NEAREST = "pairs={kind: views}", "pairs={kind: nearest_elsewhere}"
 SIMULATED = "data.simulated={share: .5}"
@@ -36,7 +36,7 @@ VICREG = "vicreg: {projection: {layers: 0}}"
 MASKED = "masked: {bands: 64, decoder: {width: 64}}"
 LEARNT = "whiten.lr_share=.1"  # the embedding is trained too, at a tenth of the rate; stems are held
 RECIPES: dict[str, list[str]] = {
-    "start": [VIEWS, f"objective={{{NT_XENT % 'false'}}}", "steps=1", "optim.lr=1e-12", "optim.weight_decay=0"],
+    "start": [VIEWS, f"objective={{{NT_XENT % 'false'}}}", *START],
     "views": [VIEWS, f"objective={{{NT_XENT % 'false'}}}"],
     "nearest": [NEAREST, f"objective={{{NT_XENT % 'true'}}}"],
     "views + simulated": [VIEWS, SIMULATED, f"objective={{{NT_XENT % 'false'}}}"],
@@ -77,22 +77,10 @@ def run(recipe: str, domain: str, cards: Sequence[str], seed: int, given: argpar
     Raises:
         SystemExit: the training failed; it has said why.
     """
-    from pretrain.__main__ import main as pretrain
-
-    folder = given.out / "run"
-    shutil.rmtree(folder, ignore_errors=True)
     began = time.process_time()
-    said = [
-        f"data.shards=[{given.shards}]", f"data.exclude=[{domain}]", f"data.global_batch={given.batch}",
-        "data.weights={}", f"out={folder}", f"seed={seed}", f"steps={given.steps}", "whiten={per: sensor}",
-        "model.options.brightness=false", f"monitor.every={10 * given.steps}", f"checkpoint.every={10 * given.steps}",
-    ]  # fmt: skip
-    if code := pretrain([BASE, *said, *RECIPES[recipe]]):
-        raise SystemExit(code)
-    if not (folder / "model").exists():
-        raise SystemExit("stopped before the end; the same call goes on with this run")
+    folder = train([domain], seed, RECIPES[recipe], given)
     minutes = (time.process_time() - began) / 60
-    losses = [row["loss"] for row in _lines(folder / "metrics.jsonl") if row.get("loss") is not None]
+    losses = [row["loss"] for row in lines(folder / "metrics.jsonl") if row.get("loss") is not None]
     encoder, values = specfm.load(folder / "model"), {}
     for card in cards:
         for fit in (False, True):
@@ -163,21 +151,10 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is missing; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shards", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--leave", default="neon=neon_osbs,aviris=indian_pines+salinas_a")
+    parser = arguments_of(__doc__, "neon=neon_osbs,aviris=indian_pines+salinas_a", steps=200, batch=96)
     parser.add_argument("--recipes", default=",".join(RECIPES))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--batch", type=int, default=96)
-    parser.add_argument("--splits", type=int, default=10)
     given = parser.parse_args(arguments)
     given.out.mkdir(parents=True, exist_ok=True)
     results = given.out / "results.jsonl"
@@ -189,14 +166,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for seed in range(given.seeds):
         for recipe in wanted:
             for domain, cards in left.items():
-                if [recipe, domain, seed, given.steps, given.batch] in [[r[k] for k in key] for r in _lines(results)]:
+                if [recipe, domain, seed, given.steps, given.batch] in [[r[k] for k in key] for r in lines(results)]:
                     continue
                 row = run(recipe, domain, cards.split("+"), seed, given)
                 with results.open("a") as file:
                     file.write(json.dumps(row) + "\n")
-                (given.out / "table.md").write_text(table(_lines(results)))
-                plot(_lines(results), given.out / "curves.png")
-    print(table(_lines(results)))
+                (given.out / "table.md").write_text(table(lines(results)))
+                plot(lines(results), given.out / "curves.png")
+    print(table(lines(results)))
     return 0
 
 

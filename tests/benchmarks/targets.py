@@ -13,13 +13,10 @@ and split.
 
 from __future__ import annotations
 
-import argparse
 import json
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,9 +25,9 @@ import specfm
 from downstream.probe.options import ProbeOptions
 from downstream.probe.run import PARTS, probe
 from specfm.cards.opening import also_through, open_scenes
+from tests.benchmarks.pretrained import START, lines, train
+from tests.benchmarks.pretrained import arguments as arguments_of
 
-BASE = "pretrain/real_scenes.yaml"
-START = ["steps=1", "optim.lr=1e-12", "optim.weight_decay=0"]
 PLAIN = ProbeOptions(protocols=("knn", "linear"), ks=(1,), window=9, pooling="centre", init_seeds=0, baselines=False)
 FIELDS = {"window": 15, "pooling": "similar", "max_per_class": 40, "min_groups": 5}
 # name: card, sensors that it is seen through, what differs from PLAIN, domain
@@ -68,29 +65,6 @@ def judge(
                 who = "encoder" if row["kind"] == "encoder" else row["method"]
                 found[f"{name}/{who}/{row['protocol']}"] = row["aa"]["values"]
     return found
-
-
-def train(domain: str, seed: int, said: Sequence[str], given: argparse.Namespace) -> Any:
-    """An encoder pretrained without a domain.
-
-    Raises:
-        SystemExit: the training failed, and has said why, or was stopped.
-    """
-    from pretrain.__main__ import main as pretrain
-
-    folder = given.out / "run"
-    shutil.rmtree(folder, ignore_errors=True)
-    asked = [
-        f"data.shards=[{given.shards}]", f"data.exclude={[] if domain == 'none' else [domain]}", "data.weights={}",
-        f"data.global_batch={given.batch}", f"out={folder}", f"seed={seed}", f"steps={given.steps}",
-        "model.options.brightness=false", "whiten={per: sensor}", f"monitor.every={10 * given.steps}",
-        f"checkpoint.every={10 * given.steps}",
-    ]  # fmt: skip
-    if code := pretrain([BASE, *asked, *said]):
-        raise SystemExit(code)
-    if not (folder / "model").exists():
-        raise SystemExit("stopped before the end; the same call goes on with this run")
-    return specfm.load(folder / "model")
 
 
 def interval(values: np.ndarray, draws: int = 10_000) -> tuple[float, float]:
@@ -131,15 +105,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is missing; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shards", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--leave", default="none,neon")
+    parser = arguments_of(__doc__, "none,neon", steps=300, batch=192)
     parser.add_argument("--sets", default=",".join(name.replace(",", ";") for name in SETS))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--batch", type=int, default=192)
-    parser.add_argument("--splits", type=int, default=10)
     given = parser.parse_args(arguments)
     given.out.mkdir(parents=True, exist_ok=True)
     path = given.out / "results.jsonl"
@@ -148,13 +115,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unknown sets {unknown}; choose among {', '.join(SETS)} (with ; for a comma)")
 
     def rows() -> list[dict[str, Any]]:
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [row for row in lines(path) if asked.items() <= row.items()]  # of these settings alone
 
     def keep(row: dict[str, Any]) -> None:
         with path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps(row | asked) + "\n")
         (given.out / "table.md").write_text(table(rows()))
 
+    asked = {key: getattr(given, key) for key in ("steps", "batch", "splits")}
     key = ("left_out", "seed", "arm", "fit")
     for seed in range(given.seeds):
         for domain in given.leave.split(","):
@@ -162,9 +130,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for arm, said in (("start", START), ("trained", [])):
                 done = [tuple(row[k] for k in key) for row in rows()]
                 missing = [fit for fit in (False, True) if (domain, seed, arm, fit) not in done]
-                encoder = train(domain, seed, said, given) if missing else None
+                excluded = [] if domain == "none" else [domain]
+                encoder = specfm.load(train(excluded, seed, said, given) / "model") if missing else None
                 for fit in missing:
-                    about = {"left_out": domain, "seed": seed, "arm": arm, "fit": fit, "steps": given.steps}
+                    about = {"left_out": domain, "seed": seed, "arm": arm, "fit": fit}
                     keep(about | {"values": judge(encoder, wanted, given.splits, fit=fit)})
     if not any(row["arm"] == "baselines" for row in rows()):
         found = judge(specfm.load("real_nano"), names, given.splits, ("baselines",), baselines=True, fit=True)

@@ -3,9 +3,10 @@
 
 For each backbone, card, split and seed: the full schedule; a curriculum at each budget (share of the steps); and the
 full schedule cut to the time that each of these curricula took, with a learning rate schedule of its own. Accuracy is
-that of the test side along the way (a fixed part of it, for the curve) and at the end (all of it); nothing is chosen by
-it, and nothing is validated. Times are of training alone: fitting of statistics and components, measuring of costs,
-data, forward, backward, update. On a CPU they are processor seconds, so that a busy machine does not spoil them.
+that of the test side along the way (a fixed part of it, for the curve) and at the end (all of it, or a fixed part);
+nothing is chosen by it, and nothing is validated. Beside them stand classics of the spectra of single pixels, of the
+same split. Times are of training alone: fitting of statistics and components, measuring of costs, data, forward,
+backward, update. On a CPU they are processor seconds, so that a busy machine does not spoil them.
 
 DIR gets ``results.jsonl`` (one row a run, written as it ends; a second call goes on), ``table.md`` and ``curves.png``.
 A split by ``random_pixels`` leaks: windows of test pixels overlap those of training. It is there because published
@@ -28,16 +29,19 @@ import torch
 import yaml
 
 from downstream.results.metrics import confusion_matrix, scores
+from downstream.splits.split import Split
 from downstream.tasks.config import FinetuneConfig
 from downstream.tasks.data import Part
 from downstream.tasks.evaluate import predict_samples
 from downstream.tasks.finetune import members, prepare
+from downstream.tasks.simple import pixel_features, pixel_predictions
 from downstream.tasks.train import Finetuning, Member, TaskData
 from specfm.config import build_config
 from specfm.engine.distributed import start
 from specfm.engine.loop import run_task
-from tests.benchmarks.curriculum_report import write_report
+from tests.benchmarks.curriculum_report import SPECTRA, write_report
 
+CLASSICS = ("linear", "knn5")
 OURS = "ours"
 # of splits by blocks: classes that stand in fewer blocks cannot stand on both sides of a guard
 BLOCKS: dict[str, dict[str, int]] = {"indian_pines": {"block": 9, "min_groups": 6}}
@@ -54,8 +58,7 @@ class Watched(Finetuning):
     def __init__(self, config: FinetuneConfig, member: Member, data: TaskData, source: Any, every: int, most: int):
         super().__init__(config, member, data, source, start(config.device), None)  # type: ignore[arg-type]
         self.every, self.spent_s, self.curve = every, 0.0, list[dict[str, float]]()
-        test_I = self.split.test_I
-        self.few_I = np.sort(np.random.default_rng(0).permutation(test_I)[:most])
+        self.few_I = some(self.split.test_I, most)
         self.clock = time.perf_counter if self.world.device.type == "cuda" else time.process_time
 
     def start(self, done: int) -> None:
@@ -95,6 +98,11 @@ class Watched(Finetuning):
         return confusion_matrix(true_I, found.argmax(1), len(self.classes))
 
 
+def some(test_I: np.ndarray, most: int) -> np.ndarray:
+    """A fixed part of the test samples; all of them where they are not more (or ``most`` is 0)."""
+    return np.sort(np.random.default_rng(0).permutation(test_I)[: most or None])
+
+
 def settings(args: argparse.Namespace, backbone: str, card: str, split: str) -> FinetuneConfig:
     """The full schedule of one comparison."""
     ours = backbone == OURS
@@ -121,7 +129,7 @@ def staged(args: argparse.Namespace, config: FinetuneConfig, budget: float) -> F
     curriculum: dict[str, Any] = {
         "reducer": "merge" if config.encoder is None else args.reducer, "stages": args.stages, "budget": budget,
         "start_bands": args.start_bands, "start_size": args.start_size,
-        "window": "crop" if config.encoder is None else args.window,
+        "window": "crop" if config.encoder is None else args.window, "repeats": args.repeats,
     }  # fmt: skip
     return _with(config, curriculum=curriculum, steps=config.steps, warmup=max(round(config.steps * budget / 20), 1))
 
@@ -140,20 +148,40 @@ def run(
     began = time.perf_counter()
     task = Watched(config, member, data, source, max(steps // args.points, 1), args.curve_samples)
     run_task(task)
-    conf_KK = task.confusion(task.split.test_I)
-    found = scores(conf_KK)
+    conf_KK = task.confusion(some(task.split.test_I, args.test_samples))
     plan = None if task.curriculum is None or task.curriculum.plan is None else task.curriculum.state()["curriculum"]
-    recall_K = np.diagonal(conf_KK) / np.maximum(conf_KK.sum(1), 1)
-    names = [data.samples.label_names[c] for c in task.classes]
     return {
         "steps": task.config.steps, "train_s": task.spent_s, "begin_s": task.begun_s,
-        "samples": len(task.split.train_I),
-        **{key: float(found[key]) for key in ("oa", "aa", "kappa", "macro_f1")},
-        "recall": dict(zip(names, recall_K.round(5).tolist(), strict=True)),
-        "support": dict(zip(names, conf_KK.sum(1).astype(int).tolist(), strict=True)),
+        "samples": len(task.split.train_I), **told(conf_KK, task.classes, data),
         "curve": task.curve, "plan": plan, "wall_s": time.perf_counter() - began,
         "parameters": sum(p.numel() for p in task.model.parameters()),
     }  # fmt: skip
+
+
+def told(conf_KK: np.ndarray, classes: Sequence[int], data: TaskData) -> dict[str, Any]:
+    """What a row says of a confusion matrix."""
+    found = scores(conf_KK)
+    recall_K = np.diagonal(conf_KK) / np.maximum(conf_KK.sum(1), 1)
+    names = [data.samples.label_names[c] for c in classes]
+    return {
+        **{key: float(found[key]) for key in ("oa", "aa", "kappa", "macro_f1")},
+        "recall": dict(zip(names, recall_K.round(5).tolist(), strict=True)),
+        "support": dict(zip(names, conf_KK.sum(1).astype(int).tolist(), strict=True)),
+    }
+
+
+def classic(args: argparse.Namespace, split: Split, data: TaskData, protocol: str) -> dict[str, Any]:
+    """A simple model of the spectra of single pixels, of the same training side."""
+    began = time.process_time()
+    pixels = pixel_features(data.places, data.samples)
+    assert pixels is not None, "the scenes of a card of the benchmark share their bands"
+    predicted_I = pixel_predictions(pixels, split, protocol, "none")
+    seen_I = np.isin(split.test_I, some(split.test_I, args.test_samples))
+    classes = np.unique(data.samples.y_N[split.train_I])
+    true_I = data.samples.y_N[split.test_I]
+    conf_KK = confusion_matrix(*(np.searchsorted(classes, y_I[seen_I]) for y_I in (true_I, predicted_I)), len(classes))
+    spent_s = time.process_time() - began
+    return {"steps": 0, "train_s": spent_s, "samples": len(split.train_I), **told(conf_KK, classes.tolist(), data)}
 
 
 class Log:
@@ -172,9 +200,9 @@ class Log:
         self.rows.append(row)
         with open(self.path, "a", encoding="utf-8") as handle:
             handle.write(json.dumps(row) + "\n")
-        told = f"{row['card']} {row['split']} {row['backbone']} seed {row['seed']} {row['arm']}"
+        about = f"{row['card']} {row['split']} {row['backbone']} seed {row['seed']} {row['arm']}"
         print(
-            f"{told}: {row['steps']} steps, {row['train_s']:.1f} s, OA {row['oa']:.4f}, AA {row['aa']:.4f}", flush=True
+            f"{about}: {row['steps']} steps, {row['train_s']:.1f} s, OA {row['oa']:.4f}, AA {row['aa']:.4f}", flush=True
         )
         return row
 
@@ -188,9 +216,13 @@ def compare(args: argparse.Namespace, log: Log, backbone: str, card: str, split:
         mine = about | {"seed": member.number}
 
         def arm(name: str, config: FinetuneConfig, member: Member = member, mine: dict[str, Any] = mine) -> Any:
-            told = mine | {"arm": name}
-            return log.find(**told) or log.add(told | run(args, config, member, data, source))
+            row = mine | {"arm": name}
+            return log.find(**row) or log.add(row | run(args, config, member, data, source))
 
+        for protocol in CLASSICS:
+            row = mine | {"backbone": SPECTRA, "arm": protocol}
+            if log.find(**row) is None:
+                log.add(row | classic(args, data.splits[member.number], data, protocol))
         whole = arm("full", full)
         a_step_s = (whole["train_s"] - whole["begin_s"]) / whole["steps"]
         for budget in args.budgets:
@@ -214,6 +246,8 @@ def asked(args: argparse.Namespace) -> dict[str, Any]:
         "start_bands",
         "start_size",
         "window",
+        "repeats",
+        "test_samples",
     ]
     return {key: getattr(args, key) for key in keys}
 
@@ -243,6 +277,8 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     made.add_argument("--start-bands", type=float, default=0.15)
     made.add_argument("--start-size", type=float, default=0.55)
     made.add_argument("--window", default="shrink", choices=("crop", "shrink"), help="how windows get smaller")
+    made.add_argument("--repeats", type=int, default=3, help="steps timed at each stage before the first")
+    made.add_argument("--test-samples", type=int, default=0, help="of the final test, drawn once; 0: all")
     made.add_argument("--points", type=int, default=12, help="of a curve")
     made.add_argument("--curve-samples", type=int, default=1500, help="test samples of a point of the curve")
     made.add_argument("--device", default="cpu", choices=("cpu", "cuda"))

@@ -15,6 +15,7 @@ import numpy as np
 WITHIN = 0.005  # a curriculum has reached the full schedule's accuracy at half a point below it
 RARE = 3  # classes
 LEAKY = "random_pixels"
+SPECTRA = "pixel spectra"  # rows of classics, which have no schedule
 COLUMNS = (
     "backbone", "arm", "steps", "OA %", "AA %", "kappa", "OA - full", "recall of rare", "time s", "full / time",
     "to full's OA s", "full / that",
@@ -30,20 +31,24 @@ def write_report(rows: Sequence[Row], folder: Path) -> None:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """One table a card, split and setting, in Markdown."""
+    """One table a card and split, in Markdown."""
     lines: list[str] = []
-    for (card, split, asked), part in _grouped(rows, "card", "split", "asked"):
+    for (card, split), part in _grouped(rows, "card", "split"):
         mark = " (leaky: test windows overlap training windows)" if split == LEAKY else ""
         rare = _rarest(part[0]["support"])
-        lines += [f"## {card}, split by {split}{mark}", "", f"{asked}", ""]
+        lines += [f"## {card}, split by {split}{mark}", ""]
+        for (asked,), runs in _grouped([row for row in part if row["backbone"] != SPECTRA], "asked"):
+            who = ", ".join(dict.fromkeys(row["backbone"] for row in runs))
+            lines += [f"{who}: {', '.join(f'{key} {value}' for key, value in asked.items())}", ""]
         lines += [
             f"Mean and deviation over seeds. Rare: the {len(rare)} classes with fewest test samples "
             f"({', '.join(rare)}), mean recall. To full's OA: the first point of the curve at most {100 * WITHIN:g} "
             "points below the full schedule's last one of the same seed; (n/m) runs reached it.", "",
         ]  # fmt: skip
         lines += ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-        for (backbone, arm), runs in _grouped(part, "backbone", "arm"):
-            whole = [row for row in part if row["backbone"] == backbone and row["arm"] == "full"]
+        for (backbone, asked, arm), runs in _grouped(part, "backbone", "asked", "arm"):
+            mine = [row for row in part if row["backbone"] == backbone and row["asked"] == asked]
+            whole = [row for row in mine if row["arm"] == "full"]
             lines.append("| " + " | ".join(cells(backbone, arm, runs, whole, rare)) + " |")
         lines.append("")
     return "\n".join(lines)
@@ -53,6 +58,10 @@ def cells(backbone: str, arm: str, runs: Sequence[Row], whole: Sequence[Row], ra
     """A line of the table; ``whole``: the full schedule's runs."""
     of_seed = {row["seed"]: row for row in whole}
     pairs = [(row, of_seed[row["seed"]]) for row in runs if row["seed"] in of_seed]
+    if not pairs:
+        told = [_mean([100 * row[key] for row in runs], 1) for key in ("oa", "aa")]
+        told += [_mean([row["kappa"] for row in runs], 3), "-", _recall(runs, rare)]
+        return [backbone, arm, "-", *told, _mean([row["train_s"] for row in runs], 1), "-", "-", "-"]
     reached = [(reach(row, full), full["train_s"]) for row, full in pairs]
     there = [(s, full) for s, full in reached if s is not None]
     to_full = (
@@ -62,11 +71,15 @@ def cells(backbone: str, arm: str, runs: Sequence[Row], whole: Sequence[Row], ra
         backbone, arm, f"{np.mean([row['steps'] for row in runs]):.0f}",
         *(_mean([100 * row[key] for row in runs], 1) for key in ("oa", "aa")), _mean([row["kappa"] for row in runs], 3),
         _mean([100 * (row["oa"] - full["oa"]) for row, full in pairs], 2, signed=True),
-        _mean([100 * np.mean([row["recall"][name] for name in rare]) for row in runs], 1),
-        _mean([row["train_s"] for row in runs], 1),
+        _recall(runs, rare), _mean([row["train_s"] for row in runs], 1),
         f"{np.mean([full['train_s'] / row['train_s'] for row, full in pairs]):.1f}",
         to_full, f"{np.mean([full / s for s, full in there]):.1f}" if there else "-",
     ]  # fmt: skip
+
+
+def _recall(runs: Sequence[Row], rare: Sequence[str]) -> str:
+    """Mean over the rare classes that a seed's test side has; seeds draw their sides, so they may differ."""
+    return _mean([100 * np.mean([row["recall"][name] for name in rare if row["support"].get(name)]) for row in runs], 1)
 
 
 def reach(row: Row, full: Row) -> float | None:
@@ -83,13 +96,14 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    panels = _grouped(rows, "card", "split", "asked")
+    rows = [row for row in rows if "curve" in row]
+    panels = _grouped(rows, "card", "split")
     figure = Figure(figsize=(6 * len(panels), 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axis, ((card, split, _), part) in zip(axes, panels, strict=True):
+    for axis, ((card, split), part) in zip(axes, panels, strict=True):
         colours = {name: f"C{i}" for i, name in enumerate(sorted({row["backbone"] for row in part}))}
-        for (backbone, arm), runs in _grouped(part, "backbone", "arm"):
+        for (backbone, arm, _), runs in _grouped(part, "backbone", "arm", "asked"):
             style = "-" if arm == "full" else "--" if arm.startswith("curriculum") else ":"
             s_P = np.mean([[point["s"] for point in row["curve"]] for row in runs], 0) if _alike(runs) else None
             if s_P is None:

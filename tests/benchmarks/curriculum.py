@@ -1,12 +1,13 @@
 """What a curriculum saves and costs: ``python -m tests.benchmarks.curriculum --out DIR [--cards indian_pines,salinas_a]
 [--backbones timm:resnet34,ours] [--splits random_pixels,block] [--seeds 3] [--steps 600] [--budgets 1,0.5,0.25]``.
 
-For each backbone, card, split and seed: the full schedule; a curriculum at each budget (share of the steps); and the
-full schedule cut to the time that each of these curricula took, with a learning rate schedule of its own. Accuracy is
-that of the test side along the way (a fixed part of it, for the curve) and at the end (all of it, or a fixed part);
-nothing is chosen by it, and nothing is validated. Beside them stand classics of the spectra of single pixels, of the
-same split. Times are of training alone: fitting of statistics and components, measuring of costs, data, forward,
-backward, update. On a CPU they are processor seconds, so that a busy machine does not spoil them.
+For each backbone, card, split and seed: the full schedule; a curriculum at each budget (share of the steps), at the
+first one also with other reducers (``--also``); and the full schedule cut to the time that each of these curricula
+took, with a learning rate schedule of its own. Accuracy is that of the test side along the way (a fixed part of it, for
+the curve) and at the end (all of it, or a fixed part); nothing is chosen by it, and nothing is validated. Beside them
+stand classics of the spectra of single pixels, of the same split. Times are of training alone: fitting of statistics
+and components, measuring of costs, data, forward, backward, update. On a CPU they are processor seconds, so that a busy
+machine does not spoil them.
 
 DIR gets ``results.jsonl`` (one row a run, written as it ends; a second call goes on), ``table.md`` and ``curves.png``.
 A split by ``random_pixels`` leaks: windows of test pixels overlap those of training. It is there because published
@@ -124,10 +125,10 @@ def settings(args: argparse.Namespace, backbone: str, card: str, split: str) -> 
     return build_config(values, FinetuneConfig, "the benchmark")
 
 
-def staged(args: argparse.Namespace, config: FinetuneConfig, budget: float) -> FinetuneConfig:
+def staged(args: argparse.Namespace, config: FinetuneConfig, budget: float, reducer: str) -> FinetuneConfig:
     """The same through a curriculum that takes a share of the steps."""
     curriculum: dict[str, Any] = {
-        "reducer": "merge" if config.encoder is None else args.reducer, "stages": args.stages, "budget": budget,
+        "reducer": "merge" if config.encoder is None else reducer, "stages": args.stages, "budget": budget,
         "start_bands": args.start_bands, "start_size": args.start_size,
         "window": "crop" if config.encoder is None else args.window, "repeats": args.repeats,
     }  # fmt: skip
@@ -226,10 +227,12 @@ def compare(args: argparse.Namespace, log: Log, backbone: str, card: str, split:
         whole = arm("full", full)
         a_step_s = (whole["train_s"] - whole["begin_s"]) / whole["steps"]
         for budget in args.budgets:
-            row = arm(f"curriculum {budget:g}", staged(args, full, budget))
+            row = arm(f"curriculum {budget:g}", staged(args, full, budget, args.reducer))
             steps = round((row["train_s"] - whole["begin_s"]) / a_step_s)
             if 1 <= steps < full.steps:
                 arm(f"same time as {budget:g}", _with(full, steps, max(steps // 20, 1)))
+        for reducer in args.also:
+            arm(f"curriculum {args.budgets[0]:g}, {reducer}", staged(args, full, args.budgets[0], reducer))
 
 
 def asked(args: argparse.Namespace) -> dict[str, Any]:
@@ -273,6 +276,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     made.add_argument("--stride", type=int, default=1, help="of the stem of a convolutional network")
     made.add_argument("--test-share", type=float, default=0.5)
     made.add_argument("--reducer", default="pca", help="of the networks of timm (ours: merge)")
+    made.add_argument("--also", type=words, default=[], help="other reducers, at the first budget: ica,factors,merge")
     made.add_argument("--stages", type=yaml.safe_load, default=4, help="a number, or a list as in a configuration")
     made.add_argument("--start-bands", type=float, default=0.15)
     made.add_argument("--start-size", type=float, default=0.55)

@@ -91,7 +91,7 @@ def robustness(
     window = samples.window
     options = replace(options, probe=probe)
     splits = draw_splits(samples, probe, probe.shot_list[0])
-    views, skipped = _views(scenes, samples, options)
+    views, skipped = _views(encoder, scenes, samples, options)
     digests = {label: windows_digest(view, samples) for label, (_, view) in views.items()}
 
     refuse_early(encoder, window, probe, bank)
@@ -180,13 +180,20 @@ def robustness(
 
 
 def _views(
-    scenes: Sequence[Scene], samples: Samples, options: RobustnessOptions
+    encoder: Any, scenes: Sequence[Scene], samples: Samples, options: RobustnessOptions
 ) -> tuple[dict[str, tuple[Condition, list[Scene]]], dict[str, str]]:
-    """The scenes under each condition, and why a condition was skipped."""
+    """The scenes under each condition, and why a condition was skipped.
+
+    An encoder that is built for one list of bands is not asked about others.
+    """
+    own = getattr(encoder, "bands", None)
     views: dict[str, tuple[Condition, list[Scene]]] = {}
     skipped: dict[str, str] = {}
     used = set(samples.scene_N.tolist())
     for condition in conditions(options.sensors, options.steps, options.snrs, options.seed):
+        if own is not None and condition.family in OTHER_BANDS and condition.name != CLEAN:
+            skipped[condition.name] = f"the encoder reads nothing but the {int(own.valid.sum())} bands it was built for"
+            continue
         try:
             views[condition.name] = (condition, [condition.alter(s) if i in used else s for i, s in enumerate(scenes)])
         except UsageError:

@@ -29,6 +29,7 @@ from specfm.engine.schedule import ramp
 from specfm.errors import UsageError
 from specfm.models.decoders import Asked, Decoder
 from specfm.models.embeddings import SpecAwareEmbedding
+from specfm.models.embeddings.specaware import WIDTH as CODE_WIDTH
 from specfm.models.encoder import Encoder
 from specfm.models.features import Features
 from specfm.models.patches import Patches, cut_patches
@@ -99,6 +100,11 @@ class Masked(Objective):
         is_published = isinstance(embedding, SpecAwareEmbedding)
         if config.published and not is_published:
             raise UsageError("objective.masked.published reproduces SpecAware; set model.embedding=specaware as well")
+        if config.published and config.decoder.code_width != CODE_WIDTH:
+            raise UsageError(
+                f"objective.masked.decoder.code_width is {config.decoder.code_width}, but the decoder of SpecAware "
+                f"starts from the codes of its embedding, which are {CODE_WIDTH} wide; leave it out"
+            )
         if config.mask != "ranges" and not config.published and ALONE not in getattr(embedding, "claims", ()):
             raise UsageError(
                 "objective.masked: this embedding reads all patches of a window, so none can be hidden; set "

@@ -186,6 +186,19 @@ def test_skipped_conditions_say_why(found: Robustness, plots: list[Scene]) -> No
         options(probe={"peers": ("timm:resnet18",)}).check()
 
 
+def test_a_network_of_its_own_bands_is_not_asked_about_others(plots: list[Scene]) -> None:
+    from specfm import create_backbone
+
+    network = create_backbone("small:mlp", plots[0].sensor)
+    asked = options(sensors=("sentinel2_msi",), probe={"protocols": ("knn",)})
+    result = robustness(network, plots, asked, pretrained=False)
+    told = {row["condition"] for row in result.rows}
+    assert {CLEAN, SHUFFLED, "SNR 20", "light x 2"} <= told
+    count = int(plots[0].sensor.bands.valid.sum())
+    assert result.skipped.keys() == {c.name for c in conditions(("sentinel2_msi",))} - told
+    assert set(result.skipped.values()) == {f"the encoder reads nothing but the {count} bands it was built for"}
+
+
 def test_a_probe_that_ignores_wavelengths_is_called_out(plots: list[Scene]) -> None:
     from tests.downstream.toy_scenes import ToyEncoder
 

@@ -9,6 +9,7 @@ import pytest
 
 import specfm
 from pretrain.loop import train
+from specfm.errors import UsageError
 from tests.pretrain.runs import debug_config, make_shards, metrics, weights
 
 ALONE = (
@@ -81,3 +82,14 @@ def test_other_settings_run(tmp_path: Path, shards: list[str], overrides: tuple[
     out = train(debug_config(tmp_path / "run", shards, *ALONE, "steps=4", "monitor.every=0", *overrides))
     rows = metrics(out)
     assert len(rows) == 4 and all(0 < row["masked/angle"] < 2 for row in rows)
+
+
+def test_the_published_decoder_has_codes_of_one_width(tmp_path: Path, shards: list[str]) -> None:
+    sizes = "model.options={dim: 48, depth: 1, heads: 3, image_size: 9, rank: 4, trunk: mae, level: none}"
+    published = ("model.embedding=specaware", sizes, "model.options.layer_scale=0", "objective.masked.published=true")
+    with pytest.raises(UsageError, match="code_width is 64.*128 wide; leave it out"):
+        train(
+            debug_config(
+                tmp_path / "run", shards, *ALONE, *published, "steps=1", "objective.masked.decoder.code_width=64"
+            )
+        )

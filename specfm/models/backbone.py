@@ -25,7 +25,7 @@ from specfm.models.encoder import Bands, Encoder
 from specfm.models.features import Features, masked_mean, one_below_the_other
 from specfm.models.hub import HubMethods
 from specfm.models.known_bands import match_bands
-from specfm.models.networks import as_map, change_of_mixtures, least_side, stem_of
+from specfm.models.networks import as_map, change_of_mixtures, least_side, needs_several, stem_of
 from specfm.models.patches import as_tensor, sample_level
 from specfm.models.pixels import Asked
 from specfm.models.stem import Stems
@@ -319,6 +319,11 @@ class Backbone(HubMethods, TimmSurface, nn.Module):
     def _features(self, x_BHWC: Tensor, valid_BHW: Tensor) -> Features:
         p, (height, width) = self.patch_size, valid_BHW.shape[1:]
         grid = (-(-height // p), -(-width // p))
+        if self.training and len(x_BHWC) == 1 and grid == (1, 1) and needs_several(self.net):
+            raise UsageError(
+                f"{self.config['backbone']} is trained with batch norm, and one window of {height}x{width} pixels "
+                f"leaves it one number a channel (its stride is {p}); give two windows at a time or more, or larger ones"
+            )
         x_BHWC = (x_BHWC - self.mean_C) * self.factor_C
         x_BHWC = torch.where(valid_BHW[..., None] & x_BHWC.isfinite(), x_BHWC, 0.0).clamp(-WIDEST, WIDEST)
         if self.mix_KC is not None:

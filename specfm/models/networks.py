@@ -105,6 +105,14 @@ def least_side(net: Any, channels: int, patch_size: int) -> int:
     return 1
 
 
+def needs_several(net: nn.Module) -> bool:
+    """Whether it is trained by statistics of its own batch, which one number a channel does not have."""
+    return any(
+        isinstance(each, nn.modules.batchnorm._BatchNorm) and not isinstance(each, nn.SyncBatchNorm)
+        for each in net.modules()
+    )
+
+
 def _set_stride(net: Any, stride: int) -> None:
     """Another stride of the first convolution; a pooling right behind it is taken out.
 

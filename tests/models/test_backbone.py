@@ -44,6 +44,20 @@ def test_windows_smaller_than_what_a_network_halves(name: str, side: int) -> Non
     assert found.tokens_BND.shape[1] == 1 and found.tokens_BND.isfinite().all() and found.token_mask_BN.all()
 
 
+@pytest.mark.parametrize("name", ["timm:resnet18", "timm:test_convnext"])
+def test_one_number_a_channel_is_no_batch_to_train_batch_norm_by(name: str) -> None:
+    backbone = make(name).train()
+    backbone(cube(side=3), BANDS)
+    one = cube(side=3)[:1]
+    if name == "timm:test_convnext":  # layer norm
+        assert backbone(one, BANDS).pooled_BD.isfinite().all()
+        return
+    with pytest.raises(UsageError, match="batch norm.*3x3 pixels.*stride is.*two windows at a time"):
+        backbone(one, BANDS)
+    assert backbone(cube(side=40)[:1], BANDS).pooled_BD.isfinite().all()
+    assert backbone.eval()(one, BANDS).pooled_BD.isfinite().all()
+
+
 def test_bands_are_known_by_wavelength_whatever_their_order_and_padding() -> None:
     backbone, x = make(), cube()
     order = np.random.default_rng(0).permutation(10)

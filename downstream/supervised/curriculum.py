@@ -26,6 +26,7 @@ from specfm.engine.curriculum import Curriculum, CurriculumConfig, StageConfig, 
 from specfm.engine.stem import StemStages
 from specfm.errors import UsageError
 from specfm.models.backbone import Backbone, side_multiple
+from specfm.models.one_size import fixed_side
 
 
 class ViewCurriculum(Curriculum):
@@ -39,7 +40,7 @@ class ViewCurriculum(Curriculum):
         seed: of components that are fitted by chance.
 
     Raises:
-        UsageError: components for an encoder that reads wavelengths.
+        UsageError: components for an encoder that reads wavelengths, smaller windows for one that reads one size.
     """
 
     def __init__(
@@ -49,6 +50,12 @@ class ViewCurriculum(Curriculum):
         encoder, self.seed = model.encoder, seed
         if config.window == "shrink" and not model.sees_windows_whole:
             raise UsageError("curriculum.window shrink is for windows that a network of timm classifies; take crop")
+        only = fixed_side(encoder)
+        if only is not None and any(side_of(stage.size, only, 1) < only for stage in self.stages):
+            raise UsageError(
+                f"the encoder reads windows of {only}x{only} alone (model.options.image_size); set "
+                "curriculum.start_size=1, or sizes of its stages to 1"
+            )
         self.unit, self.shrinks = side_multiple(encoder), model.sees_windows_whole and config.window != "crop"
         self.stem, self.reducer = None, None
         if isinstance(encoder, Backbone):

@@ -322,7 +322,7 @@ class Backbone(HubMethods, TimmSurface, nn.Module):
         if self.training and len(x_BHWC) == 1 and grid == (1, 1) and needs_several(self.net):
             raise UsageError(
                 f"{self.config['backbone']} is trained with batch norm, and one window of {height}x{width} pixels "
-                f"leaves it one number a channel (its stride is {p}); give two windows at a time or more, or larger ones"
+                f"leaves it one number a channel (its stride is {p}); give several windows at a time, or larger ones"
             )
         x_BHWC = (x_BHWC - self.mean_C) * self.factor_C
         x_BHWC = torch.where(valid_BHW[..., None] & x_BHWC.isfinite(), x_BHWC, 0.0).clamp(-WIDEST, WIDEST)

@@ -32,8 +32,8 @@ def tiles(side: int = 9) -> View:
     return View(x, BandTensors.from_sensors(FINE), torch.ones(2, side, side, dtype=torch.bool), torch.ones(2))
 
 
-def staged(task: str = "classification", backbone: bool = False, **values: Any) -> ViewCurriculum:
-    small = {"size": "nano", "patch_size": 3, **SMALL["options"]}
+def staged(task: str = "classification", backbone: bool = False, model: Any = None, **values: Any) -> ViewCurriculum:
+    small = {"size": "nano", "patch_size": 3, **(model or SMALL["options"])}
     encoder: Any = create_backbone("timm:test_resnet", FINE) if backbone else create_encoder(**small)  # type: ignore[arg-type]
     model = TaskModel(encoder, task, ["a", "b"], 9)
     optimizer = adamw(torch.nn.ModuleDict({"model": model}), 1e-3, 0.0, (0.9, 0.98), torch.device("cpu"))
@@ -101,3 +101,10 @@ def test_a_network_sees_cropped_windows_where_asked() -> None:
 def test_components_are_for_networks() -> None:
     with pytest.raises(UsageError, match=r"components without wavelengths.*curriculum.reducer=merge, or encoder=timm:"):
         staged(reducer="ica")
+
+
+def test_an_encoder_of_one_window_size_gets_no_smaller_windows() -> None:
+    whole = {"embedding": "specaware", "image_size": 9, "rank": 4, "level": "none", "depth": 1, "dim": 48, "heads": 3}
+    with pytest.raises(UsageError, match=r"reads windows of 9x9 alone.*curriculum.start_size=1"):
+        staged(model=whole, start_size=0.5)
+    assert len(staged(model=whole, start_size=1).stages) == 4

@@ -4,9 +4,9 @@ On three supports: the labelled pixel, a square about it as large as a patch of 
 window is odd the square is what the token of the labelled pixel sees; where it is even that token may lie up to half a
 patch aside.
 
-* nearest neighbours, by cosine and by Euclid, of spectra and of minimum noise fraction scores;
-* logistic regression (and ridge) on spectra, on minimum noise fraction scores, and on spectra pretreated as in a
-  laboratory; an RBF machine and PCA scores by kNN whatever the protocols.
+* nearest neighbours, by cosine and by Euclid, of spectra and of minimum noise fraction scores; by cosine of spectra
+  pretreated as in a laboratory;
+* logistic regression (and ridge) on all of these; an RBF machine and PCA scores by kNN whatever the protocols.
 
 The spectra may be given under several conditions: fitted under the first, tested under all.
 
@@ -108,10 +108,10 @@ def baseline_rows(
         if protocol in frozen or protocol == "linear":
             add(over("window"), "mean spectrum", "window", protocol)
     notices = []
-    if every and regressions and not any(scene.sensor.pretreatment for scene in scenes):
+    if every and frozen and not any(scene.sensor.pretreatment for scene in scenes):
         for name, steps in PRETREATED.items():
             try:
-                add(_pretreated(over("pixel"), steps), f"{name} pixel", "pixel", *regressions)
+                add(_pretreated(over("pixel"), steps), f"{name} pixel", "pixel", *frozen, of=few)
             except SpecfmError as error:
                 notices.append(f"no {name} baseline: {error}")
     add(over("pixel"), "pixel spectrum", "pixel", "svm")

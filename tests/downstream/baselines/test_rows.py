@@ -46,8 +46,8 @@ def test_every_table_has_the_supports_and_metrics() -> None:
     few = ("knn1", "knn5")
     expected = {(name, k) for name in ("pixel spectrum, Euclid", "3x3 mean", "3x3 mean, Euclid") for k in few}
     expected |= {(f"MNF-30 {name}", k) for name in ("pixel, Euclid", "3x3 mean", "3x3 mean, Euclid") for k in few}
-    expected |= {(name, "linear") for name in ("3x3 mean", "MNF-30 3x3 mean", "SNV pixel", "SG1 pixel")}
-    expected |= {("continuum removed pixel", "linear")}
+    expected |= {(name, "linear") for name in ("3x3 mean", "MNF-30 3x3 mean")}
+    expected |= {(f"{name} pixel", k) for name in ("SNV", "SG1", "continuum removed") for k in (*few, "linear")}
     assert expected <= ROWS.keys()
     support = {row["method"]: row["support"] for row in ROWS.values() if row["kind"] == "baseline"}
     assert {support[name] for name in ("3x3 mean", "MNF-30 3x3 mean, Euclid")} == {"patch"}
@@ -76,13 +76,17 @@ def test_neighbours_are_those_of_the_support_and_metric(support: str, metric: An
         assert ROWS[name, "knn1"]["oa"]["mean"] == pytest.approx(np.mean(accuracy), abs=1e-6)
 
 
-def test_pretreated_rows_are_logistic_regressions_on_pretreated_pixels() -> None:
+def test_pretreated_rows_are_classics_of_pretreated_pixels() -> None:
     X, bands = pretreat_spectra(raw().pixel.X_ND, SENSOR.bands, ["sg1"])
-    accuracy = []
+    accuracy, near = [], []
     for split in SPLITS:
         sides = X[split.train_I], SAMPLES.y_N[split.train_I], X[split.val_I], SAMPLES.y_N[split.val_I], X[split.test_I]
         told = linear_probe(*sides, grid=OPTIONS.grid, train_group_M=split.unit_N[split.train_I], seed=split.seed)
         accuracy.append((told.predicted_N == SAMPLES.y_N[split.test_I]).mean())
+        fit, test = split.fit_I, split.test_I
+        nearest = knn_predict(X[fit], SAMPLES.y_N[fit], X[test], (1,), classes=3, metric="cosine")[1]
+        near.append((nearest == SAMPLES.y_N[test]).mean())
+    assert ROWS["SG1 pixel", "knn1"]["oa"]["mean"] == pytest.approx(np.mean(near), abs=1e-6)
     assert bands.valid.all()
     assert ROWS["SG1 pixel", "linear"]["oa"]["mean"] == pytest.approx(np.mean(accuracy), abs=1e-6)
 
@@ -100,7 +104,8 @@ def test_a_patch_of_one_pixel_and_other_protocols_have_fewer_rows() -> None:
 
     rows = probe(Point(), SCENES, replace(OPTIONS, protocols=("knn",))).rows
     names = {row["method"] for row in rows}
-    assert not any("3x3" in name for name in names) and "pixel spectrum, Euclid" in names and "SNV pixel" not in names
+    assert not any("3x3" in name for name in names) and "pixel spectrum, Euclid" in names
+    assert {row["protocol"] for row in rows if row["method"] == "SNV pixel"} == {"knn1", "knn5"}
     ridge = {row["protocol"] for row in probe(ToyEncoder(), SCENES, replace(OPTIONS, protocols=("ridge",))).rows}
     assert ridge == {
         "ridge",

@@ -2,7 +2,8 @@
 
 After Lee, Eum & Kwon (TGRS 2022, one network for hyperspectral images of many domains) and a poster on seven folders of
 scans: background masked, patches of 32 x 32 pixels, SimCLR with NT-Xent on batches mixed of all domains, then kNN
-(k = 20) and a linear probe beside a random backbone. Three things are done otherwise, and both ways are shown:
+(k = 20) and a linear probe beside a random backbone, and beside the encoder before its first step, whose stem is
+whitened already. Three things are done otherwise, and both ways are shown:
 
 * bands meet by wavelength (the encoder; 256 bands by wavelength + PCA-30), not by index (256 bands by index + PCA-30);
 * test patches come from scans of their own, and the encoder was pretrained on yet other scans; a split that puts
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pretrain.lab_scans import WINDOW, masked_scans, real_scans, shard, simulate
 from specfm.brief import brief
 from specfm.errors import SpecfmError, UsageError
 from specfm.files import clear_stages
@@ -34,13 +36,13 @@ from specfm.rows import Rows
 if TYPE_CHECKING:
     from specfm.scene import Scene
 
-WINDOW, STRIDE, SEEN_STRIDE = 32, 16, 8  # pixels: a patch, and the step between probed and pretraining patches
-TRAY_BELOW = 850.0  # stored mean level (reflectance .085) up to which a pixel is background
 REAL = "corn_kernel"
 NEIGHBOURS = (1, 20)
 CONFIG = "pretrain/multidomain.yaml"
 RULES = {"group": "scans apart", "random_pixels": "leaky"}
-STAGES = ("scans", "objects", "shards", "shards-real", "pretrain", "features", "results.jsonl", "pc1_pc2.png")
+STAGES = ("scans", "objects", "shards", "shards-real", "start", "pretrain", "features", "results.jsonl", "pc1_pc2.png")
+START = "whitened, not trained"  # the encoder before its first step
+HELD = ("steps=1", "optim.lr=1e-12", "optim.weight_decay=0")
 
 Say = Callable[[str], None]
 
@@ -116,8 +118,9 @@ def run_study(
     folders = [out / "shards", *([out / "shards-real"] if options.real else [])]
     places = [f"out={json.dumps(str(out / 'pretrain'))}", f"data.shards={json.dumps([str(each) for each in folders])}"]
     config = load_config(CONFIG, PretrainConfig, [*places, *overrides])
+    start = load_config(CONFIG, PretrainConfig, [*places, *overrides, f"out={json.dumps(str(out / 'start'))}", *HELD])
     new_figure(1, 1)  # fails before the work, not after it
-    real = _real_scans(options.real, config.views.crop or WINDOW)
+    real = real_scans(options.real, config.views.crop or WINDOW)
     clear_stages(out, STAGES, "study", overwrite)
     seconds: dict[str, float] = {}
 
@@ -130,115 +133,21 @@ def run_study(
         say(f"      {seconds[name]:.0f} s")
 
     with stage("simulate", "simulated scans of seven domains, raw counts with white and dark references"):
-        cards = _simulate(out / "scans", options)
+        cards = simulate(out / "scans", options.seed, options.pretrain_scans + options.scans, options.size)
     with stage("mask", "calibrated, background masked, patches labelled"):
-        seen, probed = _objects(cards, out / "objects", options.pretrain_scans)
+        seen, probed = masked_scans(cards, out / "objects", options.pretrain_scans)
     with stage("shard", f"shards of {WINDOW} x {WINDOW} patches"):
-        say(f"      {_shard(seen, real, folders, config.views.crop or WINDOW)}")
+        say(f"      {shard(seen, real, folders, config.views.crop or WINDOW)}")
     with stage("pretrain", f"NT-Xent on {config.data.domains_per_batch} domains a step, without labels"):
         from pretrain.loop import train
 
+        train(start)
         train(config)
-        if not (out / "pretrain" / "model").is_dir():
+        if not all((out / name / "model").is_dir() for name in ("start", "pretrain")):
             raise SpecfmError(f"the study was stopped while pretraining; start it again with --overwrite --out {out}")
     with stage("probe", "probes by material and by domain, scans apart and leaky"):
         rows = _probe(out, seen, probed, options)
     return StudyResult(rows, out / "pc1_pc2.png", seconds)
-
-
-def masked(scene: Scene, below: float | str) -> Scene | None:
-    """The scene in memory with background as nodata and a label at the centre of each patch; None without a patch.
-
-    Args:
-        scene: calibrated; its material labels become one a patch, the most frequent in it.
-        below: mean stored level of background, or ``otsu``.
-    """
-    from specfm.calibration.apply import MASKED
-    from specfm.scene import ArraySource
-    from specfm.shards.options import WindowOptions
-    from specfm.shards.windows import plan_scene
-
-    cut = WindowOptions((WINDOW, WINDOW), (STRIDE, STRIDE), label="majority", object_threshold=below)
-    plan = plan_scene(scene, cut)
-    if not len(plan):
-        return None
-    cube_HWC = scene.read()
-    cube_HWC[~plan.mask_HW] = MASKED
-    labels_HW = np.full(scene.shape[:2], -1, np.int32)
-    centre_N2 = plan.origin_N2 + WINDOW // 2
-    labels_HW[centre_N2[:, 0], centre_N2[:, 1]] = plan.label_N
-    labels_HW[~plan.mask_HW] = -1
-    return scene.replace(source=ArraySource(cube_HWC), path=None, labels_HW=labels_HW, nodata=float(MASKED))
-
-
-def _simulate(out: Path, options: StudyOptions) -> list[Path]:
-    from specfm.progress import progress
-    from specfm.simulate.lab_materials import DOMAINS
-    from specfm.simulate.laboratory import write_laboratory
-
-    count = options.pretrain_scans + options.scans
-    with progress("simulate scans", len(DOMAINS) * count) as advance:
-        return write_laboratory(
-            out, seed=options.seed, scans=count, size=(options.size, options.size), progress=advance
-        )
-
-
-def _objects(cards: Sequence[Path], out: Path, pretrain_scans: int) -> tuple[list[Scene], list[Scene]]:
-    """Masked scans on disk: those to pretrain on, and those to probe on, labelled by material over all domains."""
-    from specfm.cards import load_card
-    from specfm.readers import read_scene
-    from specfm.readers.own import save_scene
-
-    listed = [load_card(card) for card in cards]
-    names = tuple(f"{card.domain}/{name}" for card in listed for name in card.label_names)
-    seen: list[Scene] = []
-    probed: list[Scene] = []
-    out.mkdir(parents=True)
-    for card in listed:
-        first = names.index(f"{card.domain}/{card.label_names[0]}")
-        for number, scene in enumerate(card.scenes()):
-            kept = masked(scene, TRAY_BELOW)
-            if kept is None or kept.labels_HW is None:
-                raise SpecfmError(f"{scene.where}: no patch of {WINDOW} pixels shows objects; give a larger --size")
-            labels_HW = np.where(kept.labels_HW >= 0, kept.labels_HW + first, -1).astype(np.int32)
-            kept = kept.replace(labels_HW=labels_HW, label_names=names, groups_HW=None)
-            file = save_scene(kept, out / f"{scene.group}.h5")
-            (seen if number < pretrain_scans else probed).append(read_scene(file, name=scene.group))
-    return seen, probed
-
-
-def _real_scans(card: str | None, crop: int) -> list[Scene]:
-    """The scans of the card, opened, so that what cannot be read is told before the work; no card: none."""
-    from specfm.cards import load_card
-
-    if card is None:
-        return []
-    try:
-        scans = list(load_card(card).scenes())
-    except SpecfmError as error:
-        raise type(error)(f"{error}; to leave the real scan out give --real none") from None
-    if (side := _real_side(scans)) < crop:
-        raise UsageError(
-            f"scans of {card} are {side} pixels wide, less than a view of {crop}; choose another card for --real, or "
-            "leave it out: --real none"
-        )
-    return scans
-
-
-def _real_side(scans: Sequence[Scene]) -> int:
-    return min(WINDOW, *(min(scan.shape[:2]) for scan in scans))
-
-
-def _shard(seen: Sequence[Scene], real: Sequence[Scene], folders: Sequence[Path], crop: int) -> str:
-    """Write the shards; says how many patches there are."""
-    from specfm.shards import write_shards
-
-    patches = sum(row["samples"] for row in write_shards(seen, folders[0], WINDOW, SEEN_STRIDE))
-    if not real:
-        return f"{patches} patches"
-    side = _real_side(real)
-    rows = write_shards(real, folders[1], min(side, max(crop, side - 3)), 1, object_threshold="otsu")
-    return f"{patches} patches of simulated scans, {sum(row['samples'] for row in rows)} of {real[0].dataset}"
 
 
 def _probe(out: Path, seen: Sequence[Scene], probed: Sequence[Scene], options: StudyOptions) -> list[dict[str, Any]]:
@@ -252,7 +161,8 @@ def _probe(out: Path, seen: Sequence[Scene], probed: Sequence[Scene], options: S
     from downstream.splits.samples import collect_samples
     from specfm.checkpoint import load
 
-    encoder, bank = load(out / "pretrain"), Bank(out / "features", strict=False)
+    encoder, start = load(out / "pretrain"), load(out / "start")
+    bank = Bank(out / "features", strict=False)
     ways: tuple[By, ...] = ("index", "wavelength")
     centres_K = common_list([*seen, *probed])
     fitted = collect_samples(seen, WINDOW)
@@ -274,7 +184,13 @@ def _probe(out: Path, seen: Sequence[Scene], probed: Sequence[Scene], options: S
                 encoder, scenes, replace(base, split=rule), data=f"lab scans by {label}", name="pretrained",
                 extra=extra, bank=bank, parts=("encoder", "random-init"),
             )  # fmt: skip
-            rows += found.rows
+            rows += [row for row in found.rows if row["kind"] == "encoder"]
+            control = probe(
+                start, scenes, replace(base, split=rule, init_seeds=0, baselines=False), data=f"lab scans by {label}",
+                name=START, pretrained=False, bank=bank, parts=("encoder",),
+            )  # fmt: skip
+            rows += [row for row in control.rows if row["method"] == START]
+            rows += [row for row in found.rows if row["kind"] != "encoder"]
             if found.features is not None:
                 pictured = {**extra, "pretrained encoder": found.features}
     append_rows(out / "results.jsonl", rows)

@@ -85,7 +85,7 @@ ROOMS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("objectives", "loader", "whiten", "stems", "curriculum"),
         ("config",),  # put together from the settings that stand with views and objectives
         ("backbone",),
-        ("setup", "release", "monitor", "state", "step", "windows"),
+        ("setup", "release", "monitor", "state", "step", "windows", "lab_scans"),
         ("loop",),
         ("demo", "launch", "multidomain", "planning", "__main__"),
     ),

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from downstream.results.files import read_rows
 from pretrain import multidomain
-from pretrain.multidomain import WINDOW, StudyOptions, masked, run_study
+from pretrain.lab_scans import STRIDE, TRAY_BELOW, WINDOW, masked, real_scans, shard
+from pretrain.multidomain import StudyOptions, run_study
 from specfm.calibration import calibrate
 from specfm.cli import app
 from specfm.errors import UsageError
@@ -50,7 +51,13 @@ def test_every_comparison_is_in_the_table(study) -> None:
     out, rows, said = study
     kinds = {(row["data"], row["split"]) for row in rows}
     assert kinds == {(f"lab scans by {label}", rule) for label in ("material", "domain") for rule in multidomain.RULES}
-    methods = {"pretrained", "random-init", "256 bands by index, PCA-30", "256 bands by wavelength, PCA-30"}
+    methods = {
+        "pretrained",
+        "whitened, not trained",
+        "random-init",
+        "256 bands by index, PCA-30",
+        "256 bands by wavelength, PCA-30",
+    }
     for kind in kinds:
         found = {(r["method"], r["protocol"]) for r in rows if (r["data"], r["split"]) == kind}
         assert {(method, p) for method in methods for p in ("knn1", "knn20", "linear")} <= found
@@ -80,7 +87,7 @@ def test_shards_hold_patches_of_pretraining_scans_without_background(study) -> N
         assert list(reader.scene_names) == [f"{reader.domain}_00"] and tuple(reader.window) == (WINDOW, WINDOW)
         x_NHWC, mask_NHW = reader.read(np.arange(len(reader)))
         level_NHW = x_NHWC.mean(-1)
-        assert level_NHW[mask_NHW].min() > multidomain.TRAY_BELOW and 0 < (~mask_NHW).mean() < 0.5
+        assert level_NHW[mask_NHW].min() > TRAY_BELOW and 0 < (~mask_NHW).mean() < 0.5
         assert reader.sensor.quantity == "surface_reflectance"
 
 
@@ -88,19 +95,19 @@ def test_shards_hold_patches_of_pretraining_scans_without_background(study) -> N
 def test_masks_are_the_objects_and_labels_the_patches(name: str) -> None:
     scan = simulate_scan(DOMAINS[name], (128, 128), 0)
     scene = calibrate(scan.scene, scan.white, scan.dark, None, PANEL)
-    kept = masked(scene, multidomain.TRAY_BELOW)
+    kept = masked(scene, TRAY_BELOW)
     assert kept is not None and kept.labels_HW is not None and scene.labels_HW is not None
     mask_HW, truth_HW = kept.mask(), scene.labels_HW >= 0
     assert (mask_HW & truth_HW).sum() / (mask_HW | truth_HW).sum() > 0.9
     rows, cols = np.nonzero(kept.labels_HW >= 0)
-    assert len(rows) > 15 and set(rows % multidomain.STRIDE) == set(cols % multidomain.STRIDE) == {0}
+    assert len(rows) > 15 and set(rows % STRIDE) == set(cols % STRIDE) == {0}
     for row, col in zip(rows, cols, strict=True):
         window = np.s_[row - WINDOW // 2 : row + WINDOW // 2, col - WINDOW // 2 : col + WINDOW // 2]
         assert mask_HW[window].mean() >= 0.5 and mask_HW[row, col]
         inside = scene.labels_HW[window]
         assert kept.labels_HW[row, col] == np.bincount(inside[inside >= 0]).argmax()
     black = scene.replace(source=type(scan.scene.source)(np.full(scene.shape, 100, np.int16)))
-    assert masked(black, multidomain.TRAY_BELOW) is None
+    assert masked(black, TRAY_BELOW) is None
 
 
 @pytest.mark.slow
@@ -109,8 +116,8 @@ def test_a_real_scan_joins_pretraining(data_root: Path, tmp_path: Path, study) -
 
     out, _, _ = study
     seen = [read_scene(out / "objects" / "grapes_00.h5", name="grapes_00")]
-    real = multidomain._real_scans("corn_kernel", 24)
-    said = multidomain._shard(seen, real, [tmp_path / "a", tmp_path / "b"], crop=24)
+    real = real_scans("corn_kernel", 24)
+    said = shard(seen, real, [tmp_path / "a", tmp_path / "b"], crop=24)
     (reader,) = ShardSet([tmp_path / "b"]).readers
     assert f"{len(reader)} of corn_kernel" in said and len(reader) > 10
     assert reader.domain == "lab" and tuple(reader.window) == (28, 28) and reader.shape[-1] == 580

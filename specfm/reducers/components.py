@@ -22,7 +22,6 @@ from specfm.reducers.base import Reducer, Reduction
 from specfm.reducers.moments import Moments
 
 MOST_PIXELS = 20_000  # that independent components and factors are fitted to
-POWER = 0.25  # components are divided by this power of their variance; see Principal
 
 
 class Components(Reducer):
@@ -53,10 +52,10 @@ class Components(Reducer):
 
 
 class Principal(Components):
-    """Principal components of standardised bands.
+    """Principal components of standardised bands, each divided by its deviation.
 
-    Their variances fall over six decades. Left so, a stem sees the first few only; divided by their deviations, noise
-    is as loud as signal. Each is divided by the fourth root of its variance, half-way between, relative to the first.
+    Their variances fall over six decades. Left so, or divided by their fourth roots, a stem sees the first few only and
+    learns slower: at the same time a network was 4 to 15 points behind (configs/downstream/RESULTS_CURRICULUM.md).
 
     Args:
         bands: of the sensor.
@@ -73,8 +72,7 @@ class Principal(Components):
             vectors[np.arange(len(vectors)), np.abs(vectors).argmax(1)]
         )  # eigenvectors have no sign of theirs
         values = np.maximum(values, values[0] * 1e-12)
-        factor = (values[0] / values) ** POWER / np.sqrt(values[0])
-        self.rows_cc: F64 = vectors * (signs * factor)[:, None]
+        self.rows_cc: F64 = vectors * (signs / np.sqrt(values))[:, None]
 
     def _rows(self, k: int) -> F64:
         return self.rows_cc[:k]

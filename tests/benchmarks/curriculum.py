@@ -3,7 +3,8 @@
 
 For each backbone, card, split and seed: the full schedule; a curriculum at each budget (share of the steps), at the
 first one also with other reducers (``--also``); and the full schedule cut to the time that each of these curricula
-took, with a learning rate schedule of its own. Accuracy is that of the test side along the way (a fixed part of it, for
+took, with a learning rate schedule of its own (``--mixtures``: at the first one also on minimum noise fractions of the
+training windows in place of bands, since a network may owe to whitened inputs what a curriculum seems to give). Accuracy is that of the test side along the way (a fixed part of it, for
 the curve) and at the end (all of it, or a fixed part); nothing is chosen by it, and nothing is validated. Beside them
 stand classics of the spectra of single pixels, of the same split. Times are of training alone: fitting of statistics
 and components, measuring of costs, data, forward, backward, update. On a CPU they are processor seconds, so that a busy
@@ -135,9 +136,14 @@ def staged(args: argparse.Namespace, config: FinetuneConfig, budget: float, redu
     return _with(config, curriculum=curriculum, steps=config.steps, warmup=max(round(config.steps * budget / 20), 1))
 
 
-def _with(config: FinetuneConfig, steps: int, warmup: int, curriculum: dict[str, Any] | None = None) -> FinetuneConfig:
+def _with(
+    config: FinetuneConfig, steps: int, warmup: int, curriculum: dict[str, Any] | None = None, mixtures: int = 0
+) -> FinetuneConfig:
     values = config.model_dump() | {"steps": steps, "curriculum": curriculum}
     values["optim"] = values["optim"] | {"warmup_steps": warmup}
+    if mixtures:
+        options = values["model"]["options"] | {"mixtures": mixtures}
+        values["model"] = values["model"] | {"options": options}
     return build_config(values, FinetuneConfig, "the benchmark")
 
 
@@ -231,6 +237,9 @@ def compare(args: argparse.Namespace, log: Log, backbone: str, card: str, split:
             steps = round((row["train_s"] - whole["begin_s"]) / a_step_s)
             if 1 <= steps < full.steps:
                 arm(f"same time as {budget:g}", _with(full, steps, max(steps // 20, 1)))
+                if args.mixtures and backbone != OURS and budget == args.budgets[0]:
+                    closed = _with(full, steps, max(steps // 20, 1), mixtures=args.mixtures)
+                    arm(f"same time as {budget:g}, {args.mixtures} mixtures", closed)
         for reducer in args.also:
             arm(f"curriculum {args.budgets[0]:g}, {reducer}", staged(args, full, args.budgets[0], reducer))
 
@@ -276,6 +285,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     made.add_argument("--stride", type=int, default=1, help="of the stem of a convolutional network")
     made.add_argument("--test-share", type=float, default=0.5)
     made.add_argument("--reducer", default="pca", help="of the networks of timm (ours: merge)")
+    made.add_argument("--mixtures", type=int, default=0, help="also the cut schedule on so many noise fractions")
     made.add_argument("--also", type=words, default=[], help="other reducers, at the first budget: ica,factors,merge")
     made.add_argument("--stages", type=yaml.safe_load, default=4, help="a number, or a list as in a configuration")
     made.add_argument("--start-bands", type=float, default=0.15)

@@ -4,11 +4,11 @@
 For each backbone, card, split and seed: the full schedule; a curriculum at each budget (share of the steps), at the
 first one also with other reducers (``--also``); and the full schedule cut to the time that each of these curricula
 took, with a learning rate schedule of its own (``--mixtures``: at the first one also on minimum noise fractions of the
-training windows in place of bands, since a network may owe to whitened inputs what a curriculum seems to give). Accuracy is that of the test side along the way (a fixed part of it, for
-the curve) and at the end (all of it, or a fixed part); nothing is chosen by it, and nothing is validated. Beside them
-stand classics of the spectra of single pixels, of the same split. Times are of training alone: fitting of statistics
-and components, measuring of costs, data, forward, backward, update. On a CPU they are processor seconds, so that a busy
-machine does not spoil them.
+training windows in place of bands, since a network may owe to whitened inputs what a curriculum seems to give).
+Accuracy is that of the test side along the way (a fixed part of it, for the curve) and at the end (all of it, or a
+fixed part); nothing is chosen by it, and nothing is validated. Beside them stand classics of the spectra of single
+pixels, of the same split. Times are of training alone: fitting of statistics and components, measuring of costs, data,
+forward, backward, update. On a CPU they are processor seconds, so that a busy machine does not spoil them.
 
 DIR gets ``results.jsonl`` (one row a run, written as it ends; a second call goes on), ``table.md`` and ``curves.png``.
 A split by ``random_pixels`` leaks: windows of test pixels overlap those of training. It is there because published

@@ -222,9 +222,11 @@ def compare(args: argparse.Namespace, log: Log, backbone: str, card: str, split:
     for member in members(full, name, args.seeds):
         mine = about | {"seed": member.number}
 
-        def arm(name: str, config: FinetuneConfig, member: Member = member, mine: dict[str, Any] = mine) -> Any:
+        def arm(
+            name: str, config: FinetuneConfig, network: Any = source, member: Member = member, mine: Any = mine
+        ) -> Any:
             row = mine | {"arm": name}
-            return log.find(**row) or log.add(row | run(args, config, member, data, source))
+            return log.find(**row) or log.add(row | run(args, config, member, data, network))
 
         for protocol in CLASSICS:
             row = mine | {"backbone": SPECTRA, "arm": protocol}
@@ -239,7 +241,7 @@ def compare(args: argparse.Namespace, log: Log, backbone: str, card: str, split:
                 arm(f"same time as {budget:g}", _with(full, steps, max(steps // 20, 1)))
                 if args.mixtures and backbone != OURS and budget == args.budgets[0]:
                     closed = _with(full, steps, max(steps // 20, 1), mixtures=args.mixtures)
-                    arm(f"same time as {budget:g}, {args.mixtures} mixtures", closed)
+                    arm(f"same time as {budget:g}, {args.mixtures} mixtures", closed, prepare(closed)[1])
         for reducer in args.also:
             arm(f"curriculum {args.budgets[0]:g}, {reducer}", staged(args, full, args.budgets[0], reducer))
 

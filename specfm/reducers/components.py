@@ -55,7 +55,7 @@ class Principal(Components):
     """Principal components of standardised bands, each divided by its deviation.
 
     Their variances fall over six decades. Left so, or divided by their fourth roots, a stem sees the first few only and
-    learns slower: at the same time a network was 4 to 15 points behind (configs/downstream/RESULTS_CURRICULUM.md).
+    learns slower: networks were 3 to 15 points behind (configs/downstream/RESULTS_CURRICULUM.md).
 
     Args:
         bands: of the sensor.

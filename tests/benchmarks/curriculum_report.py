@@ -101,8 +101,8 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     figure = Figure(figsize=(6 * len(panels), 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    colours = {name: f"C{i}" for i, name in enumerate(sorted({row["backbone"] for row in rows}))}
     for axis, ((card, split), part) in zip(axes, panels, strict=True):
-        colours = {name: f"C{i}" for i, name in enumerate(sorted({row["backbone"] for row in part}))}
         for (backbone, arm, _), runs in _grouped(part, "backbone", "arm", "asked"):
             style = "-" if arm == "full" else "--" if arm.startswith("curriculum") else ":"
             s_P = np.mean([[point["s"] for point in row["curve"]] for row in runs], 0) if _alike(runs) else None

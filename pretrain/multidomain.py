@@ -141,10 +141,12 @@ def run_study(
     with stage("pretrain", f"NT-Xent on {config.data.domains_per_batch} domains a step, without labels"):
         from pretrain.loop import train
 
-        train(start)
-        train(config)
-        if not all((out / name / "model").is_dir() for name in ("start", "pretrain")):
-            raise SpecfmError(f"the study was stopped while pretraining; start it again with --overwrite --out {out}")
+        for name, each in (("start", start), ("pretrain", config)):
+            train(each)
+            if not (out / name / "model").is_dir():
+                raise SpecfmError(
+                    f"the study was stopped while pretraining; start it again with --overwrite --out {out}"
+                )
     with stage("probe", "probes by material and by domain, scans apart and leaky"):
         rows = _probe(out, seen, probed, options)
     return StudyResult(rows, out / "pc1_pc2.png", seconds)

@@ -191,15 +191,17 @@ def _views(
     skipped: dict[str, str] = {}
     used = set(samples.scene_N.tolist())
     for condition in conditions(options.sensors, options.steps, options.snrs, options.seed):
-        if own is not None and condition.family in OTHER_BANDS and condition.name != CLEAN:
-            skipped[condition.name] = f"the encoder reads nothing but the {int(own.valid.sum())} bands it was built for"
-            continue
         try:
-            views[condition.name] = (condition, [condition.alter(s) if i in used else s for i, s in enumerate(scenes)])
+            view = [condition.alter(s) if i in used else s for i, s in enumerate(scenes)]
         except UsageError:
             raise  # an unknown sensor, say
         except SpecfmError as reason:
             skipped[condition.name] = str(reason)
+            continue
+        if own is not None and condition.family in OTHER_BANDS and condition.name != CLEAN:
+            skipped[condition.name] = f"the encoder reads nothing but the {int(own.valid.sum())} bands it was built for"
+        else:
+            views[condition.name] = (condition, view)
     return views, skipped
 
 

@@ -194,6 +194,8 @@ def test_a_network_of_its_own_bands_is_not_asked_about_others(plots: list[Scene]
     result = robustness(network, plots, asked, pretrained=False)
     told = {row["condition"] for row in result.rows}
     assert {CLEAN, SHUFFLED, "SNR 20", "light x 2"} <= told
+    with pytest.raises(UsageError, match="unknown sensor|no known sensor|hymp"):
+        robustness(network, plots, options(sensors=("hymp",)), pretrained=False)
     count = int(plots[0].sensor.bands.valid.sum())
     assert result.skipped.keys() == {c.name for c in conditions(("sentinel2_msi",))} - told
     assert set(result.skipped.values()) == {f"the encoder reads nothing but the {count} bands it was built for"}

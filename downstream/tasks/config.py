@@ -161,8 +161,8 @@ class FinetuneConfig(engine.RunConfig):
         task: what is learnt; change takes a card with two dates.
         init: a release, checkpoint or run folder of an encoder, or ``random``: one as ``model`` says.
         encoder: ``timm:NAME`` or ``small:NAME``, a network for the bands of the card in place of ``model`` (whose
-            ``options`` are then those of specfm.create_backbone: ``stride``, ``level``, ``options``), with random first
-            weights.
+            ``options`` are then those of specfm.create_backbone: ``stride``, ``level``, ``options``; or ``mixtures``:
+            so many minimum noise fractions of training tiles in place of bands), with random first weights.
         mode: what is trained besides the head: nothing (``frozen``), the last ``train_blocks`` blocks (``partial``), or
             everything (``full``; of an encoder pretrained with a whitened stem everything from the first block on).
         train_blocks: how many, in mode ``partial``.
